@@ -1,0 +1,342 @@
+"""The two messages that cross between control plane and data plane: a Task goes in, a Report comes out.
+
+This is the only module that both sides import. It loads neither torch nor fsspec nor a Kubernetes client, so that the
+operator stays small and starts fast. Both messages are JSON with the API's camelCase names. The sections of a Task are
+the very sections of a Checkpoint's spec that the data plane needs; `dcp_operator.spec` extends them with what only the
+control plane reads.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+TASK_ENV: Final = "DCP_TASK"
+"""The Task as JSON."""
+NODE_RANK_ENV: Final = "DCP_NODE_RANK"
+"""Which pod of the attempt this is, from 0. Falls back to the Indexed Job's `JOB_COMPLETION_INDEX`."""
+MASTER_ADDR_ENV: Final = "DCP_MASTER_ADDR"
+"""Where rank 0 listens for the others: the DNS name of pod 0 in the attempt's headless Service."""
+MASTER_PORT_ENV: Final = "DCP_MASTER_PORT"
+TERMINATION_LOG_ENV: Final = "DCP_TERMINATION_LOG"
+"""Where the Report goes. Default `/dev/termination-log`, which the kubelet copies into the pod's status."""
+PROGRESS_SECONDS_ENV: Final = "DCP_PROGRESS_SECONDS"
+"""Seconds between two progress lines of rank 0. Default 5."""
+
+REPORT_LIMIT: Final = 4096
+"""Bytes of a termination message that the kubelet keeps. A longer one would be cut in the middle of the JSON."""
+MAX_FAILED_RANKS: Final = 16
+"""Failures listed in a Report and in status; the rest is a count."""
+
+PROGRESS_KEY: Final = "dcpProgress"
+"""A log line that is a JSON object with this one key is a Progress; every other line is the workload's own output."""
+
+
+class Reason(StrEnum):
+    """Why a Checkpoint stands where it stands: stable words, the vocabulary of conditions and of failures."""
+
+    SAVED = "Saved"
+    LOADED = "Loaded"
+    VERIFIED = "Verified"
+    OVERWRITE_CONFLICT = "OverwriteConflict"
+    INVALID_SPEC = "InvalidSpec"
+    ENTRYPOINT_ERROR = "EntrypointError"
+    RANK_FAILED = "RankFailed"
+    RANK_HUNG = "RankHung"
+    OUT_OF_MEMORY = "OutOfMemory"
+    WORKER_LOST = "WorkerLost"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    UNSCHEDULABLE = "Unschedulable"
+    START_TIMEOUT = "StartTimeout"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    STORAGE_UNAVAILABLE = "StorageUnavailable"
+    STORAGE_DENIED = "StorageDenied"
+    STORAGE_FULL = "StorageFull"
+    CHECKPOINT_NOT_FOUND = "CheckpointNotFound"
+    CHECKPOINT_CORRUPTED = "CheckpointCorrupted"
+    STATE_MISMATCH = "StateMismatch"
+    SUSPENDED = "Suspended"
+    QUEUED = "Queued"
+    DEVICE_UNAVAILABLE = "DeviceUnavailable"
+
+
+class Operation(StrEnum):
+    """What a Checkpoint does, once, with the checkpoint at its URL."""
+
+    SAVE = "Save"
+    LOAD = "Load"
+    VERIFY = "Verify"
+
+
+class Strategy(StrEnum):
+    """How the worker shards the model over the ranks."""
+
+    FSDP2 = "fsdp2"
+    FSDP1 = "fsdp1"
+    HSDP = "hsdp"
+    DDP = "ddp"
+    NONE = "none"
+
+
+class Device(StrEnum):
+    """Where the model lives: `cuda` with NCCL, `cpu` with gloo, `auto` takes what the pod has."""
+
+    AUTO = "auto"
+    CUDA = "cuda"
+    CPU = "cpu"
+
+
+class Wire(BaseModel):
+    """A frozen JSON message with camelCase names, which refuses fields that it does not know."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
+    )
+
+    def to_json(self) -> str:
+        """Return compact JSON without the fields that hold their default."""
+        return self.model_dump_json(by_alias=True, exclude_defaults=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-ready dict without the fields that are None."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+Url = Annotated[str, Field(min_length=1, max_length=1024)]
+Glob = Annotated[str, Field(min_length=1, max_length=253)]
+
+
+class Storage(Wire):
+    """Where the checkpoint stands."""
+
+    url: Url = Field(description="fsspec URL of the checkpoint, such as s3://bucket/run/step-1000. No chained URLs.")
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        max_length=32,
+        description="Non-secret storage options, such as endpoint_url and region. Secrets go to credentialsSecretRef.",
+    )
+    overwrite: bool = Field(
+        default=False,
+        description="false refuses a URL that holds a committed checkpoint; true replaces that checkpoint atomically.",
+    )
+
+
+class Source(Wire):
+    """A committed checkpoint to start from."""
+
+    url: Url = Field(description="fsspec URL of a committed checkpoint, read with the storage options of this object.")
+
+
+class Workload(Wire):
+    """What builds the model and the optimizer, in the worker image."""
+
+    entrypoint: str = Field(
+        min_length=3,
+        max_length=253,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$",
+        description="module:Factory, called with args in every rank, such as my_pkg.train:Workload.",
+    )
+    args: dict[str, Any] = Field(
+        default_factory=dict, max_length=64, description="Keyword arguments of the entrypoint; the same in every rank."
+    )
+    steps: int = Field(default=0, ge=0, le=1_000_000, description="Optimisation steps to run before a Save.")
+    from_: Source | None = Field(default=None, alias="from", description="Load this checkpoint before the steps.")
+
+
+class Parallelism(Wire):
+    """How the model is sharded."""
+
+    strategy: Strategy = Field(
+        default=Strategy.FSDP2,
+        description="fsdp2 (fully_shard), fsdp1 (FullyShardedDataParallel), hsdp (replicated shards), ddp or none.",
+    )
+    replicate: int = Field(default=1, ge=1, le=4096, description="hsdp: number of replica groups; divides the ranks.")
+
+
+class Workers(Wire):
+    """How many ranks, and on what."""
+
+    num_nodes: int = Field(default=1, ge=1, le=4096, description="Pods.")
+    num_proc_per_node: int = Field(default=1, ge=1, le=64, description="Ranks per pod; GPUs per pod on cuda.")
+    device: Device = Field(default=Device.AUTO, description="auto takes a GPU if the pod has one; cuda insists on it.")
+
+    @property
+    def world_size(self) -> int:
+        """Ranks in all."""
+        return self.num_nodes * self.num_proc_per_node
+
+
+class LoadSelection(Wire):
+    """Which part of the checkpoint a Load reads."""
+
+    strict: bool = Field(default=True, description="Fail if a selected entry of the model is not in the checkpoint.")
+    include: list[Glob] = Field(
+        default_factory=list, max_length=64, description="Globs over DCP names (model.*, optim.*). Empty means all."
+    )
+    exclude: list[Glob] = Field(default_factory=list, max_length=64, description="Globs over DCP names to leave out.")
+
+
+class Origin(Wire):
+    """Which Checkpoint object made a save; stands in the manifest, so that a save can be recognised as one's own."""
+
+    namespace: str = ""
+    name: str = ""
+    uid: str = ""
+    run_id: str = ""
+
+    def __str__(self) -> str:
+        """Return `namespace/name (uid ...)`, or a word for a save that no Checkpoint object made."""
+        if not self.name:
+            return "a save outside Kubernetes"
+        run = f", run {self.run_id}" if self.run_id else ""
+        return f"Checkpoint {self.namespace}/{self.name} (uid {self.uid}{run})"
+
+
+class Task(Wire):
+    """Everything that one attempt needs to know; the same in each of its pods. Holds no secret."""
+
+    operation: Operation
+    origin: Origin
+    attempt: int = Field(default=1, ge=1)
+    storage: Storage
+    workload: Workload | None = None
+    parallelism: Parallelism = Parallelism()
+    workers: Workers = Workers()
+    load: LoadSelection = LoadSelection()
+    active_seconds: int = Field(default=3600, ge=1)
+    hang_seconds: float = Field(default=300, gt=0)
+    """A rank without a heartbeat for this long counts as hung. Below active_seconds, so that it can be named."""
+    probe: bool = False
+    """Look only whether this origin's save is committed already; start no ranks. Set after a lost Report."""
+
+
+class CheckpointInfo(Wire):
+    """What stands at the URL, as far as it is known. `bytes` counts data files; `createdTime` is UTC."""
+
+    url: str = ""
+    save_id: str = ""
+    step: int | None = None
+    bytes: int | None = None
+    files: int | None = None
+    tensors: int | None = None
+    world_size: int | None = None
+    torch_version: str = ""
+    manifest_digest: str = ""
+    created_time: datetime | None = None
+    origin: Origin | None = None
+    conflict_guard: str = ""
+    """`Atomic` where the store itself refuses a second commit, else `BestEffort`."""
+
+
+class Conflict(Wire):
+    """Who holds the URL that a Save was refused."""
+
+    save_id: str = ""
+    origin: Origin | None = None
+    created_time: datetime | None = None
+    message: str = ""
+
+
+class RankFailure(Wire):
+    """Why one rank failed. `time` is seconds since the epoch, so that the first cause can be told from its echoes."""
+
+    rank: int | None = None
+    """None for a failure of the launcher or of the preflight, before any rank ran."""
+    reason: Reason
+    message: str = ""
+    stage: str = ""
+    time: float = 0.0
+    exit_code: int | None = None
+    """Negative for a signal: -9 is SIGKILL."""
+    traceback: str = ""
+    """The last lines only."""
+
+
+class Report(Wire):
+    """What one pod's launcher has to say at its end. Only node 0's holds `checkpoint` and `conflict`."""
+
+    node: int = 0
+    result: Reason | None = None
+    """`Saved`, `Loaded` or `Verified`; None for a failed attempt."""
+    checkpoint: CheckpointInfo | None = None
+    conflict: Conflict | None = None
+    failures: list[RankFailure] = Field(default_factory=list)
+    failed_rank_count: int = 0
+    warnings: list[str] = Field(default_factory=list)
+    """What did not change the result: replaced data that could not be removed, a store without an atomic refusal."""
+    bytes_moved: int = 0
+    seconds: float = 0.0
+    terminated: bool = False
+    """The launcher was told to stop (SIGTERM): preemption, drain, suspend or deletion."""
+
+    def encode(self, limit: int = REPORT_LIMIT) -> str:
+        """Return JSON of at most `limit` UTF-8 bytes, always whole; the least useful text goes first."""
+        for report in _shorter(self):
+            text = report.to_json()
+            if len(text.encode()) <= limit:
+                return text
+        raise ValueError(f"a Report can't be shortened to {limit} bytes")  # pragma: no cover - see _shorter's last step
+
+    @classmethod
+    def decode(cls, text: str) -> Self | None:
+        """Return the Report, or None for an empty, torn or foreign termination message."""
+        try:
+            return cls.model_validate_json(text)
+        except ValueError:
+            return None
+
+
+class Progress(Wire):
+    """Where a running attempt stands; decoration, which may get lost."""
+
+    stage: str = ""
+    bytes: int = 0
+    total_bytes: int = 0
+    bytes_per_second: float = 0.0
+    ranks: int = 0
+    """Ranks that are still moving bytes."""
+    time: float = 0.0
+
+    @property
+    def percent(self) -> int:
+        """Whole percent of the bytes moved, 0 where the total is not known yet."""
+        return min(100, 100 * self.bytes // self.total_bytes) if self.total_bytes else 0
+
+
+def _shorter(report: Report) -> list[Report]:
+    """Return versions of the report, each shorter than the one before: tracebacks go first, the first cause last."""
+    count = max(report.failed_rank_count, len(report.failures))
+    versions = [report.model_copy(update={"failed_rank_count": count, "failures": report.failures[:MAX_FAILED_RANKS]})]
+    for keep, text, trace in ((16, 240, 800), (16, 160, 0), (8, 160, 0), (4, 160, 0), (1, 120, 0)):
+        failures = [
+            failure.model_copy(
+                update={
+                    "message": _cut(failure.message, text if index else 3 * text),
+                    # The first cause keeps its traceback for longest.
+                    "traceback": failure.traceback[-trace:] if trace and not index else "",
+                    "stage": _cut(failure.stage, 40),
+                }
+            )
+            for index, failure in enumerate(report.failures[:keep])
+        ]
+        conflict = report.conflict and report.conflict.model_copy(
+            update={"message": _cut(report.conflict.message, 2 * text)}
+        )
+        versions.append(
+            report.model_copy(
+                update={
+                    "failures": failures,
+                    "failed_rank_count": count,
+                    "conflict": conflict,
+                    "warnings": [_cut(warning, text) for warning in report.warnings[: max(1, keep // 4)]],
+                }
+            )
+        )
+    bare = versions[-1].model_copy(update={"warnings": [], "conflict": None, "checkpoint": None})
+    return [*versions, bare]
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
