@@ -1,0 +1,62 @@
+# Two commands are all the set-up: `make demo` and `make test`. Both make the environment in .venv, and fetch uv
+# first where it is missing. `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest
+export UV_PYTHON_DOWNLOADS ?= never
+export HF_HUB_OFFLINE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-pure test-matrix check format lock crd bench clean
+
+help: ## Say what can be made
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: .venv/stamp ## Save, conflict, overwrite, load on another world size: on this machine, no cluster (1 min after set-up)
+	$(PYTHON) examples/demo.py
+
+test: .venv/stamp ## All tests that need no cluster
+	$(PYTEST) -m "not matrix and not e2e"
+
+test-pure: .venv/stamp ## The tables over pure functions: seconds, no torch
+	$(PYTEST) tests/test_spec.py tests/test_crd.py tests/test_conditions.py tests/test_observed.py tests/test_decide*.py \
+		tests/test_job.py tests/test_contract.py tests/test_imports.py
+
+test-matrix: .venv/stamp ## Every strategy and world size against every other
+	$(PYTEST) -m matrix
+
+check: .venv/stamp ## ruff, mypy --strict, import contracts, CRD drift
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	$(PYTHON) -m dcp_operator.crd --check
+
+format: .venv/stamp ## Format and fix what ruff can fix
+	.venv/bin/ruff check --fix-only -q .
+	.venv/bin/ruff format .
+
+crd: .venv/stamp ## Write manifests/crds from the models
+	$(PYTHON) -m dcp_operator.crd
+
+# --universal: one lock for every supported Python. No index line may stand in it: it would name a registry.
+LOCK := pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -q
+
+lock: ## Resolve the dependencies anew
+	@uv=$$(./.ci/uv) && $$uv $(LOCK) --all-extras --group dev --group bench -o requirements-dev.txt \
+		&& $$uv $(LOCK) --extra worker --extra examples -c requirements-dev.txt -o requirements-worker.txt \
+		&& $$uv $(LOCK) --extra operator -c requirements-dev.txt -o requirements-operator.txt
+
+.venv/stamp: requirements-dev.txt pyproject.toml | README.md
+	@uv=$$(./.ci/uv) && echo "making .venv: torch is a download of several GB, once" \
+		&& { [ -x $(PYTHON) ] || $$uv venv -q --python '>=3.11' .venv; } \
+		&& $$uv pip sync -q --python $(PYTHON) requirements-dev.txt \
+		&& $$uv pip install -q --python $(PYTHON) --no-deps -e .
+	@touch $@
+
+bench: .venv/stamp ## The engine beside its peers; writes bench.json and bench.png
+	$(PYTHON) tests/benchmarks/bench_engine.py
+
+clean: ## Remove what was made here
+	rm -rf .venv .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
