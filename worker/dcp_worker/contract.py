@@ -6,9 +6,10 @@ the very sections of a Checkpoint's spec that the data plane needs; `dcp_operato
 control plane reads.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -32,6 +33,67 @@ MAX_FAILED_RANKS: Final = 16
 
 PROGRESS_KEY: Final = "dcpProgress"
 """A log line that is a JSON object with this one key is a Progress; every other line is the workload's own output."""
+
+
+class StorageOption(NamedTuple):
+    """One option of `storage.options`: its type, what it does, and the values it takes where these are few."""
+
+    kind: type[str] | type[int] | type[float] | type[bool]
+    doc: str
+    choices: tuple[str, ...] = ()
+
+
+_NETWORK: Final = {
+    "endpoint_url": StorageOption(str, "Address of the store where it is not the provider's own, with http or https."),
+    "ca_bundle": StorageOption(str, "Path in the worker of the PEM file with the authorities to trust."),
+    "proxy_url": StorageOption(str, "HTTP proxy for every request to the store."),
+    "connect_timeout": StorageOption(float, "Seconds to wait for a connection."),
+    "read_timeout": StorageOption(float, "Seconds to wait for the next bytes of an answer."),
+    "max_attempts": StorageOption(int, "Tries of one request in all, the first one included."),
+    "anon": StorageOption(bool, "Send requests without credentials."),
+}
+_AZURE: Final = {
+    **_NETWORK,
+    "account_name": StorageOption(str, "Storage account, where neither the URL nor the Secret names it."),
+}
+
+STORAGE_OPTIONS: Final[Mapping[str, Mapping[str, StorageOption]]] = {
+    "s3": {
+        **_NETWORK,
+        "region": StorageOption(str, "Region of the bucket, such as eu-central-1."),
+        "addressing_style": StorageOption(
+            str, "Where the bucket's name goes in the address.", ("auto", "path", "virtual")
+        ),
+        "requester_pays": StorageOption(bool, "Accept the cost of requests to a requester-pays bucket."),
+        "server_side_encryption": StorageOption(str, "Encryption at rest that writes ask for.", ("AES256", "aws:kms")),
+        "sse_kms_key_id": StorageOption(str, "Name or ARN of the KMS key, with server_side_encryption aws:kms."),
+    },
+    "gs": {**_NETWORK, "project": StorageOption(str, "Project that requests are billed to.")},
+    "az": _AZURE,
+    "abfs": _AZURE,
+    "file": {},
+    "memory": {},
+}
+"""Neutral names of the non-secret storage options, per protocol; the engine translates them to each library's own."""
+
+_AZURE_KEYS: Final = (
+    "AZURE_STORAGE_ACCOUNT_NAME",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_SAS_KEY",
+    "AZURE_CLIENT_ID",
+    "AZURE_CLIENT_SECRET",
+    "AZURE_TENANT_ID",
+)
+
+CREDENTIAL_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    "gs": ("GOOGLE_SERVICE_ACCOUNT_KEY",),
+    "az": _AZURE_KEYS,
+    "abfs": _AZURE_KEYS,
+    "file": (),
+    "memory": (),
+}
+"""Keys that a credentials Secret may hold, per protocol; each reaches the ranks as an environment variable of its name."""
 
 
 class Reason(StrEnum):
