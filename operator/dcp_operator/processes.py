@@ -1,0 +1,135 @@
+"""Pods of this machine: one `python -m dcp_worker` process with its ranks, seen as a Pod would be seen."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from dcp_worker.contract import PROGRESS_KEY, TERMINATION_LOG_ENV, Progress, Report
+
+GRACE_SECONDS: Final = 30.0
+"""Between SIGTERM and SIGKILL, as a Pod's terminationGracePeriodSeconds."""
+KEPT_LINES: Final = 40
+"""Output lines kept of a pod, to be shown if it fails."""
+
+
+class Process:
+    """One node of an attempt.
+
+    Args:
+        node: Which node of the attempt this is, from 0.
+        environment: The whole environment of the process, secrets included.
+        folder: Where its Report goes.
+        now: The clock.
+        changed: Called from another thread whenever something that can be observed has changed.
+        output: Called from another thread with every line that is not progress.
+    """
+
+    def __init__(  # noqa: PLR0913 - a pod is all of these
+        self,
+        node: int,
+        *,
+        environment: Mapping[str, str],
+        folder: Path,
+        now: Callable[[], datetime],
+        changed: Callable[[], None],
+        output: Callable[[int, str], None],
+    ) -> None:
+        self.node = node
+        self.created = now()
+        self.finished: datetime | None = None
+        self.exit_code: int | None = None
+        self.progress: Progress | None = None
+        self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._now = now
+        self._changed = changed
+        self._output = output
+        self._report = folder / f"report-{node}.json"
+        self._kill: threading.Timer | None = None
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "dcp_worker"],
+            env={**environment, TERMINATION_LOG_ENV: str(self._report)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            # A group of its own: the terminal's Ctrl-C must not reach the ranks beside us, and ranks that outlive their
+            # launcher can be found.
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._waiter = threading.Thread(target=self._wait, daemon=True)
+        self._reader.start()
+        self._waiter.start()
+
+    @property
+    def report(self) -> Report | None:
+        """The Report, once the process has ended; None if there is none or it is torn."""
+        if self.finished is None:
+            return None
+        try:
+            return Report.decode(self._report.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    def terminate(self) -> None:
+        """Ask the process to stop, as the kubelet does; kill it if it does not within GRACE_SECONDS."""
+        if self.finished is None and self._kill is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+            self._kill = threading.Timer(GRACE_SECONDS, self.kill)
+            self._kill.daemon = True
+            self._kill.start()
+
+    def kill(self) -> None:
+        """Kill the process and its ranks, if there are any."""
+        if self.finished is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def join(self) -> None:
+        """Wait until the process has ended and all that it printed is read."""
+        self._waiter.join()
+
+    def _read(self) -> None:
+        for text in self._process.stdout or ():
+            line = text.rstrip("\n")
+            progress = progress_of(line)
+            if progress is None:
+                self.lines.append(line)
+                self._output(self.node, line)
+            else:
+                self.progress = progress
+                self._changed()
+
+    def _wait(self) -> None:
+        code = self._process.wait()
+        # As in a container, whose processes end with its first: ranks that lost their launcher must not live on.
+        self.kill()
+        self._reader.join()
+        if self._kill is not None:
+            self._kill.cancel()
+        self.exit_code = code if code >= 0 else 128 - code
+        self.finished = self._now()
+        self._changed()
+
+
+def progress_of(line: str) -> Progress | None:
+    """Return the Progress that a line of output is, or None for the workload's own output."""
+    if not line.startswith("{"):
+        return None
+    try:
+        message = json.loads(line)
+        return Progress.model_validate(message[PROGRESS_KEY]) if [*message] == [PROGRESS_KEY] else None
+    except ValueError:
+        return None
