@@ -1,0 +1,231 @@
+"""What the watches have delivered, kept small: the Checkpoints, and the Jobs and Pods of each by its uid.
+
+Two sources feed it: the watches, and the answers to our own writes, which arrive first. A body that is older than the
+one that is here is ignored, so that a late watch event never takes a reconcile back in time; what was deleted stays
+deleted, however late an answer about it comes. Finished objects are packed: ten thousand of them have to fit beside
+the few that are live.
+"""
+
+import json
+import zlib
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from dcp_operator.api import CHECKPOINTS, JOBS, PODS, Body, Resource
+from dcp_operator.naming import UID_LABEL
+
+TOMBSTONES: Final = 20_000
+"""How many deleted uids are remembered: far more than there can be answers on their way."""
+
+
+class Key(NamedTuple):
+    """Which Checkpoint: what the work queue holds."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class Packed(NamedTuple):
+    """A body at rest."""
+
+    uid: str
+    version: int
+    data: bytes
+
+
+Entry = Body | Packed
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """The Jobs and Pods of one Checkpoint, by name."""
+
+    jobs: dict[str, Entry] = field(default_factory=dict)
+    pods: dict[str, Entry] = field(default_factory=dict)
+
+
+@dataclass
+class Cache:
+    """The operator's view of the cluster."""
+
+    _checkpoints: dict[Key, Entry] = field(default_factory=dict)
+    _attempts: dict[str, Attempts] = field(default_factory=lambda: defaultdict(Attempts))
+    _keys: dict[str, Key] = field(default_factory=dict)
+    _owners: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    _deleted: OrderedDict[str, None] = field(default_factory=OrderedDict)
+
+    def put(self, resource: Resource, body: Body) -> Key | None:
+        """Take in a body; return the Checkpoint to look at again, None where there is nothing new or nobody's."""
+        metadata = body["metadata"]
+        uid: str = metadata["uid"]
+        if uid in self._deleted:
+            return None
+        if resource is CHECKPOINTS:
+            key = Key(metadata["namespace"], metadata["name"])
+            if not _newer(self._checkpoints.get(key), body):
+                return None
+            self._checkpoints[key] = slim(resource, body)
+            self._keys[uid] = key
+            return key
+        owner = (metadata.get("labels") or {}).get(UID_LABEL)
+        if owner is None:
+            return None
+        shelf = self._shelf(resource, owner)
+        if not _newer(shelf.get(metadata["name"]), body):
+            return None
+        shelf[metadata["name"]] = slim(resource, body)
+        self._owners[resource.kind, metadata["namespace"], metadata["name"]] = owner
+        return self._keys.get(owner)
+
+    def remove(self, resource: Resource, namespace: str, name: str, uid: str) -> Key | None:
+        """Forget an object that is gone; return the Checkpoint to look at again."""
+        self._deleted[uid] = None
+        while len(self._deleted) > TOMBSTONES:
+            self._deleted.popitem(last=False)
+        if resource is CHECKPOINTS:
+            key = Key(namespace, name)
+            self._keys.pop(uid, None)
+            if _uid(self._checkpoints.get(key)) != uid:
+                return None
+            del self._checkpoints[key]
+            return key
+        owner = self._owners.get((resource.kind, namespace, name))
+        if owner is None or _uid(self._shelf(resource, owner).get(name)) != uid:
+            return None
+        del self._owners[resource.kind, namespace, name]
+        del self._shelf(resource, owner)[name]
+        if not self._attempts[owner].jobs and not self._attempts[owner].pods:
+            del self._attempts[owner]
+        return self._keys.get(owner)
+
+    def checkpoint(self, key: Key) -> Body | None:
+        """Return the Checkpoint's body; not to be changed."""
+        entry = self._checkpoints.get(key)
+        return None if entry is None else _unpack(entry)
+
+    def attempts(self, uid: str) -> tuple[list[Body], list[Body]]:
+        """Return the bodies of the Checkpoint's Jobs and Pods; not to be changed."""
+        found = self._attempts.get(uid)
+        if found is None:
+            return [], []
+        return [_unpack(entry) for entry in found.jobs.values()], [_unpack(entry) for entry in found.pods.values()]
+
+    def pack(self, key: Key) -> None:
+        """Have a finished Checkpoint and what belongs to it take little memory."""
+        entry = self._checkpoints.get(key)
+        if entry is None:
+            return
+        self._checkpoints[key] = _pack(entry)
+        found = self._attempts.get(_uid(entry) or "")
+        if found is not None:
+            for shelf in (found.jobs, found.pods):
+                for name, body in shelf.items():
+                    shelf[name] = _pack(body)
+
+    def version(self, resource: Resource, namespace: str, name: str, uid: str) -> int:
+        """Return the version of an object that is here; 0 if none is, infinity's stand-in if it was deleted."""
+        if uid in self._deleted:
+            return _DELETED
+        if resource is CHECKPOINTS:
+            entry = self._checkpoints.get(Key(namespace, name))
+        else:
+            owner = self._owners.get((resource.kind, namespace, name))
+            entry = self._shelf(resource, owner).get(name) if owner is not None else None
+        return _version(entry) if _uid(entry) == uid else 0
+
+    def known(self, resource: Resource) -> Iterator[tuple[str, str, str, int]]:
+        """Yield (namespace, name, uid, version) of every object of a kind that is here, as of now."""
+        if resource is CHECKPOINTS:
+            entries = [(key.namespace, key.name, entry) for key, entry in self._checkpoints.items()]
+        else:
+            entries = [
+                (namespace, name, self._shelf(resource, owner)[name])
+                for (kind, namespace, name), owner in self._owners.items()
+                if kind == resource.kind
+            ]
+        for namespace, name, entry in entries:
+            yield namespace, name, _uid(entry) or "", _version(entry)
+
+    def keys(self) -> list[Key]:
+        """Return every Checkpoint that is here."""
+        return list(self._checkpoints)
+
+    def count(self, resource: Resource) -> int:
+        """Return how many objects of a kind are here."""
+        if resource is CHECKPOINTS:
+            return len(self._checkpoints)
+        return sum(kind == resource.kind for kind, _, _ in self._owners)
+
+    def _shelf(self, resource: Resource, owner: str) -> dict[str, Entry]:
+        attempts = self._attempts[owner]
+        return attempts.jobs if resource is JOBS else attempts.pods
+
+
+_DELETED: Final = 1 << 62
+
+_METADATA: Final = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "labels",
+    "annotations",
+    "ownerReferences",
+    "creationTimestamp",
+    "deletionTimestamp",
+)
+_LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+def slim(resource: Resource, body: Body) -> Body:
+    """Return the body without what nobody here reads: managed fields, the pod's and the template's spec."""
+    metadata = body["metadata"]
+    kept: Body = {"metadata": {key: metadata[key] for key in _METADATA if key in metadata}}
+    if _LAST_APPLIED in (metadata.get("annotations") or {}):
+        kept["metadata"]["annotations"] = {k: v for k, v in metadata["annotations"].items() if k != _LAST_APPLIED}
+    spec: dict[str, Any] = body.get("spec") or {}
+    if resource is PODS:
+        spec = {key: spec[key] for key in ("nodeName",) if key in spec}
+    elif resource is JOBS:
+        spec = {key: value for key, value in spec.items() if key not in {"template", "selector", "podFailurePolicy"}}
+    return {**kept, "spec": spec, "status": body.get("status") or {}}
+
+
+def _newer(entry: Entry | None, body: Body) -> bool:
+    """Say whether a body is news. Versions grow over all objects of a kind, so also over one name's successive uids."""
+    return int(body["metadata"]["resourceVersion"]) > _version(entry)
+
+
+def _uid(entry: Entry | None) -> str | None:
+    if entry is None:
+        return None
+    if isinstance(entry, Packed):
+        return entry.uid
+    uid: str = entry["metadata"]["uid"]
+    return uid
+
+
+def _version(entry: Entry | None) -> int:
+    if entry is None:
+        return 0
+    return entry.version if isinstance(entry, Packed) else int(entry["metadata"]["resourceVersion"])
+
+
+def _pack(entry: Entry) -> Packed:
+    if isinstance(entry, Packed):
+        return entry
+    text = json.dumps(entry, separators=(",", ":")).encode()
+    return Packed(entry["metadata"]["uid"], _version(entry), zlib.compress(text, 1))
+
+
+def _unpack(entry: Entry) -> Body:
+    if isinstance(entry, Packed):
+        body: Body = json.loads(zlib.decompress(entry.data))
+        return body
+    return entry
