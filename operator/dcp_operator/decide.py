@@ -1,0 +1,269 @@
+"""What to do for a Checkpoint now: a pure function of its spec, what is observed, its status and the time.
+
+Level-triggered: it never asks what happened last, so it may run twice, late, or after a crash at any point. Attempts
+that ended are settled into the status first; then an ordered chain of checks runs, and the first that has something to
+say decides.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from dcp_operator.actions import Action, Decision, DeleteAttempt, Event
+from dcp_operator.conditions import REASONS, conditions, human_duration, message_of
+from dcp_operator.live import queued, running, start, starting
+from dcp_operator.observed import Attempt, Observed
+from dcp_operator.rivals import Rival, holder
+from dcp_operator.settle import conflicted, settle
+from dcp_operator.situation import Situation, Verdict, finished, next_of
+from dcp_operator.spec import Checkpoint, SpecError
+from dcp_operator.status import Failure, Phase, Status
+from dcp_worker.contract import Conflict, Origin, Reason
+
+_LINGER: Final = timedelta(seconds=60)
+"""How long pods may take to end after a success before they are stopped."""
+_EVENT_LIMIT: Final = 1000
+
+
+def decide(
+    checkpoint: Checkpoint,
+    observed: Observed,
+    status: Mapping[str, Any] | None,
+    now: datetime,
+    rivals: Sequence[Rival] = (),
+) -> Decision:
+    """Return the actions to carry out, the status to write, and when to decide again.
+
+    Args:
+        checkpoint: The parsed object.
+        observed: Its Jobs and pods, of any run.
+        status: The status as it stands in the cluster: what is not in it was never written.
+        now: The time, with a time zone.
+        rivals: Live Saves of other Checkpoints, as `Rival.of` makes them.
+    """
+    written = Status.read(status)
+    own = tuple(each for each in observed.attempts if each.run_id == checkpoint.spec.run_id)
+    situation = settle(
+        Situation(
+            checkpoint=checkpoint, attempts=own, status=_begin(checkpoint, written), now=now, rivals=tuple(rivals)
+        )
+    )
+    verdict = _first(situation)
+    return _decision(situation, verdict, written, observed)
+
+
+def refuse(  # noqa: PLR0913 - the parts of an object whose spec has no value
+    error: SpecError,
+    *,
+    generation: int,
+    run_id: str,
+    observed: Observed,
+    status: Mapping[str, Any] | None,
+    now: datetime,
+) -> Decision:
+    """Return the decision for an object whose spec can't be parsed: Failed with InvalidSpec, its attempts stopped."""
+    written = Status.read(status)
+    if written.phase.terminal and written.reason is not Reason.INVALID_SPEC:
+        return Decision(actions=(), status=written.given(observed_generation=generation).to_dict())
+    message = "; ".join(error.problems)[:1024]
+    done = finished(written, Phase.FAILED, Reason.INVALID_SPEC, now.replace(microsecond=0)).given(
+        run_id=run_id[:63], failure=Failure(reason=Reason.INVALID_SPEC, message=message)
+    )
+    actions = tuple(_delete(each, "the spec is invalid") for each in observed.attempts if each.active)
+    final = _with_conditions(done, message, written, generation, now)
+    settled = actions if written.phase.terminal else ()
+    return Decision(actions=settled, status=final.to_dict(), events=tuple(_events(written, final)))
+
+
+def _begin(checkpoint: Checkpoint, written: Status) -> Status:
+    """Return the status to go on from: a new run starts afresh, and a mended spec gets another look."""
+    if written.run_id != checkpoint.spec.run_id:
+        return Status(
+            run_id=checkpoint.spec.run_id,
+            free_form_digest=written.free_form_digest,
+            conditions=written.conditions,
+            warnings=(),
+        )
+    if written.reason is Reason.INVALID_SPEC and written.attempts == 0:
+        return written.given(phase=Phase.PENDING, reason=None, failure=None)
+    return written
+
+
+def _first(situation: Situation) -> Verdict:
+    verdicts = (check(situation) for check in CHECKS)
+    return next(verdict for verdict in verdicts if verdict is not None)
+
+
+def over(situation: Situation) -> Verdict | None:
+    """Leave a finished Checkpoint as it is: nothing that happens to pods after the result changes it."""
+    if not situation.status.phase.terminal:
+        return None
+    return Verdict(status=situation.status, message=situation.message or message_of(situation.status.conditions))
+
+
+def changed(situation: Situation) -> Verdict | None:
+    """Refuse fields that were changed under a Checkpoint that has begun, where the CRD's rules can't hold them."""
+    digest = situation.status.free_form_digest
+    if not digest or digest == situation.checkpoint.free_form_digest:
+        return None
+    message = (
+        "spec.workload.args, spec.storage.options or spec.workers.podTemplate was changed after the first attempt had "
+        "started; change it back, or apply a new Checkpoint with the new values."
+    )
+    status = finished(situation.status, Phase.FAILED, Reason.INVALID_SPEC, situation.stamp)
+    return Verdict(
+        status=status.given(failure=Failure(reason=Reason.INVALID_SPEC, message=message)),
+        message=message,
+    )
+
+
+def refused(situation: Situation) -> Verdict | None:
+    """Refuse a Save whose URL another live Save holds, before anything is started for it."""
+    if situation.attempts or situation.status.attempts:
+        return None
+    own = Rival.of(situation.checkpoint, situation.status)
+    rival = holder(own, situation.rivals) if own is not None else None
+    if rival is None:
+        return None
+    origin = Origin(namespace=rival.namespace, name=rival.name, uid=rival.uid)
+    message = f"Checkpoint {rival.namespace}/{rival.name} is saving to the same URL ({situation.checkpoint.spec.storage.url})."
+    conflict = Conflict(origin=origin, message=message)
+    failure = Failure(reason=Reason.OVERWRITE_CONFLICT, message=message)
+    done = conflicted(situation, situation.status, conflict, failure, attempt=None)
+    return Verdict(status=done.status, message=done.message)
+
+
+def suspended(situation: Situation) -> Verdict | None:
+    """Stop and stay stopped while spec.suspend is true. What was stopped is not counted; the next attempt is a new one."""
+    if not situation.checkpoint.spec.suspend:
+        return None
+    status, attempt = situation.status, situation.current
+    message = "spec.suspend is true: no attempt is started."
+    if attempt is not None:
+        message = f"spec.suspend is true: attempt {attempt.attempt} is stopped and not counted."
+        retries = status.retries.model_copy(
+            update={"settled": attempt.attempt, "uncounted": status.retries.uncounted + 1}
+        )
+        status = status.given(attempts=attempt.attempt, retries=retries)
+    elif status.phase is Phase.SUSPENDED:
+        message = message_of(status.conditions)
+    status = status.given(phase=Phase.SUSPENDED, reason=Reason.SUSPENDED, progress=None)
+    return Verdict(status=status, message=message)
+
+
+def backing_off(situation: Situation) -> Verdict | None:
+    """Wait before the next attempt, longer each time."""
+    due = situation.status.retries.next_time
+    if situation.current is not None or due is None or situation.now >= due:
+        return None
+    failure = situation.status.failure
+    message = f"Attempt {situation.number} starts at {due:%H:%M:%SZ}."
+    if failure is not None:
+        message = f"Attempt {failure.attempt} failed: {failure.message} {message}"
+    status = situation.status.given(phase=Phase.PENDING, reason=failure and failure.reason, progress=None)
+    return Verdict(status=status, message=message, wake_at=due)
+
+
+CHECKS: Final[tuple[Callable[[Situation], Verdict | None], ...]] = (
+    over,
+    changed,
+    refused,
+    suspended,
+    backing_off,
+    start,
+    queued,
+    starting,
+    running,
+)
+"""In this order; `running` always has something to say."""
+
+
+def _decision(situation: Situation, verdict: Verdict, written: Status, observed: Observed) -> Decision:
+    checkpoint, now = situation.checkpoint, situation.now
+    final = _with_conditions(verdict.status, verdict.message, written, checkpoint.generation, now)
+    deletions, times = _clean_up(checkpoint, observed, written, final, now)
+    wake_at = min((each for each in (verdict.wake_at, *times) if each is not None), default=None)
+    return Decision(
+        actions=(*deletions, *verdict.actions),
+        status=final.to_dict(),
+        events=tuple(_events(written, final)),
+        wake_at=wake_at,
+    )
+
+
+def _with_conditions(status: Status, message: str, written: Status, generation: int, now: datetime) -> Status:
+    stamp = now.replace(microsecond=0)
+    return status.given(
+        observed_generation=generation,
+        duration=human_duration(status.duration_seconds) if status.duration_seconds is not None else "",
+        conditions=conditions(written.conditions, status.phase, status.reason, message[:1800], generation, stamp),
+    )
+
+
+def _clean_up(
+    checkpoint: Checkpoint, observed: Observed, written: Status, final: Status, now: datetime
+) -> tuple[list[Action], list[datetime]]:
+    """Return the attempts to delete now, and when to look again.
+
+    An attempt is deleted only once its outcome stands in the status as written: to stop what still runs, when the time
+    to keep it is over, or since a new runId asked for a fresh run.
+    """
+    actions: list[Action] = []
+    times: list[datetime] = []
+    for attempt in observed.attempts:
+        if attempt.deleting:
+            continue
+        if attempt.run_id != checkpoint.spec.run_id:
+            actions.append(_delete(attempt, "spec.runId asks for a new run"))
+            continue
+        due = _deletion(checkpoint, attempt, final, now)
+        if due is None:
+            continue
+        is_written = written.run_id == checkpoint.spec.run_id and _settled_in(written, attempt)
+        if due > now or not is_written:
+            times.append(max(due, now))
+        else:
+            actions.append(_delete(attempt, "its pods are no longer needed" if attempt.active else "its time is over"))
+    return actions, times
+
+
+def _settled_in(status: Status, attempt: Attempt) -> bool:
+    return status.phase.terminal or attempt.attempt <= status.retries.settled
+
+
+def _deletion(checkpoint: Checkpoint, attempt: Attempt, status: Status, now: datetime) -> datetime | None:
+    """Return when the attempt may go; None while it is under way, or for as long as no time is set."""
+    if not _settled_in(status, attempt):
+        return None
+    end = status.completion_time or now
+    if attempt.active:
+        return end + _LINGER if status.phase is Phase.SUCCEEDED else now
+    ttl = checkpoint.spec.ttl_seconds_after_finished
+    if not status.phase.terminal or ttl is None:
+        return None
+    return end + timedelta(seconds=ttl)
+
+
+def _delete(attempt: Attempt, why: str) -> DeleteAttempt:
+    return DeleteAttempt(job_name=attempt.job_name, attempt=attempt.attempt, why=why)
+
+
+def _events(written: Status, final: Status) -> Iterator[Event]:
+    """Yield one event for a failed attempt that is followed by another, and one for a change of phase or reason."""
+    failure = final.failure
+    retried = failure is not None and failure != written.failure and not final.phase.terminal
+    if retried and failure is not None:
+        what = f"Attempt {failure.attempt} failed: {failure.message}"
+        yield Event(type="Warning", reason=failure.reason.value, message=what[:_EVENT_LIMIT])
+        if final.phase is Phase.PENDING:
+            return
+    if (written.phase, written.reason, written.attempts) == (final.phase, final.reason, final.attempts):
+        return
+    word = final.reason or final.phase
+    normal = final.reason is None or REASONS[final.reason].phase in {Phase.SUCCEEDED, Phase.QUEUED, Phase.SUSPENDED}
+    yield Event(
+        type="Normal" if normal else "Warning",
+        reason=word.value,
+        message=message_of(final.conditions)[:_EVENT_LIMIT],
+    )
