@@ -1,0 +1,82 @@
+"""A cluster of plain processes in namespaces of their own: for machines without a container engine. Root on Linux."""
+
+import os
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from cluster.builds import programs
+from cluster.controlplane import ControlPlane
+from cluster.facts import S3, Facts
+from cluster.images import PAUSE_IMAGE, Builder
+from cluster.node import Node
+from cluster.places import run_dir
+from cluster.processes import Processes
+from cluster.sandbox import NODE_ADDRESS, Sandbox
+from cluster.services import REGISTRY, start_dns, start_registry, start_s3
+from cluster.versions import CLUSTER, DEBIAN_PACKAGES
+
+
+class MissingError(Exception):
+    """The machine lacks what a bare cluster needs."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"a bare cluster needs {what}")
+
+
+def missing_packages() -> list[str]:
+    """Return the Debian packages whose programs are not on this machine."""
+    return [package for program, package in DEBIAN_PACKAGES.items() if not shutil.which(program)]
+
+
+class Bare:
+    """The bare provider. Its state is the run folder's, so that `down` may be another command's."""
+
+    def __init__(self) -> None:
+        self._folder = run_dir()
+        self._sandbox = Sandbox(self._folder)
+
+    def up(self) -> Facts:
+        """Bring up what is not up, and the images up to date; return what tests need to know."""
+        _check_machine()
+        programs(CLUSTER)
+        standing = Facts.read() if self._sandbox.running() else None
+        if not standing:
+            self.down()
+            self._folder.mkdir(parents=True, mode=0o700)
+            self._sandbox.create()
+        inside = self._sandbox.processes()
+        plane = ControlPlane(self._folder, inside, NODE_ADDRESS)
+        node = Node(self._sandbox, plane)
+        if not standing:
+            start_registry(inside, plane)
+        with ThreadPoolExecutor() as pool:
+            images = pool.submit(Builder(self._folder, REGISTRY).ensure)
+            s3 = standing.s3 if standing else _start(inside, plane, node)
+        for image in (PAUSE_IMAGE, *images.result().values()):
+            node.pull(image)
+        facts = Facts("bare", str(plane.kubeconfig()), s3, images.result())
+        facts.write()
+        return facts
+
+    def down(self) -> None:
+        """End exactly what `up` started and remove its files; the cache stays."""
+        self._sandbox.remove()
+        if self._folder.exists():
+            shutil.rmtree(self._folder)
+
+
+def _start(inside: Processes, plane: ControlPlane, node: Node) -> S3:
+    plane.start()
+    plane.start_scheduler()
+    node.start_containerd(inside)
+    node.start(inside)
+    start_dns(inside, plane)
+    return start_s3(inside, plane.folder, NODE_ADDRESS)
+
+
+def _check_machine() -> None:
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        raise MissingError("root on Linux")
+    if missing := missing_packages():
+        raise MissingError(f"Debian packages: apt-get install --no-install-recommends {' '.join(missing)}")

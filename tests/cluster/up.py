@@ -1,0 +1,27 @@
+"""Bring up a real Kubernetes with our images and an S3 server: `python tests/cluster/up.py`, or `make cluster`."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from cluster.provider import provider  # noqa: E402 - the line above makes it importable
+
+
+def main() -> None:
+    """Bring it up and print where it is."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.parse_args()
+    started = time.monotonic()
+    facts = provider().up()
+    print(f"up in {time.monotonic() - started:.0f} s by the {facts.provider} provider")
+    for target, image in facts.images.items():
+        print(f"{target:<9} {image}")
+    print(f"S3        {facts.s3.endpoint}, bucket {facts.s3.bucket}")
+    print(f"export KUBECONFIG={facts.kubeconfig}")
+
+
+if __name__ == "__main__":
+    main()
