@@ -131,7 +131,7 @@ def _secret(body: Mapping[str, Any]) -> Mapping[str, str]:
 def credentials(checkpoint: Checkpoint, secrets: Mapping[tuple[str, str], Mapping[str, str]]) -> dict[str, str] | None:
     """Return the environment variables that the Checkpoint's Secret stands for, or None where no file holds it."""
     reference = checkpoint.spec.storage.credentials_secret_ref
-    secret = reference and secrets.get((checkpoint.namespace, reference.name))
+    secret = secrets.get((checkpoint.namespace, reference.name)) if reference is not None else None
     if secret is None:
         return None
     keys = CREDENTIAL_KEYS[protocol(checkpoint.spec.storage.url)]

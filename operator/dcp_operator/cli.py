@@ -1,0 +1,171 @@
+"""The command line, `dcp`: run Checkpoints on this machine, check manifests, look into stores.
+
+Exit codes: 0 all well, 1 a Checkpoint did not succeed, 2 input that can't be run, 130 stopped by Ctrl-C.
+"""
+
+import importlib.util
+import json
+import os
+import sys
+from enum import StrEnum
+from typing import Annotated, Any, Final, NoReturn
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from dcp_operator import documents, local, table
+from dcp_operator.documents import Documents, InputError
+from dcp_operator.spec import CLUSTER, LOCAL, Site
+from dcp_operator.view import view
+
+BAD_INPUT: Final = 2
+INTERRUPTED: Final = 130
+PIPE_WIDTH: Final = 4096
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Distributed PyTorch checkpoints: the manifests that the operator runs on a cluster, on this machine.",
+)
+
+Files = Annotated[
+    list[str],
+    typer.Option(
+        "-f", "--filename", help="YAML or JSON file, a folder of such files, or - for standard input. May be repeated."
+    ),
+]
+Url = Annotated[str, typer.Argument(help="URL of a checkpoint, such as s3://bucket/run/step-1000.")]
+
+
+class Output(StrEnum):
+    """How results are printed."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    YAML = "yaml"
+    JSON = "json"
+
+
+class InspectOutput(StrEnum):
+    """How an inspection is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+@app.command()
+def run(
+    files: Files,
+    *,
+    output: Annotated[
+        Output,
+        typer.Option("-o", "--output", help="table, wide, or the objects with their status as yaml or json."),
+    ] = Output.TABLE,
+    rehearse: Annotated[bool, typer.Option("--rehearse", help="List what would run, and run nothing.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Show what the ranks print, as they print it.")
+    ] = False,
+) -> None:
+    """Run every Checkpoint of the files on this machine, one after the other, in the order given.
+
+    One that fails does not keep the next from running: the exit code is 1 then, and a later one that needs it fails by
+    itself. Ctrl-C stops the ranks and says so in the status; a second one kills them.
+
+    An entrypoint is imported as by `python -m`: from the current folder, then from the manifest's own folder, then from
+    PYTHONPATH. Credentials come from a Secret in the files where credentialsSecretRef names one, else from the
+    environment (AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_ENDPOINT_URL and so on).
+    """
+    found = _read(files, LOCAL)
+    if rehearse:
+        _print(table.rehearsal([source.checkpoint for source in found.checkpoints]))
+        return
+    console = Console(stderr=True)
+    with view(console) as shown:
+        for note in found.notes:
+            shown.say(note)
+        finished, interrupted = local.run_all(found, shown, verbose=verbose)
+    _show(finished, output)
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if not all(local.succeeded(body) for body in finished):
+        raise typer.Exit(1)
+
+
+@app.command()
+def validate(
+    files: Files,
+    *,
+    for_local: Annotated[bool, typer.Option("--local", help="Check for `dcp run` instead of for a cluster.")] = False,
+) -> None:
+    """Check manifests without running anything; what is wrong is said in one line each."""
+    found = _read(files, LOCAL if for_local else CLUSTER)
+    for note in found.notes:
+        typer.echo(note, err=True)
+    for source in found.checkpoints:
+        typer.echo(f"{source.place}: Checkpoint {source.checkpoint.name} is valid")
+
+
+@app.command()
+def inspect(
+    url: Url,
+    output: Annotated[InspectOutput, typer.Option("-o", "--output", help="table or json.")] = InspectOutput.TABLE,
+) -> None:
+    """Say what stands at a URL: step, world size, tensors, sizes, origin, age. Needs the worker extra."""
+    _worker("inspect", url, *(["-o", "json"] if output is InspectOutput.JSON else []))
+
+
+@app.command()
+def verify(url: Url) -> None:
+    """Read every byte of a checkpoint and compare it with its digests. Needs the worker extra."""
+    _worker("verify", url)
+
+
+def _read(files: list[str], site: Site) -> Documents:
+    try:
+        return documents.read(files, site)
+    except InputError as error:
+        for problem in error.problems:
+            typer.echo(problem, err=True)
+        raise typer.Exit(BAD_INPUT) from None
+
+
+def _show(bodies: list[dict[str, Any]], output: Output) -> None:
+    match output:
+        case Output.YAML:
+            typer.echo(yaml.safe_dump_all(bodies, sort_keys=False, allow_unicode=True), nl=False)
+        case Output.JSON:
+            whole = bodies[0] if len(bodies) == 1 else {"apiVersion": "v1", "kind": "List", "items": bodies}
+            typer.echo(json.dumps(whole, indent=2, ensure_ascii=False))
+        case _:
+            _print(table.results(bodies, wide=output is Output.WIDE))
+
+
+def _worker(*arguments: str) -> NoReturn:
+    """Become `python -m dcp_worker`: the data plane is a program of its own, never imported here."""
+    missing = [name for name in ("torch", "fsspec") if importlib.util.find_spec(name) is None]
+    if missing:
+        typer.echo(
+            f"{' and '.join(missing)} missing; install the worker extra: pip install 'dcp-operator[worker]'", err=True
+        )
+        raise typer.Exit(BAD_INPUT)
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "dcp_worker", *arguments])  # noqa: S606 - our own program, no shell
+
+
+def _print(shown: Table) -> None:
+    # A file or a pipe has no width: a row is one line there, however long, as kubectl writes it.
+    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+    console.print(shown)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="dcp")
+
+
+if __name__ == "__main__":
+    main()

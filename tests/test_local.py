@@ -1,0 +1,86 @@
+"""What the processes of `dcp run` are given, and how their lines are told apart."""
+
+import os
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dcp_operator import documents, local
+from dcp_operator.processes import progress_of
+from dcp_operator.spec import LOCAL
+from dcp_operator.view import view
+
+MANIFEST = """
+apiVersion: dcp-operator.io/v1alpha1
+kind: Checkpoint
+metadata: {name: one}
+spec:
+  operation: Verify
+  storage: {url: "s3://bucket/run", credentialsSecretRef: {name: s3}}
+"""
+SECRET = """
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: s3}
+stringData: {AWS_ACCESS_KEY_ID: from the Secret, PATH: /nowhere}
+"""
+
+
+def environment(text: str, folder: Path) -> tuple[dict[str, str], str]:
+    path = folder / "file.yaml"
+    path.write_text(text)
+    console = Console(record=True, width=200)
+    found = documents.read([str(path)], LOCAL)
+    (source,) = found.checkpoints
+    run = local._Run(found, view(console), verbose=False, folder=folder)
+    return run._environment(source, source.checkpoint), console.export_text()
+
+
+def test_a_secret_in_the_files_replaces_the_environments_credentials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "from the environment")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "from the environment")
+    given, said = environment(MANIFEST + SECRET, tmp_path)
+    assert given["AWS_ACCESS_KEY_ID"] == "from the Secret"
+    assert "AWS_SESSION_TOKEN" not in given
+    assert given["PATH"] == os.environ["PATH"]
+    assert os.environ["AWS_ACCESS_KEY_ID"] == "from the environment"
+    assert said == ""
+
+
+def test_without_the_secret_the_environments_credentials_are_used_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "from the environment")
+    given, said = environment(MANIFEST, tmp_path)
+    assert given["AWS_ACCESS_KEY_ID"] == "from the environment"
+    assert said == "one: Secret default/s3 is in none of the files; using the environment's credentials\n"
+
+
+def test_entrypoints_are_found_in_the_current_folder_then_beside_the_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    given, _ = environment(MANIFEST, tmp_path)
+    assert given["PYTHONPATH"].split(os.pathsep) == [str(Path.cwd()), str(tmp_path), "/elsewhere"]
+
+
+LINES = {
+    "progress": ('{"dcpProgress": {"stage": "writing", "bytes": 50, "totalBytes": 200}}', 25),
+    "compact": ('{"dcpProgress":{"bytes":200,"totalBytes":200}}', 100),
+    "other JSON": ('{"loss": 1.5}', None),
+    "progress and more": ('{"dcpProgress": {}, "loss": 1.5}', None),
+    "torn": ('{"dcpProgress": {"stage": "wri', None),
+    "unknown fields": ('{"dcpProgress": {"speed": 3}}', None),
+    "text": ("loss 1.5", None),
+    "nothing": ("", None),
+}
+
+
+@pytest.mark.parametrize(("line", "percent"), LINES.values(), ids=LINES.keys())
+def test_progress_lines_are_told_from_the_workloads_own(line: str, percent: int | None) -> None:
+    progress = progress_of(line)
+    assert (progress.percent if progress is not None else None) == percent
