@@ -290,6 +290,8 @@ class CheckpointInfo(Wire):
     origin: Origin | None = None
     conflict_guard: str = ""
     """`Atomic` where the store itself refuses a second commit, else `BestEffort`."""
+    verified: str = ""
+    """After a Verify: what was checked, in words."""
 
 
 class Conflict(Wire):

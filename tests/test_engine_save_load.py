@@ -1,0 +1,124 @@
+"""The engine end to end: real ranks, local files and a real S3 protocol, both ways with stock DCP."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import engine_programs as programs
+import pytest
+import s3_server
+from rank_group import run_ranks, values
+
+from dcp_worker import engine
+from dcp_worker.contract import Operation, Origin, Reason
+from dcp_worker.engine.errors import CheckpointExists, CheckpointNotFound, EngineError, StateMismatch
+
+ORIGIN = Origin(namespace="team", name="step-7", uid="u-1", run_id="r1")
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[s3_server.S3Server]:
+    with s3_server.running() as server:
+        yield server
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str, Any]]:
+    if request.param == "local":
+        return str(tmp_path / "checkpoint"), {}
+    server: s3_server.S3Server = request.getfixturevalue("s3")
+    return server.url(f"{tmp_path.name}/checkpoint"), server.options
+
+
+def test_what_two_ranks_save_three_ranks_load(place: tuple[str, dict[str, Any]]) -> None:
+    url, options = place
+    saved = values(run_ranks(2, programs.save_args, url, options, 1, {"origin": ORIGIN, "step": 7}))
+    assert saved[0] == saved[1]
+    assert (saved[0].step, saved[0].world_size, saved[0].origin) == (7, 2, ORIGIN)
+    assert values(run_ranks(3, programs.load, url, options, 1)) == [[], [], []]
+    found = engine.find(url, storage_options=options)
+    assert found == saved[0]
+    assert found.conflict_guard == "Atomic"
+    assert engine.verify(url, storage_options=options).verified == "every byte, by its crc32c"
+
+
+def test_stock_reader_loads_what_we_save(place: tuple[str, dict[str, Any]]) -> None:
+    url, options = place
+    values(run_ranks(2, programs.save, url, options, 2))
+    assert values(run_ranks(2, programs.stock_load, *_for_fsspec(url, options), 2)) == [[], []]
+
+
+def test_we_load_what_stock_saved(place: tuple[str, dict[str, Any]]) -> None:
+    url, options = place
+    values(run_ranks(2, programs.stock_save, *_for_fsspec(url, options), 2))
+    assert values(run_ranks(3, programs.load, url, options, 2)) == [[], [], []]
+    assert engine.verify(url, storage_options=options).verified.startswith("file sizes and zip CRC-32")
+
+
+def test_bare_dcp_save_and_load(place: tuple[str, dict[str, Any]]) -> None:
+    url, options = place
+    assert values(run_ranks(2, programs.bare_round_trip, url, options)) == [[], []]
+
+
+def test_refused_then_replaced_then_refused(place: tuple[str, dict[str, Any]]) -> None:
+    url, options = place
+    first = values(run_ranks(2, programs.save_args, url, options, 1, {"origin": ORIGIN}))[0]
+    for result in run_ranks(2, programs.save, url, options, 2):
+        assert isinstance(result.error, CheckpointExists)
+        assert result.error.reason is Reason.OVERWRITE_CONFLICT
+        assert "Checkpoint already exists" in str(result.error)
+        assert result.error.conflict is not None
+        assert (result.error.conflict.save_id, result.error.conflict.origin) == (first.save_id, ORIGIN)
+    assert values(run_ranks(2, programs.load, url, options, 1)) == [[], []]
+
+    second = values(run_ranks(1, programs.save_args, url, options, 2, {"overwrite": True}))[0]
+    assert values(run_ranks(2, programs.load, url, options, 2)) == [[], []]
+    manifest = engine.inspect(url, storage_options=options)
+    assert {file.path.split("/")[0] for file in manifest.files} == {f"data-{second.save_id}"}
+    with pytest.raises(CheckpointExists):
+        engine.preflight(Operation.SAVE, url, overwrite=False, storage_options=options)
+
+
+def test_preflight_recognises_its_own_commit(place: tuple[str, dict[str, Any]]) -> None:
+    url, options = place
+    assert engine.preflight(Operation.SAVE, url, storage_options=options, origin=ORIGIN) is None
+    saved = values(run_ranks(1, programs.save_args, url, options, 1, {"origin": ORIGIN}))[0]
+    assert engine.preflight(Operation.SAVE, url, storage_options=options, origin=ORIGIN) == saved
+    with pytest.raises(CheckpointExists):
+        engine.preflight(Operation.SAVE, url, storage_options=options, origin=ORIGIN.model_copy(update={"uid": "u-2"}))
+
+
+def test_nothing_there(place: tuple[str, dict[str, Any]]) -> None:
+    url, options = place
+    assert engine.find(url, storage_options=options) is None
+    with pytest.raises(CheckpointNotFound):
+        engine.preflight(Operation.LOAD, url, storage_options=options)
+    for result in run_ranks(2, programs.load, url, options):
+        assert isinstance(result.error, CheckpointNotFound)
+
+
+def test_a_rank_that_fails_is_named_on_every_rank_and_leaves_nothing(tmp_path: Path) -> None:
+    url = str(tmp_path / "checkpoint")
+    for result in run_ranks(3, programs.save_failing, url, 1):
+        assert isinstance(result.error, EngineError)
+        assert result.error.rank == 1
+        assert "this rank has no state" in str(result.error)
+    assert not list(tmp_path.rglob("*.distcp"))
+    assert engine.find(url) is None
+
+
+def test_state_mismatch(tmp_path: Path) -> None:
+    import torch
+
+    url = str(tmp_path / "checkpoint")
+    engine.save({"a": torch.zeros(3)}, url)
+    with pytest.raises(StateMismatch, match="b"):
+        engine.load({"b": torch.zeros(3)}, url)
+    with pytest.raises(StateMismatch, match="Size mismatch"):
+        engine.load({"a": torch.zeros(4)}, url)
+
+
+def _for_fsspec(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    if not options:
+        return url, {}
+    return url, {"endpoint_url": options["endpoint_url"]}

@@ -1,0 +1,182 @@
+"""`save` and `load`: collective calls that end the same way on every rank.
+
+DCP's planners do the planning and our StorageWriter and StorageReader the work; this module drives both, because DCP's
+own driver has no hook for a failure, raises a BaseException, and lets every rank read `.metadata` for itself.
+"""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed.checkpoint import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner
+from torch.distributed.checkpoint.stateful import Stateful
+from torch.distributed.checkpoint.storage import WriteResult
+
+from dcp_worker.contract import CheckpointInfo, Origin
+from dcp_worker.engine import commit
+from dcp_worker.engine.errors import CheckpointReplaced, EngineError, StateMismatch, translate
+from dcp_worker.engine.meter import Progress
+from dcp_worker.engine.ranks import Ranks
+from dcp_worker.engine.reader import MEMORY_LIMIT, CheckpointReader
+from dcp_worker.engine.writer import CheckpointWriter
+
+
+def save(
+    state_dict: Mapping[str, Any],
+    url: str | PathLike[str],
+    *,
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    origin: Origin | None = None,
+    step: int | None = None,
+    planner: SavePlanner | None = None,
+    process_group: dist.ProcessGroup | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+    on_progress: Progress | None = None,
+) -> CheckpointInfo:
+    """Save a sharded state dict; every rank of the group calls it and gets the same result or the same error.
+
+    Values that have `state_dict` and `load_state_dict` are saved through them. On an error nothing is committed and what
+    this save wrote is removed; a checkpoint that stood at the URL before still stands.
+
+    Raises:
+        EngineError: a subclass per cause, see `dcp_worker.engine.errors`; `rank` names the rank that failed first.
+    """
+    ranks = Ranks(process_group, url=fspath(url))
+    writer = _made_everywhere(
+        ranks,
+        lambda: CheckpointWriter(
+            url,
+            overwrite=overwrite,
+            storage_options=storage_options,
+            origin=origin,
+            step=step,
+            memory_limit=memory_limit,
+            on_progress=on_progress,
+        ),
+    )
+    try:
+        return _save(ranks, writer, planner or DefaultSavePlanner(), state_dict)
+    except EngineError as error:
+        if ranks.coordinates and not error.commit_unknown and writer.info is None:
+            _remove_failed(writer)
+        raise
+
+
+def load(
+    state_dict: dict[str, Any],
+    url: str | PathLike[str],
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    planner: LoadPlanner | None = None,
+    process_group: dist.ProcessGroup | None = None,
+    check: bool = True,
+    allow: Sequence[type] = (),
+    memory_limit: int = MEMORY_LIMIT,
+    on_progress: Progress | None = None,
+) -> CheckpointInfo:
+    """Load into a sharded state dict, in place; every rank of the group calls it.
+
+    Every byte is compared with its digest before it reaches a tensor, unless `check` is false. If the checkpoint is
+    replaced meanwhile, the load starts over, once, with the new one; two saves are never mixed. After an error the
+    content of `state_dict` is undefined.
+
+    Raises:
+        EngineError: a subclass per cause, see `dcp_worker.engine.errors`; `rank` names the rank that failed first.
+    """
+    ranks = Ranks(process_group, url=fspath(url))
+    reader = _made_everywhere(
+        ranks,
+        lambda: CheckpointReader(
+            url,
+            storage_options=storage_options,
+            check=check,
+            allow=allow,
+            memory_limit=memory_limit,
+            on_progress=on_progress,
+        ),
+    )
+    plain = {key: _plain(state_dict[key]) for key in sorted(state_dict)}
+    try:
+        _load(ranks, reader, planner or DefaultLoadPlanner(), plain)
+    except CheckpointReplaced:
+        _load(ranks, reader, planner or DefaultLoadPlanner(), plain)
+    for key, value in plain.items():
+        if isinstance(state_dict[key], Stateful):
+            state_dict[key].load_state_dict(value)
+        else:
+            state_dict[key] = value
+    return reader.info()
+
+
+def _made_everywhere(ranks: Ranks, make: Any) -> Any:  # noqa: ANN401 - one of two classes
+    """Make a reader or writer on every rank, or fail on every rank."""
+    box: list[Any] = []
+    ranks.agree("opening the store", lambda: box.append(make()))
+    return box[0]
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a state dict holds
+    return value.state_dict() if isinstance(value, Stateful) else value
+
+
+def _save(
+    ranks: Ranks, writer: CheckpointWriter, planner: SavePlanner, state_dict: Mapping[str, Any]
+) -> CheckpointInfo:
+    metadata: list[Metadata] = []
+
+    def plan_mine() -> SavePlan:
+        plain = {key: _plain(value) for key, value in state_dict.items()}
+        planner.set_up_planner(plain, writer.storage_meta(), ranks.coordinates)
+        writer.set_up_storage_writer(ranks.coordinates)
+        return writer.prepare_local_plan(planner.create_local_plan())
+
+    def plan_all(plans: list[SavePlan]) -> list[SavePlan]:
+        plans, found = planner.create_global_plan(plans)
+        metadata.append(found)
+        return writer.prepare_global_plan(plans)
+
+    plan = ranks.scatter("planning", plan_mine, plan_all)
+
+    def write() -> list[WriteResult]:
+        return writer.write_data(planner.finish_plan(plan), planner).wait()  # type: ignore[no-any-return]
+
+    def finish(results: list[list[WriteResult]]) -> CheckpointInfo | None:
+        writer.finish(metadata[0], results)
+        return writer.info
+
+    info = ranks.gather("writing", write, finish)
+    assert info is not None  # noqa: S101 - finish sets it or raises
+    return info
+
+
+def _load(ranks: Ranks, reader: CheckpointReader, planner: LoadPlanner, state_dict: dict[str, Any]) -> None:
+    reader.use(ranks.first("reading .metadata", lambda: commit.read_snapshot(reader.store)))
+
+    def plan_mine() -> LoadPlan:
+        metadata = reader.read_metadata()
+        reader.set_up_storage_reader(metadata, ranks.coordinates)
+        planner.set_up_planner(state_dict, metadata, ranks.coordinates)
+        try:
+            return reader.prepare_local_plan(planner.create_local_plan())
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise StateMismatch(str(error).strip("'\"")) from error
+
+    def plan_all(plans: list[LoadPlan]) -> list[LoadPlan]:
+        return reader.prepare_global_plan(planner.create_global_plan(plans))
+
+    plan = ranks.scatter("planning", plan_mine, plan_all)
+    ranks.agree("reading", lambda: reader.read_data(planner.finish_plan(plan), planner).wait())
+
+
+def _remove_failed(writer: CheckpointWriter) -> None:
+    """Remove what a failed save wrote, on the one rank that knows that it will not be committed."""
+    try:
+        commit.remove_save(writer.store, writer.save_id)
+    except Exception as error:  # noqa: BLE001 - the save's own error is the one to report
+        with contextlib.suppress(Exception):
+            commit.LOG.warning("%s: files of a failed save remain: %s", writer.store.url, translate(error))

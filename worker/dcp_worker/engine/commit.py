@@ -1,0 +1,196 @@
+"""The commit protocol: who is committed at a URL, how a save becomes the one, and what goes away then.
+
+A save is committed by one write of `.metadata`, which the store refuses if somebody else was first. No torch here.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from dcp_worker.contract import CheckpointInfo, Conflict
+from dcp_worker.engine import failpoints, layout
+from dcp_worker.engine.errors import (
+    CheckpointCorrupted,
+    CheckpointExists,
+    CheckpointNotFound,
+    EngineError,
+    StaleVersion,
+    translate,
+)
+from dcp_worker.engine.manifest import Manifest
+from dcp_worker.engine.store import Store
+
+LOG = logging.getLogger("dcp_worker.engine")
+_REPLACE_TRIES: Final = 20
+
+
+@dataclass(frozen=True)
+class Committed:
+    """The end of the `.metadata` that stands at a URL."""
+
+    trailer: layout.Trailer | None
+    """None where a stock writer saved."""
+    version: Any
+    modified: datetime | None = None
+
+    @property
+    def save_id(self) -> str:
+        """Whose it is; empty for a stock checkpoint."""
+        return self.trailer.save_id if self.trailer else ""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One committed checkpoint's `.metadata` and manifest, as rank 0 read them for all ranks."""
+
+    metadata: bytes
+    manifest: bytes | None
+
+
+def committed(store: Store) -> Committed | None:
+    """Return who is committed, by one small read past any cache."""
+    try:
+        blob = store.read(layout.METADATA, tail=layout.TAIL_BYTES)
+    except FileNotFoundError:
+        return None
+    return Committed(layout.parse_trailer(blob.data)[0], blob.version, blob.modified)
+
+
+def describe(store: Store, found: Committed) -> CheckpointInfo:
+    """Return what the manifest of a committed checkpoint says; what is known without one where it has none."""
+    if found.trailer:
+        with suppress(FileNotFoundError, EngineError):
+            manifest = read_manifest(store, found.trailer)
+            return manifest.info(found.trailer.sha256)
+    return CheckpointInfo(url=store.url, save_id=found.save_id, created_time=found.modified)
+
+
+def read_manifest(store: Store, trailer: layout.Trailer) -> Manifest:
+    """Return the manifest that a trailer names, checked against its sha256."""
+    return decode_manifest(store.read(trailer.manifest).data, trailer, store.url)
+
+
+def decode_manifest(data: bytes, trailer: layout.Trailer, url: str) -> Manifest:
+    """Return the manifest, after its sha256 matched."""
+    if hashlib.sha256(data).hexdigest() != trailer.sha256:
+        raise CheckpointCorrupted(trailer.manifest, "does not have the sha256 that .metadata names")
+    try:
+        return Manifest.decode(data, url)
+    except ValueError as error:
+        raise CheckpointCorrupted(trailer.manifest, str(error)) from error
+
+
+def read_snapshot(store: Store) -> Snapshot:
+    """Return what is committed now; `.metadata` is read again where its data went away in between."""
+    data = _read_metadata(store)
+    while True:
+        trailer, _ = layout.parse_trailer(data)
+        if trailer is None:
+            return Snapshot(data, None)
+        try:
+            return Snapshot(data, store.read(trailer.manifest).data)
+        except FileNotFoundError:
+            again = _read_metadata(store)
+            if again == data:
+                raise CheckpointCorrupted(trailer.manifest, "is missing") from None
+            data = again
+
+
+def _read_metadata(store: Store) -> bytes:
+    try:
+        return store.read(layout.METADATA).data
+    except FileNotFoundError:
+        raise CheckpointNotFound(store.url) from None
+
+
+def refuse_if_committed(store: Store) -> None:
+    """Raise CheckpointExists if anything is committed: the cheap check, before any byte moves."""
+    if found := committed(store):
+        raise conflict(store, found)
+
+
+def conflict(store: Store, found: Committed) -> CheckpointExists:
+    """Return the error that says who holds the URL."""
+    info = describe(store, found)
+    return CheckpointExists(
+        store.url, Conflict(save_id=info.save_id, origin=info.origin, created_time=info.created_time)
+    )
+
+
+def check_files(store: Store, save_id: str, sizes: dict[str, int]) -> None:
+    """Make sure, just before a commit, that every file is there in full: somebody may have cleaned up too eagerly."""
+    there = {entry.path: entry.size for entry in store.list(layout.data_folder(save_id))}
+    for path, size in sizes.items():
+        if path not in there:
+            raise CheckpointCorrupted(path, "was written, but is gone before the commit")
+        if there[path] != size:
+            raise CheckpointCorrupted(path, f"has {there[path]} bytes before the commit, not the {size} written")
+
+
+def commit(store: Store, save_id: str, metadata: bytes, *, overwrite: bool) -> Committed | None:
+    """Make this save the one at the URL and return what it replaced.
+
+    Raises CheckpointExists, naming the winner, if another save holds the URL and `overwrite` is false. With `overwrite`
+    savers that race replace one another in some order; each replaced save is returned to exactly one of them.
+    A write whose answer got lost is recognised by its own save id.
+    """
+    replaced: Committed | None = None
+    for _ in range(_REPLACE_TRIES):
+        try:
+            if replaced is None:
+                store.create(layout.METADATA, metadata)
+            else:
+                store.replace(layout.METADATA, metadata, replaced.version)
+        except (FileExistsError, StaleVersion):
+            found = committed(store)
+            if found and found.save_id == save_id:
+                return replaced
+            if found and not overwrite:
+                raise conflict(store, found) from None
+            replaced = found
+        else:
+            return replaced
+    raise EngineError(f"{store.url}: other savers replaced the checkpoint {_REPLACE_TRIES} times; gave up")
+
+
+def commit_or_tell(store: Store, save_id: str, metadata: bytes, *, overwrite: bool) -> Committed | None:
+    """Commit; where that failed for a reason other than a conflict, find out whether it happened all the same."""
+    try:
+        return commit(store, save_id, metadata, overwrite=overwrite)
+    except CheckpointExists:
+        raise
+    except Exception as error:
+        try:
+            found = committed(store)
+        except Exception as second:
+            unknown = translate(error, url=store.url)
+            unknown.message += " (it is not known whether the save was committed; its data stay)"
+            unknown.commit_unknown = True
+            raise unknown from second
+        if found and found.save_id == save_id:
+            return None
+        raise
+
+
+def remove_replaced(store: Store, replaced: Committed, stock_files: Iterable[str] = ()) -> None:
+    """Remove the data of the save that ours replaced. A failure is a warning: the commit stands."""
+    failpoints.reach("before removal")
+    try:
+        if replaced.save_id:
+            remove_save(store, replaced.save_id)
+        else:
+            store.delete(list(stock_files))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the save is committed
+        LOG.warning("%s: the data of the replaced checkpoint could not be removed: %s", store.url, error)
+
+
+def remove_save(store: Store, save_id: str) -> None:
+    """Remove everything under one save's own folder. Only for a save that is not, and will not be, committed."""
+    paths = [entry.path for entry in store.list(layout.data_folder(save_id))]
+    # The manifest goes last, so that a removal cut short can still be told from a save that never came that far.
+    paths.sort(key=lambda path: path.endswith("manifest.json"))
+    store.delete(paths)

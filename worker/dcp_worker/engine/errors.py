@@ -1,0 +1,248 @@
+"""What can go wrong with a checkpoint, in the words of the contract. Foreign errors are translated here and only here.
+
+EngineError                   RankFailed            whatever nobody foresaw; the cause is chained
+├── CheckpointExists          OverwriteConflict     read `.conflict`: who holds the URL
+├── CheckpointNotFound        CheckpointNotFound    nothing is committed at the URL
+├── CheckpointReplaced        CheckpointNotFound    another save replaced it under the load, twice; load again
+├── CheckpointCorrupted       CheckpointCorrupted   bytes are missing or changed; `.tensors` names what they hold
+├── StateMismatch             StateMismatch         the state dict does not fit the checkpoint
+├── StorageUnavailable        StorageUnavailable    the store does not answer, or there is no such bucket; try again
+├── StorageDenied             StorageDenied         credentials or permissions
+├── StorageFull               StorageFull           no space, quota
+├── PeerLost                  WorkerLost            another rank went away; its own error says more
+├── PeerHung                  RankHung              another rank did not answer in time; `.rank` names it
+└── InvalidOption             InvalidSpec           a URL or an option that can't be
+"""
+
+import errno
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, Final, Self
+
+from dcp_worker.contract import Conflict, Reason
+
+_SHOWN: Final = 8
+"""Tensor names in a message; the rest is a count."""
+
+
+class EngineError(Exception):
+    """A save, load or verify failed. The same error is raised on every rank; `rank` is the one that failed first."""
+
+    reason: ClassVar[Reason] = Reason.RANK_FAILED
+
+    def __init__(self, message: str, *, rank: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.rank = rank
+        self.time = time.time()
+        self.stage = ""
+        self.traceback = ""
+        self.conflict: Conflict | None = None
+        self.commit_unknown = False
+        """The save may be committed or not: nobody may remove its data."""
+        self.failures: Sequence[EngineError] = ()
+        """The errors of all ranks that failed, this one included, the first in time first."""
+
+    def __str__(self) -> str:
+        return self.message if self.rank is None else f"rank {self.rank}: {self.message}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _blank, (type(self), self.message), self.__dict__
+
+
+def _blank(cls: type[EngineError], message: str) -> EngineError:
+    """Make an error without its __init__; pickle fills in the fields. So every subclass crosses between ranks."""
+    error = cls.__new__(cls)
+    Exception.__init__(error, message)
+    return error
+
+
+class CheckpointExists(EngineError):
+    """The URL holds a committed checkpoint and `overwrite` is false."""
+
+    reason = Reason.OVERWRITE_CONFLICT
+
+    def __init__(self, url: str, conflict: Conflict) -> None:
+        made = f" on {conflict.created_time:%Y-%m-%d %H:%M:%S} UTC" if conflict.created_time else ""
+        save = f"save {conflict.save_id} by {conflict.origin or 'an unknown saver'}" if conflict.save_id else "a save"
+        super().__init__(
+            f"Checkpoint already exists at {url}: {save}{made}. Set overwrite to replace it, or save to another URL."
+        )
+        self.conflict = conflict.model_copy(update={"message": self.message})
+
+
+class CheckpointNotFound(EngineError):
+    """Nothing is committed at the URL."""
+
+    reason = Reason.CHECKPOINT_NOT_FOUND
+
+    def __init__(self, url: str) -> None:
+        super().__init__(f"No checkpoint is committed at {url} (there is no .metadata). Check the URL.")
+
+
+class CheckpointReplaced(EngineError):
+    """Another save replaced the checkpoint while it was being read."""
+
+    reason = Reason.CHECKPOINT_NOT_FOUND
+
+    def __init__(self, url: str, save_id: str) -> None:
+        super().__init__(
+            f"The checkpoint at {url} (save {save_id}) was replaced while it was being read. Load it again."
+        )
+
+
+class CheckpointCorrupted(EngineError):
+    """Bytes of the checkpoint are missing or changed."""
+
+    reason = Reason.CHECKPOINT_CORRUPTED
+
+    def __init__(self, file: str, detail: str, tensors: Iterable[str] = ()) -> None:
+        names = sorted(set(tensors))
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        touched = f" It holds {', '.join(names[:_SHOWN])}{more}." if names else ""
+        super().__init__(f"{file}: {detail}.{touched}")
+        self.file = file
+        self.tensors = names
+
+
+class StateMismatch(EngineError):
+    """The state dict asks for what the checkpoint does not hold, or holds in another shape."""
+
+    reason = Reason.STATE_MISMATCH
+
+
+class StorageUnavailable(EngineError):
+    """The store can't be reached, does not answer, or has no such bucket."""
+
+    reason = Reason.STORAGE_UNAVAILABLE
+
+
+class StorageDenied(EngineError):
+    """The store refuses the credentials or the operation."""
+
+    reason = Reason.STORAGE_DENIED
+
+
+class StorageFull(EngineError):
+    """The store has no room left."""
+
+    reason = Reason.STORAGE_FULL
+
+
+class PeerLost(EngineError):
+    """Another rank went away in the middle of a collective."""
+
+    reason = Reason.WORKER_LOST
+
+
+class PeerHung(EngineError):
+    """Another rank did not come to a collective in time."""
+
+    reason = Reason.RANK_HUNG
+
+
+class InvalidOption(EngineError):
+    """A URL or a storage option that can't be."""
+
+    reason = Reason.INVALID_SPEC
+
+
+class StaleVersion(Exception):  # noqa: N818 - a signal between store and commit, which never reaches a caller
+    """The object is not the version that a compare-and-swap expected."""
+
+    @classmethod
+    def of(cls, path: str) -> Self:
+        """Return the signal for one path."""
+        return cls(f"{path} changed since it was read")
+
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+_TEXTS: Final[tuple[tuple[type[EngineError], tuple[str, ...]], ...]] = (
+    (StorageFull, ("QuotaExceeded", "InsufficientStorage", "507 Insufficient", "StorageFull", "XMinioStorageFull")),
+    (
+        StorageDenied,
+        (
+            "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
+            "401 Unauthorized", "403 Forbidden", "Unable to locate credentials", "AuthenticationFailed",
+        ),
+    ),
+    (StorageUnavailable, ("NoSuchBucket", "ContainerNotFound", "Account not found")),
+)  # fmt: skip
+"""What stores write into their answers, whichever library hands them on. The first match wins."""
+
+_CLASSES: Final[dict[str, type[EngineError]]] = {
+    "obstore.exceptions.PermissionDeniedError": StorageDenied,
+    "obstore.exceptions.UnauthenticatedError": StorageDenied,
+    "obstore.exceptions.UnknownConfigurationKeyError": InvalidOption,
+    "obstore.exceptions.InvalidPathError": InvalidOption,
+    "obstore.exceptions.BaseError": StorageUnavailable,
+    "botocore.exceptions.NoCredentialsError": StorageDenied,
+    "botocore.exceptions.PartialCredentialsError": StorageDenied,
+    "botocore.exceptions.ParamValidationError": InvalidOption,
+    "botocore.exceptions.BotoCoreError": StorageUnavailable,
+    "botocore.exceptions.ClientError": StorageUnavailable,
+    "aiohttp.client_exceptions.ClientError": StorageUnavailable,
+    "torch.distributed.DistError": PeerLost,
+    "builtins.PermissionError": StorageDenied,
+    "builtins.ConnectionError": StorageUnavailable,
+    "builtins.TimeoutError": StorageUnavailable,
+}
+"""Foreign class, by name so that none need be imported, to ours. The nearest ancestor in the table wins."""
+
+
+def translate(exc: BaseException, *, url: str = "") -> EngineError:
+    """Return `exc` as an EngineError with the cause chained; an EngineError comes back as it is.
+
+    Unwraps torch's CheckpointException, which is no Exception and carries one error per failed rank.
+    """
+    if isinstance(exc, EngineError):
+        return exc
+    ranks = getattr(exc, "failures", None)
+    if isinstance(ranks, dict) and ranks:
+        return _first_of(ranks, url)
+    text = " ".join(str(exc).split("\n\nDebug source")[0].split())
+    error = _by_errno(exc, text, url) or _by_text(text) or _by_class(exc, text) or _unforeseen(exc, text)
+    error.__cause__ = exc
+    return error
+
+
+def _first_of(ranks: dict[int, tuple[BaseException, Any]], url: str) -> EngineError:
+    errors = []
+    for rank, (cause, _) in ranks.items():
+        error = translate(cause, url=url)
+        error.rank = rank if error.rank is None else error.rank
+        errors.append(error)
+    errors.sort(key=lambda error: error.time)
+    errors[0].failures = errors
+    return errors[0]
+
+
+def _by_errno(exc: BaseException, text: str, url: str) -> EngineError | None:
+    if isinstance(exc, FileNotFoundError) and "NoSuchBucket" not in text:
+        return CheckpointNotFound(url) if url else CheckpointCorrupted(text, "is missing")
+    number = exc.errno if isinstance(exc, OSError) else None
+    make: Callable[[str], EngineError] | None = None
+    if number in _FULL:
+        make = StorageFull
+    elif number in _DENIED:
+        make = StorageDenied
+    return make(text) if make else None
+
+
+def _by_text(text: str) -> EngineError | None:
+    return next((cls(text) for cls, marks in _TEXTS if any(mark in text for mark in marks)), None)
+
+
+def _by_class(exc: BaseException, text: str) -> EngineError | None:
+    for cls in type(exc).__mro__:
+        if ours := _CLASSES.get(f"{cls.__module__}.{cls.__qualname__}"):
+            return ours(text or cls.__name__)
+    return StorageUnavailable(text or type(exc).__name__) if isinstance(exc, OSError) else None
+
+
+def _unforeseen(exc: BaseException, text: str) -> EngineError:
+    if "Connection closed by peer" in text or "Connection reset by peer" in text:
+        return PeerLost(f"lost another rank: {text}")
+    return EngineError(f"{type(exc).__name__}: {text}")

@@ -1,0 +1,99 @@
+"""Any other fsspec file system. Nothing of fsspec can compare and swap, so the guard is BestEffort.
+
+`memory://` lives in one process: it serves single-rank tests.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+import fsspec
+
+from dcp_worker.engine.errors import StaleVersion
+from dcp_worker.engine.store import BEST_EFFORT, Blob, Buffer, Entry
+
+
+class FsspecStore:
+    """A checkpoint's folder on an fsspec file system; see `Store`."""
+
+    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+        self.url = url
+        self._fs, self._root = fsspec.core.url_to_fs(url.rstrip("/"), **options)
+
+    def read(self, path: str, *, tail: int | None = None) -> Blob:
+        """Read the file past the directory cache; the version is what the file system knows of it."""
+        self._fs.invalidate_cache()
+        info = self._fs.info(self._full(path))
+        start = max(0, info["size"] - tail) if tail else None
+        return Blob(self._fs.cat_file(self._full(path), start=start), _version(info), info["size"], _modified(info))
+
+    def create(self, path: str, data: bytes) -> None:
+        """Write unless the file exists."""
+        self._fs.invalidate_cache()
+        self._make_parent(path)
+        self._fs.pipe_file(self._full(path), data, mode="create")
+
+    def replace(self, path: str, data: bytes, version: Any) -> None:  # noqa: ANN401 - see Store
+        """Write if the file is still that version."""
+        if self.read(path, tail=1).version != version:
+            raise StaleVersion.of(path)
+        self._fs.pipe_file(self._full(path), data)
+
+    def write(self, path: str, chunks: Iterable[Buffer], *, part_size: int, parallel: int) -> None:
+        """Stream through the file system's own buffer; discard on an error, never close half a file."""
+        del parallel
+        self._make_parent(path)
+        file = self._fs.open(self._full(path), "wb", block_size=part_size)
+        try:
+            for chunk in chunks:
+                file.write(chunk)
+            file.close()
+        except BaseException:
+            with suppress(Exception):
+                file.discard()
+            with suppress(Exception):
+                self._fs.rm_file(self._full(path))
+            raise
+
+    def read_range(self, path: str, offset: int, length: int, scratch: memoryview) -> Buffer:
+        """Read a range as the file system hands it out."""
+        del scratch
+        data: bytes = self._fs.cat_file(self._full(path), start=offset, end=offset + length)
+        if len(data) != length:
+            raise EOFError(path)
+        return data
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """Find the files below a folder."""
+        self._fs.invalidate_cache()
+        cut = len(self._root) + 1
+        for name, info in self._fs.find(self._full(prefix), detail=True).items():
+            yield Entry(name[cut:], info["size"], _modified(info))
+
+    def delete(self, paths: Sequence[str]) -> None:
+        """Remove the files one by one."""
+        for path in paths:
+            with suppress(FileNotFoundError):
+                self._fs.rm_file(self._full(path))
+
+    def guard(self) -> str:
+        """Return BestEffort: fsspec looks first and writes then."""
+        return BEST_EFFORT
+
+    def _full(self, path: str) -> str:
+        return f"{self._root}/{path}".rstrip("/")
+
+    def _make_parent(self, path: str) -> None:
+        self._fs.makedirs(self._fs._parent(self._full(path)), exist_ok=True)  # noqa: SLF001 - has no public name
+
+
+def _version(info: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(info.get(key)) for key in ("ETag", "etag", "md5", "version", "created", "mtime", "size"))
+
+
+def _modified(info: Mapping[str, Any]) -> datetime | None:
+    for key in ("LastModified", "last_modified", "mtime", "created"):
+        if isinstance(value := info.get(key), datetime):
+            return value
+    return None

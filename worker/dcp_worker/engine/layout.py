@@ -1,0 +1,93 @@
+"""Where things lie below a checkpoint's URL, and the line that ends `.metadata`.
+
+.metadata                          the commit point: a pickle for DCP, then one line of JSON for us
+data-<save id>/__<rank>_<n>.distcp
+data-<save id>/manifest.json
+data-<save id>/blocks.crc32c
+"""
+
+import json
+import re
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+METADATA: Final = ".metadata"
+TAIL_BYTES: Final = 4096
+"""How much of the end of `.metadata` surely holds the trailer."""
+FILE_LIMIT: Final = 32 << 30
+"""Bytes after which a rank begins its next file; keeps an upload below the 10,000 parts that S3 takes."""
+
+_SAVE_ID: Final = re.compile(r"[0-9a-f]{32}")
+_TRAILER: Final = "dcpOperator"
+_Item = TypeVar("_Item")
+
+
+def new_save_id() -> str:
+    """Return a name that no other save has or ever will have."""
+    return uuid.uuid4().hex
+
+
+def data_folder(save_id: str) -> str:
+    """Return the folder that one save, and only that save, writes to."""
+    if not _SAVE_ID.fullmatch(save_id):
+        raise ValueError(f"{save_id!r} is not a save id")
+    return f"data-{save_id}"
+
+
+def manifest_path(save_id: str) -> str:
+    """Return where a save's manifest lies."""
+    return f"{data_folder(save_id)}/manifest.json"
+
+
+def blocks_path(save_id: str) -> str:
+    """Return where the digests of a save's blocks lie."""
+    return f"{data_folder(save_id)}/blocks.crc32c"
+
+
+def data_path(save_id: str, rank: int, number: int) -> str:
+    """Return the name of a rank's n-th data file; the last part is stock DCP's."""
+    return f"{data_folder(save_id)}/__{rank}_{number}.distcp"
+
+
+@dataclass(frozen=True)
+class Trailer:
+    """What the last line of `.metadata` says: whose save it is, and how to be sure of its manifest."""
+
+    save_id: str
+    manifest: str
+    sha256: str
+
+    def encode(self) -> bytes:
+        """Return the line; it follows the pickle's STOP, after which no reader of pickles looks."""
+        fields = {"saveId": self.save_id, "manifest": self.manifest, "sha256": self.sha256}
+        return f"\n{json.dumps({_TRAILER: fields}, separators=(',', ':'))}\n".encode()
+
+
+def parse_trailer(data: bytes) -> tuple[Trailer | None, int]:
+    """Return the trailer at the end of `data`, None where a stock writer wrote it, and the trailer's length."""
+    start = data.rfind(b"\n{")
+    if start < 0 or not data.endswith(b"}\n"):
+        return None, 0
+    try:
+        fields = json.loads(data[start:])[_TRAILER]
+        trailer = Trailer(fields["saveId"], fields["manifest"], fields["sha256"])
+        expected = manifest_path(trailer.save_id)
+    except (ValueError, TypeError, KeyError):
+        return None, 0
+    return (trailer, len(data) - start) if trailer.manifest == expected else (None, 0)
+
+
+def split(items: Iterable[tuple[_Item, int]], limit: int = FILE_LIMIT) -> Iterator[list[_Item]]:
+    """Group a rank's (item, bytes) into files of at most `limit` bytes, or of one item that is larger."""
+    group: list[_Item] = []
+    size = 0
+    for item, length in items:
+        if group and size + length > limit:
+            yield group
+            group, size = [], 0
+        group.append(item)
+        size += length
+    if group:
+        yield group

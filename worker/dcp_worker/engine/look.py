@@ -1,0 +1,97 @@
+"""Looking at a checkpoint without loading it: who is committed, may an operation start. Needs no torch."""
+
+from collections.abc import Mapping
+from os import PathLike, fspath
+from typing import Any
+
+from dcp_worker.contract import CheckpointInfo, Operation, Origin
+from dcp_worker.engine import commit, layout
+from dcp_worker.engine.errors import CheckpointCorrupted, CheckpointNotFound, EngineError, StorageDenied, translate
+from dcp_worker.engine.manifest import Manifest
+from dcp_worker.engine.store import Store, open_store
+
+
+def find(url: str | PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> CheckpointInfo | None:
+    """Return what is committed at the URL, or None. One process calls it."""
+    try:
+        store = open_store(fspath(url), storage_options)
+        found = commit.committed(store)
+        return commit.describe(store, found) if found else None
+    except Exception as error:
+        raise _translated(error, url) from error
+
+
+def inspect(url: str | PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> Manifest:
+    """Return the manifest of the checkpoint at the URL.
+
+    A stock checkpoint has none; one is put together from its `.metadata`, which needs torch and reads the pickle with
+    the allow-list.
+    """
+    try:
+        store = open_store(fspath(url), storage_options)
+        snapshot = commit.read_snapshot(store)
+        trailer, _ = layout.parse_trailer(snapshot.metadata)
+        if trailer and snapshot.manifest is not None:
+            return commit.decode_manifest(snapshot.manifest, trailer, store.url)
+        from dcp_worker.engine.stock import manifest_of_stock  # noqa: PLC0415 - loads torch
+
+        return manifest_of_stock(store, snapshot.metadata)
+    except Exception as error:
+        raise _translated(error, url) from error
+
+
+def preflight(
+    operation: Operation,
+    url: str | PathLike[str],
+    *,
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    origin: Origin | None = None,
+) -> CheckpointInfo | None:
+    """Find out, before any rank starts, whether an operation can work. One process calls it.
+
+    For a Save: the store takes a new file and gives it up again, and nothing is committed at the URL unless `overwrite`
+    is set. Returns the earlier commit of the same `origin` if there is one, since then there is nothing left to do; else
+    None. For a Load or Verify: something is committed at the URL, and it is returned.
+
+    Raises:
+        EngineError: CheckpointExists, CheckpointNotFound, StorageDenied, StorageUnavailable and so on.
+    """
+    try:
+        store = open_store(fspath(url), storage_options)
+        found = commit.committed(store)
+        info = commit.describe(store, found) if found else None
+    except Exception as error:
+        raise _translated(error, url) from error
+    if operation is not Operation.SAVE:
+        if info is None:
+            raise CheckpointNotFound(store.url)
+        return info
+    if info and origin and origin.uid and info.origin == origin:
+        return info
+    if found and not overwrite:
+        raise commit.conflict(store, found)
+    _try_out(store, overwrite=overwrite)
+    return None
+
+
+def _try_out(store: Store, *, overwrite: bool) -> None:
+    """Create a file and delete it. Without `overwrite` a store that forbids deletes will do."""
+    path = f"{layout.data_folder(layout.new_save_id())}/probe"
+    try:
+        store.create(path, b"")
+    except Exception as error:
+        raise _translated(error, store.url) from error
+    try:
+        store.delete([path])
+    except Exception as error:
+        known = _translated(error, store.url)
+        if overwrite or not isinstance(known, StorageDenied):
+            raise known from error
+        commit.LOG.warning("%s: the store forbids deletes; a failed save would leave its files", store.url)
+
+
+def _translated(error: Exception, url: str | PathLike[str]) -> EngineError:
+    if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error):
+        return CheckpointCorrupted(fspath(url), f"a file is missing: {error}")
+    return translate(error)

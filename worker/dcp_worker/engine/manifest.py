@@ -1,0 +1,167 @@
+"""What a checkpoint holds, as JSON that needs neither pickle nor torch.
+
+Chunks are arrays, not objects: at a thousand ranks there are millions of them. Pure: no IO.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, NamedTuple, Self
+
+from dcp_worker.contract import CheckpointInfo, Origin
+
+FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One data file: its path below the URL, bytes, crc32c, and its first block's place among all block digests."""
+
+    path: str
+    size: int
+    crc32c: int | None = None
+    first_block: int = 0
+
+
+class Chunk(NamedTuple):
+    """A box of a tensor and where it lies: `length` bytes at `offset` of `files[file]`, the payload at `payload`.
+
+    `payload` counts from `offset` and is None where the bytes are not simply the chunk's values in row-major order.
+    """
+
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    file: int
+    offset: int
+    length: int
+    payload: int | None
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One entry of the state dict; `dtype` is None for an object that is no tensor (BYTE_IO)."""
+
+    dtype: str | None
+    shape: tuple[int, ...]
+    chunks: tuple[Chunk, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about one save but its bytes."""
+
+    save_id: str = ""
+    url: str = ""
+    origin: Origin | None = None
+    step: int | None = None
+    world_size: int | None = None
+    torch_version: str = ""
+    created_time: datetime | None = None
+    conflict_guard: str = ""
+    metadata_sha256: str = ""
+    """Of the pickle in `.metadata`, without the trailer, which names this manifest in turn."""
+    block_size: int = 0
+    files: tuple[DataFile, ...] = ()
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def encode(self) -> bytes:
+        """Return the JSON of manifest.json."""
+        document = {
+            "format": FORMAT,
+            "saveId": self.save_id,
+            "origin": self.origin.to_dict() if self.origin else None,
+            "step": self.step,
+            "worldSize": self.world_size,
+            "torchVersion": self.torch_version,
+            "createdTime": self.created_time.isoformat() if self.created_time else None,
+            "conflictGuard": self.conflict_guard,
+            "metadataSha256": self.metadata_sha256,
+            "blockSize": self.block_size,
+            "files": [
+                {"path": file.path, "size": file.size, "crc32c": file.crc32c, "firstBlock": file.first_block}
+                for file in self.files
+            ],
+            "tensors": {
+                name: {"dtype": tensor.dtype, "shape": tensor.shape, "chunks": tensor.chunks}
+                for name, tensor in self.tensors.items()
+            },
+        }
+        return json.dumps(document, separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, data: bytes, url: str = "") -> Self:
+        """Return the manifest in manifest.json; raise ValueError for anything else."""
+        try:
+            return cls._from(json.loads(data), url)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a manifest: {error!r}") from error
+
+    @classmethod
+    def _from(cls, document: dict[str, Any], url: str) -> Self:
+        if document["format"] != FORMAT:
+            raise ValueError(f"manifest format {document['format']} is not {FORMAT}; use a newer dcp-operator")
+        created = document["createdTime"]
+        return cls(
+            save_id=document["saveId"],
+            url=url,
+            origin=Origin.model_validate(document["origin"]) if document["origin"] else None,
+            step=document["step"],
+            world_size=document["worldSize"],
+            torch_version=document["torchVersion"],
+            created_time=datetime.fromisoformat(created) if created else None,
+            conflict_guard=document["conflictGuard"],
+            metadata_sha256=document["metadataSha256"],
+            block_size=document["blockSize"],
+            files=tuple(
+                DataFile(file["path"], file["size"], file["crc32c"], file["firstBlock"]) for file in document["files"]
+            ),
+            tensors={name: _tensor(entry) for name, entry in document["tensors"].items()},
+        )
+
+    def digest(self) -> str:
+        """Return the sha256 of manifest.json, which the trailer of `.metadata` carries."""
+        return hashlib.sha256(self.encode()).hexdigest()
+
+    def info(self, digest: str = "") -> CheckpointInfo:
+        """Return the summary that goes into a status."""
+        return CheckpointInfo(
+            url=self.url,
+            save_id=self.save_id,
+            step=self.step,
+            bytes=sum(file.size for file in self.files),
+            files=len(self.files),
+            tensors=sum(tensor.dtype is not None for tensor in self.tensors.values()),
+            world_size=self.world_size,
+            torch_version=self.torch_version,
+            manifest_digest=f"sha256:{digest}" if digest else "",
+            created_time=self.created_time,
+            origin=self.origin,
+            conflict_guard=self.conflict_guard,
+        )
+
+    def tensors_by_file(self) -> dict[str, list[str]]:
+        """Return file path -> names of what lies in it."""
+        names: dict[str, list[str]] = defaultdict(list)
+        for name, tensor in self.tensors.items():
+            for number in sorted({chunk.file for chunk in tensor.chunks}):
+                names[self.files[number].path].append(name)
+        return dict(names)
+
+    def tensors_in(self, path: str, start: int, stop: int) -> list[str]:
+        """Return the names of what lies in a range of a file."""
+        return [
+            name
+            for name, tensor in self.tensors.items()
+            if any(
+                self.files[chunk.file].path == path and chunk.offset < stop and start < chunk.offset + chunk.length
+                for chunk in tensor.chunks
+            )
+        ]
+
+
+def _tensor(entry: dict[str, Any]) -> Tensor:
+    chunks = tuple(Chunk(tuple(offsets), tuple(sizes), *rest) for offsets, sizes, *rest in entry["chunks"])
+    return Tensor(entry["dtype"], tuple(entry["shape"]), chunks)

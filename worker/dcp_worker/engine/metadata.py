@@ -1,0 +1,81 @@
+"""`.metadata`: DCP's pickled Metadata, read with an allow-list, written with our trailer behind it."""
+
+import hashlib
+import io
+import pickle
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch.distributed.checkpoint.metadata import Metadata
+
+from dcp_worker.engine.errors import CheckpointCorrupted
+from dcp_worker.engine.layout import METADATA, Trailer, parse_trailer
+
+_DCP: Final = "torch.distributed.checkpoint"
+_ALLOWED: Final = frozenset(
+    {
+        (f"{_DCP}.metadata", "Metadata"),
+        (f"{_DCP}.metadata", "MetadataIndex"),
+        (f"{_DCP}.metadata", "TensorStorageMetadata"),
+        (f"{_DCP}.metadata", "BytesStorageMetadata"),
+        (f"{_DCP}.metadata", "ChunkStorageMetadata"),
+        (f"{_DCP}.metadata", "TensorProperties"),
+        (f"{_DCP}.metadata", "StorageMeta"),
+        (f"{_DCP}.metadata", "_MEM_FORMAT_ENCODING"),
+        (f"{_DCP}.filesystem", "_StorageInfo"),
+        ("torch", "Size"),
+        ("torch.serialization", "_get_layout"),
+        ("collections", "OrderedDict"),
+        ("pathlib", "PosixPath"),
+        ("pathlib", "PurePosixPath"),
+        ("pathlib._local", "PosixPath"),
+        ("pathlib._local", "PurePosixPath"),
+    }
+)
+"""All that stock writers of torch 2.3 and later put into `.metadata`, dtypes aside."""
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - pickle's own signature
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which is not on the allow-list")
+        # What Python 3.13 calls pathlib._local is pathlib elsewhere.
+        return super().find_class(module.removesuffix("._local"), name)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """`.metadata` taken apart: the pickle, and the trailer of one of our saves."""
+
+    pickled: bytes
+    trailer: Trailer | None
+
+    @property
+    def sha256(self) -> str:
+        """Return the digest of the pickle, which the manifest carries."""
+        return hashlib.sha256(self.pickled).hexdigest()
+
+
+def take_apart(data: bytes) -> Parts:
+    """Split the bytes of `.metadata`."""
+    trailer, length = parse_trailer(data)
+    return Parts(data[: len(data) - length], trailer)
+
+
+def dump(metadata: Metadata) -> bytes:
+    """Pickle as stock writers do."""
+    return pickle.dumps(metadata)
+
+
+def load(pickled: bytes) -> Metadata:
+    """Unpickle with the allow-list: a crafted file can name nothing that runs."""
+    try:
+        metadata = _Unpickler(io.BytesIO(pickled)).load()
+    except Exception as error:
+        raise CheckpointCorrupted(METADATA, f"can't be read: {error}") from error
+    if not isinstance(metadata, Metadata):
+        raise CheckpointCorrupted(METADATA, f"holds a {type(metadata).__name__}, not DCP's Metadata")
+    return metadata

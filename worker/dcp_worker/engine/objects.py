@@ -1,0 +1,56 @@
+"""Items that only `torch.load` can decode: state dict entries that are no tensors, and tensors that stock DCP saved.
+
+Nothing is decoded without `weights_only=True`. DCP's own planner decodes non-tensor entries again without it; by then
+the very same bytes have passed the restricted unpickler, so they name nothing that could run.
+"""
+
+import io
+import pickle
+from collections.abc import Sequence
+
+import torch
+from torch.distributed._shard._utils import narrow_tensor_by_index
+from torch.distributed.checkpoint.planner import LoadItemType, LoadPlanner, ReadItem
+
+from dcp_worker.engine.digest import Bytes
+from dcp_worker.engine.errors import CheckpointCorrupted, StateMismatch
+
+
+def place(item: ReadItem, file: str, data: Bytes, planner: LoadPlanner, allow: Sequence[type]) -> None:
+    """Decode one item and give it to the planner."""
+    stream = io.BytesIO(data)  # type: ignore[arg-type]
+    value = decode(item.storage_index.fqn, file, stream, allow)
+    if item.type == LoadItemType.BYTE_IO:
+        stream.seek(0)
+        planner.load_bytes(item, stream)
+        return
+    if not isinstance(value, torch.Tensor):
+        raise CheckpointCorrupted(
+            file, f"holds a {type(value).__name__} in place of a tensor", [item.storage_index.fqn]
+        )
+    source = narrow_tensor_by_index(value, item.storage_offsets, item.lengths)
+    target = planner.resolve_tensor(item).detach()
+    if target.size() != source.size():
+        raise StateMismatch(
+            f"{item.dest_index.fqn}: the checkpoint holds {tuple(source.size())} where the state dict wants "
+            f"{tuple(target.size())}"
+        )
+    target.copy_(source)
+    planner.commit_tensor(item, target)
+
+
+def decode(name: str, file: str, stream: io.BytesIO, allow: Sequence[type] = ()) -> object:
+    """Load with the restricted unpickler; say which class it refused and how to allow it."""
+    try:
+        with torch.serialization.safe_globals(list(allow)):
+            return torch.load(stream, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "GLOBAL" in str(error):
+            reason = str(error).split("GLOBAL", 1)[-1].split(" was not", 1)[0].strip()
+            raise StateMismatch(
+                f"{name} in {file} holds {reason}, which is not on the allow-list. If you trust the checkpoint, pass the "
+                "class in `allow`."
+            ) from error
+        raise CheckpointCorrupted(file, f"{name} can't be decoded: {error}", [name]) from error
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointCorrupted(file, f"{name} can't be decoded: {error}", [name]) from error

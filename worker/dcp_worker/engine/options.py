@@ -1,0 +1,122 @@
+"""The neutral storage options of the contract, translated to each library's own names in one place.
+
+Secrets are no options: they come from the environment under the provider's own names (`AWS_SECRET_ACCESS_KEY`, ...),
+as does `AWS_CA_BUNDLE` for the authorities to trust.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from dcp_worker.contract import STORAGE_OPTIONS
+from dcp_worker.engine.errors import InvalidOption
+
+OBJECT_PROTOCOLS: Final = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
+_CANONICAL: Final = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "": "file", "local": "file"}
+
+_CONFIG: Final = {
+    "endpoint_url": {"s3": "endpoint", "gs": "base_url", "az": "endpoint", "abfs": "endpoint"},
+    "anon": {"s3": "skip_signature", "gs": "skip_signature", "az": "skip_signature", "abfs": "skip_signature"},
+    "region": {"s3": "region"},
+    "requester_pays": {"s3": "request_payer"},
+    "server_side_encryption": {"s3": "server_side_encryption"},
+    "sse_kms_key_id": {"s3": "sse_kms_key_id"},
+    "account_name": {"az": "account_name", "abfs": "account_name"},
+}
+"""Our option -> protocol -> obstore's configuration key."""
+
+_CONNECT_SECONDS: Final = 10.0
+_READ_SECONDS: Final = 30.0
+_ATTEMPTS: Final = 6
+_RETRY_SECONDS: Final = 180.0
+
+
+@dataclass(frozen=True)
+class ObstoreOptions:
+    """What `obstore.store.from_url` takes."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    client: dict[str, Any] = field(default_factory=dict)
+    retry: dict[str, Any] = field(default_factory=dict)
+
+
+def protocol_of(url: str) -> str:
+    """Return the URL's protocol in its canonical spelling; a path without one is `file`."""
+    if "::" in url:
+        raise InvalidOption(f"{url}: chained URLs are not supported")
+    protocol = url.split("://", 1)[0].lower() if "://" in url else ""
+    return _CANONICAL.get(protocol, protocol)
+
+
+def check(protocol: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that the protocol does not know; other fsspec protocols take what their library takes."""
+    known = STORAGE_OPTIONS.get(protocol)
+    if known is None:
+        return
+    for name in options:
+        if name not in known:
+            fitting = ", ".join(sorted(known)) or "none"
+            raise InvalidOption(f"storage option {name!r} is not known for {protocol}. Known: {fitting}.")
+
+
+def for_obstore(protocol: str, options: Mapping[str, Any]) -> ObstoreOptions:
+    """Translate to obstore. Every request gets a connect and a read timeout and bounded, jittered retries."""
+    config = {
+        names[protocol]: options[name] for name, names in _CONFIG.items() if name in options and protocol in names
+    }
+    if protocol == "s3":
+        config["virtual_hosted_style_request"] = _virtual_hosted(options)
+        config.setdefault("region", os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1")
+        # Every byte carries our own crc32c; a second digest, sha256 of each part, would cost more than the wire.
+        config["unsigned_payload"] = True
+    if "project" in options:
+        config["user_project"] = options["project"]
+    attempts = int(options.get("max_attempts", _ATTEMPTS))
+    return ObstoreOptions(
+        config=config,
+        client=_client(options),
+        retry={
+            "max_retries": max(0, attempts - 1),
+            "retry_timeout": timedelta(seconds=_RETRY_SECONDS),
+            "backoff": {
+                "init_backoff": timedelta(milliseconds=100),
+                "max_backoff": timedelta(seconds=10),
+                "base": 2,
+            },
+        },
+    )
+
+
+def _virtual_hosted(options: Mapping[str, Any]) -> bool:
+    style = options.get("addressing_style", "auto")
+    return bool(style == "virtual" or (style == "auto" and not _endpoint(options)))
+
+
+def _endpoint(options: Mapping[str, Any]) -> str:
+    from_env = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    return str(options.get("endpoint_url") or from_env)
+
+
+def _client(options: Mapping[str, Any]) -> dict[str, Any]:
+    client: dict[str, Any] = {
+        "connect_timeout": timedelta(seconds=float(options.get("connect_timeout", _CONNECT_SECONDS))),
+        # A stall is told from a slow transfer by the read timeout; the whole request has none.
+        "read_timeout": timedelta(seconds=float(options.get("read_timeout", _READ_SECONDS))),
+        "timeout": timedelta(days=1),
+        "user_agent": "dcp-operator",
+    }
+    if urlsplit(_endpoint(options)).scheme == "http":
+        client["allow_http"] = True
+    if "proxy_url" in options:
+        client["proxy_url"] = options["proxy_url"]
+    bundle = options.get("ca_bundle") or os.environ.get("AWS_CA_BUNDLE")
+    if bundle:
+        try:
+            client["root_certificate"] = Path(bundle).read_bytes()
+        except OSError as error:
+            raise InvalidOption(f"ca_bundle: {error}") from error
+    return client

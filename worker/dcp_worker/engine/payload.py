@@ -1,0 +1,118 @@
+"""The bytes of one item on their way to a file: straight from the tensor's memory, or copied piece by piece.
+
+No copy of a whole shard is ever made. A contiguous CPU tensor is sliced in place. Anything else (another device, another
+layout) passes through pieces of bounded size; from a CUDA device through two pinned buffers, so that the next piece is
+copied while this one is digested and sent.
+"""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.distributed.checkpoint.planner import SavePlanner, WriteItem, WriteItemType
+
+from dcp_worker.engine import archive
+from dcp_worker.engine.digest import Bytes, as_bytes
+
+PIECE: int = 4 << 20
+"""Bytes handed on at once: small enough to stay in the processor's cache between digest and copy."""
+
+
+@dataclass(frozen=True)
+class Payload:
+    """One item, ready to stream."""
+
+    size: int
+    offset: int | None
+    """Where a reader finds the values in row-major order; None if only `torch.load` can decode the item."""
+    source: io.BytesIO | torch.Tensor
+    frame: archive.Frame
+
+    def pieces(self) -> Iterator[Bytes]:
+        """Give the item's bytes in order; a piece is valid until the next one is asked for."""
+        if isinstance(self.source, io.BytesIO):
+            yield from _slices(as_bytes(self.source.getbuffer()))
+            return
+        yield as_bytes(self.frame.head)
+        yield from _tensor_pieces(self.source)
+        yield as_bytes(self.frame.tail)
+
+
+def size_of(item: WriteItem) -> int:
+    """Return about how many bytes the item will take; objects count as nothing."""
+    data = item.tensor_data
+    if data is None or data.chunk is None:
+        return 0
+    return data.chunk.sizes.numel() * data.properties.dtype.itemsize
+
+
+def prepare(item: WriteItem, planner: SavePlanner) -> Payload:
+    """Look the item up and decide how its bytes are made."""
+    data = planner.resolve_data(item)
+    if isinstance(data, io.BytesIO):
+        return Payload(len(data.getbuffer()), None, data, archive.Frame(b"", b""))
+    tensor = data.detach()
+    if item.type == WriteItemType.BYTE_IO or not archive.can_frame(tensor):
+        buffer = io.BytesIO()
+        torch.save(tensor.cpu().clone(), buffer)
+        return Payload(len(buffer.getbuffer()), None, buffer, archive.Frame(b"", b""))
+    frame = archive.frame(tensor.dtype, tensor.shape)
+    size = len(frame.head) + tensor.numel() * tensor.itemsize + len(frame.tail)
+    return Payload(size, len(frame.head), tensor, frame)
+
+
+def _tensor_pieces(tensor: torch.Tensor) -> Iterator[Bytes]:
+    if not tensor.numel():
+        return
+    if tensor.is_cpu and tensor.is_contiguous():
+        yield from _slices(raw(tensor))
+    elif tensor.is_cuda:
+        yield from _cuda_pieces(tensor)
+    else:
+        for part in rows(tensor, PIECE):
+            yield from _slices(raw(part.cpu().contiguous()))
+
+
+def raw(tensor: torch.Tensor) -> Bytes:
+    """Return the bytes of a contiguous CPU tensor, without a copy."""
+    return tensor.reshape(-1).view(torch.uint8).numpy()
+
+
+def rows(tensor: torch.Tensor, limit: int) -> Iterator[torch.Tensor]:
+    """Cut a tensor, in row-major order, into views of at most `limit` bytes (or one element)."""
+    if tensor.nbytes <= limit or not tensor.dim():
+        yield tensor
+        return
+    step = max(1, limit * tensor.shape[0] // tensor.nbytes)
+    for part in tensor.split(step):
+        if part.nbytes > limit and part.shape[0] == 1 and part.dim() > 1:
+            yield from rows(part[0], limit)
+        else:
+            yield part
+
+
+def _slices(data: Bytes) -> Iterator[Bytes]:
+    for start in range(0, len(data), PIECE):
+        yield data[start : start + PIECE]
+
+
+def _cuda_pieces(tensor: torch.Tensor) -> Iterator[Bytes]:
+    """Copy ahead by one piece on a stream of its own."""
+    stream = torch.cuda.Stream(tensor.device)
+    stream.wait_stream(torch.cuda.current_stream(tensor.device))
+    buffers = [torch.empty(PIECE + 64, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
+    waiting: tuple[torch.Tensor, torch.cuda.Event] | None = None
+    for number, part in enumerate(rows(tensor, PIECE)):
+        target = buffers[number % 2][: part.nbytes]
+        with torch.cuda.stream(stream):
+            target.view(part.dtype).view(part.shape).copy_(part, non_blocking=True)
+            done = torch.cuda.Event()
+            done.record(stream)
+        if waiting:
+            waiting[1].synchronize()
+            yield waiting[0].numpy()
+        waiting = (target, done)
+    if waiting:
+        waiting[1].synchronize()
+        yield waiting[0].numpy()

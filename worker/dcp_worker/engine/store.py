@@ -1,0 +1,100 @@
+"""The few things that the engine asks of a store, whatever it is, and which store serves a URL.
+
+Paths are relative to the checkpoint's URL and use `/`. `FileNotFoundError` and `FileExistsError` are part of the
+protocol; every other error is the library's own, for `errors.translate`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
+
+from dcp_worker.engine import options
+from dcp_worker.engine.errors import InvalidOption, translate
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+PART_SIZE: Final = 8 << 20
+"""Bytes of one part of an upload and of one ranged read."""
+
+ATOMIC: Final = "Atomic"
+BEST_EFFORT: Final = "BestEffort"
+
+
+@dataclass(frozen=True)
+class Blob:
+    """The bytes of a small file, or of its end, with what tells this version of it from another."""
+
+    data: bytes
+    version: Any
+    size: int
+    modified: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of a listing."""
+
+    path: str
+    size: int
+    modified: datetime | None = None
+
+
+@runtime_checkable
+class Store(Protocol):
+    """A folder of files in some store."""
+
+    url: str
+
+    def read(self, path: str, *, tail: int | None = None) -> Blob:
+        """Return a small file, or its last `tail` bytes, as it is now: past any cache."""
+
+    def create(self, path: str, data: bytes) -> None:
+        """Write a small file that must not exist: of many callers at most one succeeds, the rest get FileExistsError.
+
+        With `guard` BestEffort two callers at the same instant may both succeed.
+        """
+
+    def replace(self, path: str, data: bytes, version: Any) -> None:  # noqa: ANN401 - opaque to the caller
+        """Write a small file over the `version` that `read` returned; raise StaleVersion if it is another by now."""
+
+    def write(self, path: str, chunks: Iterable[Buffer], *, part_size: int, parallel: int) -> None:
+        """Stream a new file. At most `part_size * (parallel + 1)` bytes are held; on an error no file stays."""
+
+    def read_range(self, path: str, offset: int, length: int, scratch: memoryview) -> Buffer:
+        """Return a range of a file, in `scratch` (of `length` bytes) or in memory of its own.
+
+        Raises EOFError if the file ends before that.
+        """
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """List the files under a folder, at any depth."""
+
+    def delete(self, paths: Sequence[str]) -> None:
+        """Remove files; one that is not there is no error."""
+
+    def guard(self) -> str:
+        """Return whether `create` refuses atomically: `Atomic`, or `BestEffort`. May ask the store, once."""
+
+
+def open_store(url: str, storage_options: Mapping[str, Any] | None = None) -> Store:
+    """Return the store that serves `url`: local files, an object store through obstore, else fsspec."""
+    given = dict(storage_options or {})
+    protocol = options.protocol_of(url)
+    options.check(protocol, given)
+    try:
+        if protocol == "file":
+            from dcp_worker.engine.local_store import LocalStore  # noqa: PLC0415 - each store loads what it needs
+
+            return LocalStore(url)
+        if protocol in options.OBJECT_PROTOCOLS:
+            from dcp_worker.engine.object_store import ObjectStore  # noqa: PLC0415
+
+            return ObjectStore(url, options.for_obstore(protocol, given))
+        from dcp_worker.engine.fsspec_store import FsspecStore  # noqa: PLC0415
+
+        return FsspecStore(url, given)
+    except (ImportError, ValueError) as error:
+        raise InvalidOption(f"{url}: {error}") from error
+    except Exception as error:
+        raise translate(error) from error

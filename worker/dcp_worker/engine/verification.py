@@ -1,0 +1,147 @@
+"""`verify`: reads a whole checkpoint and compares it with its digests. One process, no GPU, no model."""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from os import PathLike, fspath
+from typing import Any, Final
+
+import numpy as np
+
+from dcp_worker.contract import CheckpointInfo
+from dcp_worker.engine import commit, layout, ranges
+from dcp_worker.engine import metadata as dcp_metadata
+from dcp_worker.engine.digest import BLOCK
+from dcp_worker.engine.errors import CheckpointCorrupted, translate
+from dcp_worker.engine.fetch import Digests, Fetcher
+from dcp_worker.engine.manifest import Manifest
+from dcp_worker.engine.meter import Meter, Progress
+from dcp_worker.engine.stock import manifest_of_stock
+from dcp_worker.engine.store import Store, open_store
+
+_THREADS: Final = 8
+BY_DIGESTS: Final = "every byte, by its crc32c"
+BY_ZIP: Final = "file sizes and zip CRC-32: a stock checkpoint has no digests"
+BY_SIZE: Final = "file sizes only: a stock checkpoint without CRC-32 has no digests"
+
+
+def verify(
+    url: str | PathLike[str],
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    on_progress: Progress | None = None,
+) -> CheckpointInfo:
+    """Read the whole checkpoint at the URL and check it; `verified` of the result says how.
+
+    A checkpoint that stock DCP saved has no digests: file sizes and the CRC-32 of its zip members are checked, where
+    there are any.
+
+    Raises:
+        CheckpointCorrupted: names every bad file in its message and what it holds in `tensors`.
+        EngineError: the other subclasses, as for a load.
+    """
+    try:
+        store = open_store(fspath(url), storage_options)
+        snapshot = commit.read_snapshot(store)
+        parts = dcp_metadata.take_apart(snapshot.metadata)
+        dcp_metadata.load(parts.pickled)
+        if parts.trailer and snapshot.manifest is not None:
+            manifest = commit.decode_manifest(snapshot.manifest, parts.trailer, store.url)
+            if parts.sha256 != manifest.metadata_sha256:
+                raise CheckpointCorrupted(layout.METADATA, "does not have the sha256 that its manifest names")
+            _check_digests(store, manifest, on_progress)
+            return manifest.info(parts.trailer.sha256).model_copy(update={"verified": BY_DIGESTS})
+        manifest = manifest_of_stock(store, snapshot.metadata)
+        return manifest.info().model_copy(update={"verified": _check_stock(store, manifest, on_progress)})
+    except Exception as error:
+        raise translate(error, url=fspath(url)) from error
+
+
+def _check_digests(store: Store, manifest: Manifest, on_progress: Progress | None) -> None:
+    names = manifest.tensors_by_file()
+    paths = {file.path for file in manifest.files}
+    digests = Digests.read(store, manifest, layout.blocks_path(manifest.save_id), paths)
+    fetcher = Fetcher(store, threads=_THREADS, digests=digests, names=manifest.tensors_in)
+    meter = Meter(sum(file.size for file in manifest.files), on_progress)
+    there = {entry.path: entry.size for entry in store.list(layout.data_folder(manifest.save_id))}
+    bad: list[CheckpointCorrupted] = []
+    for file in manifest.files:
+        if (size := there.get(file.path)) != file.size:
+            found = "is missing" if size is None else f"has {size} bytes, not {file.size}"
+            bad.append(CheckpointCorrupted(file.path, found, names.get(file.path, [])))
+            continue
+        reads = [
+            ranges.Read(file.path, start, min(start + ranges.WINDOW, file.size), lambda _: None)
+            for start in range(0, file.size, ranges.WINDOW)
+        ]
+        sizes = {file.path: file.size}
+        try:
+            fetcher.run(ranges.requests(reads, block=BLOCK, sizes=sizes), meter.add)
+        except CheckpointCorrupted as error:
+            bad.append(error)
+    _raise(bad)
+
+
+def _check_stock(store: Store, manifest: Manifest, on_progress: Progress | None) -> str:
+    """Check what a stock checkpoint allows and return in words what that was."""
+    bad: list[CheckpointCorrupted] = []
+    wrong: list[CheckpointCorrupted] = []
+    right = 0
+    meter = Meter(sum(max(0, file.size) for file in manifest.files), on_progress)
+    names = manifest.tensors_by_file()
+    for number, file in enumerate(manifest.files):
+        items = [
+            (chunk.offset, chunk.length, name)
+            for name, tensor in manifest.tensors.items()
+            for chunk in tensor.chunks
+            if chunk.file == number
+        ]
+        end = max((offset + length for offset, length, _ in items), default=0)
+        if file.size < end:
+            found = "is missing" if file.size < 0 else f"has {file.size} bytes, not the {end} that .metadata names"
+            bad.append(CheckpointCorrupted(file.path, found, names.get(file.path, [])))
+            continue
+        for offset, length, name in sorted(items):
+            good, detail = _zip_state(_item(store, file.path, offset, length))
+            right += good
+            if detail:
+                wrong.append(CheckpointCorrupted(file.path, f"{name} {detail}", [name]))
+            meter.add(length)
+    # Where not one CRC is right the writer had them switched off, which torch allows: then they say nothing.
+    _raise(bad + (wrong if right else [error for error in wrong if "CRC" not in str(error)]))
+    return BY_ZIP if right else BY_SIZE
+
+
+def _item(store: Store, path: str, offset: int, length: int) -> bytes:
+    target = np.empty(length, dtype=np.uint8)
+    reads = list(ranges.cut(path, offset, offset + length, target, np.copyto))
+    Fetcher(store, threads=_THREADS).run(ranges.requests(reads, block=0, sizes={}), lambda _: None)
+    return target.tobytes()
+
+
+def _zip_state(data: bytes) -> tuple[int, str]:
+    """Return how many members have a right CRC-32, and what is wrong with the item, if anything."""
+    right = 0
+    wrong = ""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for member in archive.infolist():
+                try:
+                    archive.read(member)
+                    # The CRC of nothing is 0, switched on or off.
+                    right += member.file_size > 0
+                except zipfile.BadZipFile:
+                    wrong = "has a wrong or no CRC-32"
+    except zipfile.BadZipFile as error:
+        return 0, f"is no archive: {error}"
+    return right, wrong
+
+
+def _raise(bad: list[CheckpointCorrupted]) -> None:
+    if not bad:
+        return
+    if len(bad) == 1:
+        raise bad[0]
+    names = [name for error in bad for name in error.tensors]
+    files = sorted({error.file for error in bad})
+    raise CheckpointCorrupted(", ".join(files), f"{len(files)} files are damaged; the first: {bad[0].message}", names)

@@ -1,0 +1,248 @@
+"""DCP's StorageWriter over the commit protocol.
+
+`engine.save` drives it and adds what DCP has no hook for: clean-up on every rank after a failure. Under bare `dcp.save`
+a rank that fails removes its own files; those of the other ranks stay behind as orphans, which are no checkpoint.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from os import PathLike, fspath
+from typing import Any, Final
+
+import torch
+from torch.distributed.checkpoint import StorageWriter
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem, WriteItemType
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
+
+from dcp_worker.contract import CheckpointInfo, Origin
+from dcp_worker.engine import commit, digest, failpoints, layout, payload, record
+from dcp_worker.engine import metadata as dcp_metadata
+from dcp_worker.engine.errors import CheckpointCorrupted, InvalidOption, translate
+from dcp_worker.engine.manifest import Manifest
+from dcp_worker.engine.meter import Meter, Progress
+from dcp_worker.engine.store import PART_SIZE, Buffer, Store, open_store
+
+MEMORY_LIMIT: Final = 256 << 20
+"""Default bytes that a rank may hold for transfers, beyond the state itself."""
+_PARALLEL: Final = 12
+_MAX_PARTS: Final = 9_000
+
+
+@dataclass(frozen=True)
+class _Assignment:
+    """What rank 0 tells each rank with its plan."""
+
+    save_id: str
+    rank: int
+
+
+class CheckpointWriter(StorageWriter):
+    """Writes one checkpoint at a time to `url`, atomically.
+
+    Args:
+        url: where the checkpoint goes: an fsspec URL or a path.
+        overwrite: False refuses a committed checkpoint, True replaces it.
+        storage_options: non-secret options by their neutral names (`dcp_worker.contract.STORAGE_OPTIONS`).
+        origin: who saves; goes into the manifest.
+        step: the training step; goes into the manifest.
+        memory_limit: bytes that this rank may hold for parts in flight.
+        on_progress: called with (bytes done, bytes in all) of this rank, from any thread; must be cheap.
+    """
+
+    def __init__(
+        self,
+        url: str | PathLike[str],
+        *,
+        overwrite: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+        origin: Origin | None = None,
+        step: int | None = None,
+        memory_limit: int = MEMORY_LIMIT,
+        on_progress: Progress | None = None,
+    ) -> None:
+        super().__init__()
+        self.overwrite = overwrite
+        self.info: CheckpointInfo | None = None
+        """Rank 0, after the commit: what was saved."""
+        self._options = storage_options
+        self._origin = origin
+        self._step = step
+        self._memory_limit = memory_limit
+        self._on_progress = on_progress
+        self._coordinates = False
+        self._guard = ""
+        self._world_size = 1
+        self.save_id = layout.new_save_id()
+        self.store: Store = open_store(fspath(url), storage_options)
+
+    def reset(self, checkpoint_id: str | PathLike[str] | None = None) -> None:
+        """Begin a save of its own, at another URL if one is given; the storage options stay."""
+        if checkpoint_id is not None and fspath(checkpoint_id) != self.store.url:
+            self.store = open_store(fspath(checkpoint_id), self._options)
+        self.save_id = layout.new_save_id()
+        self.info = None
+
+    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401, FBT001
+        """Take this rank's part; every rank calls it."""
+        del args
+        if not kwargs.get("use_collectives", True):
+            raise InvalidOption("use_collectives=False would commit each rank by itself; a checkpoint has one commit")
+        self._coordinates = is_coordinator
+
+    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
+        """On rank 0, refuse at once if there is a checkpoint, and learn whether the store refuses by itself."""
+        failpoints.reach("planning")
+        if self._coordinates:
+            if not self.overwrite:
+                commit.refuse_if_committed(self.store)
+            self._guard = self.store.guard()
+        return plan
+
+    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        """On rank 0, give every rank the save id and its number."""
+        self._world_size = len(plans)
+        return [
+            dataclasses.replace(plan, storage_data=_Assignment(self.save_id, rank)) for rank, plan in enumerate(plans)
+        ]
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        """Write this rank's files; on an error remove them and raise an EngineError."""
+        assignment: _Assignment = plan.storage_data
+        self.save_id = assignment.save_id
+        sizes = [(item, payload.size_of(item)) for item in _in_order(plan.items)]
+        meter = Meter(sum(size for _, size in sizes), self._on_progress)
+        paths: list[str] = []
+        results: list[WriteResult] = []
+        try:
+            for number, items in enumerate(layout.split(sizes)):
+                paths.append(layout.data_path(self.save_id, assignment.rank, number))
+                results += self._write_file(paths[-1], items, planner, meter)
+        except Exception as error:
+            self._remove_own(paths)
+            raise translate(error) from error
+        future: Future[list[WriteResult]] = Future()
+        future.set_result(results)
+        return future
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """On rank 0, after every rank said yes: manifest, commit, removal of what was replaced."""
+        written = {result.index: result for rank_results in results for result in rank_results}
+        record.complete(metadata, written, self.storage_meta())
+        pickled = dcp_metadata.dump(metadata)
+        files = record.data_files(written.values())
+        blocks = b"".join(digests for _, digests in files.values())
+        manifest = Manifest(
+            save_id=self.save_id,
+            url=self.store.url,
+            origin=self._origin,
+            step=self._step,
+            world_size=self._world_size,
+            torch_version=torch.__version__,
+            created_time=datetime.now(UTC).replace(microsecond=0),
+            conflict_guard=self._guard,
+            metadata_sha256=dcp_metadata.Parts(pickled, None).sha256,
+            block_size=digest.BLOCK,
+            files=tuple(file for file, _ in files.values()),
+            tensors=record.tensors(metadata, written, {path: number for number, path in enumerate(files)}),
+        )
+        trailer = self._write_manifest(manifest, blocks)
+        self._commit(pickled + trailer.encode())
+        self.info = manifest.info(trailer.sha256)
+
+    def storage_meta(self) -> StorageMeta:
+        """Return what DCP notes about where the checkpoint lies; holds no secret."""
+        return StorageMeta(checkpoint_id=self.store.url, save_id=self.save_id)
+
+    @property
+    def checkpoint_id(self) -> str:
+        """The URL."""
+        return self.store.url
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | PathLike[str]) -> bool:
+        """Tell whether the engine can open such a URL."""
+        try:
+            open_store(fspath(checkpoint_id))
+        except InvalidOption:
+            return False
+        return True
+
+    def _write_file(self, path: str, items: list[WriteItem], planner: SavePlanner, meter: Meter) -> list[WriteResult]:
+        """Stream items into one file; their places are known as they pass."""
+        blocks = digest.BlockDigest()
+        places: list[tuple[WriteItem, int, payload.Payload]] = []
+
+        def stream() -> Iterator[Buffer]:
+            for item in items:
+                prepared = payload.prepare(item, planner)
+                start = blocks.size
+                for piece in prepared.pieces():
+                    blocks.update(piece)
+                    yield piece.data
+                    meter.add(len(piece))
+                    failpoints.reach("mid-part")
+                if blocks.size - start != prepared.size:
+                    raise CheckpointCorrupted(path, f"{item.index.fqn} changed its size while it was saved")
+                places.append((item, start, prepared))
+
+        part_size, parallel = _parts(sum(payload.size_of(item) for item in items), self._memory_limit)
+        self.store.write(path, stream(), part_size=part_size, parallel=parallel)
+        digests = blocks.blocks()
+        file = record.WrittenFile(blocks.size, digest.fold(digests, blocks.size), digest.pack(digests))
+        return [
+            WriteResult(
+                item.index,
+                prepared.size,
+                record.Written(path, start, prepared.offset, None if number else file),
+            )
+            for number, (item, start, prepared) in enumerate(places)
+        ]
+
+    def _remove_own(self, paths: list[str]) -> None:
+        try:
+            self.store.delete(paths)
+        except Exception as error:  # noqa: BLE001 - the first error is the one to report
+            commit.LOG.warning("%s: files of a failed save could not be removed: %s", self.store.url, error)
+
+    def _write_manifest(self, manifest: Manifest, blocks: bytes) -> layout.Trailer:
+        """Write the sidecar and the manifest, and make sure that the save is all there."""
+        failpoints.reach("before manifest")
+        encoded = manifest.encode()
+        small = {layout.blocks_path(self.save_id): blocks, layout.manifest_path(self.save_id): encoded}
+        for path, data in small.items():
+            self.store.create(path, data)
+        sizes = {file.path: file.size for file in manifest.files} | {path: len(data) for path, data in small.items()}
+        commit.check_files(self.store, self.save_id, sizes)
+        return layout.Trailer(self.save_id, layout.manifest_path(self.save_id), hashlib.sha256(encoded).hexdigest())
+
+    def _commit(self, content: bytes) -> None:
+        failpoints.reach("before commit")
+        stock_files = self._stock_files() if self.overwrite else []
+        replaced = commit.commit_or_tell(self.store, self.save_id, content, overwrite=self.overwrite)
+        failpoints.reach("after commit")
+        if replaced:
+            commit.remove_replaced(self.store, replaced, stock_files)
+
+    def _stock_files(self) -> list[str]:
+        """Return the data files of a stock checkpoint that is about to be replaced."""
+        try:
+            parts = dcp_metadata.take_apart(self.store.read(layout.METADATA).data)
+            return [] if parts.trailer else record.stock_files(dcp_metadata.load(parts.pickled))
+        except (FileNotFoundError, CheckpointCorrupted):
+            return []
+
+
+def _in_order(items: list[WriteItem]) -> list[WriteItem]:
+    """Put objects first, as stock writers do; tensors stay in the planner's order, so that a layer lies together."""
+    return sorted(items, key=lambda item: item.type != WriteItemType.BYTE_IO)
+
+
+def _parts(size: int, memory_limit: int) -> tuple[int, int]:
+    """Return the size of a part and how many may be in flight, within the limit and S3's 10,000 parts."""
+    part_size = max(PART_SIZE, -(-size // _MAX_PARTS))
+    return part_size, max(1, min(_PARALLEL, memory_limit // part_size - 1))
