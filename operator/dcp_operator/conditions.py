@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal
 
-from dcp_operator.status import Condition, Phase
+from dcp_operator.status import Condition, Phase, Status
 from dcp_worker.contract import Reason, Workers
 
 
@@ -125,16 +125,16 @@ REASONS: Final[dict[Reason, Meaning]] = {
     ),
 }
 
+_TRUTH: Final[dict[bool, Literal["True", "False"]]] = {True: "True", False: "False"}
 
-def conditions(
-    before: tuple[Condition, ...], phase: Phase, reason: Reason | None, message: str, generation: int, now: datetime
-) -> tuple[Condition, ...]:
-    """Return all conditions for a phase: kstatus's three, and the Job's own. A time changes only with its status.
+
+def conditions(status: Status, message: str, before: tuple[Condition, ...], now: datetime) -> tuple[Condition, ...]:
+    """Return the conditions of a status: kstatus's three, and the Job's own. A time changes only with its state.
 
     kstatus reads `Ready=False` alone as "in progress for ever": a failure has `Stalled=True` beside it, work under way
     `Reconciling=True`.
     """
-    word = reason or phase
+    phase, word = status.phase, status.reason or status.phase
     succeeded, failed = phase is Phase.SUCCEEDED, phase in {Phase.CONFLICT, Phase.FAILED}
     states = {
         "Ready": succeeded,
@@ -148,20 +148,25 @@ def conditions(
     return tuple(
         Condition(
             type=kind,
-            status=status,
+            status=state,
             reason=word.value,
-            message=message if state or kind == "Ready" else "",
-            last_transition_time=old.last_transition_time if (old := known.get(kind)) and old.status == status else now,
-            observed_generation=generation,
+            message=message if state == "True" or kind == "Ready" else "",
+            last_transition_time=old.last_transition_time if (old := known.get(kind)) and old.status == state else now,
+            observed_generation=status.observed_generation,
         )
-        for kind, state in states.items()
-        for status in (("True" if state else "False"),)
+        for kind, state in ((kind, _TRUTH[holds]) for kind, holds in states.items())
     )
 
 
 def message_of(known: tuple[Condition, ...]) -> str:
     """Return the message that a person reads: the one of the condition Ready."""
     return next((each.message for each in known if each.type == "Ready"), "")
+
+
+def sentence(text: str) -> str:
+    """Return the text with a full stop, so that another sentence can follow."""
+    text = text.strip()
+    return text if not text or text[-1] in ".!?…" else f"{text}."
 
 
 def human_bytes(count: float) -> str:

@@ -6,17 +6,16 @@ say decides.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from dcp_operator.actions import Action, Decision, DeleteAttempt, Event
-from dcp_operator.conditions import REASONS, conditions, human_duration, message_of
+from dcp_operator.conditions import REASONS, conditions, human_duration, message_of, sentence
 from dcp_operator.live import queued, running, start, starting
 from dcp_operator.observed import Attempt, Observed
 from dcp_operator.rivals import Rival, holder
 from dcp_operator.settle import conflicted, settle
-from dcp_operator.situation import Situation, Verdict, finished, next_of
+from dcp_operator.situation import Situation, Verdict, finished
 from dcp_operator.spec import Checkpoint, SpecError
 from dcp_operator.status import Failure, Phase, Status
 from dcp_worker.contract import Conflict, Origin, Reason
@@ -127,7 +126,8 @@ def refused(situation: Situation) -> Verdict | None:
     if rival is None:
         return None
     origin = Origin(namespace=rival.namespace, name=rival.name, uid=rival.uid)
-    message = f"Checkpoint {rival.namespace}/{rival.name} is saving to the same URL ({situation.checkpoint.spec.storage.url})."
+    url = situation.checkpoint.spec.storage.url
+    message = f"Checkpoint {rival.namespace}/{rival.name} is saving to the same URL ({url})."
     conflict = Conflict(origin=origin, message=message)
     failure = Failure(reason=Reason.OVERWRITE_CONFLICT, message=message)
     done = conflicted(situation, situation.status, conflict, failure, attempt=None)
@@ -135,7 +135,7 @@ def refused(situation: Situation) -> Verdict | None:
 
 
 def suspended(situation: Situation) -> Verdict | None:
-    """Stop and stay stopped while spec.suspend is true. What was stopped is not counted; the next attempt is a new one."""
+    """Stop and stay stopped while spec.suspend is true. A stopped attempt is not counted; a new one follows."""
     if not situation.checkpoint.spec.suspend:
         return None
     status, attempt = situation.status, situation.current
@@ -160,7 +160,7 @@ def backing_off(situation: Situation) -> Verdict | None:
     failure = situation.status.failure
     message = f"Attempt {situation.number} starts at {due:%H:%M:%SZ}."
     if failure is not None:
-        message = f"Attempt {failure.attempt} failed: {failure.message} {message}"
+        message = f"Attempt {failure.attempt} failed: {sentence(failure.message)} {message}"
     status = situation.status.given(phase=Phase.PENDING, reason=failure and failure.reason, progress=None)
     return Verdict(status=status, message=message, wake_at=due)
 
@@ -193,12 +193,11 @@ def _decision(situation: Situation, verdict: Verdict, written: Status, observed:
 
 
 def _with_conditions(status: Status, message: str, written: Status, generation: int, now: datetime) -> Status:
-    stamp = now.replace(microsecond=0)
-    return status.given(
+    final = status.given(
         observed_generation=generation,
         duration=human_duration(status.duration_seconds) if status.duration_seconds is not None else "",
-        conditions=conditions(written.conditions, status.phase, status.reason, message[:1800], generation, stamp),
     )
+    return final.given(conditions=conditions(final, message[:1800], written.conditions, now.replace(microsecond=0)))
 
 
 def _clean_up(

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from dcp_operator.actions import CreateAttempt
-from dcp_operator.conditions import human_ranks
+from dcp_operator.conditions import human_ranks, sentence
 from dcp_operator.observed import Attempt
 from dcp_operator.outcome import wakes
 from dcp_operator.situation import Situation, Verdict, next_of
@@ -61,7 +61,7 @@ def starting(situation: Situation) -> Verdict | None:
     reason = None
     message = _starting_message(situation, attempt.job_name)
     if kept is not None:
-        message = f"Attempt {attempt.attempt} waits: {waiting_for(kept)}"
+        message = sentence(f"Attempt {attempt.attempt} waits: {waiting_for(kept)}")
         if kept.unschedulable:
             reason = Reason.UNSCHEDULABLE
         elif kept.pull_error:

@@ -44,8 +44,8 @@ class Pod:
     oom_killed: bool = False
     disrupted: str = ""
     """Reason of the condition DisruptionTarget: preempted, drained, evicted for the node's sake, or node lost."""
-    evicted: str = ""
-    """The kubelet's message when it evicted the pod."""
+    rejected: str = ""
+    """Why the kubelet ended the whole pod: Evicted, NodeShutdown, UnexpectedAdmissionError..., with its message."""
     deleting: datetime | None = None
     """When the pod was due to be gone."""
     report: Report | None = None
@@ -65,9 +65,14 @@ class Pod:
         """Whether its image can't be pulled at the moment."""
         return self.waiting in _PULL_ERRORS
 
+    @property
+    def given_up_at(self) -> datetime | None:
+        """When to give up a pod that was deleted and whose node never says that it stopped."""
+        return self.deleting + _STUCK if self.deleting is not None and not self.ended else None
+
     def lost(self, now: datetime) -> bool:
-        """Return whether the pod is to be given up: deleted, and its node never said that it stopped."""
-        return not self.ended and self.deleting is not None and now >= self.deleting + _STUCK
+        """Return whether the pod is given up."""
+        return self.given_up_at is not None and now >= self.given_up_at
 
     def over(self, now: datetime) -> bool:
         """Return whether nothing more is to be expected of it."""
@@ -125,30 +130,36 @@ class Observed:
 
 def observe(jobs: Iterable[Body], pods: Iterable[Body], progress: Mapping[str, Progress] | None = None) -> Observed:
     """Return what the bodies show; `progress` is the last log line of each running Job, by its name."""
-    by_job: dict[str, list[Pod]] = {}
+    by_job: dict[str, list[Body]] = {}
     for body in pods:
-        by_job.setdefault(_labels(body).get(JOB_LABEL, ""), []).append(_pod(body))
-    attempts = [_attempt(body, by_job.get(body["metadata"]["name"], []), progress or {}) for body in jobs]
+        by_job.setdefault(_labels(body).get(JOB_LABEL, ""), []).append(body)
+    attempts = [
+        _attempt(body, by_job.get(body["metadata"]["name"], []), progress or {})
+        for body in jobs
+        if _labels(body).get(ATTEMPT_LABEL, "").isdecimal()
+    ]
     return Observed(attempts=tuple(sorted(attempts, key=lambda each: (each.run_id, each.attempt))))
 
 
-def _attempt(body: Body, pods: list[Pod], progress: Mapping[str, Progress]) -> Attempt:
+def _attempt(body: Body, pods: list[Body], progress: Mapping[str, Progress]) -> Attempt:
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     labels = _labels(body)
     end = _condition(status, "Failed") or _condition(status, "Complete") or {}
+    started = _optional_time(status.get("startTime"))
     return Attempt(
         job_name=metadata["name"],
-        attempt=int(labels.get(ATTEMPT_LABEL, "0")),
-        created=_time(metadata["creationTimestamp"]),
+        attempt=int(labels[ATTEMPT_LABEL]),
+        created=_created(body),
         nodes=spec.get("parallelism", 1),
         run_id=labels.get(RUN_LABEL, ""),
         probe=labels.get(PROBE_LABEL) == "true",
         suspended=bool(spec.get("suspend")),
         deleting=bool(metadata.get("deletionTimestamp")),
-        started=_optional_time(status.get("startTime")),
+        started=started,
         finished=_optional_time(end.get("lastTransitionTime")),
         job_failure=end.get("reason", "") if end.get("type") == "Failed" else "",
-        pods=_latest(pods),
+        # A queue that took its admission back and gave it again leaves pods of before behind for a moment.
+        pods=_latest([_pod(each) for each in pods if started is None or _created(each) >= started]),
         progress=progress.get(metadata["name"]),
     )
 
@@ -167,10 +178,10 @@ def _pod(body: Body) -> Pod:
     state = (states[0].get("state") or {}) if states else {}
     running, waiting, ended = (state.get(key) or {} for key in ("running", "waiting", "terminated"))
     scheduled, disruption = _condition(status, "PodScheduled", "False"), _condition(status, "DisruptionTarget")
-    labels = _labels(body)
-    annotations = metadata.get("annotations") or {}
+    if not ended and status.get("phase") == "Failed":
+        ended = _failed_init(status)
     return Pod(
-        index=int(labels.get(INDEX_LABEL) or annotations.get(INDEX_LABEL) or 0),
+        index=int(_labels(body).get(INDEX_LABEL) or (metadata.get("annotations") or {}).get(INDEX_LABEL) or 0),
         name=metadata["name"],
         phase=cast("PodPhase", status.get("phase", "Pending")),
         node=spec.get("nodeName", ""),
@@ -184,10 +195,20 @@ def _pod(body: Body) -> Pod:
         exit_message=ended.get("message", ""),
         oom_killed=ended.get("reason") == "OOMKilled",
         disrupted=disruption.get("reason", "DisruptionTarget") if disruption else "",
-        evicted=status.get("message") or "Evicted" if status.get("reason") == "Evicted" else "",
+        rejected=": ".join(each for each in (status.get("reason"), status.get("message")) if each),
         deleting=_optional_time(metadata.get("deletionTimestamp")),
         report=Report.decode(ended.get("message", "")),
     )
+
+
+def _failed_init(status: Body) -> Body:
+    """Return how an init container kept the ranks from starting."""
+    for each in status.get("initContainerStatuses") or ():
+        ended = (each.get("state") or {}).get("terminated") or {}
+        if ended.get("exitCode"):
+            reason = f"init container {each['name']} ended with exit code {ended['exitCode']}"
+            return {"reason": reason, "message": ended.get("message") or ended.get("reason") or ""}
+    return {}
 
 
 def _failed_at(status: Body) -> datetime | None:
@@ -214,4 +235,9 @@ def _time(text: str) -> datetime:
 
 
 def _optional_time(text: str | None) -> datetime | None:
-    return _time(text) if text else None
+    """Return the time; a container that could not start "started" in 1970, which is no time."""
+    return _time(text) if text and not text.startswith("1970-") else None
+
+
+def _created(body: Body) -> datetime:
+    return _time(body["metadata"]["creationTimestamp"])

@@ -6,7 +6,7 @@ comes first; a rank's "lost my peer" explains nothing, so it comes last.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Final
@@ -82,14 +82,18 @@ def outcome(attempt: Attempt, operation: Operation, now: datetime) -> Outcome | 
     chief = attempt.chief.report if attempt.chief is not None else None
     if operation is Operation.SAVE and chief is not None and chief.result is not None:
         return _success(chief, chief.result)
-    if not _over(attempt, now):
+    # A suspended Job's pods end because its queue took the admission back: the Job goes on when it is admitted again.
+    if attempt.suspended or not _over(attempt, now):
         return None
     causes = sorted(_causes(attempt, now), key=lambda cause: (cause.weight, cause.time))
     if chief is not None and chief.result is not None and not any(cause.weight is not Weight.POD for cause in causes):
         return _success(chief, chief.result)
     if chief is not None and chief.conflict is not None:
         return _conflict(attempt, chief, chief.conflict)
-    return _failed(attempt, causes or [_no_report(attempt)])
+    ended = _failed(attempt, causes or [_no_report(attempt)])
+    if ended.failure is not None and ended.reason is Reason.OVERWRITE_CONFLICT:
+        return replace(ended, conflict=Conflict(message=ended.failure.message))
+    return ended
 
 
 def wakes(attempt: Attempt) -> Iterator[datetime]:
@@ -97,8 +101,8 @@ def wakes(attempt: Attempt) -> Iterator[datetime]:
     for pod in attempt.pods:
         if pod.finished is not None and (pod.failed or pod.index == 0):
             yield pod.finished + _GRACE
-        if pod.deleting is not None and not pod.ended:
-            yield pod.deleting + timedelta(seconds=30)
+        if pod.given_up_at is not None:
+            yield pod.given_up_at
     if attempt.finished is not None:
         yield attempt.finished + _LAG
 
@@ -154,10 +158,9 @@ def _failed(attempt: Attempt, causes: list[Cause]) -> Outcome:
 
 
 def _report_lost(attempt: Attempt) -> bool:
+    """Return whether node 0 may have committed and could not say so; ranks wait for one another before they save."""
     chief = attempt.chief
-    if chief is None:
-        return attempt.started is not None
-    return chief.started is not None and chief.report is None
+    return (chief is None or chief.report is None) and all(pod.started is not None for pod in attempt.pods)
 
 
 def _causes(attempt: Attempt, now: datetime) -> Iterator[Cause]:
@@ -185,18 +188,18 @@ def _pod_cause(attempt: Attempt, pod: Pod, now: datetime) -> Cause | None:
         message = f"{where} was killed at its memory limit."
     elif pod.disrupted:
         counted = False
-        message = f"{where} was disrupted ({pod.disrupted}){': ' + pod.evicted if pod.evicted else ''}; not counted."
-    elif pod.evicted:
-        message = f"{where} was evicted: {pod.evicted}"
+        message = f"{where} was disrupted ({pod.disrupted}), which is not counted as a failed attempt. {pod.rejected}"
+    elif pod.rejected:
+        message = f"{where} was ended by its kubelet: {pod.rejected}"
     elif pod.lost(now):
         message = f"{where} was deleted and its node does not say that it stopped: the node is probably lost."
     elif pod.report is not None and pod.report.terminated:
         message = f"{where} was told to stop (SIGTERM), but not by the operator: someone deleted the pod."
     elif pod.failed and pod.report is None and pod.started is None:
         weight, reason = Weight.NAMED, Reason.ENTRYPOINT_ERROR
-        message = f"{where}: the container could not start ({pod.exit_reason or 'no reason'}): {pod.exit_message}"
-    elif pod.failed and pod.report is None:
-        message = f"{where} ended with exit code {pod.exit_code} before it could report."
+        message = f"{where}: the container could not start ({pod.exit_reason or 'no reason'}). {pod.exit_message}"
+    elif pod.failed and (pod.report is None or not (pod.report.failures or pod.report.conflict or attempt.probe)):
+        message = f"{where} ended with exit code {pod.exit_code} and did not report why."
     else:
         return None
     time = pod.finished.timestamp() if pod.finished is not None else 0.0
@@ -238,7 +241,7 @@ def _failure(
 ) -> Failure:
     return Failure(
         reason=reason,
-        message=message[:1024],
+        message=message.strip()[:1024],
         pod=pod.name if pod is not None else "",
         node=pod.node if pod is not None else "",
         exit_code=exit_code,

@@ -40,13 +40,13 @@ _WORKER_OURS: Final = {
 
 def template_problems(template: Mapping[str, Any]) -> Iterator[str]:
     """Yield one line for each thing in a podTemplate that the operator refuses."""
-    for key in template.keys() - {"metadata", "spec"}:
+    for key in sorted(template.keys() - {"metadata", "spec"}):
         yield f"{_FIELD}.{key}: unknown field; write metadata (labels, annotations) or spec"
     metadata, spec = template.get("metadata") or {}, template.get("spec") or {}
     if not isinstance(metadata, Mapping) or not isinstance(spec, Mapping):
         yield f"{_FIELD}: metadata and spec have the wrong type; write mappings"
         return
-    for key in metadata.keys() - {"labels", "annotations"}:
+    for key in sorted(metadata.keys() - {"labels", "annotations"}):
         yield f"{_FIELD}.metadata.{key}: is not accepted; write labels or annotations"
     for key, instead in _OURS.items():
         if spec.get(key) not in (None, False):
@@ -74,8 +74,8 @@ def mounted_paths(template: Mapping[str, Any]) -> tuple[str, ...]:
 def _volume_problems(spec: Mapping[str, Any]) -> Iterator[str]:
     for index, volume in _mappings(spec.get("volumes")):
         field = f"{_FIELD}.spec.volumes[{index}]"
-        for kind in volume.keys() - {"name"} - _VOLUMES:
-            yield f"{field}.{kind}: is not accepted; write a persistentVolumeClaim or one of: {', '.join(sorted(_VOLUMES))}"
+        for kind in sorted(volume.keys() - {"name"} - _VOLUMES):
+            yield f"{field}.{kind}: is not accepted; write one of: {', '.join(sorted(_VOLUMES))}"
         projected = volume.get("projected")
         sources = projected.get("sources") if isinstance(projected, Mapping) else None
         if any("serviceAccountToken" in source for _, source in _mappings(sources)):
@@ -87,18 +87,21 @@ def _container_problems(field: str, container: Mapping[str, Any]) -> Iterator[st
         yield f"{field}.name: is missing; write {WORKER_CONTAINER} for the ranks' container, or a name of its own"
     if container.get("securityContext") is not None:
         yield f"{field}.securityContext: is not accepted; drop it, the operator sets the restricted profile"
+    for _, entry in _mappings(container.get("env")):
+        if entry.get("name") in _SECRET_ENV and entry.get("value"):
+            yield f"{field}.env: {entry['name']} holds a secret in plain text; move it to credentialsSecretRef"
+    yield from _access_problems(field, container)
+    for key, instead in _WORKER_OURS.items():
+        if container.get("name") == WORKER_CONTAINER and container.get(key) is not None:
+            yield f"{field}.{key}: is not accepted in the container {WORKER_CONTAINER}; {instead}"
+
+
+def _access_problems(field: str, container: Mapping[str, Any]) -> Iterator[str]:
     if any(port.get("hostPort") for _, port in _mappings(container.get("ports"))):
         yield f"{field}.ports: a hostPort is not accepted; drop it"
     for _, mount in _mappings(container.get("volumeMounts")):
         if str(mount.get("mountPath", "")).startswith(_TOKEN_PATH):
             yield f"{field}.volumeMounts: workers get no API token; drop the mount under {_TOKEN_PATH}"
-    for _, entry in _mappings(container.get("env")):
-        if entry.get("name") in _SECRET_ENV and entry.get("value"):
-            yield f"{field}.env: {entry['name']} holds a secret in plain text; move it to spec.storage.credentialsSecretRef"
-    if container.get("name") == WORKER_CONTAINER:
-        for key, instead in _WORKER_OURS.items():
-            if container.get(key) is not None:
-                yield f"{field}.{key}: is not accepted in the container {WORKER_CONTAINER}; {instead}"
 
 
 def _mappings(items: object) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -1,4 +1,4 @@
-"""Pydantic's findings, said in sentences that name the field and the fix. Values are never repeated: one may be secret."""
+"""Pydantic's findings, said in sentences that name the field and the fix. No value is repeated: it may be secret."""
 
 import difflib
 import types
@@ -16,41 +16,38 @@ _TYPES = {
     "dict": "a mapping",
     "model": "a mapping",
 }
+_SENTENCES = {
+    "missing": "is missing; write {name}: ...",
+    "enum": "is not one of its values; write {expected}",
+    "greater_than_equal": "is too small; write {ge} or more",
+    "less_than_equal": "is too large; write {le} or less",
+    "string_too_long": "is too long; write at most {max_length} characters",
+    "string_too_short": "is too short; write at least {min_length} character(s)",
+    "too_long": "has too many entries; write at most {max_length}",
+    "string_pattern_mismatch": "does not have the right form; write something that matches {pattern}",
+}
+"""By pydantic's type of finding; the context's names are pydantic's too."""
 
 
 def problems(error: ValidationError, model: type[BaseModel], root: str) -> Iterator[str]:
     """Yield one line `field: what is wrong; write ...` for each finding of a failed validation of `model`."""
     for found in error.errors(include_url=False, include_input=False):
         location = found["loc"]
-        field = ".".join([root, *map(_step, location)])
+        field = ".".join([root, *map(str, location)])
         yield f"{field}: {_sentence(str(found['type']), found.get('ctx', {}), location, model, field)}"
 
 
 def _sentence(
     kind: str, context: dict[str, Any], location: tuple[int | str, ...], model: type[BaseModel], field: str
 ) -> str:
-    name = str(location[-1]) if location else field
-    match kind:
-        case "extra_forbidden":
-            return _unknown(name, _fields(model, location[:-1]))
-        case "missing":
-            return f"is missing; write {name}: ..."
-        case "enum" | "literal_error":
-            return f"is not one of its values; write {context['expected']}"
-        case "greater_than_equal" | "greater_than":
-            return f"is too small; write {context.get('ge', context.get('gt'))} or more"
-        case "less_than_equal" | "less_than":
-            return f"is too large; write {context.get('le', context.get('lt'))} or less"
-        case "string_too_long" | "too_long":
-            return f"is too long; write at most {context['max_length']} characters or entries"
-        case "string_too_short" | "too_short":
-            return f"is too short; write at least {context['min_length']} character or entry"
-        case "string_pattern_mismatch":
-            return f"does not have the right form; write something that matches {context['pattern']}"
-        case _ if (wanted := _TYPES.get(kind.split("_", maxsplit=1)[0])) is not None:
-            return f"has the wrong type; write {wanted}"
-        case _:
-            return f"is not valid ({kind.replace('_', ' ')}); see kubectl explain checkpoint.{field}"
+    if kind == "extra_forbidden":
+        return _unknown(str(location[-1]), _fields(model, location[:-1]))
+    if kind in _SENTENCES:
+        return _SENTENCES[kind].format(name=location[-1] if location else field, **context)
+    wanted = _TYPES.get(kind.split("_", maxsplit=1)[0])
+    if wanted is not None:
+        return f"has the wrong type; write {wanted}"
+    return f"is not valid ({kind.replace('_', ' ')}); see kubectl explain checkpoint.{field}"
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:
@@ -59,10 +56,6 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     if near:
         return f"unknown field; did you mean {near[0]}?"
     return f"unknown field; write one of: {', '.join(names)}"
-
-
-def _step(part: int | str) -> str:
-    return str(part)
 
 
 def _fields(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

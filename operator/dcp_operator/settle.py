@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from dcp_operator.conditions import REASONS, human_bytes, human_duration
+from dcp_operator.conditions import REASONS, human_bytes, human_duration, sentence
 from dcp_operator.observed import Attempt
 from dcp_operator.outcome import Outcome, outcome
 from dcp_operator.situation import Situation, finished
@@ -129,7 +129,7 @@ def _conflict_message(checkpoint: Checkpoint, conflict: Conflict) -> str:
     who = f", saved by {conflict.origin}" if conflict.origin is not None else ""
     when = f" at {conflict.created_time:%Y-%m-%d %H:%M:%SZ}" if conflict.created_time is not None else ""
     what = conflict.message or f"Checkpoint already exists at {url}{who}{when}."
-    return f"{what} {_way_out(checkpoint, conflict)}"
+    return f"{sentence(what)} {_way_out(checkpoint, conflict)}"
 
 
 def _way_out(checkpoint: Checkpoint, conflict: Conflict) -> str:
@@ -138,12 +138,12 @@ def _way_out(checkpoint: Checkpoint, conflict: Conflict) -> str:
         return REASONS[Reason.OVERWRITE_CONFLICT].advice
     if origin.uid == own.uid:
         return (
-            f"It is this Checkpoint's own, of run {origin.run_id!r}. To keep both, apply a Checkpoint with another URL; "
-            "to replace it, one with overwrite: true."
+            f"It is this Checkpoint's own, of run {origin.run_id!r}. To keep both, apply one with another URL; to "
+            "replace it, one with overwrite: true."
         )
     return (
-        "It is the data of an earlier Checkpoint object of this same name, which was deleted; data outlives its object. "
-        "If that save is the one you want, there is nothing to do; to replace it, apply with overwrite: true."
+        "It is the data of an earlier Checkpoint object of this same name: data outlives its object. If that save is "
+        "the one you want, there is nothing to do; to replace it, apply with overwrite: true."
     )
 
 
@@ -152,5 +152,5 @@ def _gave_up(situation: Situation, status: Status, failure: Failure, *, unknown:
     retries = status.retries
     count = f" That was the last of {retries.failed} attempts." if failure.retriable and retries.failed > 1 else ""
     doubt = " Whether the save was committed could not be found out: look with `dcp inspect`." if unknown else ""
-    message = f"{failure.message}{count}{doubt} {REASONS[failure.reason].advice}"
+    message = f"{sentence(failure.message)}{count}{doubt} {REASONS[failure.reason].advice}"
     return replace(situation, status=done, message=message)

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Final, Self
 from pydantic import Field, ValidationError
 
 from dcp_operator.naming import API_VERSION, KIND, NAME_LIMIT, QUEUE_LABEL, job_name
-from dcp_operator.pod_template import mounted_paths, template_problems
 from dcp_operator.problems import problems
-from dcp_operator.storage_url import DEFAULT_PROTOCOLS, option_problems, protocol, url_key, url_problems
+from dcp_operator.rules import rule_problems
+from dcp_operator.storage_url import DEFAULT_PROTOCOLS, protocol, url_key
 from dcp_worker.contract import (
     Device,
     LoadSelection,
@@ -23,7 +23,6 @@ from dcp_worker.contract import (
     Origin,
     Parallelism,
     Storage,
-    Strategy,
     Task,
     Wire,
     Workers,
@@ -57,7 +56,7 @@ class StorageSpec(Storage):
 
     credentials_secret_ref: SecretRef | None = Field(
         default=None,
-        description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the like; its ca.crt is mounted as a file.",
+        description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the like, as environment of the ranks.",
     )
 
 
@@ -70,7 +69,7 @@ class WorkersSpec(Workers):
     pod_template: dict[str, Any] = Field(
         default_factory=dict,
         max_length=2,
-        description="Merged into the worker pods: resources, nodeSelector, tolerations, volumes, env, serviceAccountName.",
+        description="Merged into worker pods: resources, nodeSelector, tolerations, volumes, env, serviceAccountName.",
     )
 
 
@@ -81,7 +80,7 @@ class Timeouts(Wire):
         default=600,
         ge=1,
         le=604_800,
-        description="Seconds until every pod runs; stands still while queued or suspended.",
+        description="Seconds until every pod runs; they do not count while queued or suspended.",
     )
     active_seconds: int = Field(default=3600, ge=1, le=604_800, description="Seconds of running, per attempt.")
 
@@ -108,7 +107,7 @@ class CheckpointSpec(Wire):
         default=86_400,
         ge=0,
         le=31_536_000,
-        description="When to remove the Jobs of a finished Checkpoint; never its data.",
+        description="When the Jobs of a finished Checkpoint are removed; its data never is.",
     )
     run_id: RunId = Field(default="", description="Change it to run the operation again.")
 
@@ -202,10 +201,10 @@ CLUSTER: Final = Site()
 LOCAL: Final = Site.local()
 
 
-def parse(body: Mapping[str, Any], *, site: Site = LOCAL) -> Checkpoint:
+def parse(body: Mapping[str, Any], *, site: Site = CLUSTER) -> Checkpoint:
     """Return the Checkpoint of a manifest or of a live object.
 
-    The operator and `dcp validate` pass `site=CLUSTER`, which refuses what only makes sense on one machine.
+    `dcp run` passes `site=LOCAL`, which accepts what only makes sense on one machine.
 
     Raises:
         SpecError: with every problem found; the object's author mends them.
@@ -220,7 +219,7 @@ def parse(body: Mapping[str, Any], *, site: Site = LOCAL) -> Checkpoint:
     except (TypeError, ValueError):
         found.append("spec: holds a value that JSON does not have, such as a date or NaN; write it in quotes")
     if spec is not None:
-        found += _spec_problems(spec, site)
+        found += rule_problems(spec, site)
     if found or spec is None:
         raise SpecError(found)
     return _with_metadata(body.get("metadata") or {}, spec)
@@ -252,86 +251,7 @@ def _envelope_problems(body: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(name, str) or not name:
         yield "metadata.name: is missing; write a name such as save-1000"
     elif not _LABEL.fullmatch(name) or len(name) > NAME_LIMIT:
-        yield f"metadata.name: names a Job and its pods; write at most {NAME_LIMIT} of a-z, 0-9 and '-', no '-' at the ends"
-
-
-def _spec_problems(spec: CheckpointSpec, site: Site) -> Iterator[str]:
-    """Yield what the models alone can't see: rules between fields."""
-    yield from url_problems("spec.storage.url", spec.storage.url, site.protocols)
-    yield from option_problems(spec.storage)
-    if spec.workload is not None and spec.workload.from_ is not None:
-        yield from url_problems("spec.workload.from.url", spec.workload.from_.url, site.protocols)
-        if protocol(spec.workload.from_.url) != protocol(spec.storage.url):
-            yield "spec.workload.from.url: is read with the options of spec.storage; write a URL of the same protocol"
-    yield from _operation_problems(spec)
-    yield from _world_problems(spec)
-    yield from template_problems(spec.workers.pod_template)
-    yield from _place_problems(spec, site)
-
-
-def _operation_problems(spec: CheckpointSpec) -> Iterator[str]:
-    operation, workload = spec.operation, spec.workload
-    if workload is None and operation is not Operation.VERIFY:
-        yield f"spec.workload: is missing, and a {operation} needs it; write workload: {{entrypoint: my_pkg.train:Workload}}"
-    if operation is Operation.VERIFY:
-        if workload is not None:
-            yield "spec.workload: a Verify builds no model; drop workload, or write operation: Load"
-        if spec.workers.world_size > 1:
-            yield "spec.workers: a Verify runs as one process; write numNodes: 1 and numProcPerNode: 1"
-        if spec.workers.device is Device.CUDA:
-            yield "spec.workers.device: a Verify needs no GPU; drop device"
-    if operation is not Operation.SAVE:
-        if spec.storage.overwrite:
-            yield f"spec.storage.overwrite: a {operation} writes nothing; drop overwrite, or write operation: Save"
-        if workload is not None and workload.steps:
-            yield f"spec.workload.steps: steps run before a Save; drop steps from this {operation}"
-        if workload is not None and workload.from_ is not None:
-            yield f"spec.workload.from: only a Save starts from another checkpoint; write its URL as the {operation}'s storage.url"
-    reads = operation is Operation.LOAD or (workload is not None and workload.from_ is not None)
-    if not reads and spec.load != LoadSelection():
-        yield f"spec.load: this {operation} loads nothing; drop load"
-
-
-def _world_problems(spec: CheckpointSpec) -> Iterator[str]:
-    parallelism, world = spec.parallelism, spec.workers.world_size
-    if spec.operation is Operation.VERIFY:
-        return
-    replicate = parallelism.replicate
-    if parallelism.strategy is not Strategy.HSDP:
-        if replicate != 1:
-            yield f"spec.parallelism.replicate: only hsdp has replica groups; write strategy: hsdp, or drop replicate: {replicate}"
-        return
-    if replicate == 1:
-        yield "spec.parallelism.replicate: hsdp with one replica group is fsdp2; write replicate: 2 or more, or strategy: fsdp2"
-    elif world < replicate:
-        yield (
-            f"spec.parallelism.replicate: {replicate} replica groups need at least {2 * replicate} ranks, but numNodes x "
-            f"numProcPerNode is {world}; write more workers or fewer replicas"
-        )
-    elif world % replicate:
-        yield (
-            f"spec.parallelism.replicate: {world} ranks (numNodes x numProcPerNode) can't be divided into {replicate} "
-            "equal groups; write a divisor"
-        )
-    elif world == replicate:
-        yield (
-            f"spec.parallelism.replicate: {replicate} groups of one rank shard nothing; write strategy: ddp, or at least "
-            f"{2 * replicate} ranks"
-        )
-
-
-def _place_problems(spec: CheckpointSpec, site: Site) -> Iterator[str]:
-    url = spec.storage.url
-    if protocol(url) == "memory" and spec.workers.world_size > 1:
-        yield "spec.storage.url: memory lives in one process; write one rank, or file:///path"
-    if protocol(url) == "file" and site.file_needs_volume:
-        path = url.removeprefix("file://")
-        paths = mounted_paths(spec.workers.pod_template)
-        if not any(path.startswith(mount.rstrip("/") + "/") for mount in paths):
-            yield (
-                "spec.storage.url: a path of the pod's own file system is gone with the pod; mount a volume over it in "
-                "spec.workers.podTemplate (containers: [{name: worker, volumeMounts: [...]}]), or write s3://..."
-            )
+        yield f"metadata.name: is a label's value too; write at most {NAME_LIMIT} of a-z, 0-9 and '-', no '-' at the ends"
 
 
 def _digest(value: object) -> str:

@@ -42,7 +42,7 @@ def url_problems(field: str, url: str, protocols: tuple[str, ...]) -> Iterator[s
         yield f"{field}: is not a plain URL; write protocol://bucket/path without '..'"
         return
     if "@" in parts.netloc and name not in {"az", "abfs"}:
-        yield f"{field}: holds credentials; write the URL without them and move them to spec.storage.credentialsSecretRef"
+        yield f"{field}: holds credentials; write the URL alone and move them to credentialsSecretRef"
     if name == "file" and (parts.netloc or len(parts.path) < len("/x")):
         yield f"{field}: names no absolute path; write file:///path"
     if name not in {"file", "memory"} and not (parts.netloc and parts.path.strip("/")):
