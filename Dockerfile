@@ -7,7 +7,7 @@
 # The base needs Python 3.11 or newer with venv, and CA certificates. Where packages come from is the builder's own
 # affair: an optional secret `pip-config` is used as pip's configuration, an optional secret `ca-bundle` as the
 # certificates to trust. Neither stays in an image.
-ARG BASE_IMAGE=docker.io/library/python:3.12-slim-bookworm
+ARG BASE_IMAGE=python:3.12-slim-bookworm
 
 FROM ${BASE_IMAGE} AS base
 ENV PATH=/opt/dcp/bin:$PATH \

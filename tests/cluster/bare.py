@@ -17,11 +17,19 @@ from cluster.services import REGISTRY, start_dns, start_registry, start_s3
 from cluster.versions import CLUSTER, DEBIAN_PACKAGES
 
 
-class MissingError(Exception):
-    """The machine lacks what a bare cluster needs."""
+class NotRootError(Exception):
+    """Namespaces, mounts and containers need root, on Linux."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"a bare cluster needs {what}")
+    def __init__(self) -> None:
+        super().__init__("without a Docker engine a cluster needs root on Linux")
+
+
+class MissingPackagesError(Exception):
+    """The machine lacks programs that a bare cluster needs."""
+
+    def __init__(self, packages: list[str]) -> None:
+        command = f"apt-get install --yes --no-install-recommends {' '.join(packages)}"
+        super().__init__(f"a cluster needs a few programs more; on Debian: {command}")
 
 
 def missing_packages() -> list[str]:
@@ -40,7 +48,7 @@ class Bare:
         """Bring up what is not up, and the images up to date; return what tests need to know."""
         _check_machine()
         programs(CLUSTER)
-        standing = Facts.read() if self._sandbox.running() else None
+        standing = self._standing()
         if not standing:
             self.down()
             self._folder.mkdir(parents=True, mode=0o700)
@@ -58,6 +66,11 @@ class Bare:
         facts = Facts("bare", str(plane.kubeconfig()), s3, images.result())
         facts.write()
         return facts
+
+    def _standing(self) -> Facts | None:
+        """Return the running cluster's facts; None where there is none, or a half of one."""
+        whole = self._sandbox.running() and all(process.alive() for process in Processes(self._folder).all())
+        return Facts.read() if whole and Facts.known() else None
 
     def down(self) -> None:
         """End exactly what `up` started and remove its files; the cache stays."""
@@ -77,6 +90,6 @@ def _start(inside: Processes, plane: ControlPlane, node: Node) -> S3:
 
 def _check_machine() -> None:
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        raise MissingError("root on Linux")
+        raise NotRootError
     if missing := missing_packages():
-        raise MissingError(f"Debian packages: apt-get install --no-install-recommends {' '.join(missing)}")
+        raise MissingPackagesError(missing)

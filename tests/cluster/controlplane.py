@@ -10,11 +10,11 @@ import shutil
 import socket
 import ssl
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,9 +68,9 @@ class ControlPlane:
         self.processes.start("kube-apiserver", self._apiserver())
         self.processes.wait("kube-apiserver", lambda: self._answers("/readyz", tokens["admin"]))
         for user, token in tokens.items():
-            path = self.kubeconfig(user)
-            path.write_text(json.dumps(self._kubeconfig(user, token), indent=1))
-            path.chmod(0o600)
+            kubeconfig = self.kubeconfig(user)
+            kubeconfig.write_text(json.dumps(self._kubeconfig(user, token), indent=1))
+            kubeconfig.chmod(0o600)
         if controllers:
             self.processes.start("kube-controller-manager", self._controller_manager())
             # Pods are refused until the namespace has its ServiceAccount.
@@ -84,7 +84,7 @@ class ControlPlane:
 
     def kubectl(self, *arguments: str, objects: Any = None, timeout: float = 120) -> str:
         """Run kubectl as the administrator; `objects`, if given, go to its standard input as JSON."""
-        command = [programs(["kubectl"])["kubectl"], "--kubeconfig", self.kubeconfig(), *arguments]
+        command: list[str | Path] = [programs(API)["kubectl"], "--kubeconfig", self.kubeconfig(), *arguments]
         return run(command, stdin=None if objects is None else json.dumps(objects), timeout=timeout)
 
     def _make_keys(self) -> Mapping[str, str]:
@@ -130,6 +130,7 @@ class ControlPlane:
             "service-account-key-file": pki / "service-accounts.pub",
             "service-account-signing-key-file": pki / "service-accounts.key",
             "kubelet-preferred-address-types": "InternalIP",
+            "profiling": "false",
         }
         if self.address == LOOPBACK:
             # The default/kubernetes Service can't lead to a loopback address; no pod is there to need it.
@@ -163,12 +164,12 @@ class ControlPlane:
     def _answers(self, path: str, token: str) -> bool:
         if not self.certificate.exists():
             return False
-        request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {token}"})  # noqa: S310 - https only
         try:
             context = ssl.create_default_context(cafile=str(self.certificate))
-            with urllib.request.urlopen(request, timeout=5, context=context) as answer:  # noqa: S310 - https only
-                return bool(answer.status == 200)
-        except OSError:
+            with closing(HTTPSConnection(self.address, self.port, timeout=5, context=context)) as connection:
+                connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+                return connection.getresponse().status == HTTPStatus.OK
+        except (OSError, HTTPException):
             return False
 
 
@@ -176,7 +177,8 @@ class ControlPlane:
 def api_server(*, controllers: bool = True) -> Iterator[ControlPlane]:
     """Run an API server of one's own on free loopback ports, and remove all of it at the end."""
     folder = Path(tempfile.mkdtemp(prefix="dcp-operator-api-"))
-    processes = Processes(folder)
+    # A test run that is killed can't clean up: its death ends the programs.
+    processes = Processes(folder, ["setpriv", "--pdeathsig", "KILL"])
     etcd_port, port = _free_ports()
     plane = ControlPlane(folder, processes, port=port, etcd_port=etcd_port)
     try:

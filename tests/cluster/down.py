@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cluster.provider import provider  # noqa: E402 - the line above makes it importable
+from cluster.provider import provider
 
 if __name__ == "__main__":
     provider().down()

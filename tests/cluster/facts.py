@@ -42,13 +42,17 @@ class Facts:
         path.touch(mode=0o600)
         path.write_text(json.dumps(asdict(self), indent=1))
 
+    @staticmethod
+    def known() -> bool:
+        """Return whether a cluster was brought up to its end."""
+        return _path().exists()
+
     @classmethod
     def read(cls) -> Self:
         """Return what the running cluster wrote; NoClusterError where none is up."""
-        path = _path()
-        if not path.exists():
+        if not cls.known():
             raise NoClusterError
-        stored = json.loads(path.read_text())
+        stored = json.loads(_path().read_text())
         return cls(**{**stored, "s3": S3(**stored["s3"])})
 
 

@@ -32,6 +32,13 @@ _SOURCES: Final = ("Dockerfile", ".dockerignore", "LICENSE", "README.md", "pypro
 _FOLDERS: Final = ("operator", "worker", "examples")
 
 
+class NoMirrorError(Exception):
+    """The machine's apt sources name no Debian mirror to take the base image from."""
+
+    def __init__(self) -> None:
+        super().__init__("no Debian mirror in /etc/apt: name one there, as `deb URL SUITE main`")
+
+
 def tag() -> str:
     """Return the tag that stands for all that the images are built from."""
     digest = hashlib.sha256()
@@ -84,7 +91,10 @@ class Builder:
             with tempfile.TemporaryDirectory(dir=cache_dir()) as scratch:
                 root = Path(scratch) / "root"
                 packages = "--include=python3,python3-venv,ca-certificates"
-                run(["debootstrap", "--variant=minbase", packages, _SUITE, root, _debian_mirror()], timeout=_BUILD_SECONDS)
+                run(
+                    ["debootstrap", "--variant=minbase", packages, _SUITE, root, _debian_mirror()],
+                    timeout=_BUILD_SECONDS,
+                )
                 shutil.rmtree(root / "var/cache/apt/archives")
                 self._from_scratch(name, Path(scratch), "COPY root /")
         return name
@@ -104,7 +114,7 @@ class Builder:
         url = f"http://{self._registry}/v2/{name}/manifests/{version}"
         accept = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
         try:
-            urllib.request.urlopen(urllib.request.Request(url, headers=accept), timeout=10).close()  # noqa: S310 - http only
+            urllib.request.urlopen(urllib.request.Request(url, headers=accept), timeout=10).close()
         except urllib.error.HTTPError:
             return False
         return True
@@ -148,4 +158,4 @@ def _debian_mirror() -> str:
                 mirror = next(field for field in fields if "://" in field)
                 if mirror.rstrip("/").endswith("/debian"):
                     return mirror
-    return "http://deb.debian.org/debian"
+    raise NoMirrorError

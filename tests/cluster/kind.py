@@ -9,7 +9,7 @@ import shutil
 import subprocess
 
 from cluster.builds import program
-from cluster.facts import S3, Facts
+from cluster.facts import Facts
 from cluster.images import NAMES, TARGETS, tag
 from cluster.places import TREE, run_dir
 from cluster.processes import Processes, run
@@ -58,7 +58,7 @@ class Kind:
 
     def _standing(self) -> Facts | None:
         up = _NAME in run([program("kind"), "get", "clusters"]).split()
-        return Facts.read() if up and (self._folder / "cluster.json").exists() else None
+        return Facts.read() if up and Facts.known() else None
 
     def _image(self, target: str) -> str:
         image = f"localhost:5000/{NAMES[target]}:{tag()}"
@@ -73,5 +73,5 @@ class Kind:
 def _gateway() -> str:
     """Return the machine's IPv4 address on the network of kind's nodes."""
     networks = json.loads(run(["docker", "network", "inspect", "kind"]))
-    gateways = [config.get("Gateway", "") for config in networks[0]["IPAM"]["Config"]]
+    gateways: list[str] = [config.get("Gateway", "") for config in networks[0]["IPAM"]["Config"]]
     return next(gateway for gateway in gateways if "." in gateway)

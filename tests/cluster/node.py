@@ -76,7 +76,9 @@ class Node:
             "node-ip": NODE_ADDRESS,
             "hostname-override": NODE_NAME,
         }
-        processes.start("kubelet", [self._programs["kubelet"], *(f"--{key}={value}" for key, value in arguments.items())])
+        processes.start(
+            "kubelet", [self._programs["kubelet"], *(f"--{key}={value}" for key, value in arguments.items())]
+        )
         proxy = self._write("kube-proxy.json", self._kube_proxy())
         processes.start("kube-proxy", [self._programs["kube-proxy"], f"--config={proxy}"])
         processes.wait("kubelet", self._ready)

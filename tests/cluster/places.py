@@ -16,9 +16,3 @@ def cache_dir() -> Path:
 def run_dir() -> Path:
     """Return the state of the running cluster: keys, databases, logs, process records, the kubeconfig."""
     return Path(os.environ.get("DCP_CLUSTER_DIR") or "/var/tmp/dcp-operator-cluster")
-
-
-def reset(folder: Path) -> None:
-    """Make the folder, readable by its owner only: it holds the keys of a cluster."""
-    folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-    folder.chmod(0o700)

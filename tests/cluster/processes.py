@@ -61,12 +61,16 @@ class Process:
 
 
 class Processes:
-    """The programs of one run folder. `enter` is a command prefix that puts them into the cluster's namespaces."""
+    """The programs of one run folder.
 
-    def __init__(self, folder: Path, enter: Sequence[str] = ()) -> None:
+    `enter` is a command prefix that puts them into namespaces; `forks` says that the program is then its only child.
+    """
+
+    def __init__(self, folder: Path, enter: Sequence[str] = (), *, forks: bool = False) -> None:
         self.logs = folder / "logs"
         self._records = folder / "processes"
         self._enter = list(enter)
+        self._forks = forks
 
     def start(self, name: str, command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Process:
         """Start a program in the background, its output in logs/<name>.log, and record it."""
@@ -82,7 +86,7 @@ class Processes:
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,
             )
-        pid = self._only_child(popen) if self._enter else popen.pid
+        pid = self._only_child(popen) if self._forks else popen.pid
         process = Process(name, pid, _start_ticks(pid) or 0, arguments, dict(environment or {}))
         (self._records / f"{name}.json").write_text(json.dumps(asdict(process)))
         return process

@@ -45,19 +45,19 @@ class Sandbox:
 
     def processes(self) -> Processes:
         """Return what starts programs inside."""
-        target = self._holder().pid
-        return Processes(self.folder, ["nsenter", f"--target={target}", "--net", "--pid", "--mount", "--"])
+        return Processes(self.folder, self._enter(), forks=True)
 
     def run(self, *command: str | Path) -> str:
         """Run a short command inside and return its output."""
-        return run(["nsenter", f"--target={self._holder().pid}", "--net", "--pid", "--mount", "--", *command])
+        return run([*self._enter(), *command])
 
     def create(self) -> None:
         """Make the namespaces, their mounts, the link to the machine and the cgroup of all pods."""
         unshare = ["unshare", "--net", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]
-        holder = Processes(self.folder, unshare).start(_HOLDER, [pause()])
+        holder = Processes(self.folder, unshare, forks=True).start(_HOLDER, [pause()])
         # unshare forks first and mounts afterwards: the program's own name shows that it is done.
-        until(lambda: Path(f"/proc/{holder.pid}/comm").read_text().strip() == "pause", _HOLDER)
+        name = Path(f"/proc/{holder.pid}/comm")
+        self._outside.wait(_HOLDER, lambda: name.read_text().strip() == "pause")
         self._mount()
         self._connect(holder)
         _make_cgroup()
@@ -68,6 +68,9 @@ class Sandbox:
             self._holder().send(signal.SIGKILL)
             until(lambda: not self._holder().alive(), "the end of the namespaces")
         until(_remove_cgroup, "the removal of the pods' cgroups")
+
+    def _enter(self) -> list[str]:
+        return ["nsenter", f"--target={self._holder().pid}", "--net", "--pid", "--mount", "--"]
 
     def _holder(self) -> Process:
         return self._outside.get(_HOLDER)

@@ -26,13 +26,16 @@ storage:
 http: {{addr: ":5000"}}
 """
 
-_COREFILE: Final = """.:53 {{
+_COREFILE: Final = """cluster.local in-addr.arpa {{
     bind {address}
     errors
-    kubernetes cluster.local in-addr.arpa {{
+    kubernetes {{
         kubeconfig {kubeconfig}
         ttl 1
     }}
+}}
+. {{
+    bind {address}
     template ANY ANY {{
         rcode NXDOMAIN
     }}
@@ -53,7 +56,14 @@ def start_s3(processes: Processes, folder: Path, address: str) -> S3:
     buckets = folder / "s3"
     (buckets / _BUCKET).mkdir(parents=True, exist_ok=True)
     s3 = S3(f"http://{address}:{_S3_PORT}", _BUCKET, f"key{secrets.token_hex(8)}", secrets.token_hex(20), _REGION)
-    command = [program("versitygw"), "--quiet", "--port", f"{address}:{_S3_PORT}", "--region", _REGION]
+    command: list[str | Path] = [
+        program("versitygw"),
+        "--quiet",
+        "--port",
+        f"{address}:{_S3_PORT}",
+        "--region",
+        _REGION,
+    ]
     keys = {"ROOT_ACCESS_KEY": s3.access_key, "ROOT_SECRET_KEY": s3.secret_key}
     processes.start("versitygw", [*command, "posix", buckets], keys)
     processes.wait("versitygw", lambda: _listens(address, _S3_PORT))
