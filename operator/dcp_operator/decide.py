@@ -5,24 +5,22 @@ that ended are settled into the status first; then an ordered chain of checks ru
 say decides.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
-from dcp_operator.actions import Action, Decision, DeleteAttempt, Event
-from dcp_operator.conditions import REASONS, conditions, human_duration, message_of, sentence
+from dcp_operator.actions import Decision
+from dcp_operator.clean_up import clean_up
+from dcp_operator.conditions import message_of, sentence
 from dcp_operator.live import queued, running, start, starting
-from dcp_operator.observed import Attempt, Observed
+from dcp_operator.observed import Observed
+from dcp_operator.publish import events, with_conditions
 from dcp_operator.rivals import Rival, holder
 from dcp_operator.settle import conflicted, settle
 from dcp_operator.situation import Situation, Verdict, finished
-from dcp_operator.spec import Checkpoint, SpecError
+from dcp_operator.spec import Checkpoint
 from dcp_operator.status import Failure, Phase, Status
 from dcp_worker.contract import Conflict, Origin, Reason
-
-_LINGER: Final = timedelta(seconds=60)
-"""How long pods may take to end after a success before they are stopped."""
-_EVENT_LIMIT: Final = 1000
 
 
 def decide(
@@ -50,29 +48,6 @@ def decide(
     )
     verdict = _first(situation)
     return _decision(situation, verdict, written, observed)
-
-
-def refuse(  # noqa: PLR0913 - the parts of an object whose spec has no value
-    error: SpecError,
-    *,
-    generation: int,
-    run_id: str,
-    observed: Observed,
-    status: Mapping[str, Any] | None,
-    now: datetime,
-) -> Decision:
-    """Return the decision for an object whose spec can't be parsed: Failed with InvalidSpec, its attempts stopped."""
-    written = Status.read(status)
-    if written.phase.terminal and written.reason is not Reason.INVALID_SPEC:
-        return Decision(actions=(), status=written.given(observed_generation=generation).to_dict())
-    message = "; ".join(error.problems)[:1024]
-    done = finished(written, Phase.FAILED, Reason.INVALID_SPEC, now.replace(microsecond=0)).given(
-        run_id=run_id[:63], failure=Failure(reason=Reason.INVALID_SPEC, message=message)
-    )
-    actions = tuple(_delete(each, "the spec is invalid") for each in observed.attempts if each.active)
-    final = _with_conditions(done, message, written, generation, now)
-    settled = actions if written.phase.terminal else ()
-    return Decision(actions=settled, status=final.to_dict(), events=tuple(_events(written, final)))
 
 
 def _begin(checkpoint: Checkpoint, written: Status) -> Status:
@@ -181,88 +156,12 @@ CHECKS: Final[tuple[Callable[[Situation], Verdict | None], ...]] = (
 
 def _decision(situation: Situation, verdict: Verdict, written: Status, observed: Observed) -> Decision:
     checkpoint, now = situation.checkpoint, situation.now
-    final = _with_conditions(verdict.status, verdict.message, written, checkpoint.generation, now)
-    deletions, times = _clean_up(checkpoint, observed, written, final, now)
+    final = with_conditions(verdict.status, verdict.message, written, checkpoint.generation, now)
+    deletions, times = clean_up(checkpoint, observed, written, final, now)
     wake_at = min((each for each in (verdict.wake_at, *times) if each is not None), default=None)
     return Decision(
         actions=(*deletions, *verdict.actions),
         status=final.to_dict(),
-        events=tuple(_events(written, final)),
+        events=tuple(events(written, final)),
         wake_at=wake_at,
-    )
-
-
-def _with_conditions(status: Status, message: str, written: Status, generation: int, now: datetime) -> Status:
-    final = status.given(
-        observed_generation=generation,
-        duration=human_duration(status.duration_seconds) if status.duration_seconds is not None else "",
-    )
-    return final.given(conditions=conditions(final, message[:1800], written.conditions, now.replace(microsecond=0)))
-
-
-def _clean_up(
-    checkpoint: Checkpoint, observed: Observed, written: Status, final: Status, now: datetime
-) -> tuple[list[Action], list[datetime]]:
-    """Return the attempts to delete now, and when to look again.
-
-    An attempt is deleted only once its outcome stands in the status as written: to stop what still runs, when the time
-    to keep it is over, or since a new runId asked for a fresh run.
-    """
-    actions: list[Action] = []
-    times: list[datetime] = []
-    for attempt in observed.attempts:
-        if attempt.deleting:
-            continue
-        if attempt.run_id != checkpoint.spec.run_id:
-            actions.append(_delete(attempt, "spec.runId asks for a new run"))
-            continue
-        due = _deletion(checkpoint, attempt, final, now)
-        if due is None:
-            continue
-        is_written = written.run_id == checkpoint.spec.run_id and _settled_in(written, attempt)
-        if due > now or not is_written:
-            times.append(max(due, now))
-        else:
-            actions.append(_delete(attempt, "its pods are no longer needed" if attempt.active else "its time is over"))
-    return actions, times
-
-
-def _settled_in(status: Status, attempt: Attempt) -> bool:
-    return status.phase.terminal or attempt.attempt <= status.retries.settled
-
-
-def _deletion(checkpoint: Checkpoint, attempt: Attempt, status: Status, now: datetime) -> datetime | None:
-    """Return when the attempt may go; None while it is under way, or for as long as no time is set."""
-    if not _settled_in(status, attempt):
-        return None
-    end = status.completion_time or now
-    if attempt.active:
-        return end + _LINGER if status.phase is Phase.SUCCEEDED else now
-    ttl = checkpoint.spec.ttl_seconds_after_finished
-    if not status.phase.terminal or ttl is None:
-        return None
-    return end + timedelta(seconds=ttl)
-
-
-def _delete(attempt: Attempt, why: str) -> DeleteAttempt:
-    return DeleteAttempt(job_name=attempt.job_name, attempt=attempt.attempt, why=why)
-
-
-def _events(written: Status, final: Status) -> Iterator[Event]:
-    """Yield one event for a failed attempt that is followed by another, and one for a change of phase or reason."""
-    failure = final.failure
-    retried = failure is not None and failure != written.failure and not final.phase.terminal
-    if retried and failure is not None:
-        what = f"Attempt {failure.attempt} failed: {failure.message}"
-        yield Event(type="Warning", reason=failure.reason.value, message=what[:_EVENT_LIMIT])
-        if final.phase is Phase.PENDING:
-            return
-    if (written.phase, written.reason, written.attempts) == (final.phase, final.reason, final.attempts):
-        return
-    word = final.reason or final.phase
-    normal = final.reason is None or REASONS[final.reason].phase in {Phase.SUCCEEDED, Phase.QUEUED, Phase.SUSPENDED}
-    yield Event(
-        type="Normal" if normal else "Warning",
-        reason=word.value,
-        message=message_of(final.conditions)[:_EVENT_LIMIT],
     )

@@ -1,5 +1,6 @@
 """What a podTemplate may hold: a strategic merge into our pods, minus what would undo their isolation."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -27,6 +28,13 @@ _VOLUMES: Final = {
     "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret",
 }  # fmt: skip
 """Volume types of Pod Security `restricted`."""
+_MERGE_KEYS: Final = {
+    "containers": ("name",),
+    "volumes": ("name",),
+    "env": ("name",),
+    "volumeMounts": ("mountPath",),
+    "tolerations": ("key", "effect"),
+}
 _TOKEN_PATH: Final = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - where a token would be, not a token
 _SECRET_ENV: Final = frozenset(key for keys in CREDENTIAL_KEYS.values() for key in keys) - {
     "AZURE_STORAGE_ACCOUNT_NAME", "AZURE_CLIENT_ID", "AZURE_TENANT_ID",
@@ -69,6 +77,38 @@ def mounted_paths(template: Mapping[str, Any]) -> tuple[str, ...]:
         for _, mount in _mappings(container.get("volumeMounts"))
         if mount.get("mountPath")
     )
+
+
+def merged(template: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a strategic merge of ours over the user's template; neither is changed.
+
+    Mappings merge, containers merge by name, entries of the other keyed lists (env, volumes, mounts, tolerations) are
+    replaced by ours of the same key, and everything else of ours wins.
+    """
+    result = copy.deepcopy(dict(template))
+    for key, value in ours.items():
+        theirs = result.get(key)
+        if isinstance(value, Mapping) and isinstance(theirs, Mapping):
+            result[key] = merged(theirs, value)
+        elif key in _MERGE_KEYS and isinstance(theirs, list):
+            result[key] = _merged_list(theirs, value, _MERGE_KEYS[key], deep=key == "containers")
+        else:
+            result[key] = copy.deepcopy(value)
+    return result
+
+
+def _merged_list(
+    theirs: list[dict[str, Any]], ours: list[dict[str, Any]], key: tuple[str, ...], *, deep: bool
+) -> list[dict[str, Any]]:
+    """Return ours, each merged over theirs of the same key, then what only they have."""
+
+    def name(item: Mapping[str, Any]) -> tuple[object, ...]:
+        return tuple(item.get(part) for part in key)
+
+    known = {name(item): item for item in theirs}
+    first = [merged(known.get(name(item), {}), item) if deep else copy.deepcopy(item) for item in ours]
+    names = {name(item) for item in ours}
+    return first + [copy.deepcopy(item) for item in theirs if name(item) not in names]
 
 
 def _volume_problems(spec: Mapping[str, Any]) -> Iterator[str]:

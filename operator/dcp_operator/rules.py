@@ -1,7 +1,8 @@
 """Rules between the fields of a spec, each broken one said in a line `field: what is wrong; write ...`."""
 
+import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from dcp_operator.pod_template import mounted_paths, template_problems
 from dcp_operator.storage_url import option_problems, protocol, url_problems
@@ -9,6 +10,9 @@ from dcp_worker.contract import Device, LoadSelection, Operation, Strategy
 
 if TYPE_CHECKING:
     from dcp_operator.spec import CheckpointSpec, Site
+
+_ARGS_LIMIT: Final = 65_536
+"""The Task travels in one environment variable, of which the kernel takes 128 KiB."""
 
 
 def rule_problems(spec: "CheckpointSpec", site: "Site") -> Iterator[str]:
@@ -44,6 +48,8 @@ def _workload_problems(spec: "CheckpointSpec") -> Iterator[str]:
         yield "spec.workload.steps: steps run before a Save; drop steps from this Load"
     elif operation is Operation.LOAD and workload.from_ is not None:
         yield "spec.workload.from: is for a Save; write the URL to load as spec.storage.url"
+    if workload is not None and len(json.dumps(workload.args)) > _ARGS_LIMIT:
+        yield "spec.workload.args: is larger than 64 KiB; write the path of a file in the image or a ConfigMap"
     if operation is not Operation.SAVE and spec.storage.overwrite:
         yield f"spec.storage.overwrite: a {operation} writes nothing; drop overwrite, or write operation: Save"
 

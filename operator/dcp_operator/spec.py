@@ -251,7 +251,7 @@ def _envelope_problems(body: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(name, str) or not name:
         yield "metadata.name: is missing; write a name such as save-1000"
     elif not _LABEL.fullmatch(name) or len(name) > NAME_LIMIT:
-        yield f"metadata.name: is a label's value too; write at most {NAME_LIMIT} of a-z, 0-9 and '-', no '-' at the ends"
+        yield f"metadata.name: is a label too; write at most {NAME_LIMIT} of a-z, 0-9 and '-', with no '-' at the ends"
 
 
 def _digest(value: object) -> str:
