@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dcp_operator import documents, local
+from dcp_operator import documents
 from dcp_operator.processes import progress_of
+from dcp_operator.run import Run
 from dcp_operator.spec import LOCAL
 from dcp_operator.view import view
 
@@ -34,8 +35,8 @@ def environment(text: str, folder: Path) -> tuple[dict[str, str], str]:
     console = Console(record=True, width=200)
     found = documents.read([str(path)], LOCAL)
     (source,) = found.checkpoints
-    run = local._Run(found, view(console), verbose=False, folder=folder)
-    return run._environment(source, source.checkpoint), console.export_text()
+    run = Run(found, view(console), verbose=False, folder=folder)
+    return run.environment(source, source.checkpoint), console.export_text()
 
 
 def test_a_secret_in_the_files_replaces_the_environments_credentials(

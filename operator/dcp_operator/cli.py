@@ -15,8 +15,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from dcp_operator import documents, local, table
+from dcp_operator import documents, table
 from dcp_operator.documents import Documents, InputError
+from dcp_operator.run import run_all, succeeded
 from dcp_operator.spec import CLUSTER, LOCAL, Site
 from dcp_operator.view import view
 
@@ -87,11 +88,11 @@ def run(
     with view(console) as shown:
         for note in found.notes:
             shown.say(note)
-        finished, interrupted = local.run_all(found, shown, verbose=verbose)
+        finished, interrupted = run_all(found, shown, verbose=verbose)
     _show(finished, output)
     if interrupted:
         raise typer.Exit(INTERRUPTED)
-    if not all(local.succeeded(body) for body in finished):
+    if not all(succeeded(body) for body in finished):
         raise typer.Exit(1)
 
 

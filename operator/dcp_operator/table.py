@@ -1,59 +1,36 @@
 """The table that `kubectl get checkpoints` shows, for objects that never saw a cluster: same columns, same strings."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from dcp_operator.conditions import human_duration, human_ranks
+from dcp_operator.crd import custom_resource_definition
 from dcp_operator.spec import Checkpoint
 from dcp_operator.view import STYLES
-
-Cell = Callable[[Mapping[str, Any]], object]
-
-
-def _at(*path: str) -> Cell:
-    def cell(body: Mapping[str, Any]) -> object:
-        value: Any = body
-        for key in path:
-            value = (value or {}).get(key)
-        return value
-
-    return cell
-
-
-def _age(body: Mapping[str, Any]) -> str:
-    created = datetime.fromisoformat(body["metadata"]["creationTimestamp"])
-    return human_duration(int((datetime.now(UTC) - created).total_seconds()))
-
-
-COLUMNS: Final[Mapping[str, Cell]] = {
-    "Name": _at("metadata", "name"),
-    "Operation": _at("spec", "operation"),
-    "Phase": _at("status", "phase"),
-    "Step": _at("status", "checkpoint", "step"),
-    "Size": _at("status", "size"),
-    "Duration": _at("status", "duration"),
-    "Reason": _at("status", "reason"),
-    "Age": _age,
-}
-WIDE: Final[Mapping[str, Cell]] = {
-    "Ranks": _at("status", "ranks"),
-    "Throughput": _at("status", "throughput"),
-    "URL": _at("spec", "storage", "url"),
-}
 
 
 def results(bodies: Iterable[Mapping[str, Any]], *, wide: bool) -> Table:
     """Return the printer columns of objects with a status."""
-    columns = {**COLUMNS, **WIDE} if wide else COLUMNS
-    table = _table(columns)
+    (version,) = custom_resource_definition()["spec"]["versions"]
+    columns = [each for each in version["additionalPrinterColumns"] if wide or not each.get("priority")]
+    table = _table(["Name", *(each["name"] for each in columns)])
     for body in bodies:
-        cells = [Text("" if (value := cell(body)) is None else str(value)) for cell in columns.values()]
-        table.add_row(*cells, style=STYLES.get(body["status"]["phase"]))
+        cells = [body["metadata"]["name"], *(_cell(body, each) for each in columns)]
+        table.add_row(*map(Text, cells), style=STYLES.get(body["status"]["phase"]))
     return table
+
+
+def _cell(body: Mapping[str, Any], column: Mapping[str, Any]) -> str:
+    value: Any = body
+    for key in column["jsonPath"].removeprefix(".").split("."):
+        value = (value or {}).get(key)
+    if value is not None and column["type"] == "date":
+        return human_duration(int((datetime.now(UTC) - datetime.fromisoformat(value)).total_seconds()))
+    return "" if value is None else str(value)
 
 
 def rehearsal(checkpoints: Iterable[Checkpoint]) -> Table:
