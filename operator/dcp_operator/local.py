@@ -1,38 +1,16 @@
 """This machine as a cluster of one: attempts become processes instead of Jobs, and are observed in the same terms."""
 
-import os
-import queue
-import signal
 import socket
-import sys
-import tempfile
-import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
-from typing import Any, Final
+from typing import Final
 
-from dcp_operator.actions import Action, CreateAttempt, Decision
-from dcp_operator.decide import decide
-from dcp_operator.documents import Documents, Source, credentials
+from dcp_operator.actions import Action, CreateAttempt
 from dcp_operator.observed import Attempt, Observed, Pod
 from dcp_operator.processes import Process
-from dcp_operator.spec import LOCAL, Checkpoint, parse
-from dcp_operator.status import Phase
-from dcp_operator.storage_url import protocol
-from dcp_operator.view import View
-from dcp_worker.contract import (
-    CREDENTIAL_KEYS,
-    MASTER_ADDR_ENV,
-    MASTER_PORT_ENV,
-    NODE_RANK_ENV,
-    PROGRESS_SECONDS_ENV,
-    TASK_ENV,
-    Reason,
-)
+from dcp_worker.contract import MASTER_ADDR_ENV, MASTER_PORT_ENV, NODE_RANK_ENV, PROGRESS_SECONDS_ENV, TASK_ENV
 
 LOOPBACK: Final = "127.0.0.1"
 
