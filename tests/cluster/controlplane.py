@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cluster.builds import programs
+from cluster.kubectl import Kubectl
 from cluster.processes import Processes, run
 from cluster.versions import API, CLUSTER
 
@@ -82,10 +83,10 @@ class ControlPlane:
         options = {"kubeconfig": self.kubeconfig("scheduler"), "leader-elect": "false", "secure-port": 0}
         self.processes.start("kube-scheduler", [programs(CLUSTER)["kube-scheduler"], *_flags(options)])
 
-    def kubectl(self, *arguments: str, objects: Any = None, timeout: float = 120) -> str:
-        """Run kubectl as the administrator; `objects`, if given, go to its standard input as JSON."""
-        command: list[str | Path] = [programs(API)["kubectl"], "--kubeconfig", self.kubeconfig(), *arguments]
-        return run(command, stdin=None if objects is None else json.dumps(objects), timeout=timeout)
+    @property
+    def kubectl(self) -> Kubectl:
+        """kubectl as the administrator."""
+        return Kubectl(self.kubeconfig())
 
     def _make_keys(self) -> Mapping[str, str]:
         pki = self.folder / "pki"

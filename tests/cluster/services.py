@@ -72,7 +72,7 @@ def start_s3(processes: Processes, folder: Path, address: str) -> S3:
 
 def start_dns(processes: Processes, plane: ControlPlane) -> None:
     """Start CoreDNS beside the node and put it behind the Service that every pod's resolver asks."""
-    plane.kubectl("apply", "-f", "-", objects={"apiVersion": "v1", "kind": "List", "items": _dns_objects()})
+    plane.kubectl.apply(_dns_objects())
     path = plane.folder / "Corefile"
     path.write_text(_COREFILE.format(address=NODE_ADDRESS, kubeconfig=plane.kubeconfig("coredns")))
     processes.start("coredns", [program("coredns"), "-conf", path])
