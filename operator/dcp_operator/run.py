@@ -85,6 +85,8 @@ class Run:
 
     def _stopped(self, checkpoint: Checkpoint, machine: Machine, status: Mapping[str, Any]) -> dict[str, Any]:
         """Stop the ranks and suspend the Checkpoint, unless the result is there by now; return the status."""
+        if machine.live:
+            self.shown.say(f"{checkpoint.name}: stopping the ranks; Ctrl-C once more kills them")
         machine.stop()
         while machine.live:
             self._wait(None)
