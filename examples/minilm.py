@@ -47,7 +47,7 @@ class Workload:
         """Return none: these are weights to serve, not to train."""
         del params
 
-    def initialise_buffers(self, model: nn.Module) -> None:
+    def init_buffers(self, model: nn.Module) -> None:
         """Fill the two buffers that no checkpoint holds, since they are not persistent."""
         for name, buffer in model.named_buffers():
             if name.endswith("position_ids"):
