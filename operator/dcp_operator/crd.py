@@ -115,7 +115,8 @@ def _structural(schema: Schema, *, with_defaults: bool = True) -> Schema:
         if not with_defaults or kept.get("default") in _NO_DEFAULT:
             kept.pop("default", None)
         elif isinstance(kept.get("default"), dict):
-            kept["default"] = {}  # the fields of the section have their own defaults
+            # The API server checks this default by the section's rules before it fills in the fields' own defaults.
+            kept["default"] = {key: value for key, value in kept["default"].items() if value not in _NO_DEFAULT}
         if kept.get("description"):
             kept["description"] = " ".join(kept["description"].split())
         if node.get("type") == "object":

@@ -169,7 +169,9 @@ def _container(checkpoint: Checkpoint, action: CreateAttempt, default_image: str
         "name": WORKER_CONTAINER,
         "image": checkpoint.spec.workers.image or default_image,
         "command": ["python", "-m", "dcp_worker"],
-        "env": [{"name": name, "value": value} for name, value in environment.items()] + _credentials(checkpoint),
+        # Kubernetes reads $(NAME) in a value as a reference; a doubled $ is a plain one.
+        "env": [{"name": name, "value": value.replace("$", "$$")} for name, value in environment.items()]
+        + _credentials(checkpoint),
         "terminationMessagePath": "/dev/termination-log",
         "terminationMessagePolicy": "File",
         "volumeMounts": [

@@ -50,7 +50,7 @@ def template_problems(template: Mapping[str, Any]) -> Iterator[str]:
     """Yield one line for each thing in a podTemplate that the operator refuses."""
     for key in sorted(template.keys() - {"metadata", "spec"}):
         yield f"{_FIELD}.{key}: unknown field; write metadata (labels, annotations) or spec"
-    metadata, spec = template.get("metadata") or {}, template.get("spec") or {}
+    metadata, spec = template.get("metadata", {}), template.get("spec", {})
     if not isinstance(metadata, Mapping) or not isinstance(spec, Mapping):
         yield f"{_FIELD}: metadata and spec have the wrong type; write mappings"
         return
@@ -61,6 +61,7 @@ def template_problems(template: Mapping[str, Any]) -> Iterator[str]:
             yield f"{_FIELD}.spec.{key}: is not accepted; {instead}"
     if spec.get("automountServiceAccountToken"):
         yield f"{_FIELD}.spec.automountServiceAccountToken: workers get no API token; drop it"
+    yield from _shape_problems(f"{_FIELD}.spec", spec, ("containers", "initContainers", "volumes", "tolerations"))
     yield from _volume_problems(spec)
     for kind in ("containers", "initContainers"):
         for index, container in _mappings(spec.get(kind)):
@@ -122,6 +123,13 @@ def _volume_problems(spec: Mapping[str, Any]) -> Iterator[str]:
             yield f"{field}.projected: workers get no API token; drop the serviceAccountToken source"
 
 
+def _shape_problems(field: str, node: Mapping[str, Any], lists: tuple[str, ...]) -> Iterator[str]:
+    for key in lists:
+        items = node.get(key, [])
+        if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
+            yield f"{field}.{key}: has the wrong type; write a list of mappings"
+
+
 def _container_problems(field: str, container: Mapping[str, Any]) -> Iterator[str]:
     if not container.get("name"):
         yield f"{field}.name: is missing; write {WORKER_CONTAINER} for the ranks' container, or a name of its own"
@@ -131,6 +139,10 @@ def _container_problems(field: str, container: Mapping[str, Any]) -> Iterator[st
         if entry.get("name") in _SECRET_ENV and entry.get("value"):
             yield f"{field}.env: {entry['name']} holds a secret in plain text; move it to credentialsSecretRef"
     yield from _access_problems(field, container)
+    yield from _shape_problems(field, container, ("env", "volumeMounts"))
+    resources = container.get("resources", {})
+    if not isinstance(resources, Mapping) or not all(isinstance(each, Mapping) for each in resources.values()):
+        yield f"{field}.resources: has the wrong type; write limits and requests, each a mapping"
     for key, instead in _WORKER_OURS.items():
         if container.get("name") == WORKER_CONTAINER and container.get(key) is not None:
             yield f"{field}.{key}: is not accepted in the container {WORKER_CONTAINER}; {instead}"

@@ -86,6 +86,8 @@ def _book(situation: Situation, attempt: Attempt, ended: Outcome) -> Retries:
 
 def _succeeded(situation: Situation, status: Status, attempt: Attempt, ended: Outcome) -> Situation:
     info = ended.checkpoint
+    if info is not None and not info.url:
+        info = info.model_copy(update={"url": situation.checkpoint.spec.storage.url})
     done = finished(status, Phase.SUCCEEDED, ended.reason, situation.stamp).given(
         checkpoint=info,
         conflict_guard=info.conflict_guard if info is not None else "",
@@ -94,7 +96,7 @@ def _succeeded(situation: Situation, status: Status, attempt: Attempt, ended: Ou
         failed_ranks=(),
         failed_rank_count=0,
         size=human_bytes(info.bytes) if info is not None and info.bytes is not None else "",
-        throughput=f"{human_bytes(ended.bytes_moved / ended.seconds)}/s" if ended.seconds and ended.bytes_moved else "",
+        throughput=f"{human_bytes(ended.bytes_moved / ended.seconds)}/s" if ended.seconds > 0 and ended.bytes_moved else "",
         retries=status.retries.model_copy(update={"settled": attempt.attempt, "probe": False, "next_time": None}),
     )
     return replace(situation, status=done, message=_success_message(ended.reason, done))

@@ -6,12 +6,12 @@ the very sections of a Checkpoint's spec that the data plane needs; `dcp_operato
 control plane reads.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 TASK_ENV: Final = "DCP_TASK"
@@ -93,7 +93,7 @@ CREDENTIAL_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "file": (),
     "memory": (),
 }
-"""Keys that a credentials Secret may hold, per protocol; each reaches the ranks as an environment variable of its name."""
+"""Keys that a credentials Secret may hold, per protocol; each becomes an environment variable of the ranks."""
 
 
 class Reason(StrEnum):
@@ -154,7 +154,12 @@ class Wire(BaseModel):
     """A frozen JSON message with camelCase names, which refuses fields that it does not know."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        ser_json_inf_nan="constants",
     )
 
     def to_json(self) -> str:
@@ -167,6 +172,8 @@ class Wire(BaseModel):
 
 
 Url = Annotated[str, Field(min_length=1, max_length=1024)]
+Text = Annotated[str, BeforeValidator(lambda text: _encodable(text) if isinstance(text, str) else text)]
+"""Words of foreign origin: what UTF-8 can't say (a path's stray byte in an error) becomes a question mark."""
 Glob = Annotated[str, Field(min_length=1, max_length=253)]
 
 
@@ -300,7 +307,7 @@ class Conflict(Wire):
     save_id: str = ""
     origin: Origin | None = None
     created_time: datetime | None = None
-    message: str = ""
+    message: Text = ""
 
 
 class RankFailure(Wire):
@@ -309,12 +316,12 @@ class RankFailure(Wire):
     rank: int | None = None
     """None for a failure of the launcher or of the preflight, before any rank ran."""
     reason: Reason
-    message: str = ""
-    stage: str = ""
+    message: Text = ""
+    stage: Text = ""
     time: float = 0.0
     exit_code: int | None = None
     """Negative for a signal: -9 is SIGKILL."""
-    traceback: str = ""
+    traceback: Text = ""
     """The last lines only."""
 
 
@@ -328,7 +335,7 @@ class Report(Wire):
     conflict: Conflict | None = None
     failures: list[RankFailure] = Field(default_factory=list)
     failed_rank_count: int = 0
-    warnings: list[str] = Field(default_factory=list)
+    warnings: list[Text] = Field(default_factory=list)
     """What did not change the result: replaced data that could not be removed, a store without an atomic refusal."""
     bytes_moved: int = 0
     seconds: float = 0.0
@@ -340,14 +347,15 @@ class Report(Wire):
         for report in _shorter(self):
             text = report.to_json()
             if len(text.encode()) <= limit:
-                return text
-        raise ValueError(f"a Report can't be shortened to {limit} bytes")  # pragma: no cover - see _shorter's last step
+                break
+        return text
 
     @classmethod
     def decode(cls, text: str) -> Self | None:
         """Return the Report, or None for an empty, torn or foreign termination message."""
         try:
-            return cls.model_validate_json(text)
+            # A worker image may be newer than the operator.
+            return cls.model_validate_json(text, extra="ignore")
         except ValueError:
             return None
 
@@ -369,37 +377,45 @@ class Progress(Wire):
         return min(100, 100 * self.bytes // self.total_bytes) if self.total_bytes else 0
 
 
-def _shorter(report: Report) -> list[Report]:
-    """Return versions of the report, each shorter than the one before: tracebacks go first, the first cause last."""
+_SHORTER: Final = ((16, 240, 800), (8, 160, 800), (4, 120, 600), (16, 80, 0), (4, 80, 0), (1, 120, 0))
+"""Failures kept, characters of a message (three times as many of the first), of the first one's traceback."""
+
+
+def _shorter(report: Report) -> Iterator[Report]:
+    """Yield versions of the report, each with less: echoes of the first cause go first, the result last."""
     count = max(report.failed_rank_count, len(report.failures))
-    versions = [report.model_copy(update={"failed_rank_count": count, "failures": report.failures[:MAX_FAILED_RANKS]})]
-    for keep, text, trace in ((16, 240, 800), (16, 160, 0), (8, 160, 0), (4, 160, 0), (1, 120, 0)):
-        failures = [
-            failure.model_copy(
-                update={
-                    "message": _cut(failure.message, text if index else 3 * text),
-                    # The first cause keeps its traceback for longest.
-                    "traceback": failure.traceback[-trace:] if trace and not index else "",
-                    "stage": _cut(failure.stage, 40),
-                }
-            )
-            for index, failure in enumerate(report.failures[:keep])
-        ]
-        conflict = report.conflict and report.conflict.model_copy(
-            update={"message": _cut(report.conflict.message, 2 * text)}
-        )
-        versions.append(
-            report.model_copy(
-                update={
-                    "failures": failures,
-                    "failed_rank_count": count,
-                    "conflict": conflict,
-                    "warnings": [_cut(warning, text) for warning in report.warnings[: max(1, keep // 4)]],
-                }
-            )
-        )
-    bare = versions[-1].model_copy(update={"warnings": [], "conflict": None, "checkpoint": None})
-    return [*versions, bare]
+    report = report.model_copy(update={"failed_rank_count": count, "failures": report.failures[:MAX_FAILED_RANKS]})
+    yield report
+    for keep, text, trace in _SHORTER:
+        conflict = report.conflict
+        if conflict is not None:
+            conflict = conflict.model_copy(update={"message": _cut(conflict.message, 2 * text)})
+        update = {
+            "failures": [_shortened(each, index, text, trace) for index, each in enumerate(report.failures[:keep])],
+            "conflict": conflict,
+            "warnings": [_cut(warning, text) for warning in report.warnings[: max(1, keep // 4)]],
+        }
+        yield report.model_copy(update=update)
+    last = report.model_copy(update=update | {"warnings": []})
+    yield last
+    if last.checkpoint is not None:
+        # The operator knows the URL and the origin.
+        yield last.model_copy(update={"checkpoint": last.checkpoint.model_copy(update={"url": "", "origin": None})})
+    yield last.model_copy(update={"conflict": last.conflict and Conflict(), "checkpoint": None})
+
+
+def _shortened(failure: RankFailure, index: int, text: int, trace: int) -> RankFailure:
+    return failure.model_copy(
+        update={
+            "message": _cut(failure.message, text if index else 3 * text),
+            "traceback": failure.traceback[-trace:] if trace and not index else "",
+            "stage": _cut(failure.stage, 40),
+        }
+    )
+
+
+def _encodable(text: str) -> str:
+    return text.encode(errors="replace").decode()
 
 
 def _cut(text: str, length: int) -> str:

@@ -1,0 +1,97 @@
+"""Checkpoints, attempts and pods for tests of the control plane, told in few words."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from dcp_operator.observed import Attempt, Observed, Pod
+from dcp_operator.spec import LOCAL, Checkpoint, parse
+from dcp_worker.contract import CheckpointInfo, RankFailure, Reason, Report
+
+NOW = datetime(2026, 11, 24, 8, 0, 0, tzinfo=UTC)
+UID = "67649f17-63b8-4886-af6e-54d25698fc75"
+URL = "s3://bucket/run/step-1000"
+
+MANIFEST: dict[str, Any] = {
+    "apiVersion": "dcp-operator.io/v1alpha1",
+    "kind": "Checkpoint",
+    "metadata": {"name": "save-1000", "namespace": "team", "uid": UID, "creationTimestamp": "2026-11-24T08:00:00Z"},
+    "spec": {
+        "operation": "Save",
+        "storage": {"url": URL},
+        "workload": {"entrypoint": "my_pkg.train:Workload"},
+        "workers": {"numNodes": 2},
+    },
+}
+
+
+def manifest(changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the manifest with dotted fields set; None removes one."""
+    body = copy.deepcopy(MANIFEST)
+    for path, value in (changes or {}).items():
+        *parents, last = path.split(".")
+        at = body
+        for part in parents:
+            at = at.setdefault(part, {})
+        if value is None:
+            at.pop(last, None)
+        else:
+            at[last] = copy.deepcopy(value)
+    return body
+
+
+def checkpoint(changes: Mapping[str, Any] | None = None) -> Checkpoint:
+    return parse(manifest(changes), site=LOCAL)
+
+
+def at(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
+
+
+def running(index: int = 0, **fields: Any) -> Pod:
+    return replace(Pod(index=index, name=f"pod-{index}", node=f"node-{index}", phase="Running", started=NOW), **fields)
+
+
+def ended(index: int = 0, report: Report | None = None, **fields: Any) -> Pod:
+    """Return a pod that ended; it failed unless its Report has a result or says nothing bad."""
+    code = 0 if report is not None and report.result is not None else 1
+    pod = running(
+        index,
+        phase="Failed" if code else "Succeeded",
+        exit_code=code,
+        finished=NOW,
+        report=report,
+    )
+    return replace(pod, **fields)
+
+
+def attempt(*pods: Pod, number: int = 1, of: Checkpoint | None = None, **fields: Any) -> Attempt:
+    of = of or checkpoint()
+    made = Attempt(
+        job_name=of.job_name(number),
+        attempt=number,
+        created=NOW,
+        started=NOW,
+        nodes=max(len(pods), 1),
+        run_id=of.spec.run_id,
+        pods=pods,
+    )
+    return replace(made, **fields)
+
+
+def observed(*attempts: Attempt) -> Observed:
+    return Observed(attempts=attempts)
+
+
+def saved(**fields: Any) -> Report:
+    info = CheckpointInfo(
+        url=URL, save_id="s1", step=1000, bytes=438_304_768, files=4, tensors=7, world_size=2, conflict_guard="Atomic"
+    )
+    return Report(result=Reason.SAVED, checkpoint=info, bytes_moved=438_304_768, seconds=2.0, **fields)
+
+
+def failed(reason: Reason = Reason.RANK_FAILED, rank: int | None = 0, time: float = 1.0, **fields: Any) -> Report:
+    failure = RankFailure(rank=rank, reason=reason, message=f"{reason} here", time=time, **fields)
+    return Report(failures=[failure], failed_rank_count=1)
