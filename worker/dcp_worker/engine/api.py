@@ -7,10 +7,10 @@ own driver has no hook for a failure, raises a BaseException, and lets every ran
 import contextlib
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
-from typing import Any
+from typing import Any, Protocol
 
 import torch.distributed as dist
-from torch.distributed.checkpoint import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner
 from torch.distributed.checkpoint.stateful import Stateful
@@ -23,6 +23,24 @@ from dcp_worker.engine.meter import Progress
 from dcp_worker.engine.ranks import Ranks
 from dcp_worker.engine.reader import MEMORY_LIMIT, CheckpointReader
 from dcp_worker.engine.writer import CheckpointWriter
+
+
+class _Pending(Protocol):
+    """A background save that may still be on its way."""
+
+    def settle(self) -> None:
+        """Wait for it and raise its error, if nobody saw it yet."""
+
+
+pending: _Pending | None = None
+
+
+def settle() -> None:
+    """Wait for the background save of this process, if there is one, and raise its error."""
+    global pending  # noqa: PLW0603 - one per process, as the process group is
+    earlier, pending = pending, None
+    if earlier:
+        earlier.settle()
 
 
 def save(
@@ -40,25 +58,39 @@ def save(
 ) -> CheckpointInfo:
     """Save a sharded state dict; every rank of the group calls it and gets the same result or the same error.
 
-    Values that have `state_dict` and `load_state_dict` are saved through them. On an error nothing is committed and what
-    this save wrote is removed; a checkpoint that stood at the URL before still stands.
+    Values that have `state_dict` and `load_state_dict` are saved through them. On an error nothing is committed and
+    what this save wrote is removed; a checkpoint that stood at the URL before still stands. An `async_save` that is
+    still on its way ends first, and its error is raised.
 
     Raises:
         EngineError: a subclass per cause, see `dcp_worker.engine.errors`; `rank` names the rank that failed first.
     """
-    ranks = Ranks(process_group, url=fspath(url))
-    writer = _made_everywhere(
-        ranks,
-        lambda: CheckpointWriter(
-            url,
-            overwrite=overwrite,
-            storage_options=storage_options,
-            origin=origin,
-            step=step,
-            memory_limit=memory_limit,
-            on_progress=on_progress,
-        ),
+    settle()
+    return save_now(
+        state_dict,
+        url,
+        overwrite=overwrite,
+        storage_options=storage_options,
+        origin=origin,
+        step=step,
+        planner=planner,
+        process_group=process_group,
+        memory_limit=memory_limit,
+        on_progress=on_progress,
     )
+
+
+def save_now(
+    state_dict: Mapping[str, Any],
+    url: str | PathLike[str],
+    *,
+    planner: SavePlanner | None = None,
+    process_group: dist.ProcessGroup | None = None,
+    **options: Any,  # noqa: ANN401 - those of CheckpointWriter
+) -> CheckpointInfo:
+    """Save without a look at a background save: what `save` and the background itself do."""
+    ranks = Ranks(process_group, url=fspath(url))
+    writer: CheckpointWriter = _made_everywhere(ranks, lambda: CheckpointWriter(url, **options))
     try:
         return _save(ranks, writer, planner or DefaultSavePlanner(), state_dict)
     except EngineError as error:
@@ -100,12 +132,12 @@ def load(
             on_progress=on_progress,
         ),
     )
-    plain = {key: _plain(state_dict[key]) for key in sorted(state_dict)}
+    values = {key: plain(state_dict[key]) for key in sorted(state_dict)}
     try:
-        _load(ranks, reader, planner or DefaultLoadPlanner(), plain)
+        _load(ranks, reader, planner or DefaultLoadPlanner(), values)
     except CheckpointReplaced:
-        _load(ranks, reader, planner or DefaultLoadPlanner(), plain)
-    for key, value in plain.items():
+        _load(ranks, reader, planner or DefaultLoadPlanner(), values)
+    for key, value in values.items():
         if isinstance(state_dict[key], Stateful):
             state_dict[key].load_state_dict(value)
         else:
@@ -120,7 +152,8 @@ def _made_everywhere(ranks: Ranks, make: Any) -> Any:  # noqa: ANN401 - one of t
     return box[0]
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a state dict holds
+def plain(value: Any) -> Any:  # noqa: ANN401 - whatever a state dict holds
+    """Return what a Stateful has to save, or the value itself."""
     return value.state_dict() if isinstance(value, Stateful) else value
 
 
@@ -130,8 +163,8 @@ def _save(
     metadata: list[Metadata] = []
 
     def plan_mine() -> SavePlan:
-        plain = {key: _plain(value) for key, value in state_dict.items()}
-        planner.set_up_planner(plain, writer.storage_meta(), ranks.coordinates)
+        values = {key: plain(value) for key, value in state_dict.items()}
+        planner.set_up_planner(values, writer.storage_meta(), ranks.coordinates)
         writer.set_up_storage_writer(ranks.coordinates)
         return writer.prepare_local_plan(planner.create_local_plan())
 

@@ -28,42 +28,38 @@ def as_bytes(buffer: object) -> Bytes:
     return np.frombuffer(buffer, dtype=np.uint8)  # type: ignore[call-overload,no-any-return]
 
 
-def crc32c(data: Bytes) -> int:
-    """Return the digest of the bytes."""
-    return int(google_crc32c.value(data))
-
-
 class BlockDigest:
-    """Takes a file's bytes in pieces of any size, keeps the digest of each block."""
+    """Takes a file's bytes in pieces of any size, gives the digest of each block as it fills."""
 
     def __init__(self) -> None:
         self.size = 0
-        self._done: list[int] = []
         self._crc = 0
         self._filled = 0
 
-    def update(self, data: Bytes) -> None:
-        """Take the next bytes of the file."""
+    def update(self, data: Bytes) -> list[int]:
+        """Take the next bytes of the file; return the digests of the blocks that they complete."""
         self.size += len(data)
+        done: list[int] = []
         start = 0
         if self._filled:
             start = min(BLOCK - self._filled, len(data))
-            self._extend(data[:start])
+            self._extend(data[:start], done)
         whole = start + (len(data) - start) // BLOCK * BLOCK
-        self._done.extend(google_crc32c.value(data[at : at + BLOCK]) for at in range(start, whole, BLOCK))
+        done.extend(google_crc32c.value(data[at : at + BLOCK]) for at in range(start, whole, BLOCK))
         if whole < len(data):
-            self._extend(data[whole:])
+            self._extend(data[whole:], done)
+        return done
 
-    def _extend(self, data: Bytes) -> None:
+    def rest(self) -> list[int]:
+        """Return the digest of the last, short block, if there is one."""
+        return [self._crc] if self._filled else []
+
+    def _extend(self, data: Bytes, done: list[int]) -> None:
         self._crc = google_crc32c.extend(self._crc, data)
         self._filled += len(data)
         if self._filled == BLOCK:
-            self._done.append(self._crc)
+            done.append(self._crc)
             self._crc = self._filled = 0
-
-    def blocks(self) -> list[int]:
-        """Return the digests of all blocks so far, the last one maybe of less than a block."""
-        return [*self._done, self._crc] if self._filled else list(self._done)
 
 
 def fold(blocks: Sequence[int], size: int) -> int:

@@ -43,6 +43,16 @@ class EngineError(Exception):
         self.failures: Sequence[EngineError] = ()
         """The errors of all ranks that failed, this one included, the first in time first."""
 
+    @classmethod
+    def answered(cls, path: str, status: int, reason: str, text: str) -> Self:
+        """Return the error for an HTTP answer that is not what was asked for."""
+        return cls(f"{path}: the store answered {status} {reason}: {' '.join(text.split())[:300]}")
+
+    @classmethod
+    def broken_off(cls, path: str) -> Self:
+        """Return the error for an answer that ended too early."""
+        return cls(f"{path}: the connection ended in the middle of an answer")
+
     def __str__(self) -> str:
         return self.message if self.rank is None else f"rank {self.rank}: {self.message}"
 
@@ -185,6 +195,7 @@ _CLASSES: Final[dict[str, type[EngineError]]] = {
     "botocore.exceptions.ClientError": StorageUnavailable,
     "aiohttp.client_exceptions.ClientError": StorageUnavailable,
     "torch.distributed.DistError": PeerLost,
+    "http.client.HTTPException": StorageUnavailable,
     "builtins.PermissionError": StorageDenied,
     "builtins.ConnectionError": StorageUnavailable,
     "builtins.TimeoutError": StorageUnavailable,

@@ -1,24 +1,27 @@
-"""Carries out requests in parallel: fetch, check the digests, hand the bytes to their tensors.
+"""Carries out requests in parallel: receive into the tensors' own memory, and check the digests on the way.
 
-Memory is bounded by threads x window. Nothing reaches a tensor before the digest of its block matched.
+A piece is digested while it is in the processor's cache. A block that does not match its digest stops the load; what
+was filled until then is undefined.
 """
 
+import random
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Final
 
-import numpy as np
-
 from dcp_worker.engine import digest, failpoints
 from dcp_worker.engine.digest import BLOCK, Bytes, as_bytes
-from dcp_worker.engine.errors import CheckpointCorrupted
+from dcp_worker.engine.errors import CheckpointCorrupted, StorageUnavailable, translate
 from dcp_worker.engine.manifest import Manifest
-from dcp_worker.engine.ranges import WINDOW, Request
+from dcp_worker.engine.ranges import Request
 from dcp_worker.engine.store import Store
 
 _WHOLE_SIDECAR: Final = 4 << 20
 """A sidecar up to this size is read in one go; of a larger one only the parts for the files in question."""
+_TRIES: Final = 5
+_FIRST_PAUSE: Final = 0.2
 
 
 class Digests:
@@ -30,11 +33,12 @@ class Digests:
     @classmethod
     def read(cls, store: Store, manifest: Manifest, sidecar: str, paths: set[str]) -> "Digests":
         """Read the digests of the given files from the sidecar."""
-        files = [file for file in manifest.files if file.path in paths]
         total = sum(-(-file.size // BLOCK) for file in manifest.files) * 4
         whole = _read(store, sidecar, 0, total) if total <= _WHOLE_SIDECAR else None
         blocks = {}
-        for file in files:
+        for file in manifest.files:
+            if file.path not in paths:
+                continue
             start, length = file.first_block * 4, -(-file.size // BLOCK) * 4
             data = whole[start : start + length] if whole is not None else _read(store, sidecar, start, length)
             blocks[file.path] = digest.unpack(data)
@@ -42,15 +46,32 @@ class Digests:
                 raise CheckpointCorrupted(sidecar, f"does not agree with the manifest on {file.path}")
         return cls(blocks)
 
-    def bad_block(self, file: str, start: int, data: Bytes) -> int | None:
-        """Return the offset of the first block that does not match; `start` lies on a block's border."""
-        expected = self._blocks.get(file)
-        if expected is None:
-            return None
-        first = start // BLOCK
-        for number, at in enumerate(range(0, len(data), BLOCK), first):
-            if digest.crc32c(data[at : at + BLOCK]) != expected[number]:
-                return number * BLOCK
+    def of(self, file: str) -> Sequence[int] | None:
+        """Return the digests of a file's blocks."""
+        return self._blocks.get(file)
+
+
+class _Check:
+    """Compares the blocks of one request with their digests as the pieces pass."""
+
+    def __init__(self, expected: Sequence[int], start: int) -> None:
+        self._expected = expected
+        self._number = start // BLOCK
+        self._taken = digest.BlockDigest()
+
+    def update(self, data: Bytes) -> int | None:
+        """Take the next piece; return the offset of a block that does not match."""
+        return self._compare(self._taken.update(data))
+
+    def end(self) -> int | None:
+        """Look at the last block of the file, which may be short."""
+        return self._compare(self._taken.rest())
+
+    def _compare(self, digests: Sequence[int]) -> int | None:
+        for crc in digests:
+            if crc != self._expected[self._number]:
+                return self._number * BLOCK
+            self._number += 1
         return None
 
 
@@ -69,16 +90,15 @@ class Fetcher:
         self._threads = threads
         self._digests = digests
         self._names = names
-        self._local = threading.local()
 
-    def run(self, requests: Sequence[Request], done: Callable[[int], None]) -> None:
+    def run(self, requests: Sequence[Request], moved: Callable[[int], None]) -> None:
         """Carry out all requests, in order and in parallel; the first error stops the rest and is raised."""
         stop = threading.Event()
 
         def one(request: Request) -> None:
             if not stop.is_set():
-                self._one(request)
-                done(sum(read.stop - read.start for read in request.reads))
+                self._retried(request)
+                moved(sum(read.stop - read.start for read in request.reads))
 
         with ThreadPoolExecutor(self._threads, thread_name_prefix="dcp-read") as pool:
             futures = [pool.submit(one, request) for request in requests]
@@ -87,35 +107,49 @@ class Fetcher:
         for future in finished:
             future.result()
 
+    def _retried(self, request: Request) -> None:
+        """Begin a request again if its answer breaks off; the HTTP client retries only until the first byte."""
+        pause = _FIRST_PAUSE
+        for left in reversed(range(_TRIES)):
+            try:
+                return self._one(request)
+            except (FileNotFoundError, CheckpointCorrupted):
+                raise
+            except Exception as error:
+                if not left or not isinstance(translate(error), StorageUnavailable):
+                    raise
+            time.sleep(pause * (0.5 + random.random()))  # noqa: S311 - jitter
+            pause *= 2
+        return None
+
     def _one(self, request: Request) -> None:
         failpoints.reach("reading")
-        length = request.stop - request.start
+        expected = self._digests.of(request.file) if self._digests else None
+        check = _Check(expected, request.start) if expected is not None else None
+        targets = list(request.targets())
         try:
-            data = as_bytes(self._store.read_range(request.file, request.start, length, self._scratch(length)))
+            for piece in self._store.fill(request.file, request.start, [memory.data for memory, _ in targets]):
+                if check and (bad := check.update(as_bytes(piece))) is not None:
+                    raise self._corrupted(request.file, bad)
         except EOFError:
             names = self._names(request.file, request.start, request.stop)
             raise CheckpointCorrupted(request.file, f"ends before byte {request.stop}", names) from None
-        if self._digests:
-            bad = self._digests.bad_block(request.file, request.start, data)
-            if bad is not None:
-                names = self._names(request.file, bad, bad + BLOCK)
-                detail = f"the block at byte {bad} does not have the digest it was saved with"
-                raise CheckpointCorrupted(request.file, detail, names)
-        for read in request.reads:
-            read.take(data[read.start - request.start : read.stop - request.start])
+        if check and (bad := check.end()) is not None:
+            raise self._corrupted(request.file, bad)
+        for memory, read in targets:
+            if read and read.done:
+                read.done(memory)
 
-    def _scratch(self, length: int) -> memoryview:
-        """Return this thread's buffer, so that one load does not fault in new pages for every request."""
-        buffer = getattr(self._local, "buffer", None)
-        if buffer is None or len(buffer) < length:
-            buffer = self._local.buffer = np.empty(max(length, WINDOW + 2 * BLOCK), dtype=np.uint8)
-        return buffer[:length].data  # type: ignore[no-any-return]
+    def _corrupted(self, file: str, block: int) -> CheckpointCorrupted:
+        detail = f"the block at byte {block} does not have the digest it was saved with"
+        return CheckpointCorrupted(file, detail, self._names(file, block, block + BLOCK))
 
 
 def _read(store: Store, path: str, start: int, length: int) -> bytes:
-    if not length:
-        return b""
+    data = bytearray(length)
     try:
-        return bytes(store.read_range(path, start, length, memoryview(bytearray(length))))
+        for _ in store.fill(path, start, [memoryview(data)]):
+            pass
     except EOFError:
         raise CheckpointCorrupted(path, f"ends before byte {start + length}") from None
+    return bytes(data)

@@ -11,7 +11,7 @@ from typing import Any
 import fsspec
 
 from dcp_worker.engine.errors import StaleVersion
-from dcp_worker.engine.store import BEST_EFFORT, Blob, Buffer, Entry
+from dcp_worker.engine.store import BEST_EFFORT, Blob, Buffer, Entry, copied
 
 
 class FsspecStore:
@@ -56,13 +56,11 @@ class FsspecStore:
                 self._fs.rm_file(self._full(path))
             raise
 
-    def read_range(self, path: str, offset: int, length: int, scratch: memoryview) -> Buffer:
-        """Read a range as the file system hands it out."""
-        del scratch
-        data: bytes = self._fs.cat_file(self._full(path), start=offset, end=offset + length)
-        if len(data) != length:
-            raise EOFError(path)
-        return data
+    def fill(self, path: str, offset: int, targets: Iterable[memoryview]) -> Iterator[memoryview]:
+        """Read a range as the file system hands it out and copy it once."""
+        views = list(targets)
+        end = offset + sum(map(len, views))
+        yield from copied([self._fs.cat_file(self._full(path), start=offset, end=end)], views, path)
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """Find the files below a folder."""

@@ -21,6 +21,8 @@ from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, Blob, Buffer, Entry
 _FLUSH_BYTES: Final = 32 << 20
 """Dirty bytes after which the kernel is told to start writing, so that the final fsync finds little left to do."""
 
+_READ_BYTES: Final = 256 << 10
+
 
 class LocalStore:
     """A checkpoint's folder on this machine's file systems; see `Store`."""
@@ -80,21 +82,21 @@ class LocalStore:
             raise
         _sync_folder(target.parent)
 
-    def read_range(self, path: str, offset: int, length: int, scratch: memoryview) -> Buffer:
-        """Read into the scratch buffer."""
-        del length
+    def fill(self, path: str, offset: int, targets: Iterable[memoryview]) -> Iterator[memoryview]:
+        """Read straight into the targets."""
         descriptor = os.open(self.root / path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            rest = scratch
-            while rest:
-                count = os.preadv(descriptor, [rest], offset)
-                if not count:
-                    raise EOFError(path)
-                rest = rest[count:]
-                offset += count
+            for target in targets:
+                view = target
+                while view:
+                    count = os.preadv(descriptor, [view[:_READ_BYTES]], offset)
+                    if not count:
+                        raise EOFError(path)
+                    yield view[:count]
+                    view = view[count:]
+                    offset += count
         finally:
             os.close(descriptor)
-        return scratch
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """Walk the folder."""

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from dcp_worker.contract import STORAGE_OPTIONS
 from dcp_worker.engine.errors import InvalidOption
+from dcp_worker.engine.http_range import Network
 
 OBJECT_PROTOCOLS: Final = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
 _CANONICAL: Final = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "": "file", "local": "file"}
@@ -29,6 +30,7 @@ _CONFIG: Final = {
 }
 """Our option -> protocol -> obstore's configuration key."""
 
+
 _CONNECT_SECONDS: Final = 10.0
 _READ_SECONDS: Final = 30.0
 _ATTEMPTS: Final = 6
@@ -42,6 +44,9 @@ class ObstoreOptions:
     config: dict[str, Any] = field(default_factory=dict)
     client: dict[str, Any] = field(default_factory=dict)
     retry: dict[str, Any] = field(default_factory=dict)
+    network: Network = Network(_CONNECT_SECONDS, _READ_SECONDS)
+    anonymous: bool = False
+    proxied: bool = False
 
 
 def protocol_of(url: str) -> str:
@@ -79,6 +84,13 @@ def for_obstore(protocol: str, options: Mapping[str, Any]) -> ObstoreOptions:
     return ObstoreOptions(
         config=config,
         client=_client(options),
+        network=Network(
+            float(options.get("connect_timeout", _CONNECT_SECONDS)),
+            float(options.get("read_timeout", _READ_SECONDS)),
+            options.get("ca_bundle") or os.environ.get("AWS_CA_BUNDLE"),
+        ),
+        anonymous=bool(options.get("anon", False)),
+        proxied="proxy_url" in options,
         retry={
             "max_retries": max(0, attempts - 1),
             "retry_timeout": timedelta(seconds=_RETRY_SECONDS),

@@ -1,6 +1,7 @@
 """How the bytes of a stored chunk get into a destination tensor with one copy, whatever the layouts."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from torch.distributed.checkpoint.planner import ReadItem
 from dcp_worker.engine.digest import Bytes
 from dcp_worker.engine.errors import StateMismatch
 from dcp_worker.engine.payload import raw
-from dcp_worker.engine.ranges import WINDOW, Box, Read, cut
+from dcp_worker.engine.ranges import WINDOW, Box, Read, cut, windows
 
 
 def reads(
@@ -25,35 +26,27 @@ def reads(
     if box.contiguous and target.is_contiguous() and target.dtype == dtype:
         start, stop = box.span
         if target.is_cpu:
-            yield from cut(file, payload + start, payload + stop, raw(target), np.copyto)
+            yield from cut(file, payload + start, payload + stop, raw(target))
         else:
             yield from _to_device(file, payload + start, payload + stop, target)
         return
     for part, place in box.split(WINDOW):
         view = target[tuple(slice(at, at + size) for at, size in zip(place, part.sizes, strict=True))]
         start, stop = part.span
-        yield Read(file, payload + start, payload + stop, _Strided(part, dtype, view))
+        memory = partial(np.empty, stop - start, np.uint8)
+        yield Read(file, payload + start, payload + stop, memory, partial(_place, part, dtype, view))
 
 
-class _Strided:
-    """Copies a box out of its span, into any layout, device or dtype."""
-
-    def __init__(self, box: Box, dtype: torch.dtype, view: torch.Tensor) -> None:
-        self._box = box
-        self._dtype = dtype
-        self._view = view
-
-    def __call__(self, data: Bytes) -> None:
-        # A span may begin at any byte, a typed view may not; the copy is of one window at most.
-        values = torch.from_numpy(data.copy()).view(self._dtype)
-        self._view.copy_(values.as_strided(self._box.sizes, self._box.strides))
+def _place(box: Box, dtype: torch.dtype, view: torch.Tensor, data: Bytes) -> None:
+    """Copy a box out of its span, into any layout, device or dtype."""
+    values = torch.from_numpy(data).view(dtype)
+    view.copy_(values.as_strided(box.sizes, box.strides))
 
 
 def _to_device(file: str, start: int, stop: int, target: torch.Tensor) -> Iterator[Read]:
+    """Give the reads that fill a contiguous tensor of another device, window by window through host memory."""
     flat = target.view(-1).view(torch.uint8)
-    at = start
-    while at < stop:
-        end = min(stop, (at // WINDOW + 1) * WINDOW)
-        part = flat[at - start : end - start]
-        yield Read(file, at, end, lambda data, part=part: part.copy_(torch.from_numpy(data.copy())))  # type: ignore[misc]
-        at = end
+    for first, last in windows(start, stop):
+        part = flat[first - start : last - start]
+        memory = partial(np.empty, last - first, np.uint8)
+        yield Read(file, first, last, memory, lambda data, part=part: part.copy_(torch.from_numpy(data)))  # type: ignore[misc]

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Final
 
+import numpy as np
+
 from dcp_worker.engine.digest import Bytes
 
 WINDOW: Final = 8 << 20
@@ -18,27 +20,39 @@ WINDOW: Final = 8 << 20
 GAP: Final = 64 << 10
 """Unneeded bytes between two reads that cost less than a second request."""
 
-Take = Callable[[Bytes], None]
-
 
 @dataclass(frozen=True)
 class Read:
-    """Bytes `start` to `stop` of a file, and what takes them once they are here and checked."""
+    """Bytes `start` to `stop` of a file on their way to a tensor."""
 
     file: str
     start: int
     stop: int
-    take: Take
+    memory: Callable[[], Bytes] | None
+    """Gives the memory that the bytes go to. None: they are only to be checked."""
+    done: Callable[[Bytes], None] | None = None
+    """Called with that memory once all of them are here."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One ranged read and the reads that it serves, in the order of their start."""
+    """One ranged read and the reads that it serves, which don't overlap, in their order."""
 
     file: str
     start: int
     stop: int
     reads: tuple[Read, ...]
+
+    def targets(self) -> Iterator[tuple[Bytes, Read | None]]:
+        """Give the memory that the request's bytes go to, in order; what no read wants goes to memory of no use."""
+        at = self.start
+        for read in self.reads:
+            if read.start > at:
+                yield np.empty(read.start - at, np.uint8), None
+            yield read.memory() if read.memory else np.empty(read.stop - read.start, np.uint8), read
+            at = read.stop
+        if self.stop > at:
+            yield np.empty(self.stop - at, np.uint8), None
 
 
 @dataclass(frozen=True)
@@ -95,14 +109,19 @@ def _replaced(values: tuple[int, ...], dim: int, value: int) -> tuple[int, ...]:
     return (*values[:dim], value, *values[dim + 1 :])
 
 
-def cut(file: str, start: int, stop: int, target: Bytes, copy: Callable[[Bytes, Bytes], None]) -> Iterator[Read]:
-    """Give the reads that fill `target` from a range of a file, cut at window borders."""
-    at = start
-    while at < stop:
-        end = min(stop, (at // WINDOW + 1) * WINDOW)
-        part = target[at - start : end - start]
-        yield Read(file, at, end, lambda data, part=part: copy(part, data))  # type: ignore[misc]
-        at = end
+def windows(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Cut a range of a file at window borders."""
+    while start < stop:
+        end = min(stop, (start // WINDOW + 1) * WINDOW)
+        yield start, end
+        start = end
+
+
+def cut(file: str, start: int, stop: int, target: Bytes) -> Iterator[Read]:
+    """Give the reads that fill `target` from a range of a file."""
+    for first, last in windows(start, stop):
+        part = target[first - start : last - start]
+        yield Read(file, first, last, lambda part=part: part)  # type: ignore[misc]
 
 
 def requests(reads: Iterable[Read], *, block: int, sizes: dict[str, int]) -> list[Request]:
@@ -129,7 +148,7 @@ def _groups(reads: Sequence[Read]) -> Iterator[list[Read]]:
     group: list[Read] = []
     stop = 0
     for read in reads:
-        fits = group and read.start <= stop + GAP and read.stop <= (group[0].start // WINDOW + 1) * WINDOW
+        fits = group and stop <= read.start <= stop + GAP and read.stop <= (group[0].start // WINDOW + 1) * WINDOW
         if group and not fits:
             yield group
             group, stop = [], 0

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from torch.distributed.checkpoint import StorageReader
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
+from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
 from dcp_worker.contract import CheckpointInfo
@@ -198,7 +198,7 @@ class CheckpointReader(StorageReader):
         buffers = [np.empty(info.length, dtype=np.uint8) for _, info in batch]
         reads: list[ranges.Read] = []
         for (_, info), buffer in zip(batch, buffers, strict=True):
-            reads += ranges.cut(info.relative_path, info.offset, info.offset + info.length, buffer, np.copyto)
+            reads += ranges.cut(info.relative_path, info.offset, info.offset + info.length, buffer)
         fetcher.run(self._requests(reads), meter.add)
         for (item, info), buffer in zip(batch, buffers, strict=True):
             objects.place(item, info.relative_path, buffer, planner, self._allow)

@@ -61,8 +61,8 @@ class Store(Protocol):
     def write(self, path: str, chunks: Iterable[Buffer], *, part_size: int, parallel: int) -> None:
         """Stream a new file. At most `part_size * (parallel + 1)` bytes are held; on an error no file stays."""
 
-    def read_range(self, path: str, offset: int, length: int, scratch: memoryview) -> Buffer:
-        """Return a range of a file, in `scratch` (of `length` bytes) or in memory of its own.
+    def fill(self, path: str, offset: int, targets: Iterable[memoryview]) -> Iterator[memoryview]:
+        """Fill the targets, one after the other, from a range of a file; give each piece as soon as it is there.
 
         Raises EOFError if the file ends before that.
         """
@@ -98,3 +98,21 @@ def open_store(url: str, storage_options: Mapping[str, Any] | None = None) -> St
         raise InvalidOption(f"{url}: {error}") from error
     except Exception as error:
         raise translate(error) from error
+
+
+def copied(pieces: Iterable[Buffer], targets: Iterable[memoryview], path: str) -> Iterator[memoryview]:
+    """Copy pieces of any size into targets of any size; what `fill` is where a library hands out its own memory."""
+    source = iter(pieces)
+    rest = memoryview(b"")
+    for target in targets:
+        view = target
+        while view:
+            while not rest:
+                try:
+                    rest = memoryview(next(source))
+                except StopIteration:
+                    raise EOFError(path) from None
+            count = min(len(view), len(rest))
+            view[:count] = rest[:count]
+            yield view[:count]
+            view, rest = view[count:], rest[count:]

@@ -71,8 +71,8 @@ def _check_digests(store: Store, manifest: Manifest, on_progress: Progress | Non
             bad.append(CheckpointCorrupted(file.path, found, names.get(file.path, [])))
             continue
         reads = [
-            ranges.Read(file.path, start, min(start + ranges.WINDOW, file.size), lambda _: None)
-            for start in range(0, file.size, ranges.WINDOW)
+            ranges.Read(file.path, start, stop, None)
+            for start, stop in ranges.windows(0, file.size)
         ]
         sizes = {file.path: file.size}
         try:
@@ -114,7 +114,7 @@ def _check_stock(store: Store, manifest: Manifest, on_progress: Progress | None)
 
 def _item(store: Store, path: str, offset: int, length: int) -> bytes:
     target = np.empty(length, dtype=np.uint8)
-    reads = list(ranges.cut(path, offset, offset + length, target, np.copyto))
+    reads = list(ranges.cut(path, offset, offset + length, target))
     Fetcher(store, threads=_THREADS).run(ranges.requests(reads, block=0, sizes={}), lambda _: None)
     return target.tobytes()
 

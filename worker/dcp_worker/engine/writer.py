@@ -13,10 +13,9 @@ from os import PathLike, fspath
 from typing import Any, Final
 
 import torch
-from torch.distributed.checkpoint import StorageWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem, WriteItemType
-from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from dcp_worker.contract import CheckpointInfo, Origin
@@ -174,6 +173,7 @@ class CheckpointWriter(StorageWriter):
 
     def _write_file(self, path: str, items: list[WriteItem], planner: SavePlanner, meter: Meter) -> list[WriteResult]:
         """Stream items into one file; their places are known as they pass."""
+        digests: list[int] = []
         blocks = digest.BlockDigest()
         places: list[tuple[WriteItem, int, payload.Payload]] = []
 
@@ -182,7 +182,7 @@ class CheckpointWriter(StorageWriter):
                 prepared = payload.prepare(item, planner)
                 start = blocks.size
                 for piece in prepared.pieces():
-                    blocks.update(piece)
+                    digests.extend(blocks.update(piece))
                     yield piece.data
                     meter.add(len(piece))
                     failpoints.reach("mid-part")
@@ -192,7 +192,7 @@ class CheckpointWriter(StorageWriter):
 
         part_size, parallel = _parts(sum(payload.size_of(item) for item in items), self._memory_limit)
         self.store.write(path, stream(), part_size=part_size, parallel=parallel)
-        digests = blocks.blocks()
+        digests += blocks.rest()
         file = record.WrittenFile(blocks.size, digest.fold(digests, blocks.size), digest.pack(digests))
         return [
             WriteResult(

@@ -1,0 +1,265 @@
+"""One rank of an attempt: builds, shards, saves or loads, and returns an Outcome. It never raises.
+
+Imported into the forkserver before the ranks are forked, so that torch is imported once per pod.
+"""
+
+import os
+import random
+import signal
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from types import FrameType
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from dcp_worker import engine, sharding, state, workload
+from dcp_worker.contract import CheckpointInfo, Device, Operation, RankFailure, Reason, Strategy, Task
+from dcp_worker.contract import Workload as WorkloadSpec
+from dcp_worker.engine import api as _preloaded  # noqa: F401 - in the forkserver, before the fork
+from dcp_worker.engine import verification as _preloaded_too  # noqa: F401
+from dcp_worker.engine.errors import EngineError
+from dcp_worker.errors import DeviceUnavailable, WorkloadFailed, WorkloadRejected, explain, last_lines, user_code
+from dcp_worker.member import Outcome, Place
+from dcp_worker.pulse import Pulse, Slot
+
+COLLECTIVE_SHARE: Final = 0.9
+"""Of activeSeconds, that a collective may take: less than all of it, so that the rank can still say so."""
+SEED: Final = 0
+
+
+class Stopped(EngineError):
+    """The launcher was told to stop. Raised where the engine can still clean up after itself."""
+
+    reason = Reason.WORKER_LOST
+
+
+def run(task_json: str, place: Place, slot: Slot) -> Outcome:
+    """Run one rank to its end; the process is the rank's own."""
+    return Rank(Task.model_validate_json(task_json), place, Pulse(slot)).run()
+
+
+@dataclass
+class Rank:
+    """One rank's way through its Task."""
+
+    task: Task
+    place: Place
+    pulse: Pulse
+    stop_asked: bool = field(default=False, init=False)
+    moved: int = field(default=0, init=False)
+
+    def run(self) -> Outcome:
+        """Do the Task's operation; every failure is in the Outcome."""
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher decides what a Ctrl-C means
+        try:
+            # Torch warns of its own internals, once per rank and place; on those a user can do nothing.
+            warnings.filterwarnings("ignore", module=r"torch\.distributed")
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // self.place.local_world_size))
+            match self.task.operation:
+                case Operation.VERIFY:
+                    return self._verify()
+                case Operation.SAVE:
+                    return self._save()
+                case Operation.LOAD:
+                    return self._load()
+        except BaseException as raised:  # noqa: BLE001 - the launcher hears of everything
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            return self._failed(raised)
+
+    def _verify(self) -> Outcome:
+        storage, started = self.task.storage, time.monotonic()
+        with self.pulse.stage("verifying", transfers=True):
+            info = engine.verify(storage.url, storage_options=storage.options, on_progress=self._on_progress)
+        return self._done(Reason.VERIFIED, info, started)
+
+    def _save(self) -> Outcome:
+        task, storage = self.task, self.task.storage
+        spec, made, device = self._joined()
+        model, optimizer = self._built(made, device)
+        extra = workload.extra_state(made)
+        step = spec.steps
+        if spec.from_ is not None:
+            with self.pulse.stage("loading workload.from", transfers=True):
+                step += self._read_into(model, optimizer, extra, spec.from_.url).step or 0
+        self._run_steps(made, model, optimizer, spec.steps)
+        if task.parallelism.strategy is Strategy.NONE and self.place.world_size > 1:
+            with self.pulse.stage("making replicas equal"):
+                state.replicate(model, optimizer)
+        started = time.monotonic()
+        with self.pulse.stage("saving", transfers=True):
+            info = engine.save(
+                {**state.state_dict(model, optimizer), **extra},
+                storage.url,
+                overwrite=storage.overwrite,
+                storage_options=storage.options,
+                origin=task.origin,
+                step=step,
+                on_progress=self._on_progress,
+            )
+            # The commit is the truth: a SIGTERM from here on changes nothing.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return self._done(Reason.SAVED, info, started)
+
+    def _load(self) -> Outcome:
+        _, made, device = self._joined()
+        model, optimizer = self._built(made, device)
+        extra = workload.extra_state(made)
+        started = time.monotonic()
+        with self.pulse.stage("loading", transfers=True):
+            info = self._read_into(model, optimizer, extra, self.task.storage.url)
+        outcome = self._done(Reason.LOADED, info, started)
+        if isinstance(made, workload.ChecksLoaded):
+            with self.pulse.stage("checking what was loaded"), user_code("loaded()", WorkloadRejected):
+                made.loaded(model, optimizer, extra)
+            # Else a rank that is content would report success while another's check still fails.
+            with self.pulse.stage("waiting for the other ranks' checks"):
+                dist.barrier()
+        return outcome
+
+    def _joined(self) -> tuple[WorkloadSpec, workload.Workload, torch.device]:
+        """Import the workload, which fails fastest, and join the other ranks."""
+        spec = self.task.workload
+        if spec is None:
+            raise WorkloadFailed(f"a {self.task.operation} needs a workload")
+        with self.pulse.stage("importing the workload"):
+            made = workload.make(spec.entrypoint, spec.args)
+        with self.pulse.stage("waiting for the other ranks"):
+            device = self._device()
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+                init_method=f"tcp://{self.place.master_addr}:{self.place.master_port}",
+                rank=self.place.rank,
+                world_size=self.place.world_size,
+                timeout=timedelta(seconds=COLLECTIVE_SHARE * self.task.active_seconds),
+            )
+        return spec, made, device
+
+    def _device(self) -> torch.device:
+        wanted = self.task.workers.device
+        if wanted is Device.CPU or (wanted is Device.AUTO and not torch.cuda.is_available()):
+            return torch.device("cpu")
+        found = torch.cuda.device_count()
+        if self.place.local_rank >= found:
+            raise DeviceUnavailable(
+                f"device {wanted}: local rank {self.place.local_rank} needs a GPU of its own, and {found} are visible"
+            )
+        device = torch.device("cuda", self.place.local_rank)
+        torch.cuda.set_device(device)
+        return device
+
+    def _built(self, made: workload.Workload, device: torch.device) -> tuple[nn.Module, torch.optim.Optimizer | None]:
+        """Return the sharded model and its optimizer, with optimizer state."""
+        with self.pulse.stage("building the model"):
+            model = self._model(made)
+        with self.pulse.stage("sharding the model"):
+            is_meta = any(tensor.is_meta for tensor, _ in sharding.tied(model))
+            model = sharding.shard(model, self.task.parallelism, self.place.world_size, device)
+            if is_meta and isinstance(made, workload.InitsBuffers):
+                with user_code("init_buffers()"):
+                    made.init_buffers(model)
+        with self.pulse.stage("making the optimizer"):
+            with user_code("optimizer()"):
+                optimizer = made.optimizer(model.parameters())
+            state.init_optimizer_state(optimizer)
+        return model, optimizer
+
+    def _model(self, made: workload.Workload) -> nn.Module:
+        """Build the model, without memory where every value of it is about to be loaded."""
+        load = self.task.load
+        whole = self.task.operation is Operation.LOAD and load.strict and not load.include and not load.exclude
+        if whole:
+            with user_code("model() on the meta device"), torch.device("meta"):
+                model = self._seeded(made.model)
+            if isinstance(made, workload.InitsBuffers) or not _unsaved(model):
+                return model
+        with user_code("model()"):
+            return self._seeded(made.model)
+
+    @staticmethod
+    def _seeded(make: Callable[[], nn.Module]) -> nn.Module:
+        torch.manual_seed(SEED)
+        random.seed(SEED)
+        return make()
+
+    def _run_steps(
+        self, made: workload.Workload, model: nn.Module, optimizer: torch.optim.Optimizer | None, steps: int
+    ) -> None:
+        if not steps:
+            return
+        if not isinstance(made, workload.Steps):
+            raise WorkloadFailed(f"workload.steps is {steps}, and the workload has no method step()")
+        for number in range(1, steps + 1):
+            with self.pulse.stage(f"step {number} of {steps}"), user_code(f"step() {number}"):
+                made.step(model, optimizer)
+            self.pulse.stepped()
+
+    def _read_into(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer | None, extra: dict[str, Any], url: str
+    ) -> CheckpointInfo:
+        """Load a checkpoint into model, optimizer and extra state; collective."""
+        values = {**state.state_dict(model, optimizer), **extra}
+        info = engine.load(
+            values,
+            url,
+            storage_options=self.task.storage.options,
+            planner=state.SelectingLoadPlanner(self.task.load),
+            on_progress=self._on_progress,
+        )
+        state.load_state_dict(model, optimizer, values)
+        extra.update({name: values[name] for name in extra})
+        return info
+
+    def _done(self, result: Reason, info: CheckpointInfo, started: float) -> Outcome:
+        seconds = time.monotonic() - started
+        return Outcome(self.place.rank, result, info, bytes_moved=self.moved, seconds=seconds)
+
+    def _failed(self, raised: BaseException) -> Outcome:
+        error = explain(raised)
+        stage = self.pulse.name
+        failures = tuple(map(partial(self._failure, stage=stage), error.failures or [error]))
+        return Outcome(
+            self.place.rank,
+            conflict=error.conflict,
+            failures=failures,
+            bytes_moved=self.moved,
+        )
+
+    def _failure(self, error: EngineError, stage: str) -> RankFailure:
+        foreseen = type(error) is not EngineError
+        return RankFailure(
+            rank=self.place.rank if error.rank is None else error.rank,
+            reason=error.reason,
+            message=error.message,
+            stage=stage,
+            time=error.time,
+            traceback=error.traceback if foreseen else error.traceback or last_lines(error),
+        )
+
+    def _on_progress(self, done: int, total: int) -> None:
+        """Note bytes; called from the engine's threads. Raising here fails the transfer, and the engine cleans up."""
+        self.moved = done
+        self.pulse.moved(done, total)
+        if self.stop_asked:
+            raise Stopped("the launcher was told to stop")
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        """Stop: at once, or during a transfer at its next bytes, so that a commit is never torn from its save."""
+        del number, frame
+        self.stop_asked = True
+        if not self.pulse.transferring:
+            raise Stopped("the launcher was told to stop")
+
+
+def _unsaved(model: nn.Module) -> bool:
+    """Return whether the model has tensors that no checkpoint holds: buffers that are not persistent."""
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    names |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    return not names <= model.state_dict().keys()

@@ -1,0 +1,97 @@
+"""What a Checkpoint's `entrypoint` names: the user's own model, optimizer and further state."""
+
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from dcp_worker.errors import WorkloadFailed, user_code
+
+
+class Workload(Protocol):
+    """The least that a workload has; made by calling the entrypoint with `workload.args`, in every rank.
+
+    Optional further methods:
+
+    - `step(model, optimizer)`: one optimisation step, collective as the model is; needed where `workload.steps` > 0.
+    - `extra_state() -> Mapping[str, Stateful]`: what is saved beside model and optimizer: data loader, scheduler.
+    - `loaded(model, optimizer, extra)`: called after a Load; what it raises fails the Load with StateMismatch.
+    - `init_buffers(model)`: fills the buffers that no checkpoint holds; with it, a model that has such buffers can be
+      built on the meta device for a Load.
+    """
+
+    def model(self) -> nn.Module:
+        """Return the unsharded model. For a Load it is called on the meta device; its values come from the store.
+
+        The random number generators have the same seed in every rank.
+        """
+
+    def optimizer(self, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer | None:
+        """Return the optimizer over the parameters, which are sharded by now; None saves and loads without one."""
+
+
+@runtime_checkable
+class Steps(Protocol):
+    """A workload that can train."""
+
+    def step(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+        """Run one optimisation step."""
+
+
+@runtime_checkable
+class HasExtraState(Protocol):
+    """A workload with state beside model and optimizer."""
+
+    def extra_state(self) -> Mapping[str, Any]:
+        """Return named Statefuls, or values to be saved as they are."""
+
+
+@runtime_checkable
+class ChecksLoaded(Protocol):
+    """A workload that looks at what was loaded."""
+
+    def loaded(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, extra: Mapping[str, Any]) -> None:
+        """Raise if the loaded state is not what it should be."""
+
+
+@runtime_checkable
+class InitsBuffers(Protocol):
+    """A workload that can fill its non-persistent buffers."""
+
+    def init_buffers(self, model: nn.Module) -> None:
+        """Fill the buffers that are not in the state dict; the model is sharded and on its device."""
+
+
+def make(entrypoint: str, args: Mapping[str, Any]) -> Workload:
+    """Import `module:Factory` and call it with the arguments.
+
+    Raises:
+        WorkloadFailed: the module does not import, has no such name, or the call raises.
+    """
+    module_name, _, path = entrypoint.partition(":")
+    with user_code(f"importing {module_name}"):
+        found: Any = importlib.import_module(module_name)
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise WorkloadFailed(f"entrypoint {entrypoint}: {module_name} has no {path!r}")
+        found = getattr(found, name)
+    with user_code(f"{entrypoint}({', '.join(args)})"):
+        made = found(**args)
+    for method in ("model", "optimizer"):
+        if not callable(getattr(made, method, None)):
+            raise WorkloadFailed(f"entrypoint {entrypoint}: what it returns has no method {method}()")
+    return made  # type: ignore[no-any-return]
+
+
+def extra_state(workload: Workload) -> dict[str, Any]:
+    """Return the further state, under names of its own."""
+    if not isinstance(workload, HasExtraState):
+        return {}
+    with user_code("extra_state()"):
+        extra = dict(workload.extra_state())
+    taken = sorted(extra.keys() & {"model", "optim"})
+    if taken:
+        raise WorkloadFailed(f"extra_state() returns {', '.join(taken)}, which names the model's own part; rename it")
+    return extra
