@@ -14,9 +14,9 @@ from dcp_operator.spec import LOCAL
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
-def example(name: str) -> subprocess.CompletedProcess[str]:
+def example(name: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, EXAMPLES / name],
+        [sys.executable, EXAMPLES / name, *arguments],
         env={key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "HF_"))},
         capture_output=True,
         text=True,
@@ -25,8 +25,8 @@ def example(name: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_demo_does_what_it_promises() -> None:
-    done = example("demo.py")
+def test_the_demo_does_what_it_promises(tmp_path: Path) -> None:
+    done = example("demo.py", tmp_path / "demo")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "parameters are equal to the saved ones, bit for bit (step 2)" in done.stderr
     assert "saved by Checkpoint default/save (uid" in done.stderr
