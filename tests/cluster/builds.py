@@ -1,16 +1,15 @@
 """Go programs, built once per version into the cache and shared by every checkout on the machine."""
 
-import fcntl
 import json
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from cluster.locks import exclusive
 from cluster.places import cache_dir
 from cluster.versions import KUBERNETES, PROGRAMS, GoProgram
 
@@ -38,7 +37,7 @@ def programs(names: Iterable[str]) -> dict[str, Path]:
     folder = cache_dir() / "bin"
     folder.mkdir(parents=True, exist_ok=True)
     if _missing(folder, wanted):
-        with _lock(folder / ".lock"):
+        with exclusive(folder / ".lock"):
             _build(folder, _missing(folder, wanted))
     return {chosen.name: folder / chosen.file_name for chosen in wanted}
 
@@ -49,7 +48,7 @@ def pause() -> Path:
     built = cache_dir() / "bin" / "pause"
     if not built.exists() or built.stat().st_mtime < source.stat().st_mtime:
         built.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(built.parent / ".lock"):
+        with exclusive(built.parent / ".lock"):
             _go("pause", "build", "-trimpath", "-ldflags", "-s -w", "-o", str(built), str(source), cwd=source.parent)
     return built
 
@@ -115,11 +114,3 @@ def _go(what: str, *arguments: str, cwd: Path, environment: Mapping[str, str] | 
     if done.returncode:
         raise BuildError(what, done.stdout + done.stderr)
     return done.stdout
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold the lock, so that two test runs don't build the same program at once."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

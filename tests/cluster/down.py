@@ -5,7 +5,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from cluster.locks import exclusive
+from cluster.places import cache_dir
 from cluster.provider import provider
 
 if __name__ == "__main__":
-    provider().down()
+    with exclusive(cache_dir() / "cluster.lock"):
+        provider().down()

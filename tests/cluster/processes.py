@@ -6,8 +6,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 WAIT_SECONDS = 60.0
 
@@ -58,6 +60,9 @@ class Process:
         except NotReadyError:
             self.send(signal.SIGKILL)
             until(lambda: not self.alive(), f"the end of {self.name}", seconds=seconds)
+        with suppress(ChildProcessError):
+            # Our own child stays in the process table until somebody asks how it ended.
+            os.waitpid(self.pid, os.WNOHANG)
 
 
 class Processes:
@@ -77,16 +82,9 @@ class Processes:
         self.logs.mkdir(parents=True, exist_ok=True)
         self._records.mkdir(parents=True, exist_ok=True)
         arguments = [str(part) for part in command]
-        with (self.logs / f"{name}.log").open("ab") as log:
-            popen = subprocess.Popen(
-                [*self._enter, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **(environment or {})},
-                start_new_session=True,
-            )
-        pid = self._only_child(popen) if self._forks else popen.pid
+        pid = _spawn([*self._enter, *arguments], self.log(name), {**os.environ, **(environment or {})})
+        if self._forks:
+            pid = _only_child(pid, self.log(name))
         process = Process(name, pid, _start_ticks(pid) or 0, arguments, dict(environment or {}))
         (self._records / f"{name}.json").write_text(json.dumps(asdict(process)))
         return process
@@ -128,16 +126,6 @@ class Processes:
 
         until(ready_or_dead, name, self.log(name), seconds)
 
-    def _only_child(self, entering: subprocess.Popen[bytes]) -> int:
-        """Return the process id of the program itself: entering a process namespace takes a fork."""
-        children = Path(f"/proc/{entering.pid}/task/{entering.pid}/children")
-
-        def forked() -> bool:
-            return entering.poll() is not None or bool(children.read_text().split())
-
-        until(forked, "the program's fork", seconds=10)
-        return int(children.read_text().split()[0]) if entering.poll() is None else entering.pid
-
 
 def until(ready: Callable[[], bool], what: str, log: Path | None = None, seconds: float = WAIT_SECONDS) -> None:
     """Poll until `ready` returns True; NotReadyError after `seconds`."""
@@ -174,3 +162,35 @@ def _start_ticks(pid: int) -> int | None:
     # The command's name, in brackets, may hold spaces.
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _spawn(command: list[str], log: Path, environment: Mapping[str, str]) -> int:
+    """Start a program in a session of its own, so that it outlives this one, and return its process id."""
+    output = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    actions: list[tuple[Any, ...]] = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), output, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    return os.posix_spawnp(command[0], command, environment, file_actions=actions, setsid=True)
+
+
+def _only_child(pid: int, log: Path) -> int:
+    """Return the process id of the program itself: entering a process namespace takes a fork.
+
+    What entered would wait for its child, stop when that is stopped, and keep a dead one in the process table. It is
+    ended here, so that the namespace's first process takes the program over and buries it.
+    """
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    found: list[str] = []
+
+    def forked() -> bool:
+        if _start_ticks(pid) is None:
+            raise NotReadyError(f"process {pid}", log)
+        found[:] = children.read_text().split()
+        return bool(found)
+
+    until(forked, "the program's fork", log, seconds=10)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return int(found[0])

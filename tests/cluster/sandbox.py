@@ -10,12 +10,13 @@ and from nowhere else. There is no way out.
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from cluster.builds import pause
 from cluster.controlplane import SERVICE_RANGE
-from cluster.processes import Process, Processes, run, until
+from cluster.processes import CommandError, Process, Processes, run, until
 
 HOST_ADDRESS: Final = "10.90.0.1"
 """The machine, seen from pods."""
@@ -25,6 +26,7 @@ POD_RANGE: Final = "10.244.0.0/16"
 CGROUP: Final = "dcp-operator"
 
 _LINK: Final = "dcp-operator0"
+_INTERFACES: Final = Path("/sys/class/net")
 _HOLDER: Final = "namespaces"
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 
@@ -53,7 +55,7 @@ class Sandbox:
 
     def create(self) -> None:
         """Make the namespaces, their mounts, the link to the machine and the cgroup of all pods."""
-        unshare = ["unshare", "--net", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]
+        unshare = ["unshare", "--net", "--pid", "--mount", "--fork", "--mount-proc"]
         holder = Processes(self.folder, unshare, forks=True).start(_HOLDER, [pause()])
         # unshare forks first and mounts afterwards: the program's own name shows that it is done.
         name = Path(f"/proc/{holder.pid}/comm")
@@ -67,6 +69,11 @@ class Sandbox:
         if self.running():
             self._holder().send(signal.SIGKILL)
             until(lambda: not self._holder().alive(), "the end of the namespaces")
+        if (_INTERFACES / _LINK).exists():
+            # The kernel takes a dead namespace's interfaces away, but in its own time.
+            with suppress(CommandError):
+                run(["ip", "link", "delete", _LINK])
+            until(lambda: not (_INTERFACES / _LINK).exists(), "the removal of the link")
         until(_remove_cgroup, "the removal of the pods' cgroups")
 
     def _enter(self) -> list[str]:

@@ -1,21 +1,21 @@
 """Bring up a real Kubernetes with our images and an S3 server: `python tests/cluster/up.py`, or `make cluster`."""
 
-import argparse
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from cluster.locks import exclusive
+from cluster.places import cache_dir
 from cluster.provider import provider
 
 
 def main() -> None:
     """Bring it up and print where it is."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.parse_args()
     started = time.monotonic()
-    facts = provider().up()
+    with exclusive(cache_dir() / "cluster.lock"):
+        facts = provider().up()
     print(f"up in {time.monotonic() - started:.0f} s by the {facts.provider} provider")
     for target, image in facts.images.items():
         print(f"{target:<9} {image}")
