@@ -8,7 +8,7 @@ export UV_PYTHON_DOWNLOADS ?= never
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pure test-matrix check format lock crd bench clean
+.PHONY: help demo test test-pure test-matrix check format lock crd cluster cluster-down bench clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,12 +41,17 @@ crd: .venv/stamp ## Write manifests/crds from the models
 	$(PYTHON) -m dcp_operator.crd
 
 # --universal: one lock for every supported Python. No index line may stand in it: it would name a registry.
-LOCK := pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -q
+LOCK := pip compile --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -q
+AS_DEV := -c requirements-dev.txt
 
 lock: ## Resolve the dependencies anew
-	@uv=$$(./.ci/uv) && $$uv $(LOCK) --all-extras --group dev --group bench -o requirements-dev.txt \
-		&& $$uv $(LOCK) --extra worker --extra examples -c requirements-dev.txt -o requirements-worker.txt \
-		&& $$uv $(LOCK) --extra operator -c requirements-dev.txt -o requirements-operator.txt
+	@uv=$$(./.ci/uv); \
+	$$uv $(LOCK) pyproject.toml --all-extras --group dev --group bench -o requirements-dev.txt; \
+	$$uv $(LOCK) pyproject.toml $(AS_DEV) --extra operator -o requirements-operator.txt; \
+	$$uv $(LOCK) pyproject.toml $(AS_DEV) --extra worker -o requirements-worker.txt; \
+	$$uv $(LOCK) pyproject.toml $(AS_DEV) --extra worker --extra examples -o requirements-examples.txt; \
+	echo 'torch>=2.13,<2.16' | $$uv $(LOCK) - $(AS_DEV) -o requirements-torch.txt; \
+	echo 'hatchling>=1.27' | $$uv $(LOCK) - -o requirements-build.txt
 
 .venv/stamp: requirements-dev.txt pyproject.toml | README.md
 	@uv=$$(./.ci/uv) && echo "making .venv: torch is a download of several GB, once" \
@@ -54,6 +59,12 @@ lock: ## Resolve the dependencies anew
 		&& $$uv pip sync -q --python $(PYTHON) requirements-dev.txt \
 		&& $$uv pip install -q --python $(PYTHON) --no-deps -e .
 	@touch $@
+
+cluster: .venv/stamp ## Bring up a real Kubernetes with our images and an S3 server (root on Linux, or kind where Docker is)
+	$(PYTHON) tests/cluster/up.py
+
+cluster-down: .venv/stamp ## Remove that cluster and all that it made
+	$(PYTHON) tests/cluster/down.py
 
 bench: .venv/stamp ## The engine beside its peers; writes bench.json and bench.png
 	$(PYTHON) tests/benchmarks/bench_engine.py
