@@ -6,7 +6,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from dcp_operator.actions import CreateAttempt, Decision, DeleteAttempt
+from dcp_operator.decide import decide
 from dcp_operator.observed import Attempt, Observed, Pod
+from dcp_operator.rivals import Rival
 from dcp_operator.spec import LOCAL, Checkpoint, parse
 from dcp_worker.contract import CheckpointInfo, RankFailure, Reason, Report
 
@@ -95,3 +98,42 @@ def saved(**fields: Any) -> Report:
 def failed(reason: Reason = Reason.RANK_FAILED, rank: int | None = 0, time: float = 1.0, **fields: Any) -> Report:
     failure = RankFailure(rank=rank, reason=reason, message=f"{reason} here", time=time, **fields)
     return Report(failures=[failure], failed_rank_count=1)
+
+
+def decided(
+    *attempts: Attempt,
+    of: Checkpoint | None = None,
+    status: Mapping[str, Any] | None = None,
+    now: datetime = NOW,
+    rivals: tuple[Rival, ...] = (),
+) -> Decision:
+    return decide(of or checkpoint(), observed(*attempts), status, now, rivals)
+
+
+def phase(decision: Decision) -> tuple[str, str | None]:
+    return decision.status["phase"], decision.status.get("reason")
+
+
+def message(decision: Decision) -> str:
+    return str(next(each["message"] for each in decision.status["conditions"] if each["type"] == "Ready"))
+
+
+def true(decision: Decision) -> set[str]:
+    return {each["type"] for each in decision.status["conditions"] if each["status"] == "True"}
+
+
+def created(decision: Decision) -> list[tuple[int, bool]]:
+    return [(each.attempt, each.task.probe) for each in decision.actions if isinstance(each, CreateAttempt)]
+
+
+def deleted(decision: Decision) -> list[int]:
+    return [each.attempt for each in decision.actions if isinstance(each, DeleteAttempt)]
+
+
+STARTED: Mapping[str, Any] = decided().status
+RUNNING: Mapping[str, Any] = decided(attempt(running(0), running(1)), status=STARTED).status
+
+
+def settled(*pods: Any, of: Checkpoint | None = None, **fields: Any) -> Decision:
+    """Return the decision on the first attempt's end."""
+    return decided(attempt(*pods, of=of, **fields), of=of, status=RUNNING)

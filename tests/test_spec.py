@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from scenes import URL, manifest
 
 from dcp_operator.spec import CLUSTER, LOCAL, Checkpoint, Site, SpecError, parse
 from dcp_worker.contract import Device, Operation, Strategy
+from scenes import URL, manifest
 
 POD_TEMPLATE = "spec.workers.podTemplate"
 
@@ -40,31 +40,83 @@ def test_who_it_is() -> None:
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        pytest.param({"apiVersion": "v1"}, "apiVersion: is another group or version; write dcp-operator.io/v1alpha1", id="group"),
+        pytest.param(
+            {"apiVersion": "v1"}, "apiVersion: is another group or version; write dcp-operator.io/v1alpha1", id="group"
+        ),
         pytest.param({"kind": "Job"}, "kind: is another kind; write Checkpoint", id="kind"),
         pytest.param({"data": {}}, "data: unknown field; write apiVersion, kind, metadata, spec", id="top level"),
-        pytest.param({"metadata.name": None}, "metadata.name: is missing; write a name such as save-1000", id="no name"),
-        pytest.param({"metadata.name": "Save"}, "metadata.name: is a label too; write at most 63 of a-z, 0-9 and '-'", id="capital"),
+        pytest.param(
+            {"metadata.name": None}, "metadata.name: is missing; write a name such as save-1000", id="no name"
+        ),
+        pytest.param(
+            {"metadata.name": "Save"},
+            "metadata.name: is a label too; write at most 63 of a-z, 0-9 and '-'",
+            id="capital",
+        ),
         pytest.param({"metadata.name": "a" * 64}, "metadata.name: is a label too; write at most 63", id="long name"),
         pytest.param({"spec.storage": None}, "spec.storage: is missing; write storage: ...", id="no storage"),
-        pytest.param({"spec.storage.optoins": {}}, "spec.storage.optoins: unknown field; did you mean options?", id="typo"),
-        pytest.param({"spec.workers.num_nodes": 2}, "spec.workers.num_nodes: unknown field; did you mean numNodes?", id="snake case"),
+        pytest.param(
+            {"spec.storage.optoins": {}}, "spec.storage.optoins: unknown field; did you mean options?", id="typo"
+        ),
+        pytest.param(
+            {"spec.workers.num_nodes": 2},
+            "spec.workers.num_nodes: unknown field; did you mean numNodes?",
+            id="snake case",
+        ),
         pytest.param({"spec.banana": 2}, "spec.banana: unknown field; write one of: load, operation,", id="unknown"),
-        pytest.param({"spec.operation": "save"}, "spec.operation: is not one of its values; write 'Save', 'Load' or 'Verify'", id="enum"),
-        pytest.param({"spec.workers.numNodes": "2"}, "spec.workers.numNodes: has the wrong type; write a whole number", id="quoted"),
-        pytest.param({"spec.suspend": "no"}, "spec.suspend: has the wrong type; write true or false, without quotes", id="no bool"),
-        pytest.param({"spec.storage": "s3://b/x"}, "spec.storage: has the wrong type; write a mapping", id="no mapping"),
-        pytest.param({"spec.load": {"include": "m"}}, "spec.load.include: has the wrong type; write a list", id="no list"),
+        pytest.param(
+            {"spec.operation": "save"},
+            "spec.operation: is not one of its values; write 'Save', 'Load' or 'Verify'",
+            id="enum",
+        ),
+        pytest.param(
+            {"spec.workers.numNodes": "2"},
+            "spec.workers.numNodes: has the wrong type; write a whole number",
+            id="quoted",
+        ),
+        pytest.param(
+            {"spec.suspend": "no"},
+            "spec.suspend: has the wrong type; write true or false, without quotes",
+            id="no bool",
+        ),
+        pytest.param(
+            {"spec.storage": "s3://b/x"}, "spec.storage: has the wrong type; write a mapping", id="no mapping"
+        ),
+        pytest.param(
+            {"spec.load": {"include": "m"}}, "spec.load.include: has the wrong type; write a list", id="no list"
+        ),
         pytest.param({"spec.retries": 21}, "spec.retries: is too large; write 20 or less", id="too large"),
-        pytest.param({"spec.workers.numNodes": 0}, "spec.workers.numNodes: is too small; write 1 or more", id="too small"),
-        pytest.param({"spec.workload.entrypoint": "train"}, "spec.workload.entrypoint: does not have the right form; write", id="pattern"),
-        pytest.param({"spec.storage.url": ""}, "spec.storage.url: is too short; write at least 1 character(s)", id="empty"),
-        pytest.param({"spec.workload.args": {"x": float("nan")}}, "spec: holds a value that JSON does not have", id="NaN"),
-        pytest.param({"spec.workload.args": {"x": "x" * 65536}}, "spec.workload.args: is larger than 64 KiB; write", id="large args"),
+        pytest.param(
+            {"spec.workers.numNodes": 0}, "spec.workers.numNodes: is too small; write 1 or more", id="too small"
+        ),
+        pytest.param(
+            {"spec.workload.entrypoint": "train"},
+            "spec.workload.entrypoint: does not have the right form; write",
+            id="pattern",
+        ),
+        pytest.param(
+            {"spec.storage.url": ""}, "spec.storage.url: is too short; write at least 1 character(s)", id="empty"
+        ),
+        pytest.param(
+            {"spec.workload.args": {"x": float("nan")}}, "spec: holds a value that JSON does not have", id="NaN"
+        ),
+        pytest.param(
+            {"spec.workload.args": {"x": "x" * 65536}},
+            "spec.workload.args: is larger than 64 KiB; write",
+            id="large args",
+        ),
         pytest.param({"spec.runId": "a b"}, "spec.runId: does not have the right form; write", id="run id"),
-        pytest.param({"spec.workload": None}, "spec.workload: is missing; write workload: {entrypoint:", id="no workload"),
-        pytest.param({"spec.operation": "Verify"}, "spec.workload: a Verify builds no model; drop workload", id="verify workload"),
-        pytest.param({"spec.operation": "Verify"}, "spec.workers: a Verify runs as one process; write numNodes: 1", id="verify ranks"),
+        pytest.param(
+            {"spec.workload": None}, "spec.workload: is missing; write workload: {entrypoint:", id="no workload"
+        ),
+        pytest.param(
+            {"spec.operation": "Verify"}, "spec.workload: a Verify builds no model; drop workload", id="verify workload"
+        ),
+        pytest.param(
+            {"spec.operation": "Verify"},
+            "spec.workers: a Verify runs as one process; write numNodes: 1",
+            id="verify ranks",
+        ),
         pytest.param(
             {"spec.operation": "Verify", "spec.workers": {"device": "cuda"}},
             "spec.workers.device: a Verify needs no GPU; drop device",
@@ -75,18 +127,26 @@ def test_who_it_is() -> None:
             "spec.storage.overwrite: a Load writes nothing; drop overwrite",
             id="load overwrite",
         ),
-        pytest.param({"spec.operation": "Load", "spec.workload.steps": 1}, "spec.workload.steps: steps run before a Save", id="steps"),
         pytest.param(
-            {"spec.operation": "Load", "spec.workload.from": {"url": URL}}, "spec.workload.from: is for a Save", id="load from"
+            {"spec.operation": "Load", "spec.workload.steps": 1},
+            "spec.workload.steps: steps run before a Save",
+            id="steps",
         ),
-        pytest.param({"spec.load": {"strict": False}}, "spec.load: this Save loads nothing; drop load", id="load of a save"),
+        pytest.param(
+            {"spec.operation": "Load", "spec.workload.from": {"url": URL}},
+            "spec.workload.from: is for a Save",
+            id="load from",
+        ),
+        pytest.param(
+            {"spec.load": {"strict": False}}, "spec.load: this Save loads nothing; drop load", id="load of a save"
+        ),
         pytest.param(
             {"spec.workload.from": {"url": "gs://b/x"}},
             "spec.workload.from.url: is read with the options of spec.storage; write a URL of the same protocol",
             id="other store",
         ),
     ],
-)  # fmt: skip
+)
 def test_a_bad_field_gets_one_line(changes: dict[str, Any], line: str) -> None:
     found = problems(changes)
     assert any(each.startswith(line) for each in found), found
@@ -115,7 +175,10 @@ def test_worlds_that_can_not_be(strategy: str, replicate: int, nodes: int, line:
     [
         ("simplecache::s3://b/x", "chained URLs are not accepted; write"),
         ("bucket/x", "has no protocol; write file:///bucket/x for a mounted path, or s3://bucket/path"),
-        ("http://host/x", "protocol 'http' is not allowed (s3 gs az abfs file); write a URL of one of: s3 gs az abfs file"),
+        (
+            "http://host/x",
+            "protocol 'http' is not allowed (s3 gs az abfs file); write a URL of one of: s3 gs az abfs file",
+        ),
         ("s3a://b/x", "protocol 's3a' is not allowed (s3 gs az abfs file); write s3://..."),
         ("memory://x", "protocol 'memory' is not allowed"),
         ("s3://b/../x", "is not a plain URL; write protocol://bucket/path without '..'"),
@@ -125,7 +188,7 @@ def test_worlds_that_can_not_be(strategy: str, replicate: int, nodes: int, line:
         ("file://relative/x", "names no absolute path; write file:///path"),
         ("file:///tmp/x", "a path of the pod's own file system is gone with the pod; mount a volume"),
     ],
-)  # fmt: skip
+)
 def test_bad_urls(url: str, line: str) -> None:
     found = problems({"spec.storage.url": url})
     assert any(each.startswith(f"spec.storage.url: {line}") for each in found), found
@@ -135,12 +198,20 @@ def test_bad_urls(url: str, line: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "line"),
     [
-        ("key", "AKIA", "looks like a secret, which a spec must not hold; move it to spec.storage.credentialsSecretRef"),
+        (
+            "key",
+            "AKIA",
+            "looks like a secret, which a spec must not hold; move it to spec.storage.credentialsSecretRef",
+        ),
         ("secret", "hush", "looks like a secret"),
         ("token", "hush", "looks like a secret"),
         ("aws_secret_access_key", "hush", "looks like a secret"),
         ("endpoint", "http://h", "is not an option of this protocol; write endpoint_url"),
-        ("client_kwargs", {"password": "hush"}, "is not an option of this protocol; write one of: addressing_style, anon"),
+        (
+            "client_kwargs",
+            {"password": "hush"},
+            "is not an option of this protocol; write one of: addressing_style, anon",
+        ),
         ("anon", "true", "has the wrong type or value; write true or false"),
         ("max_attempts", 0, "has the wrong type or value; write a whole number"),
         ("connect_timeout", True, "has the wrong type or value; write a number of seconds"),
@@ -173,7 +244,10 @@ def test_good_endpoints(url: str) -> None:
     [
         ({"kind": "Pod"}, ".kind: unknown field; write metadata"),
         ({"spec": []}, ": metadata and spec have the wrong type; write mappings"),
-        ({"spec": {"containers": {"name": "worker"}}}, ".spec.containers: has the wrong type; write a list of mappings"),
+        (
+            {"spec": {"containers": {"name": "worker"}}},
+            ".spec.containers: has the wrong type; write a list of mappings",
+        ),
         ({"spec": {"volumes": ["x"]}}, ".spec.volumes: has the wrong type; write a list of mappings"),
         (worker(env={"A": "b"}), ".spec.containers[0].env: has the wrong type; write a list of mappings"),
         (worker(resources={"limits": "1Gi"}), ".spec.containers[0].resources: has the wrong type; write limits"),
@@ -181,14 +255,23 @@ def test_good_endpoints(url: str) -> None:
         ({"spec": {"securityContext": {"runAsUser": 0}}}, ".spec.securityContext: is not accepted; drop it"),
         ({"spec": {"hostNetwork": True}}, ".spec.hostNetwork: is not accepted; drop it"),
         ({"spec": {"nodeName": "n"}}, ".spec.nodeName: is not accepted; write nodeSelector"),
-        ({"spec": {"automountServiceAccountToken": True}}, ".spec.automountServiceAccountToken: workers get no API token"),
-        ({"spec": {"volumes": [{"name": "h", "hostPath": {"path": "/"}}]}}, ".spec.volumes[0].hostPath: is not accepted"),
+        (
+            {"spec": {"automountServiceAccountToken": True}},
+            ".spec.automountServiceAccountToken: workers get no API token",
+        ),
+        (
+            {"spec": {"volumes": [{"name": "h", "hostPath": {"path": "/"}}]}},
+            ".spec.volumes[0].hostPath: is not accepted",
+        ),
         (
             {"spec": {"volumes": [{"name": "t", "projected": {"sources": [{"serviceAccountToken": {}}]}}]}},
             ".spec.volumes[0].projected: workers get no API token",
         ),
         (worker(securityContext={"privileged": True}), ".spec.containers[0].securityContext: is not accepted"),
-        (worker(image="x"), ".spec.containers[0].image: is not accepted in the container worker; write spec.workers.image"),
+        (
+            worker(image="x"),
+            ".spec.containers[0].image: is not accepted in the container worker; write spec.workers.image",
+        ),
         (worker(command=["x"]), ".spec.containers[0].command: is not accepted"),
         (worker(ports=[{"hostPort": 80}]), ".spec.containers[0].ports: a hostPort is not accepted"),
         (
@@ -272,7 +355,9 @@ def test_two_places_have_two_keys() -> None:
     assert keyed("s3://b/x") != keyed("s3://b/X")
     assert keyed("s3://b/x") != keyed("s3://b/x", **{OPTIONS: {"endpoint_url": "http://h"}})
     assert keyed("file:///d/x") != keyed("file:///d/x", **{"metadata.namespace": "other"})
-    assert keyed("memory://x", **{"spec.workers": {}}) != keyed("memory://x", **{"spec.workers": {}, "metadata.uid": "u"})
+    assert keyed("memory://x", **{"spec.workers": {}}) != keyed(
+        "memory://x", **{"spec.workers": {}, "metadata.uid": "u"}
+    )
 
 
 def digest(changes: dict[str, Any]) -> str:

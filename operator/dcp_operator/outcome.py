@@ -108,8 +108,9 @@ def wakes(attempt: Attempt) -> Iterator[datetime]:
 
 
 def overdue(attempt: Attempt, failure: Failure) -> Outcome:
-    """Return the outcome of an attempt that a timeout ends; whether it had committed is not known."""
-    return Outcome(reason=failure.reason, failure=failure, lost=_report_lost(attempt))
+    """Return the outcome of an attempt that a timeout ends; if it ran, it may have committed all the same."""
+    ran = attempt.running_since is not None
+    return Outcome(reason=failure.reason, failure=failure, lost=ran and _report_lost(attempt))
 
 
 def _over(attempt: Attempt, now: datetime) -> bool:

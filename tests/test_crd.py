@@ -1,0 +1,135 @@
+"""The CRD says what the models say, bounds everything, and is the one that is committed."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+import yaml
+
+from dcp_operator import crd
+from dcp_operator.crd_rules import RULES, Rule
+from dcp_operator.spec import MUTABLE_FIELDS, CheckpointSpec
+from dcp_operator.status import Status
+from scenes import MANIFEST, manifest
+
+DEFINITION = crd.custom_resource_definition()
+VERSION = DEFINITION["spec"]["versions"][0]
+SCHEMA = VERSION["schema"]["openAPIV3Schema"]
+SPEC = SCHEMA["properties"]["spec"]
+
+
+def nodes(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    yield path, schema
+    for name, each in schema.get("properties", {}).items():
+        yield from nodes(each, f"{path}.{name}")
+    if "items" in schema:
+        yield from nodes(schema["items"], f"{path}[]")
+
+
+@pytest.mark.parametrize("section", ["spec", "status"])
+def test_everything_is_structural_and_bounded(section: str) -> None:
+    for path, node in nodes(SCHEMA["properties"][section], section):
+        assert "type" in node, path
+        assert not {"$ref", "anyOf", "allOf", "additionalProperties"} & node.keys(), path
+        match node["type"]:
+            case "string":
+                assert {"maxLength", "enum", "format"} & node.keys(), path
+            case "array":
+                assert "maxItems" in node, path
+            case "object":
+                free = node.get("x-kubernetes-preserve-unknown-fields")
+                assert "properties" in node or (free and "maxProperties" in node), path
+            case _:
+                assert node["type"] in {"integer", "number", "boolean"}, path
+
+
+def test_every_field_of_the_spec_is_explained() -> None:
+    for path, node in nodes(SPEC, "spec"):
+        if not path.endswith("[]"):
+            assert node.get("description"), path
+
+
+def filled(schema: dict[str, Any], value: Any) -> Any:
+    """Fill in defaults as the API server does."""
+    if not isinstance(value, dict):
+        return value
+    value = dict(value)
+    for name, each in schema.get("properties", {}).items():
+        if name not in value and "default" in each:
+            value[name] = each["default"]
+        if name in value:
+            value[name] = filled(each, value[name])
+    return value
+
+
+def test_the_api_servers_defaults_are_the_models() -> None:
+    def parsed(spec: dict[str, Any]) -> CheckpointSpec:
+        return CheckpointSpec.model_validate(spec)
+
+    assert parsed(filled(SPEC, MANIFEST["spec"])) == parsed(MANIFEST["spec"])
+
+
+def test_rules_see_every_field_that_they_name() -> None:
+    at: Any
+    for rule in RULES:
+        at = SCHEMA
+        for part in rule.at:
+            at = at["properties"][part]
+        # What a rule reads without has() is required or has a default, so that it is always there.
+        for name in re.findall(r"(?<!has\()\bself\.(\w+)", rule.cel):
+            if rule.at:
+                assert name in at["properties"], rule
+        assert len(rule.message) < 200
+        assert rule.message[0].islower()
+
+
+def held(rule: Rule) -> str:
+    """Return the field of the spec that a rule compares with its old value."""
+    found = re.search(r"oldSelf\.(\w+)", rule.cel)
+    assert found is not None
+    return [*rule.at, found[1]][1]
+
+
+def test_all_but_three_fields_are_held_still() -> None:
+    fields = {held(rule) for rule in RULES if "oldSelf" in rule.cel}
+    assert fields == SPEC["properties"].keys() - set(MUTABLE_FIELDS)
+
+
+def test_columns() -> None:
+    columns = VERSION["additionalPrinterColumns"]
+    usual = [each["name"] for each in columns if not each.get("priority")]
+    assert usual == ["Operation", "Phase", "Step", "Size", "Duration", "Reason", "Age"]
+    assert [each["name"] for each in columns if each.get("priority")] == ["Ranks", "Throughput", "URL"]
+
+
+def test_names() -> None:
+    names = DEFINITION["spec"]["names"]
+    assert (names["shortNames"], names["categories"]) == (["dcp"], ["dcp"])
+    assert VERSION["subresources"] == {"status": {}}
+
+
+def test_a_secret_among_the_options_is_not_in_the_schema() -> None:
+    options = SPEC["properties"]["storage"]["properties"]["options"]
+    assert "x-kubernetes-preserve-unknown-fields" not in options
+    assert not [name for name in options["properties"] if name in {"key", "secret", "token"}]
+
+
+def test_an_empty_status_is_valid() -> None:
+    jsonschema.validate(Status().to_dict(), SCHEMA["properties"]["status"])
+    jsonschema.validate(manifest(), SCHEMA)
+
+
+def test_the_committed_file_is_the_generated_one() -> None:
+    assert crd.main(["--check"]) == 0
+
+
+def test_drift_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(crd, "PATH", tmp_path / "crds" / "x.yaml")
+    assert crd.main(["--check"]) == 1
+    assert "out of date; run `python -m dcp_operator.crd`" in capsys.readouterr().err
+    assert crd.main([]) == 0
+    assert crd.main(["--check"]) == 0
+    assert yaml.safe_load(crd.PATH.read_text()) == DEFINITION

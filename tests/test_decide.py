@@ -1,0 +1,248 @@
+"""The way of an attempt that goes well, what keeps it waiting, and its progress."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dcp_operator.actions import CreateAttempt
+from dcp_operator.decide import decide
+from dcp_operator.observed import Attempt
+from dcp_worker.contract import Progress, Reason, Report
+from scenes import (
+    NOW,
+    RUNNING,
+    STARTED,
+    at,
+    attempt,
+    checkpoint,
+    created,
+    decided,
+    ended,
+    failed,
+    message,
+    observed,
+    phase,
+    running,
+    saved,
+    settled,
+    true,
+)
+
+QUEUED_LABEL = {"metadata.labels": {"kueue.x-k8s.io/queue-name": "gpus"}}
+
+
+def test_a_new_checkpoint_gets_its_first_attempt() -> None:
+    found = decided()
+    (action,) = found.actions
+    assert isinstance(action, CreateAttempt)
+    assert (action.job_name, action.attempt, action.suspend) == (checkpoint().job_name(1), 1, False)
+    assert phase(found) == ("Starting", None)
+    assert true(found) == {"Reconciling"}
+    assert found.status["observedGeneration"] == 1
+    assert found.status["jobRef"] == {"name": action.job_name}
+    assert (found.status["ranks"], found.status["attempts"]) == ("2 (2x1)", 1)
+    assert [(each.type, each.reason) for each in found.events] == [("Normal", "Starting")]
+
+
+def test_a_job_that_is_not_seen_yet_is_created_again() -> None:
+    found = decided(status=STARTED)
+    assert created(found) == [(1, False)]
+    assert found.status == STARTED
+    assert found.events == ()
+
+
+def test_a_lost_status_write_is_made_up_for() -> None:
+    assert decided(attempt(nodes=2)).status == STARTED
+
+
+def test_starting_pods_change_nothing() -> None:
+    found = decided(attempt(running(0), nodes=2), status=STARTED)
+    assert (found.status, found.actions, found.events) == (STARTED, (), ())
+    assert found.wake_at == at(600)
+
+
+def test_running() -> None:
+    found = decided(attempt(running(0), running(1)), status=STARTED)
+    assert phase(found) == ("Running", None)
+    assert found.wake_at == at(3630)
+    assert [each.reason for each in found.events] == ["Running"]
+
+
+def test_saved() -> None:
+    found = decided(attempt(ended(0, saved()), ended(1, Report())), status=RUNNING, now=at(72))
+    assert phase(found) == ("Succeeded", "Saved")
+    assert true(found) == {"Ready", "Complete"}
+    assert message(found) == "Saved step 1000: 418 MiB in 4 files, saved by 2 ranks. It took 1m12s."
+    status = found.status
+    assert (status["size"], status["duration"], status["throughput"]) == ("418 MiB", "1m12s", "209 MiB/s")
+    assert (status["durationSeconds"], status["conflictGuard"]) == (72, "Atomic")
+    assert status["checkpoint"]["saveId"] == "s1"
+    assert [(each.type, each.reason) for each in found.events] == [("Normal", "Saved")]
+
+
+def test_after_the_commit_nothing_changes_the_result() -> None:
+    done = settled(ended(0, saved()), running(1))
+    assert phase(done) == ("Succeeded", "Saved")
+    for pods in ((ended(0), ended(1)), (running(0, oom_killed=True),), ()):
+        again = decided(attempt(*pods, nodes=2), status=done.status, now=at(30))
+        assert (again.status, again.events, created(again)) == (done.status, (), [])
+    assert decided(status=done.status).status == done.status
+
+
+def test_success_has_no_failure_of_an_earlier_attempt() -> None:
+    first = settled(ended(0, failed()), ended(1, failed(rank=1)))
+    second = attempt(ended(0, saved()), ended(1, Report()), number=2)
+    found = decided(second, status=first.status, now=at(20))
+    assert phase(found) == ("Succeeded", "Saved")
+    assert not {"failure", "failedRanks", "failedRankCount"} & found.status.keys()
+    assert found.status["attempts"] == 2
+
+
+@pytest.mark.parametrize(
+    ("operation", "result", "spec"),
+    [
+        ("Load", Reason.LOADED, {"spec.operation": "Load"}),
+        ("Verify", Reason.VERIFIED, {"spec.operation": "Verify", "spec.workload": None, "spec.workers": {}}),
+    ],
+)
+def test_loads_and_verifies(operation: str, result: Reason, spec: dict[str, Any]) -> None:
+    of = checkpoint(spec)
+    pods = [ended(index, Report(result=result)) for index in range(of.nodes)]
+    found = decided(attempt(*pods, of=of), of=of)
+    assert of.spec.operation == operation
+    assert phase(found) == ("Succeeded", result)
+
+
+@pytest.mark.parametrize(
+    ("pod", "reason", "text"),
+    [
+        pytest.param(
+            {"unschedulable": "0/3 nodes are available"}, "Unschedulable", "can't be scheduled: 0/3 nodes", id="node"
+        ),
+        pytest.param(
+            {"waiting": "ErrImagePull", "waiting_message": "timeout"},
+            "ImagePullFailed",
+            "ErrImagePull: timeout",
+            id="pull",
+        ),
+        pytest.param(
+            {"waiting": "CreateContainerConfigError", "waiting_message": 'configmap "x"'},
+            None,
+            'configmap "x"',
+            id="config",
+        ),
+    ],
+)
+def test_why_it_waits(pod: dict[str, str], reason: str | None, text: str) -> None:
+    waiting = running(1, phase="Pending", started=None, **pod)
+    found = decided(attempt(running(0), waiting), status=STARTED)
+    assert phase(found) == ("Starting", reason)
+    assert text in message(found)
+    assert found.actions == ()
+
+
+@pytest.mark.parametrize(
+    ("pod", "reason", "text"),
+    [
+        pytest.param({"unschedulable": "0/3 nodes"}, "StartTimeout", "can't be scheduled: 0/3 nodes", id="node"),
+        pytest.param({"waiting": "ErrImagePull"}, "ImagePullFailed", "is ErrImagePull", id="pull"),
+        pytest.param({"waiting": "ContainerCreating"}, "StartTimeout", "is ContainerCreating", id="volume"),
+    ],
+)
+def test_why_it_did_not_start(pod: dict[str, str], reason: str, text: str) -> None:
+    waiting = running(1, phase="Pending", started=None, **pod)
+    found = decided(attempt(running(0), waiting), status=STARTED, now=at(600))
+    assert phase(found) == ("Failed", reason)
+    assert text in message(found)
+    assert found.status["failure"]["pod"] == "pod-1"
+    assert "retriable" not in found.status["failure"]
+
+
+def test_no_pod_was_made() -> None:
+    found = decided(attempt(nodes=2), status=STARTED, now=at(600))
+    assert "only 0 of 2 pods were created" in message(found)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "text", "at_once"),
+    [
+        ("InvalidImageName", "", True),
+        ("ImagePullBackOff", "rpc error: ... not found", True),
+        ("ImagePullBackOff", "i/o timeout", False),
+        ("ErrImagePull", "not found", False),
+    ],
+)
+def test_a_hopeless_image_fails_at_once(waiting: str, text: str, at_once: bool) -> None:  # noqa: FBT001
+    pod = running(0, phase="Pending", started=None, waiting=waiting, waiting_message=text)
+    found = decided(attempt(pod), status=STARTED, now=at(1))
+    assert phase(found) == ("Failed" if at_once else "Starting", "ImagePullFailed")
+
+
+def test_the_queue_decides_when_it_starts() -> None:
+    of = checkpoint(QUEUED_LABEL)
+    first = decided(of=of)
+    (action,) = first.actions
+    assert isinstance(action, CreateAttempt)
+    assert action.suspend
+    assert phase(first) == ("Queued", "Queued")
+    waiting = attempt(nodes=2, of=of, suspended=True, started=None)
+    for now in (NOW, at(100_000)):
+        found = decided(waiting, of=of, status=first.status, now=now)
+        assert (found.status, found.actions) == (first.status, ())
+    admitted = replace(waiting, suspended=False)
+    assert phase(decided(admitted, of=of, status=first.status, now=at(100_000)))[0] == "Starting"
+    late = replace(admitted, started=at(100_000))
+    assert phase(decided(late, of=of, status=first.status, now=at(100_599)))[0] == "Starting"
+    assert phase(decided(late, of=of, status=first.status, now=at(100_600)))[0] == "Failed"
+
+
+def test_a_queue_may_take_its_admission_back() -> None:
+    of = checkpoint(QUEUED_LABEL)
+    pods = (ended(0, Report(terminated=True)), ended(1, Report(terminated=True)))
+    found = decided(attempt(*pods, of=of, suspended=True), of=of, status=RUNNING)
+    assert phase(found) == ("Queued", "Queued")
+    assert found.actions == ()
+
+
+def with_progress(moved: int) -> Attempt:
+    progress = Progress(stage="upload", bytes=moved, total_bytes=100, bytes_per_second=9.6)
+    return attempt(running(0), running(1), progress=progress)
+
+
+def test_progress_is_written_at_most_every_five_seconds() -> None:
+    first = decided(with_progress(10), status=RUNNING, now=at(10))
+    assert first.status["progress"] == {
+        "stage": "upload",
+        "percent": 10,
+        "bytes": 10,
+        "totalBytes": 100,
+        "bytesPerSecond": 10,
+        "lastUpdateTime": "2026-11-24T08:00:10Z",
+    }
+    assert first.events == ()
+    soon = decided(with_progress(20), status=first.status, now=at(14))
+    assert (soon.status, soon.wake_at) == (first.status, at(15))
+    same = decided(with_progress(10), status=first.status, now=at(99))
+    assert same.status == first.status
+    later = decided(with_progress(20), status=first.status, now=at(15))
+    assert later.status["progress"]["percent"] == 20
+
+
+def test_lost_progress_changes_nothing() -> None:
+    first = decided(with_progress(10), status=RUNNING, now=at(10))
+    assert decided(attempt(running(0), running(1)), status=first.status, now=at(30)).status == first.status
+
+
+def test_a_field_that_can_not_be_read_does_not_cost_the_rest() -> None:
+    done = settled(ended(0, saved())).status
+    torn = done | {"conditions": "?", "invented": 1, "retries": {"settled": "x"}}
+    found = decided(status=torn)
+    assert (phase(found), created(found)) == (("Succeeded", "Saved"), [])
+
+
+def test_the_generation_is_always_observed() -> None:
+    done = settled(ended(0, saved())).status
+    newer = decide(checkpoint().model_copy(update={"generation": 7}), observed(), done, NOW)
+    assert newer.status["observedGeneration"] == 7
+    assert {each["observedGeneration"] for each in newer.status["conditions"]} == {7}

@@ -1,0 +1,173 @@
+"""What people do under way: suspend, rerun, change, delete, and ask for what is refused."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from dcp_operator.actions import CreateAttempt, Decision
+from dcp_operator.observed import Attempt
+from dcp_operator.refusal import blocked, refuse
+from dcp_operator.spec import SpecError
+from dcp_worker.contract import Reason, Report
+from scenes import (
+    NOW,
+    RUNNING,
+    at,
+    attempt,
+    checkpoint,
+    created,
+    decided,
+    deleted,
+    ended,
+    failed,
+    message,
+    observed,
+    phase,
+    running,
+    saved,
+    settled,
+    true,
+)
+
+
+def test_suspend_before_the_start() -> None:
+    of = checkpoint({"spec.suspend": True})
+    found = decided(of=of)
+    assert (phase(found), found.actions) == (("Suspended", "Suspended"), ())
+    assert true(found) == {"Suspended"}
+    assert created(decided(status=found.status)) == [(1, False)]
+
+
+def test_suspend_while_running_stops_the_attempt_and_counts_nothing() -> None:
+    of = checkpoint({"spec.suspend": True, "spec.retries": 0})
+    live = attempt(running(0), running(1), of=of)
+    first = decided(live, of=of, status=RUNNING)
+    assert phase(first) == ("Suspended", "Suspended")
+    assert (first.actions, first.wake_at) == ((), NOW)
+    second = decided(live, of=of, status=first.status)
+    assert deleted(second) == [1]
+    assert second.status == first.status
+    resumed = decided(status=second.status)
+    assert created(resumed) == [(2, False)]
+    assert "failed" not in resumed.status["retries"]
+
+
+def test_a_commit_beats_suspend() -> None:
+    of = checkpoint({"spec.suspend": True})
+    assert phase(decided(attempt(ended(0, saved()), running(1), of=of), of=of, status=RUNNING)) == (
+        "Succeeded",
+        "Saved",
+    )
+
+
+def test_a_new_run_starts_afresh() -> None:
+    done = settled(ended(0, failed(Reason.STORAGE_DENIED)))
+    of = checkpoint({"spec.runId": "2"})
+    old = attempt(ended(0, failed(Reason.STORAGE_DENIED)))
+    found = decided(old, of=of, status=done.status, now=at(50))
+    assert deleted(found) == [1]
+    assert created(found) == [(1, False)]
+    assert found.status["runId"] == "2"
+    assert found.status["startTime"] == "2026-11-24T08:00:50Z"
+    assert not {"failure", "completionTime", "durationSeconds"} & found.status.keys()
+    (create,) = (each for each in found.actions if isinstance(each, CreateAttempt))
+    assert create.job_name != old.job_name
+
+
+@pytest.mark.parametrize("field", ["spec.workload.args", "spec.workers.podTemplate"])
+def test_a_spec_that_changes_under_way_is_refused(field: str) -> None:
+    of = checkpoint({field: {"metadata": {}} if "pod" in field else {"hidden": 1}})
+    live = attempt(running(0), running(1), of=of)
+    first = decided(live, of=of, status=RUNNING)
+    assert phase(first) == ("Failed", "InvalidSpec")
+    assert "change it back" in message(first)
+    assert deleted(decided(live, of=of, status=first.status)) == [1]
+    done = settled(ended(0, saved()))
+    assert decided(of=of, status=done.status).status == done.status
+
+
+def test_jobs_go_when_their_time_is_over_and_never_before_their_report_is_written() -> None:
+    job = attempt(ended(0, saved()), ended(1, Report()))
+    done = decided(job, status=RUNNING)
+    assert done.wake_at == at(86_400)
+    assert decided(job, status=done.status, now=at(86_399)).actions == ()
+    assert deleted(decided(job, status=done.status, now=at(86_400))) == [1]
+    assert deleted(decided(job, status=RUNNING, now=at(86_400))) == []
+    assert decided(status=done.status, now=at(86_400)).wake_at is None
+
+
+def test_jobs_may_stay() -> None:
+    of = checkpoint({"spec.ttlSecondsAfterFinished": None})
+    kept = of.model_copy(update={"spec": of.spec.model_copy(update={"ttl_seconds_after_finished": None})})
+    done = decided(attempt(ended(0, saved())), of=kept, status=RUNNING)
+    assert (done.wake_at, decided(attempt(ended(0, saved())), of=kept, status=done.status, now=at(9e8)).actions) == (
+        None,
+        (),
+    )
+
+
+def test_pods_that_outlive_a_success_are_stopped_after_a_minute() -> None:
+    job = attempt(ended(0, saved()), running(1))
+    done = decided(job, status=RUNNING)
+    assert done.wake_at == at(60)
+    assert deleted(decided(job, status=done.status, now=at(59))) == []
+    assert deleted(decided(job, status=done.status, now=at(60))) == [1]
+
+
+def test_pods_that_outlive_a_failure_are_stopped_at_once() -> None:
+    job = attempt(ended(0, failed()), running(1))
+    first = decided(job, status=RUNNING, now=at(60))
+    assert (deleted(first), first.wake_at) == ([], at(60))
+    assert deleted(decided(job, status=first.status, now=at(60))) == [1]
+
+
+def test_what_is_being_deleted_is_not_deleted_again() -> None:
+    job = attempt(ended(0, saved()), deleting=True)
+    assert decided(job, status=settled(ended(0, saved())).status, now=at(9e6)).actions == ()
+
+
+def refused(status: Mapping[str, Any] | None = None, *attempts: Attempt) -> Decision:
+    error = SpecError(["spec.operation: is not one of its values; write 'Save'"])
+    return refuse(error, generation=2, run_id="", observed=observed(*attempts), status=status, now=NOW)
+
+
+def test_a_spec_without_a_meaning() -> None:
+    found = refused()
+    assert phase(found) == ("Failed", "InvalidSpec")
+    assert true(found) == {"Stalled", "Failed"}
+    assert "write 'Save'" in message(found)
+    assert found.status["observedGeneration"] == 2
+    assert [(each.type, each.reason) for each in found.events] == [("Warning", "InvalidSpec")]
+    again = refused(found.status)
+    assert (again.status, again.events) == (found.status, ())
+
+
+def test_a_mended_spec_is_worked_on() -> None:
+    found = decided(status=refused().status, now=at(9))
+    assert created(found) == [(1, False)]
+    assert phase(found) == ("Starting", None)
+    assert "completionTime" not in found.status
+
+
+def test_an_invalid_spec_stops_what_runs_and_leaves_a_result_alone() -> None:
+    live = attempt(running(0), running(1))
+    first = refused(RUNNING, live)
+    assert first.actions == ()
+    assert deleted(refused(first.status, live)) == [1]
+    done = settled(ended(0, saved()))
+    assert refused(done.status).status == done.status | {"observedGeneration": 2}
+
+
+def test_what_the_api_server_refuses_is_tried_again_and_given_up_in_the_end() -> None:
+    intended = decided()
+    found = blocked(checkpoint(), intended, None, "jobs.batch is forbidden: exceeded quota", at(1))
+    assert phase(found) == ("Pending", None)
+    assert message(found) == "Attempt 1 can't be created: jobs.batch is forbidden: exceeded quota. It is tried again."
+    assert (found.actions, found.wake_at) == ((), at(31))
+    again = decided(status=found.status, now=at(31))
+    assert created(again) == [(1, False)]
+    same = blocked(checkpoint(), again, found.status, "jobs.batch is forbidden: exceeded quota", at(31))
+    assert (same.status, same.events) == (found.status, ())
+    late = blocked(checkpoint(), decided(status=found.status, now=at(601)), found.status, "exceeded quota", at(601))
+    assert phase(late) == ("Failed", "StartTimeout")

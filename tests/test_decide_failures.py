@@ -1,0 +1,248 @@
+"""Failures: what is tried again, what is looked up, what is given up, and conflicts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from dcp_operator.rivals import Rival
+from dcp_operator.status import Status
+from dcp_worker.contract import Conflict, Origin, Reason, Report
+from scenes import (
+    NOW,
+    RUNNING,
+    UID,
+    URL,
+    at,
+    attempt,
+    checkpoint,
+    created,
+    decided,
+    ended,
+    failed,
+    message,
+    phase,
+    running,
+    saved,
+    settled,
+    true,
+)
+
+
+def test_a_retriable_failure_is_tried_again_after_a_while() -> None:
+    first = settled(ended(0, failed(Reason.WORKER_LOST)), ended(1, failed(rank=1, time=2)))
+    assert phase(first) == ("Pending", "RankFailed")
+    assert message(first) == "Attempt 1 failed: Rank 1 in pod pod-1: RankFailed here. Attempt 2 starts at 08:00:05Z."
+    assert (first.actions, first.wake_at) == ((), at(5))
+    assert first.status["failure"]["rank"] == 1
+    assert first.status["failedRankCount"] == 2
+    assert true(first) == {"Reconciling"}
+    assert [(each.type, each.reason) for each in first.events] == [("Warning", "RankFailed")]
+    second = decided(status=first.status, now=at(5))
+    assert created(second) == [(2, False)]
+    assert phase(second) == ("Starting", None)
+    assert second.status["failure"]["attempt"] == 1
+
+
+def test_the_last_attempt() -> None:
+    status: Mapping[str, Any] = RUNNING
+    for number in (1, 2, 3):
+        pods = (ended(0, failed()), ended(1, failed(rank=1)))
+        found = decided(attempt(*pods, number=number), status=status, now=at(100 * number))
+        status = found.status
+    assert phase(found) == ("Failed", "RankFailed")
+    assert true(found) == {"Stalled", "Failed"}
+    assert "That was the last of 3 attempts. Look at failure.traceback" in message(found)
+    assert found.status["attempts"] == 3
+
+
+def test_no_retries() -> None:
+    of = checkpoint({"spec.retries": 0})
+    assert phase(settled(ended(0, failed()), of=of)) == ("Failed", "RankFailed")
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        Reason.ENTRYPOINT_ERROR,
+        Reason.STORAGE_DENIED,
+        Reason.STORAGE_FULL,
+        Reason.CHECKPOINT_NOT_FOUND,
+        Reason.CHECKPOINT_CORRUPTED,
+        Reason.STATE_MISMATCH,
+        Reason.INVALID_SPEC,
+    ],
+)
+def test_what_another_attempt_can_not_mend_fails_at_once(reason: Reason) -> None:
+    found = settled(ended(0, failed(reason)))
+    assert phase(found) == ("Failed", reason)
+    again = decided(attempt(ended(0, failed(reason))), status=found.status, now=at(9))
+    assert (again.status, again.events) == (found.status, ())
+
+
+def test_the_delay_grows() -> None:
+    status: Mapping[str, Any] = RUNNING
+    delays = []
+    of = checkpoint({"spec.retries": 9})
+    for number in range(1, 9):
+        found = decided(attempt(ended(0, failed()), number=number, of=of), of=of, status=status)
+        assert found.wake_at is not None
+        delays.append((found.wake_at - NOW).total_seconds())
+        status = found.status
+    assert delays == [5, 10, 20, 40, 80, 160, 300, 300]
+
+
+def test_a_preempted_attempt_is_not_counted() -> None:
+    of = checkpoint({"spec.retries": 0})
+    status: Mapping[str, Any] = RUNNING
+    for number in (1, 2, 3):
+        pod = ended(0, Report(terminated=True), disrupted="PreemptionByScheduler")
+        found = decided(attempt(pod, number=number, of=of), of=of, status=status)
+        assert phase(found) == ("Pending", "WorkerLost")
+        status = found.status
+    assert found.status["retries"] | {"nextTime": ""} == {"settled": 3, "uncounted": 3, "nextTime": ""}
+
+
+def test_two_ends_at_once_are_settled_in_order() -> None:
+    one, two = attempt(ended(0, failed())), attempt(ended(0, failed(Reason.RANK_HUNG)), number=2)
+    found = decided(two, one)
+    assert phase(found) == ("Pending", "RankHung")
+    assert (found.status["retries"]["failed"], found.status["attempts"]) == (2, 2)
+
+
+def test_the_deadline() -> None:
+    pods = (ended(0, failed()), running(1))
+    found = decided(attempt(running(0), running(1)), status=RUNNING, now=at(3630))
+    assert phase(found) != ("Running", None)
+    assert found.status["failure"]["reason"] == "DeadlineExceeded"
+    assert (
+        "ran longer than timeouts.activeSeconds (3600 s); pod pod-0 has not ended" in found.status["failure"]["message"]
+    )
+    assert phase(decided(attempt(*pods), status=RUNNING, now=at(3630))) == ("Pending", "RankFailed")
+
+
+def test_a_lost_report_costs_one_uncounted_probe() -> None:
+    of = checkpoint({"spec.retries": 0})
+    first = decided(attempt(ended(0, exit_code=137), of=of), of=of, status=RUNNING)
+    assert created(first) == [(2, True)]
+    assert phase(first) == ("Starting", None)
+    assert "looks whether the lost attempt had committed" in message(first)
+    assert [each.reason for each in first.events] == ["WorkerLost", "Starting"]
+    again = decided(attempt(ended(0, exit_code=137), of=of), of=of, status=first.status)
+    assert created(again) == [(2, True)]
+
+    found = decided(attempt(ended(0, saved()), number=2, of=of, probe=True), of=of, status=first.status, now=at(20))
+    assert phase(found) == ("Succeeded", "Saved")
+
+    empty = decided(attempt(ended(0, Report()), number=2, of=of, probe=True), of=of, status=first.status, now=at(20))
+    assert phase(empty) == ("Failed", "WorkerLost")
+    assert empty.status["failure"]["attempt"] == 1
+
+    silent = decided(attempt(ended(0), number=2, of=of, probe=True), of=of, status=first.status, now=at(20))
+    assert "could not be found out" in message(silent)
+
+
+def test_after_an_empty_probe_the_retries_go_on() -> None:
+    first = decided(attempt(ended(0, oom_killed=True)), status=RUNNING)
+    second = decided(attempt(ended(0, Report()), number=2, probe=True), status=first.status)
+    assert phase(second) == ("Pending", "OutOfMemory")
+    third = decided(status=second.status, now=at(60))
+    assert created(third) == [(3, False)]
+    assert third.status["retries"]["failed"] == 1
+
+
+def test_a_lost_report_of_a_load_needs_no_probe() -> None:
+    of = checkpoint({"spec.operation": "Load"})
+    found = decided(attempt(ended(0), of=of), of=of, status=RUNNING)
+    assert phase(found) == ("Pending", "WorkerLost")
+
+
+def conflict(origin: Origin | None) -> Report:
+    return Report(conflict=Conflict(save_id="s0", origin=origin))
+
+
+@pytest.mark.parametrize(
+    ("origin", "text"),
+    [
+        pytest.param(None, "Write another spec.storage.url, or overwrite: true", id="unknown"),
+        pytest.param(
+            Origin(namespace="team", name="other", uid="u"), "saved by Checkpoint team/other (uid u)", id="other"
+        ),
+        pytest.param(
+            Origin(namespace="team", name="save-1000", uid="old"),
+            "an earlier Checkpoint object of this same name",
+            id="old",
+        ),
+        pytest.param(
+            Origin(namespace="team", name="save-1000", uid=UID, run_id="0"),
+            "this Checkpoint's own, of run '0'",
+            id="rerun",
+        ),
+    ],
+)
+def test_a_conflict_says_who_is_there_and_how_to_go_on(origin: Origin | None, text: str) -> None:
+    found = settled(ended(0, conflict(origin)), ended(1, failed(Reason.WORKER_LOST, rank=1)))
+    assert phase(found) == ("Conflict", "OverwriteConflict")
+    assert true(found) == {"Stalled", "Failed"}
+    assert message(found).startswith(f"Checkpoint already exists at {URL}")
+    assert text in message(found)
+    assert found.status["conflict"]["saveId"] == "s0"
+    later = decided(status=found.status, now=at(9000))
+    assert (later.status, created(later)) == (found.status, [])
+
+
+def test_a_conflict_with_oneself_is_a_success() -> None:
+    found = settled(ended(0, conflict(checkpoint().origin)))
+    assert phase(found) == ("Succeeded", "Saved")
+    assert found.status["checkpoint"]["saveId"] == "s0"
+
+
+def rival(name: str, uid: str = "0", seconds: float = 0, status: Status | None = None, **spec: Any) -> Rival | None:
+    changes = {f"spec.{key}": value for key, value in spec.items()}
+    other = checkpoint({"metadata.name": name, "metadata.uid": uid, **changes})
+    return Rival.of(other.model_copy(update={"created": at(seconds)}), status or Status())
+
+
+@pytest.mark.parametrize(
+    ("other", "refused"),
+    [
+        pytest.param(rival("older", seconds=-1), True, id="older"),
+        pytest.param(rival("younger", seconds=1), False, id="younger"),
+        pytest.param(rival("twin", uid="0"), True, id="as old, smaller uid"),
+        pytest.param(rival("twin", uid="z"), False, id="as old, larger uid"),
+        pytest.param(rival("begun", seconds=1, status=Status(attempts=1)), True, id="younger, but under way"),
+        pytest.param(rival("spelt", seconds=-1, storage={"url": URL + "/"}), True, id="other spelling"),
+        pytest.param(rival("else", seconds=-1, storage={"url": URL + "0"}), False, id="other place"),
+        pytest.param(
+            rival("else", seconds=-1, storage={"url": URL, "options": {"endpoint_url": "http://h"}}),
+            False,
+            id="other store",
+        ),
+    ],
+)
+def test_two_live_saves_on_one_url(other: Rival, refused: bool) -> None:  # noqa: FBT001 - a table's column
+    found = decided(rivals=(other,))
+    assert phase(found)[0] == ("Conflict" if refused else "Starting")
+    assert bool(created(found)) is not refused
+    if refused:
+        assert f"Checkpoint team/{other.name} is saving to the same URL" in message(found)
+        assert found.status["conflict"]["origin"]["name"] == other.name
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        rival("load", operation="Load"),
+        rival("done", status=Status.read({"phase": "Succeeded", "attempts": 1})),
+        rival("waiting", suspend=True),
+    ],
+    ids=["a load", "finished", "suspended before it began"],
+)
+def test_who_is_no_rival(made: Rival | None) -> None:
+    assert made is None
+
+
+def test_an_attempt_that_is_under_way_is_not_refused() -> None:
+    other = rival("older", seconds=-1)
+    assert other is not None
+    assert phase(decided(attempt(running(0), running(1)), rivals=(other,)))[0] == "Running"

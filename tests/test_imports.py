@@ -1,0 +1,32 @@
+"""What importing a package loads: the operator stays small, and no package shadows the standard library."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def loaded(statement: str) -> set[str]:
+    program = f"import sys; {statement}; print('\\n'.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT, timeout=60
+    )
+    return {name.partition(".")[0] for name in done.stdout.split()}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import dcp_worker.contract, dcp_operator.decide, dcp_operator.refusal, dcp_operator.job, dcp_operator.crd",
+    ],
+    ids=["control plane"],
+)
+def test_the_pure_modules_load_nothing_heavy(statement: str) -> None:
+    assert not loaded(statement) & {"torch", "fsspec", "s3fs", "obstore", "numpy", "kopf", "kubernetes", "aiohttp"}
+
+
+def test_the_standard_librarys_operator_is_not_shadowed() -> None:
+    assert "_operator" in loaded("import operator; operator.itemgetter")
