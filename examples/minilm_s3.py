@@ -1,5 +1,6 @@
 """Run minilm.yaml against an S3 server that lives as long as this program: `python examples/minilm_s3.py`."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ BUCKET: Final = "dcp-examples"
 def main() -> int:
     """Return the exit code of `dcp run`: 0 if the loaded model's sentence embeddings are the original's."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server.start()
     host, port = server.get_host_and_port()
     environment = {

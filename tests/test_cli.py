@@ -94,6 +94,16 @@ def test_a_path_of_this_machine_is_valid_for_run_but_not_for_a_cluster() -> None
     assert "mount a volume" in result.stderr
 
 
+def test_a_url_that_is_no_store_is_refused_before_torch_is_loaded() -> None:
+    for command, url, said in (
+        ("inspect", "ftp://host/run", "URL: protocol 'ftp' is not allowed"),
+        ("verify", "runs/step-1000", "URL: has no protocol; write file:///runs/step-1000"),
+    ):
+        result = dcp(command, url)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr.startswith(said)
+
+
 @pytest.mark.parametrize("command", ["inspect", "verify"])
 def test_without_the_worker_extra_one_line_says_how_to_get_it(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)

@@ -10,7 +10,7 @@ from dcp_operator.status import Phase
 from dcp_operator.view import Bars, Lines, view
 from dcp_worker.contract import Progress
 
-HALF = Progress(stage="writing", bytes=50_000_000, total_bytes=100_000_000, bytes_per_second=25e6, ranks=2)
+HALF = Progress(stage="saving", bytes=50_000_000, total_bytes=100_000_000, bytes_per_second=25e6, ranks=2)
 Shown = tuple[Phase, Progress | None]
 
 LINES = {
@@ -20,7 +20,11 @@ LINES = {
     ),
     "progress with its first running line": (
         [(Phase.RUNNING, HALF), (Phase.RUNNING, HALF)],
-        ["one: Running, 50%, 25 MB/s, 2 ranks"],
+        ["one: Running, saving, 50%, 25 MB/s, 2 ranks"],
+    ),
+    "a stage without a size": (
+        [(Phase.RUNNING, Progress(stage="importing the workload"))],
+        ["one: Running, importing the workload, 2 ranks"],
     ),
     "a failure": ([(Phase.RUNNING, None), (Phase.FAILED, HALF)], ["one: Running, 2 ranks", "one: Failed, 2 ranks"]),
 }
@@ -49,5 +53,5 @@ def test_a_terminal_gets_a_bar_per_checkpoint_and_lines_above_them() -> None:
     last = [line for line in text.splitlines() if "one" in line or "two" in line][-2:]
     for word in ("one", "Succeeded", "100%", "25 MB/s", "2 ranks"):
         assert word in last[0]
-    for word in ("two", "Running", " 50%", "1 rank"):
+    for word in ("two", "Running", "saving", " 50%", "1 rank"):
         assert word in last[1]

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import sys
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Any, Final, NoReturn
 
@@ -19,6 +20,7 @@ from dcp_operator import documents, table
 from dcp_operator.documents import Documents, InputError
 from dcp_operator.run import run_all, succeeded
 from dcp_operator.spec import CLUSTER, LOCAL, Site
+from dcp_operator.storage_url import url_problems
 from dcp_operator.view import view
 
 BAD_INPUT: Final = 2
@@ -129,9 +131,13 @@ def _read(files: list[str], site: Site) -> Documents:
     try:
         return documents.read(files, site)
     except InputError as error:
-        for problem in error.problems:
-            typer.echo(problem, err=True)
-        raise typer.Exit(BAD_INPUT) from None
+        _refuse(error.problems)
+
+
+def _refuse(problems: Iterable[str]) -> NoReturn:
+    for problem in problems:
+        typer.echo(problem, err=True)
+    raise typer.Exit(BAD_INPUT)
 
 
 def _show(bodies: list[dict[str, Any]], output: Output) -> None:
@@ -145,16 +151,15 @@ def _show(bodies: list[dict[str, Any]], output: Output) -> None:
             _print(table.results(bodies, wide=output is Output.WIDE))
 
 
-def _worker(*arguments: str) -> NoReturn:
+def _worker(command: str, url: str, *options: str) -> NoReturn:
     """Become `python -m dcp_worker`: the data plane is a program of its own, never imported here."""
+    if problems := [*url_problems("URL", url, LOCAL.protocols)]:
+        _refuse(problems)
     missing = [name for name in ("torch", "fsspec") if importlib.util.find_spec(name) is None]
     if missing:
-        typer.echo(
-            f"{' and '.join(missing)} missing; install the worker extra: pip install 'dcp-operator[worker]'", err=True
-        )
-        raise typer.Exit(BAD_INPUT)
+        _refuse([f"{' and '.join(missing)} missing; install the worker extra: pip install 'dcp-operator[worker]'"])
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "dcp_worker", *arguments])  # noqa: S606 - our own program, no shell
+    os.execv(sys.executable, [sys.executable, "-m", "dcp_worker", command, url, *options])  # noqa: S606 - our own program, no shell
 
 
 def _print(shown: Table) -> None:

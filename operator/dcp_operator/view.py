@@ -74,7 +74,7 @@ class Bars:
         self._progress.update(
             bar,
             completed=_percent(phase, progress),
-            phase=f"[{STYLES.get(phase, 'cyan')}]{phase}",
+            phase=f"[{STYLES.get(phase, 'cyan')}]{phase}[/] {escape(_stage(phase, progress))}",
             rate=_rate(progress),
             ranks=_ranks(ranks),
         )
@@ -109,12 +109,17 @@ class Lines:
         if phase is last_phase and not (moving and now - last_time >= LINE_SECONDS):
             return
         self._last[name] = (phase, now)
-        facts = [f"{_percent(phase, progress)}%", _rate(progress)] if moving else []
+        percent = f"{progress.percent}%" if progress is not None and progress.total_bytes else ""
+        facts = [_stage(phase, progress), percent, _rate(progress)] if moving else []
         self.say(f"{name}: {', '.join([phase, *filter(None, facts), _ranks(ranks)])}")
 
     def say(self, line: str) -> None:
         """Print the line."""
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _stage(phase: Phase, progress: Progress | None) -> str:
+    return progress.stage if progress is not None and phase is Phase.RUNNING else ""
 
 
 def _percent(phase: Phase, progress: Progress | None) -> int:
