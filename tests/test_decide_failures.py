@@ -1,6 +1,5 @@
 """Failures: what is tried again, what is looked up, what is given up, and conflicts."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -45,7 +44,7 @@ def test_a_retriable_failure_is_tried_again_after_a_while() -> None:
 
 
 def test_the_last_attempt() -> None:
-    status: Mapping[str, Any] = RUNNING
+    status = RUNNING
     for number in (1, 2, 3):
         pods = (ended(0, failed()), ended(1, failed(rank=1)))
         found = decided(attempt(*pods, number=number), status=status, now=at(100 * number))
@@ -81,7 +80,7 @@ def test_what_another_attempt_can_not_mend_fails_at_once(reason: Reason) -> None
 
 
 def test_the_delay_grows() -> None:
-    status: Mapping[str, Any] = RUNNING
+    status = RUNNING
     delays = []
     of = checkpoint({"spec.retries": 9})
     for number in range(1, 9):
@@ -94,7 +93,7 @@ def test_the_delay_grows() -> None:
 
 def test_a_preempted_attempt_is_not_counted() -> None:
     of = checkpoint({"spec.retries": 0})
-    status: Mapping[str, Any] = RUNNING
+    status = RUNNING
     for number in (1, 2, 3):
         pod = ended(0, Report(terminated=True), disrupted="PreemptionByScheduler")
         found = decided(attempt(pod, number=number, of=of), of=of, status=status)

