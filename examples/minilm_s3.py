@@ -1,4 +1,7 @@
-"""Run minilm.yaml against an S3 server that lives as long as this program: `python examples/minilm_s3.py`."""
+"""Run minilm.yaml against an S3 server that lives as long as this program: `python examples/minilm_s3.py`.
+
+The server is moto's: right for trying things out, and no measure of speed.
+"""
 
 import logging
 import os

@@ -104,10 +104,12 @@ def test_a_url_that_is_no_store_is_refused_before_torch_is_loaded() -> None:
         assert result.stderr.startswith(said)
 
 
-@pytest.mark.parametrize("command", ["inspect", "verify"])
-def test_without_the_worker_extra_one_line_says_how_to_get_it(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", [("inspect", "file:///x/run"), ("verify", "file:///x/run"), ("run", "-f", "-")])
+def test_without_the_worker_extra_one_line_says_how_to_get_it(
+    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    result = dcp(command, "file:///nowhere/run")
+    result = dcp(*command, stdin=SAVE)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == "torch and fsspec missing; install the worker extra: pip install 'dcp-operator[worker]'\n"
 

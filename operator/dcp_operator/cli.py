@@ -86,6 +86,7 @@ def run(
     if rehearse:
         _print(table.rehearsal([source.checkpoint for source in found.checkpoints]))
         return
+    _need_worker()
     console = Console(stderr=True)
     with view(console) as shown:
         for note in found.notes:
@@ -155,11 +156,15 @@ def _worker(command: str, url: str, *options: str) -> NoReturn:
     """Become `python -m dcp_worker`: the data plane is a program of its own, never imported here."""
     if problems := [*url_problems("URL", url, LOCAL.protocols)]:
         _refuse(problems)
+    _need_worker()
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "dcp_worker", command, url, *options])  # noqa: S606 - our own program, no shell
+
+
+def _need_worker() -> None:
     missing = [name for name in ("torch", "fsspec") if importlib.util.find_spec(name) is None]
     if missing:
         _refuse([f"{' and '.join(missing)} missing; install the worker extra: pip install 'dcp-operator[worker]'"])
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "dcp_worker", command, url, *options])  # noqa: S606 - our own program, no shell
 
 
 def _print(shown: Table) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 from dcp_operator.actions import Decision
 from dcp_operator.decide import decide
@@ -27,6 +27,9 @@ from dcp_operator.status import Phase
 from dcp_operator.storage_url import protocol
 from dcp_operator.view import View
 from dcp_worker.contract import CREDENTIAL_KEYS, Reason
+
+STOPS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, a polite kill, and a closed terminal."""
 
 
 @dataclass
@@ -157,8 +160,8 @@ def run_all(found: Documents, shown: View, *, verbose: bool) -> tuple[list[dict[
 
 @contextmanager
 def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Have Ctrl-C and SIGTERM call the handler for as long as the block runs."""
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Have the signals that ask a program to stop call the handler for as long as the block runs."""
+    before = {number: signal.signal(number, handler) for number in STOPS}
     try:
         yield
     finally:
