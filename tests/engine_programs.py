@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
 
 from dcp_worker import engine
+from dcp_worker.engine import errors as _errors  # noqa: F401 - engine.errors below
 
 
 def full_state(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -120,3 +121,60 @@ def save_failing(rank: int, url: str, failing_rank: int) -> None:
 
 def is_dtensor(value: object) -> bool:
     return isinstance(value, DTensor)
+
+
+def save_and_die(rank: int, url: str, options: dict[str, Any] | None, point: str, dying: int, seed: int) -> None:
+    """Replace the checkpoint, but the rank `dying` is killed where it reaches `point`."""
+    import os
+    import signal
+
+    from dcp_worker.engine import failpoints
+
+    def hook(reached: str) -> None:
+        if reached == point and rank == dying:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    failpoints.hook = hook
+    engine.save(sharded_state(seed), url, storage_options=options, overwrite=True)
+
+
+def race(rank: int, base: str, options: dict[str, Any] | None, rounds: int, *, overwrite: bool = False) -> list[Any]:
+    """Two savers that know nothing of one another, released together, again and again."""
+    alone = [dist.new_group([member]) for member in range(dist.get_world_size())][rank]
+    ends: list[Any] = []
+    for number in range(rounds):
+        state = {"x": torch.full((1000,), float(rank)), "who": rank}
+        dist.barrier()
+        try:
+            info = engine.save(
+                state, f"{base}/{number}", storage_options=options, process_group=alone, overwrite=overwrite
+            )
+            ends.append(("saved", info.save_id))
+        except engine.errors.CheckpointExists as error:
+            assert error.conflict is not None
+            ends.append(("refused", error.conflict.save_id))
+    return ends
+
+
+def async_saves(rank: int, url: str, failing_rank: int) -> list[str]:
+    """Three saves in the background; the second fails on one rank."""
+    seen = []
+    state = sharded_state(1)
+    first = engine.async_save(state, f"{url}/1")
+    for value in state.values():
+        if isinstance(value, DTensor):
+            value.to_local().zero_()  # training goes on while the bytes travel
+    second = engine.async_save({"model": Failing(failing_rank)} if rank < 0 else state, f"{url}/1")
+    try:
+        engine.async_save(sharded_state(3), f"{url}/3")
+    except engine.errors.EngineError as error:
+        seen.append(f"{type(error).__name__} {error.rank}")
+    seen.append(first.wait().save_id)
+    assert second.done()
+    third = engine.async_save(sharded_state(3), f"{url}/3")
+    seen.append(third.wait(60).save_id)
+    return seen
+
+
+def noop(rank: int) -> int:
+    return rank

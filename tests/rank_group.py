@@ -12,9 +12,14 @@ from pathlib import Path
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    ["torch", "torch.distributed.checkpoint", "torch.distributed.fsdp", "dcp_worker.engine.api"]
-)
+_PRELOADED = [
+    "torch._dynamo",
+    "torch.distributed.checkpoint",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
+    "triton",
+]
+_CONTEXT.set_forkserver_preload([*_PRELOADED, "dcp_worker.engine.api", "dcp_worker.engine.asynchronous"])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""An S3 server in this process's child, for tests: moto's, which is a real server that speaks the real protocol."""
+"""S3 servers as child processes, for tests: real servers that speak the real protocol."""
 
 import os
 import socket
@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 ACCESS_KEY = "test-access-key"
@@ -63,22 +64,44 @@ def free_port() -> int:
 
 @contextmanager
 def running(bucket: str = "checkpoints") -> Iterator[S3Server]:
-    """Start moto's server and set credentials for it in this process's environment."""
+    """Start moto's server, with one bucket, and set its credentials in this process's environment."""
     port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with _serving(command, port, bucket) as server:
+        yield server
+
+
+@contextmanager
+def versitygw(folder: Path, bucket: str = "checkpoints", *, access_log: Path | None = None) -> Iterator[S3Server]:
+    """Start versitygw over a folder: a fast, independent implementation of the protocol."""
+    from cluster.builds import program
+
+    (folder / bucket).mkdir(parents=True)
+    port = free_port()
+    command = [str(program("versitygw")), "--quiet", "--keep-alive", "--port", f"127.0.0.1:{port}"]
+    if access_log:
+        command += ["--access-log", str(access_log)]
+    with _serving([*command, "posix", str(folder)], port, bucket, create=False) as server:
+        yield server
+
+
+@contextmanager
+def _serving(command: list[str], port: int, bucket: str, *, create: bool = True) -> Iterator[S3Server]:
+    credentials = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+    root = {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}
     process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        command, env={**os.environ, **root}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     server = S3Server(f"http://127.0.0.1:{port}", bucket)
-    saved = {key: os.environ.get(key) for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-    os.environ.update(AWS_ACCESS_KEY_ID=ACCESS_KEY, AWS_SECRET_ACCESS_KEY=SECRET_KEY)
+    saved = {key: os.environ.get(key) for key in credentials}
+    os.environ.update(credentials)
     try:
         _wait(server.endpoint, process)
-        server.client().create_bucket(Bucket=bucket)
+        if create:
+            server.client().create_bucket(Bucket=bucket)
         yield server
     finally:
-        process.terminate()
+        process.kill()  # a graceful end would wait for connections that clients keep open
         process.wait(timeout=10)
         for key, value in saved.items():
             if value is None:
@@ -91,7 +114,7 @@ def _wait(endpoint: str, process: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise RuntimeError(f"moto's server ended with {process.returncode}")
+            raise ServerEndedError(process.returncode)
         try:
             urllib.request.urlopen(endpoint, timeout=1)  # noqa: S310 - our own server
         except urllib.error.HTTPError:
@@ -101,3 +124,10 @@ def _wait(endpoint: str, process: "subprocess.Popen[bytes]") -> None:
         else:
             return
     raise TimeoutError(endpoint)
+
+
+class ServerEndedError(Exception):
+    """A server did not stay up; run its command by hand to see why."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"the server ended with {code}")

@@ -4,24 +4,22 @@ A piece is digested while it is in the processor's cache. A block that does not 
 was filled until then is undefined.
 """
 
-import random
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Final
 
 from dcp_worker.engine import digest, failpoints
 from dcp_worker.engine.digest import BLOCK, Bytes, as_bytes
-from dcp_worker.engine.errors import CheckpointCorrupted, StorageUnavailable, translate
+from dcp_worker.engine.errors import CheckpointCorrupted
 from dcp_worker.engine.manifest import Manifest
 from dcp_worker.engine.ranges import Request
+from dcp_worker.engine.retry import retried
 from dcp_worker.engine.store import Store
 
 _WHOLE_SIDECAR: Final = 4 << 20
 """A sidecar up to this size is read in one go; of a larger one only the parts for the files in question."""
-_TRIES: Final = 5
-_FIRST_PAUSE: Final = 0.2
 
 
 class Digests:
@@ -97,7 +95,8 @@ class Fetcher:
 
         def one(request: Request) -> None:
             if not stop.is_set():
-                self._retried(request)
+                # The HTTP client tries again until the first byte of an answer; an answer that breaks off is ours.
+                retried(partial(self._one, request))
                 moved(sum(read.stop - read.start for read in request.reads))
 
         with ThreadPoolExecutor(self._threads, thread_name_prefix="dcp-read") as pool:
@@ -106,21 +105,6 @@ class Fetcher:
             stop.set()
         for future in finished:
             future.result()
-
-    def _retried(self, request: Request) -> None:
-        """Begin a request again if its answer breaks off; the HTTP client retries only until the first byte."""
-        pause = _FIRST_PAUSE
-        for left in reversed(range(_TRIES)):
-            try:
-                return self._one(request)
-            except (FileNotFoundError, CheckpointCorrupted):
-                raise
-            except Exception as error:
-                if not left or not isinstance(translate(error), StorageUnavailable):
-                    raise
-            time.sleep(pause * (0.5 + random.random()))  # noqa: S311 - jitter
-            pause *= 2
-        return None
 
     def _one(self, request: Request) -> None:
         failpoints.reach("reading")
@@ -146,10 +130,13 @@ class Fetcher:
 
 
 def _read(store: Store, path: str, start: int, length: int) -> bytes:
-    data = bytearray(length)
-    try:
+    def once() -> bytes:
+        data = bytearray(length)
         for _ in store.fill(path, start, [memoryview(data)]):
             pass
+        return bytes(data)
+
+    try:
+        return retried(once)
     except EOFError:
         raise CheckpointCorrupted(path, f"ends before byte {start + length}") from None
-    return bytes(data)

@@ -3,7 +3,6 @@
 Chunks are arrays, not objects: at a thousand ranks there are millions of them. Pure: no IO.
 """
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Mapping
@@ -120,10 +119,6 @@ class Manifest:
             ),
             tensors={name: _tensor(entry) for name, entry in document["tensors"].items()},
         )
-
-    def digest(self) -> str:
-        """Return the sha256 of manifest.json, which the trailer of `.metadata` carries."""
-        return hashlib.sha256(self.encode()).hexdigest()
 
     def info(self, digest: str = "") -> CheckpointInfo:
         """Return the summary that goes into a status."""

@@ -7,9 +7,9 @@ multipart with parts in parallel; a failed one is aborted. Reads are ranged and 
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
-from functools import cached_property
 from itertools import chain
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import obstore
 from obstore import exceptions
@@ -24,12 +24,15 @@ _PIECE: Final = 64 << 10
 """Bytes of an answer that are handed on together."""
 _CONFLICTS: Final = (exceptions.AlreadyExistsError, exceptions.PreconditionError)
 
+_guards: dict[tuple[str, str], str] = {}
+
 
 class ObjectStore:
     """A checkpoint's prefix in a bucket; see `Store`."""
 
     def __init__(self, url: str, options: ObstoreOptions) -> None:
         self.url = url
+        self._bucket = (urlsplit(url).netloc, str(options.config.get("endpoint", "")))
         self._store: Any = from_url(
             url.rstrip("/"), config=options.config, client_options=options.client, retry_config=options.retry
         )  # type: ignore[call-overload]
@@ -103,14 +106,15 @@ class ObjectStore:
                     self._delete_one(path)
 
     def guard(self) -> str:
-        """Return Atomic if the store refuses a second create of one object, which is tried out once."""
-        return self._guard
+        """Return Atomic if the store refuses a second create of one object: tried out once per bucket and process."""
+        if self._bucket not in _guards:
+            _guards[self._bucket] = self._try_guard()
+        return _guards[self._bucket]
 
     def _sign(self, path: str, seconds: int) -> str:
         return str(obstore.sign(self._store, "GET", path, timedelta(seconds=seconds)))
 
-    @cached_property
-    def _guard(self) -> str:
+    def _try_guard(self) -> str:
         path = f"data-probe-{uuid.uuid4().hex}/probe"
         self._create(path, b"")
         try:

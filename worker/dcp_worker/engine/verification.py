@@ -70,10 +70,7 @@ def _check_digests(store: Store, manifest: Manifest, on_progress: Progress | Non
             found = "is missing" if size is None else f"has {size} bytes, not {file.size}"
             bad.append(CheckpointCorrupted(file.path, found, names.get(file.path, [])))
             continue
-        reads = [
-            ranges.Read(file.path, start, stop, None)
-            for start, stop in ranges.windows(0, file.size)
-        ]
+        reads = [ranges.Read(file.path, start, stop, None) for start, stop in ranges.windows(0, file.size)]
         sizes = {file.path: file.size}
         try:
             fetcher.run(ranges.requests(reads, block=BLOCK, sizes=sizes), meter.add)

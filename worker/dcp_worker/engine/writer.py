@@ -7,6 +7,7 @@ a rank that fails removes its own files; those of the other ranks stay behind as
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from os import PathLike, fspath
@@ -210,15 +211,21 @@ class CheckpointWriter(StorageWriter):
             commit.LOG.warning("%s: files of a failed save could not be removed: %s", self.store.url, error)
 
     def _write_manifest(self, manifest: Manifest, blocks: bytes) -> layout.Trailer:
-        """Write the sidecar and the manifest, and make sure that the save is all there."""
+        """Write the sidecar and the manifest, and make sure, at the same time, that all data files are there."""
         failpoints.reach("before manifest")
         encoded = manifest.encode()
-        small = {layout.blocks_path(self.save_id): blocks, layout.manifest_path(self.save_id): encoded}
-        for path, data in small.items():
-            self.store.create(path, data)
-        sizes = {file.path: file.size for file in manifest.files} | {path: len(data) for path, data in small.items()}
-        commit.check_files(self.store, self.save_id, sizes)
-        return layout.Trailer(self.save_id, layout.manifest_path(self.save_id), hashlib.sha256(encoded).hexdigest())
+        place = layout.manifest_path(self.save_id)
+        with ThreadPoolExecutor(3) as pool:
+            steps = [
+                pool.submit(self.store.create, layout.blocks_path(self.save_id), blocks),
+                pool.submit(self.store.create, place, encoded),
+                pool.submit(
+                    commit.check_files, self.store, self.save_id, {file.path: file.size for file in manifest.files}
+                ),
+            ]
+        for step in steps:
+            step.result()
+        return layout.Trailer(self.save_id, place, hashlib.sha256(encoded).hexdigest())
 
     def _commit(self, content: bytes) -> None:
         failpoints.reach("before commit")

@@ -1,0 +1,310 @@
+"""What the engine promises when things break: the old checkpoint or the new one, whole, and an error that says why."""
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import engine_programs as programs
+import flaky_proxy
+import pytest
+import s3_server
+import torch
+from rank_group import run_ranks, values
+
+from dcp_worker import engine
+from dcp_worker.contract import Reason
+from dcp_worker.engine import failpoints, layout
+from dcp_worker.engine.errors import (
+    CheckpointCorrupted,
+    CheckpointExists,
+    EngineError,
+    StorageFull,
+    StorageUnavailable,
+)
+
+MEBI = 1 << 20
+QUICK = {"max_attempts": 3, "read_timeout": 2}
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[s3_server.S3Server]:
+    with s3_server.running() as server:
+        yield server
+
+
+@pytest.fixture
+def flaky(s3: s3_server.S3Server) -> Iterator[flaky_proxy.FlakyProxy]:
+    with flaky_proxy.before(s3) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def hooked() -> Iterator[None]:
+    yield
+    failpoints.hook = None
+
+
+def state(seed: int, mebi: int = 1) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(seed)
+    return {"w": torch.randn(mebi * MEBI // 4, generator=generator), "b": torch.full((3,), float(seed)), "step": seed}
+
+
+def loaded(url: str, options: dict[str, Any] | None = None, mebi: int = 1) -> int:
+    """Return which seed's state is at the URL, having compared every value."""
+    found = {"w": torch.zeros(mebi * MEBI // 4), "b": torch.zeros(3), "step": -1}
+    engine.load(found, url, storage_options=options)
+    expected = state(found["step"], mebi)  # type: ignore[arg-type]
+    assert torch.equal(found["w"], expected["w"])  # type: ignore[arg-type]
+    assert torch.equal(found["b"], expected["b"])  # type: ignore[arg-type]
+    return int(found["step"])  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("point", "dying", "stands"),
+    [
+        ("planning", 0, 1),
+        ("planning", 1, 1),
+        ("mid-part", 0, 1),
+        ("mid-part", 1, 1),
+        ("before manifest", 0, 1),
+        ("before commit", 0, 1),
+        ("after commit", 0, 2),
+        ("before removal", 0, 2),
+    ],
+)
+def test_a_killed_rank_leaves_the_old_checkpoint_or_the_new_one(
+    tmp_path: Path, point: str, dying: int, stands: int
+) -> None:
+    url = str(tmp_path / "checkpoint")
+    values(run_ranks(2, programs.save, url, None, 1))
+    results = run_ranks(2, programs.save_and_die, url, None, point, dying, 2)
+    assert results[dying].exit_code == -signal.SIGKILL
+    survivor = results[1 - dying].error
+    assert isinstance(survivor, EngineError)
+    assert survivor.reason is Reason.WORKER_LOST
+    assert values(run_ranks(1, programs.load, url, None, stands)) == [[]]
+    assert engine.verify(url).save_id == engine.inspect(url).save_id
+    # What the kill left behind is no hindrance, and no checkpoint.
+    values(run_ranks(2, programs.save_args, url, None, 3, {"overwrite": True}))
+    assert values(run_ranks(1, programs.load, url, None, 3)) == [[]]
+
+
+@pytest.mark.parametrize("point", ["planning", "mid-part", "before manifest", "before commit"])
+@pytest.mark.usefixtures("hooked")
+def test_a_failed_save_removes_its_own_files_only(tmp_path: Path, point: str) -> None:
+    url = str(tmp_path / "checkpoint")
+    engine.save(state(1), url)
+    before = sorted(path.name for path in Path(url).rglob("*"))
+
+    def hook(reached: str) -> None:
+        if reached == point:
+            raise OSError(28, "No space left on device")
+
+    failpoints.hook = hook
+    with pytest.raises(StorageFull):
+        engine.save(state(2), url, overwrite=True)
+    failpoints.hook = None
+    assert sorted(path.name for path in Path(url).rglob("*")) == before
+    assert loaded(url) == 1
+
+
+@pytest.mark.parametrize(("rounds", "on_s3"), [(200, False), (20, True)])
+def test_of_two_savers_released_together_exactly_one_commits(
+    tmp_path: Path, s3: s3_server.S3Server, rounds: int, on_s3: bool
+) -> None:
+    base, options = (s3.url(f"{tmp_path.name}"), s3.options) if on_s3 else (str(tmp_path), {})
+    first, second = values(run_ranks(2, programs.race, base, options, rounds))
+    for number, ends in enumerate(zip(first, second, strict=True)):
+        assert sorted(end for end, _ in ends) == ["refused", "saved"], f"race {number}"
+        assert len({save_id for _, save_id in ends}) == 1, "the loser names the winner"
+    if not on_s3:
+        folders = [path.parent for path in tmp_path.rglob("manifest.json")]
+        assert len(folders) == rounds, "the loser leaves nothing"
+
+
+def test_savers_that_replace_one_another_leave_one_whole_checkpoint(tmp_path: Path) -> None:
+    url = str(tmp_path / "base")
+    for ends in zip(*values(run_ranks(2, _race_to_replace, url)), strict=True):
+        assert {end for end, _ in ends} == {"saved"}
+    for number in range(10):
+        info = engine.verify(f"{url}/{number}")
+        assert len(list(Path(url, str(number)).glob("data-*"))) == 1
+        assert info.save_id in next(Path(url, str(number)).glob("data-*")).name
+
+
+def _race_to_replace(rank: int, url: str) -> Any:
+    return programs.race(rank, url, None, 10, overwrite=True)
+
+
+def test_503s_are_ridden_out(flaky: flaky_proxy.FlakyProxy, tmp_path: Path) -> None:
+    url = flaky.server.url(tmp_path.name)
+    flaky.rule = flaky_proxy.sometimes("503", 0.15, seed=7)
+    engine.save(state(1, 20), url, storage_options=flaky.server.options)
+    assert loaded(url, flaky.server.options, 20) == 1
+    assert flaky.faults
+
+
+@pytest.mark.parametrize("fault", ["reset", "truncate"])
+def test_broken_answers_are_fetched_again(flaky: flaky_proxy.FlakyProxy, tmp_path: Path, fault: Any) -> None:
+    url = flaky.server.url(tmp_path.name)
+    engine.save(state(1, 20), url, storage_options=flaky.server.options)
+    flaky.rule = flaky_proxy.once(fault, "GET", "distcp")
+    assert loaded(url, flaky.server.options, 20) == 1
+    assert flaky.faults == [fault]
+
+
+def test_a_reset_part_is_sent_again(flaky: flaky_proxy.FlakyProxy, tmp_path: Path) -> None:
+    url = flaky.server.url(tmp_path.name)
+    flaky.rule = flaky_proxy.once("reset", "PUT", "partNumber=2")
+    engine.save(state(1, 20), url, storage_options=flaky.server.options)
+    assert flaky.faults == ["reset"]
+    assert loaded(url, flaky.server.options, 20) == 1
+
+
+def test_a_stall_ends_with_the_read_timeout(flaky: flaky_proxy.FlakyProxy, tmp_path: Path) -> None:
+    url = flaky.server.url(tmp_path.name)
+    options = flaky.server.options | QUICK
+    engine.save(state(1), url, storage_options=options)
+    flaky.rule = flaky_proxy.once("stall", "GET", "distcp")
+    assert loaded(url, options) == 1
+    assert flaky.faults == ["stall"]
+
+
+def test_a_store_that_stays_sick_is_unavailable_and_nothing_remains(
+    flaky: flaky_proxy.FlakyProxy, s3: s3_server.S3Server, tmp_path: Path
+) -> None:
+    url = flaky.server.url(tmp_path.name)
+    flaky.rule = lambda method, path: "503" if method == "PUT" and "partNumber" in path else None
+    with pytest.raises(StorageUnavailable):
+        engine.save(state(1, 20), url, storage_options=flaky.server.options | QUICK)
+    assert s3.keys(tmp_path.name) == []
+    assert s3.uploads(tmp_path.name) == []
+    assert engine.find(url, storage_options=s3.options) is None
+
+
+def test_a_lost_answer_to_ones_own_commit_is_recognised(flaky: flaky_proxy.FlakyProxy, tmp_path: Path) -> None:
+    url = flaky.server.url(tmp_path.name)
+    flaky.rule = flaky_proxy.once("lose answer", "PUT", ".metadata")
+    info = engine.save(state(1), url, storage_options=flaky.server.options)
+    assert flaky.faults == ["lose answer"]
+    found = engine.find(url, storage_options=flaky.server.options)
+    assert found is not None
+    assert found.save_id == info.save_id
+
+
+def test_a_byte_flipped_on_the_wire_is_noticed(flaky: flaky_proxy.FlakyProxy, tmp_path: Path) -> None:
+    url = flaky.server.url(tmp_path.name)
+    engine.save(state(1), url, storage_options=flaky.server.options)
+    flaky.rule = flaky_proxy.once("flip", "GET", "distcp")
+    with pytest.raises(CheckpointCorrupted, match=r"__0_0\.distcp.*It holds .*w"):
+        loaded(url, flaky.server.options)
+
+
+def test_only_the_bytes_that_are_needed_travel(flaky: flaky_proxy.FlakyProxy, tmp_path: Path) -> None:
+    url = flaky.server.url(tmp_path.name)
+    saved = {f"layer{number}": torch.randn(8 * MEBI // 4) for number in range(4)}
+    engine.save(saved, url, storage_options=flaky.server.options)
+    flaky.answered.clear()
+    engine.load({"layer2": torch.zeros(8 * MEBI // 4)}, url, storage_options=flaky.server.options)
+    fetched = sum(size for method, path, size in flaky.answered if method == "GET" and "distcp" in path)
+    assert fetched <= 1.05 * 8 * MEBI
+
+
+@pytest.mark.parametrize(
+    ("harm", "what"),
+    [
+        (lambda file: _flip(file, 700_000), "does not have the digest"),
+        (lambda file: os.truncate(file, 600_000), "ends before byte"),
+        (lambda file: file.unlink(), "missing"),
+    ],
+    ids=["flipped", "truncated", "gone"],
+)
+def test_damaged_data_are_named(tmp_path: Path, harm: Any, what: str) -> None:
+    url = str(tmp_path / "checkpoint")
+    engine.save(state(1), url)
+    harm(next(Path(url).rglob("*.distcp")))
+    with pytest.raises(CheckpointCorrupted, match=what):
+        loaded(url)
+    with pytest.raises(CheckpointCorrupted) as caught:
+        engine.verify(url)
+    assert "w" in caught.value.tensors
+    assert "__0_0.distcp" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "blocks.crc32c", ".metadata"])
+def test_damage_beside_the_data_is_noticed(tmp_path: Path, name: str) -> None:
+    url = str(tmp_path / "checkpoint")
+    engine.save(state(1), url)
+    file = next(path for path in Path(url).rglob("*") if path.name == name)
+    _flip(file, file.stat().st_size // 2)
+    with pytest.raises(CheckpointCorrupted):
+        loaded(url)
+    with pytest.raises(CheckpointCorrupted):
+        engine.verify(url)
+
+
+@pytest.mark.usefixtures("hooked")
+def test_a_load_under_a_replace_starts_over_and_never_mixes(tmp_path: Path) -> None:
+    url = str(tmp_path / "checkpoint")
+    engine.save(state(1), url)
+    replaced: list[int] = []
+
+    def hook(reached: str) -> None:
+        if reached == "reading" and not replaced:
+            replaced.append(1)
+            failpoints.hook = None
+            engine.save(state(2), url, overwrite=True)
+
+    failpoints.hook = hook
+    assert loaded(url) == 2
+    assert replaced
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    import subprocess
+
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)], check=False).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        engine.save(state(1), f"{small}/checkpoint")
+        with pytest.raises(StorageFull):
+            engine.save(state(2), f"{small}/checkpoint", overwrite=True)
+        assert loaded(f"{small}/checkpoint") == 1
+        assert len(list(small.rglob("*.distcp"))) == 1
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_async_saves_keep_their_order_and_lose_no_error(tmp_path: Path) -> None:
+    first, second = values(run_ranks(2, programs.async_saves, str(tmp_path), 1))
+    assert first == second
+    assert first[0] == "CheckpointExists 0"
+    assert values(run_ranks(2, programs.load, f"{tmp_path}/1", None, 1)) == [[], []]
+    assert values(run_ranks(2, programs.load, f"{tmp_path}/3", None, 3)) == [[], []]
+
+
+def test_orphans_of_other_saves_are_left_alone(tmp_path: Path) -> None:
+    url = tmp_path / "checkpoint"
+    orphan = url / layout.data_folder(layout.new_save_id()) / "__0_0.distcp"
+    orphan.parent.mkdir(parents=True)
+    orphan.write_bytes(b"somebody may still be writing this")
+    engine.save(state(1), str(url))
+    engine.save(state(2), str(url), overwrite=True)
+    assert orphan.exists()
+    with pytest.raises(CheckpointExists):
+        engine.save(state(3), str(url))
+    shutil.rmtree(orphan.parent)
+    assert loaded(str(url)) == 2
+
+
+def _flip(file: Path, at: int) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(at)
+        byte = opened.read(1)[0]
+        opened.seek(at)
+        opened.write(bytes([byte ^ 1]))

@@ -1,0 +1,262 @@
+"""The engine's pure parts: framing, digests, ranges, manifest, trailer, the unpickler, the errors."""
+
+import io
+import pickle
+import zipfile
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dcp_worker.contract import Conflict, Origin, Reason
+from dcp_worker.engine import archive, digest, errors, layout, metadata, options, ranges
+from dcp_worker.engine.manifest import Chunk, DataFile, Manifest, Tensor
+from dcp_worker.engine.payload import rows
+
+SHAPES = [(), (1,), (5,), (0, 3), (4, 6), (2, 3, 4)]
+DTYPES = [
+    torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int8, torch.uint8, torch.bool,
+    torch.complex64, torch.float8_e4m3fn, torch.uint16, torch.uint64,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_torch_loads_what_we_frame(dtype: torch.dtype) -> None:
+    for shape in SHAPES:
+        values = torch.randint(0, 2, shape).to(dtype)
+        framed = archive.frame(dtype, values.shape)
+        payload = values.reshape(-1).view(torch.uint8).numpy().tobytes() if values.numel() else b""
+        loaded = torch.load(io.BytesIO(framed.head + payload + framed.tail), weights_only=True)
+        assert (loaded.dtype, loaded.shape, loaded.stride()) == (dtype, values.shape, values.stride())
+        assert loaded.reshape(-1).view(torch.uint8).equal(values.reshape(-1).view(torch.uint8))
+        assert len(framed.head) % 64 == 0
+
+
+def test_the_frame_of_a_tensor_beyond_4_gib_is_zip64() -> None:
+    """Without its payload: a sparse file stands for it."""
+    framed = archive.frame(torch.uint8, torch.Size([5 << 30]))
+    with io.BytesIO() as directory:
+        directory.write(framed.tail)
+        members = _central_directory(framed, 5 << 30)
+    assert members["archive/data/0"] == (5 << 30, len(framed.head))
+    assert members["archive/version"][1] > 5 << 30
+
+
+def _central_directory(framed: archive.Frame, payload: int) -> dict[str, tuple[int, int]]:
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        file.write(framed.head)
+        file.seek(len(framed.head) + payload)
+        file.write(framed.tail)
+        with zipfile.ZipFile(file) as archive_file:
+            places = {}
+            for member in archive_file.infolist():
+                with archive_file.open(member) as opened:
+                    assert opened.readable()
+                # Where the local header ends and the data begin.
+                file.seek(member.header_offset + 26)
+                name, extra = int.from_bytes(file.read(2), "little"), int.from_bytes(file.read(2), "little")
+                places[member.filename] = (member.file_size, member.header_offset + 30 + name + extra)
+            return places
+
+
+def test_what_can_be_framed() -> None:
+    assert archive.can_frame(torch.zeros(3).t())
+    assert not archive.can_frame(torch.zeros(3).to_sparse())
+    assert not archive.can_frame(torch.zeros(3, dtype=torch.complex64).conj())
+
+
+@given(
+    size=st.sampled_from([0, 1, digest.BLOCK - 1, digest.BLOCK, digest.BLOCK + 1, 3 * digest.BLOCK + 77]),
+    cuts=st.lists(st.integers(1, 2 * digest.BLOCK), max_size=8),
+)
+@settings(deadline=None, max_examples=40)
+def test_the_fold_of_block_digests_is_the_plain_crc32c(size: int, cuts: list[int]) -> None:
+    data = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8)
+    taken = digest.BlockDigest()
+    blocks: list[int] = []
+    at = 0
+    for cut in [*cuts, size]:
+        blocks += taken.update(data[at : at + cut])
+        at = min(size, at + cut)
+    blocks += taken.rest()
+    assert len(blocks) == -(-size // digest.BLOCK)
+    assert digest.fold(blocks, size) == google_crc32c.value(data.tobytes())
+    assert digest.unpack(digest.pack(blocks)) == blocks
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=100)
+def test_split_boxes_cover_the_box_within_the_limit(data: st.DataObject) -> None:
+    chunk = tuple(data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=3)))
+    offsets = tuple(data.draw(st.integers(0, size - 1)) for size in chunk)
+    sizes = tuple(data.draw(st.integers(1, size - at)) for size, at in zip(chunk, offsets, strict=True))
+    limit = data.draw(st.integers(1, 200))
+    values = torch.arange(int(np.prod(chunk))).reshape(chunk)
+    raw = values.reshape(-1).numpy()
+    box = ranges.Box(offsets, sizes, chunk, values.itemsize)
+    expected = values[tuple(slice(at, at + size) for at, size in zip(offsets, sizes, strict=True))]
+    filled = torch.full(sizes, -1)
+    for part, place in box.split(limit):
+        start, stop = part.span
+        assert stop - start <= max(limit, values.itemsize)
+        flat = torch.from_numpy(raw[start // 8 : stop // 8].copy())
+        view = flat.as_strided(part.sizes, part.strides)
+        filled[tuple(slice(at, at + size) for at, size in zip(place, part.sizes, strict=True))] = view
+    assert filled.equal(expected)
+    assert box.contiguous == expected.is_contiguous() or not expected.numel()
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 40 << 20), st.integers(1, 3 << 20)), max_size=30),
+    st.sampled_from([0, digest.BLOCK]),
+)
+@settings(deadline=None, max_examples=100)
+def test_requests_serve_every_read_once(wanted: list[tuple[str, int, int]], block: int) -> None:
+    size = 50 << 20
+    reads = [ranges.Read(file, start, start + length, None) for file, start, length in wanted]
+    found = ranges.requests(reads, block=block, sizes={"a": size, "b": size})
+    served = [read for request in found for read in request.reads]
+    assert sorted(served, key=id) == sorted(reads, key=id)
+    for request in found:
+        at = request.start
+        for read in request.reads:
+            assert read.file == request.file
+            assert at <= read.start
+            at = read.stop
+        assert at <= request.stop <= size
+        if block:
+            assert request.start % block == 0
+            assert request.stop % block == 0 or request.stop == size
+
+
+def test_reads_in_a_row_are_fetched_without_waste() -> None:
+    target = np.empty(100 << 20, np.uint8)
+    found = ranges.requests(
+        list(ranges.cut("f", 512, 512 + len(target), target)), block=digest.BLOCK, sizes={"f": 1 << 30}
+    )
+    fetched = sum(request.stop - request.start for request in found)
+    assert fetched - len(target) <= 2 * digest.BLOCK
+    assert max(request.stop - request.start for request in found) <= ranges.WINDOW + digest.BLOCK
+
+
+def test_rows_cut_a_tensor_in_its_own_order() -> None:
+    values = torch.arange(5 * 7 * 3).reshape(5, 7, 3)
+    for limit in (8, 50, 200, 10_000):
+        parts = list(rows(values, limit))
+        assert torch.cat([part.reshape(-1) for part in parts]).equal(values.reshape(-1))
+        assert all(part.nbytes <= limit for part in parts)
+
+
+def test_a_manifest_survives_its_json() -> None:
+    chunk = Chunk((0, 4), (2, 4), 0, 128, 4096, 512)
+    manifest = Manifest(
+        save_id="0" * 32,
+        url="s3://b/k",
+        origin=Origin(namespace="n", name="x", uid="u"),
+        step=3,
+        world_size=2,
+        files=(DataFile("data/__0_0.distcp", 4224, 77, 0),),
+        tensors={"w": Tensor("float32", (2, 8), (chunk,)), "e": Tensor(None, (), ())},
+    )
+    assert Manifest.decode(manifest.encode(), "s3://b/k") == manifest
+    assert manifest.tensors_in("data/__0_0.distcp", 0, 128) == []
+    assert manifest.tensors_in("data/__0_0.distcp", 0, 129) == ["w"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', "null", '{"format":1,"saveId":3}'])
+def test_what_is_no_manifest_says_so(text: str) -> None:
+    with pytest.raises(ValueError, match=r"manifest|Expecting"):
+        Manifest.decode(text.encode())
+
+
+def test_the_trailer_stands_behind_the_pickle_and_is_found_in_its_end() -> None:
+    trailer = layout.Trailer(save_id := layout.new_save_id(), layout.manifest_path(save_id), "ab" * 32)
+    data = pickle.dumps({"x": "\n{"}) + trailer.encode()
+    assert pickle.loads(data) == {"x": "\n{"}
+    assert layout.parse_trailer(data[-layout.TAIL_BYTES :]) == (trailer, len(trailer.encode()))
+    assert metadata.take_apart(data).pickled == pickle.dumps({"x": "\n{"})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"\n{}\n",
+        b"\n{\n",
+        b'\n{"dcpOperator":{"saveId":"../../etc","manifest":"data-../../etc/manifest.json","sha256":""}}\n',
+        b'\n{"dcpOperator":{"saveId":"' + b"0" * 32 + b'","manifest":"elsewhere.json","sha256":""}}\n',
+    ],
+)
+def test_what_is_no_trailer_is_the_picklers(line: bytes) -> None:
+    assert layout.parse_trailer(pickle.dumps(1) + line) == (None, 0)
+
+
+class _Runs:
+    def __reduce__(self) -> Any:
+        import os
+
+        return os.system, ("touch /tmp/should-not-be",)
+
+
+@pytest.mark.parametrize("value", [_Runs(), print, [torch.zeros(1)], object()])
+def test_the_unpickler_names_nothing_that_runs(value: object) -> None:
+    with pytest.raises(errors.CheckpointCorrupted, match="allow-list"):
+        metadata.load(pickle.dumps(value))
+
+
+def test_files_are_split_at_the_limit() -> None:
+    assert list(layout.split([("a", 3), ("b", 3), ("c", 9), ("d", 1)], limit=6)) == [["a", "b"], ["c"], ["d"]]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(28, "No space left on device"), Reason.STORAGE_FULL),
+        (PermissionError(13, "denied"), Reason.STORAGE_DENIED),
+        (ConnectionRefusedError(111, "refused"), Reason.STORAGE_UNAVAILABLE),
+        (TimeoutError("too slow"), Reason.STORAGE_UNAVAILABLE),
+        (OSError(5, "Input/output error"), Reason.STORAGE_UNAVAILABLE),
+        (RuntimeError("<Code>SignatureDoesNotMatch</Code>"), Reason.STORAGE_DENIED),
+        (FileNotFoundError("<Code>NoSuchBucket</Code>"), Reason.STORAGE_UNAVAILABLE),
+        (RuntimeError("Connection closed by peer"), Reason.WORKER_LOST),
+        (KeyError("x"), Reason.RANK_FAILED),
+    ],
+)
+def test_foreign_errors_become_reasons(error: Exception, reason: Reason) -> None:
+    known = errors.translate(error)
+    assert known.reason is reason
+    assert known.__cause__ is error
+
+
+def test_errors_cross_between_ranks_whole() -> None:
+    error = errors.CheckpointExists(
+        "s3://b/k", Conflict(save_id="abc", origin=Origin(namespace="n", name="x", uid="u"))
+    )
+    error.rank = 3
+    error.failures = (error,)
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is errors.CheckpointExists
+    assert (str(again), again.rank, again.conflict) == (str(error), 3, error.conflict)
+    assert again.failures == (again,)
+    assert "Checkpoint n/x (uid u)" in str(again)
+
+
+def test_options_are_translated_and_unknown_ones_refused() -> None:
+    given_options = {"endpoint_url": "http://localhost:9000", "region": "eu-1", "read_timeout": 7, "max_attempts": 3}
+    translated = options.for_obstore("s3", given_options)
+    assert translated.config["endpoint"] == "http://localhost:9000"
+    assert translated.config["region"] == "eu-1"
+    assert translated.config["virtual_hosted_style_request"] is False
+    assert translated.client["allow_http"] is True
+    assert translated.network.read_seconds == 7
+    assert translated.retry["max_retries"] == 2
+    with pytest.raises(errors.InvalidOption, match="endpoint_url"):
+        options.check("s3", {"endpoint": "x"})
+    with pytest.raises(errors.InvalidOption, match="chained"):
+        options.protocol_of("simplecache::s3://b/k")

@@ -1,0 +1,119 @@
+"""Ranged GETs that receive straight into the destination: from the kernel's socket buffer to the tensor in one copy.
+
+obstore signs the request, so this works for every store that has signed URLs; the client around it is the standard
+library's. Retries are the caller's: whatever breaks off raises, and the connection is not used again.
+"""
+
+import http.client
+import os
+import ssl
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import urlsplit
+
+from dcp_worker.engine.errors import StorageDenied, StorageUnavailable
+
+_PIECE: Final = 256 << 10
+"""Bytes received between two looks at them; they are still in the processor's cache then."""
+_SIGNED_SECONDS: Final = 3600
+_PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy")
+
+
+@dataclass(frozen=True)
+class Network:
+    """How to reach the store."""
+
+    connect_seconds: float
+    read_seconds: float
+    ca_file: str | None = None
+
+
+def proxied() -> bool:
+    """Tell whether the environment asks for a proxy, which the standard library's client knows nothing of."""
+    return any(os.environ.get(name) or os.environ.get(name.upper()) for name in _PROXIES)
+
+
+class RangedGet:
+    """Keeps connections open between requests, and one signed URL per object while it is good."""
+
+    def __init__(self, sign: Callable[[str, int], str], network: Network) -> None:
+        self._sign = sign
+        self._network = network
+        self._signed: dict[str, tuple[float, str]] = {}
+        self._idle: list[http.client.HTTPConnection] = []
+        weakref.finalize(self, _close, self._idle)
+
+    def fill(self, path: str, offset: int, targets: Iterable[memoryview]) -> Iterator[memoryview]:
+        """Fill the targets one after the other from a range of the object; see `Store.fill`."""
+        views = [view for view in targets if view]
+        length = sum(map(len, views))
+        if not length:
+            return
+        url = urlsplit(self._url(path))
+        connection = self._connection(url.scheme, url.netloc)
+        whole = False
+        try:
+            headers = {"Range": f"bytes={offset}-{offset + length - 1}"}
+            connection.request("GET", f"{url.path}?{url.query}", headers=headers)
+            response = connection.getresponse()
+            _check(response, path)
+            for view in views:
+                yield from _receive(response, view, path)
+            whole = not response.read(1) and not response.will_close
+        finally:
+            if whole:
+                self._idle.append(connection)
+            else:
+                connection.close()
+
+    def _url(self, path: str) -> str:
+        until, url = self._signed.get(path, (0.0, ""))
+        if time.monotonic() > until:
+            url = self._sign(path, _SIGNED_SECONDS)
+            self._signed[path] = (time.monotonic() + _SIGNED_SECONDS / 2, url)
+        return url
+
+    def _connection(self, scheme: str, netloc: str) -> http.client.HTTPConnection:
+        with suppress(IndexError):
+            return self._idle.pop()
+        if scheme == "https":
+            context = ssl.create_default_context(cafile=self._network.ca_file)
+            connection: http.client.HTTPConnection = http.client.HTTPSConnection(netloc, context=context)
+        else:
+            connection = http.client.HTTPConnection(netloc)
+        connection.timeout = self._network.connect_seconds
+        connection.connect()
+        connection.sock.settimeout(self._network.read_seconds)
+        return connection
+
+
+def _close(connections: list[http.client.HTTPConnection]) -> None:
+    for connection in connections:
+        connection.close()
+
+
+def _receive(response: http.client.HTTPResponse, view: memoryview, path: str) -> Iterator[memoryview]:
+    while view:
+        count = response.readinto(view[:_PIECE])
+        if not count:
+            raise StorageUnavailable.broken_off(path)
+        yield view[:count]
+        view = view[count:]
+
+
+def _check(response: http.client.HTTPResponse, path: str) -> None:
+    """Raise for any answer but the range that was asked for."""
+    if response.status == HTTPStatus.PARTIAL_CONTENT:
+        return
+    text = response.read(2000).decode(errors="replace")
+    if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        raise EOFError(path)
+    if response.status == HTTPStatus.NOT_FOUND and "NoSuchBucket" not in text:
+        raise FileNotFoundError(path)
+    denied = response.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+    raise (StorageDenied if denied else StorageUnavailable).answered(path, response.status, response.reason, text)
