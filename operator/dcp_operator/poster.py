@@ -1,0 +1,58 @@
+"""Events, posted in the background: a burst of them must not hold up the work that they speak of."""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+from dcp_operator.actions import Event
+from dcp_operator.api import Body
+from dcp_operator.cluster import Cluster
+
+LIMIT: Final = 10_000
+"""Events that may wait; what is beyond is dropped: the status says all that an event does."""
+
+
+@dataclass
+class Poster:
+    """Posts events with a few workers.
+
+    Args:
+        cluster: Where to post.
+        workers: Requests under way at most.
+    """
+
+    cluster: Cluster
+    workers: int = 4
+    _waiting: asyncio.Queue[tuple[Body, Event, str]] = field(default_factory=lambda: asyncio.Queue(LIMIT), init=False)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list, init=False)
+
+    def start(self) -> None:
+        """Start posting."""
+        self._tasks = [asyncio.create_task(self._work(), name=f"poster-{number}") for number in range(self.workers)]
+
+    def post(self, body: Body, event: Event) -> None:
+        """Have an event posted about a Checkpoint whose status has just been written."""
+        involved = {"metadata": body["metadata"]}
+        with contextlib.suppress(asyncio.QueueFull):
+            self._waiting.put_nowait((involved, event, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
+
+    async def stop(self, grace: float = 5.0) -> None:
+        """Post what waits, for `grace` seconds at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await self._waiting.join()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _work(self) -> None:
+        while True:
+            body, event, now = await self._waiting.get()
+            try:
+                await self.cluster.post_event(
+                    body, kind=event.type, reason=event.reason, message=event.message, now=now
+                )
+            finally:
+                self._waiting.task_done()
