@@ -1,5 +1,6 @@
-"""What can go wrong in a rank beside the engine's own errors; the same kind of error, so that it travels the same way."""
+"""What can go wrong in a rank beside the engine's own errors; of the same kind, so that it travels the same way."""
 
+import errno
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,15 +54,32 @@ def user_code(what: str, error: type[EngineError] = WorkloadFailed) -> Iterator[
 def explain(raised: BaseException) -> EngineError:
     """Return any exception as an EngineError with its reason."""
     text = " ".join(str(raised).split())
-    if isinstance(raised, MemoryError) or type(raised).__name__ == "OutOfMemoryError":
-        return OutOfMemory(text or "out of memory")
-    if "DefaultCPUAllocator" in text and "not enough memory" in text:
-        return OutOfMemory(text)
-    if isinstance(raised, RuntimeError) and ("Timed out" in text or "timed out" in text or "Timeout" in text):
-        return PeerHung(f"a collective timed out: {text[:300]}")
-    if isinstance(raised, RuntimeError) and "gloo" in text:
-        return PeerLost(f"lost another rank: {text[:300]}")
+    if _is_memory(raised, text):
+        return _caused(OutOfMemory(text[:300] or "out of memory"), raised)
+    if _is_collective(raised, text):
+        if "timed out" in text.lower() or "timeout" in text.lower():
+            return _caused(PeerHung(f"a collective timed out: {text[:300]}"), raised)
+        return _caused(PeerLost(f"lost another rank: {text[:300]}"), raised)
     return translate(raised)
+
+
+def _is_memory(raised: BaseException, text: str) -> bool:
+    if isinstance(raised, MemoryError) or type(raised).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(raised, OSError) and raised.errno == errno.ENOMEM:
+        return True
+    return isinstance(raised, RuntimeError) and "DefaultCPUAllocator" in text
+
+
+def _is_collective(raised: BaseException, text: str) -> bool:
+    """Return whether torch.distributed raised this, whose errors are told by their words alone."""
+    ours = any(cls.__name__ == "DistError" for cls in type(raised).__mro__)
+    return ours or (isinstance(raised, RuntimeError) and any(word in text for word in ("gloo", "NCCL", "c10d")))
+
+
+def _caused(error: EngineError, cause: BaseException) -> EngineError:
+    error.__cause__ = cause
+    return error
 
 
 def last_lines(raised: BaseException) -> str:

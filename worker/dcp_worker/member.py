@@ -1,9 +1,14 @@
 """What crosses between a launcher and the ranks that it forks. Imports no torch, so that the launcher needs none."""
 
 import ctypes
+import io
+import logging
+import multiprocessing
 import os
 import signal
 import sys
+import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -11,7 +16,9 @@ from typing import Any, Final
 
 from dcp_worker.contract import CheckpointInfo, Conflict, RankFailure, Reason
 
+TRACEBACK_CHARS: Final = 2000
 _PR_SET_PDEATHSIG: Final = 1
+_MAX_WARNINGS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -41,17 +48,41 @@ class Place:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one rank ended; it is returned, never raised."""
+    """How one rank ended; returned, never raised. Small enough for a pipe's buffer, so that sending never blocks."""
 
     rank: int
     result: Reason | None = None
     checkpoint: CheckpointInfo | None = None
     conflict: Conflict | None = None
     failures: tuple[RankFailure, ...] = ()
-    """This rank's failure; after a collective engine call, those of all ranks."""
+    """This rank's failure; after a collective engine call, those of all ranks, the first in time first."""
+    failed_ranks: int = 0
+    """How many ranks failed, where `failures` does not list them all."""
+    warnings: tuple[str, ...] = ()
     bytes_moved: int = 0
     seconds: float = 0.0
     """Of the transfer alone."""
+
+
+class Warnings(logging.Handler):
+    """Keeps the engine's warnings, which change no result and belong into the Report all the same."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+        logging.getLogger("dcp_worker.engine").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one, and print it as logging would without a handler."""
+        text = record.getMessage()
+        print(f"warning: {text}", file=sys.stderr)  # noqa: T201 - the pod's log
+        if text not in self.texts and len(self.texts) < _MAX_WARNINGS:
+            self.texts.append(text)
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that forked it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def enter(
@@ -62,16 +93,38 @@ def enter(
     environment: Mapping[str, str],
 ) -> None:
     """Run one rank in this freshly forked process, send its Outcome, and end the process."""
-    # Ranks must not outlive their launcher: the forkserver ends with it, and this process with the forkserver.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # The forkserver is tied to the launcher, and each rank to the forkserver.
+    die_with_parent()
+    launcher = multiprocessing.parent_process()
+    if launcher is None or not launcher.is_alive():
+        os._exit(1)
     os.environ.clear()
     os.environ.update({**environment, **place.environment()})
     sys.path[:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path not in sys.path]
-    from dcp_worker import rank  # noqa: PLC0415 - torch; loaded before the fork
-
-    results.send(rank.run(task_json, place, slots[place.local_rank]))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Into a pipe Python would keep lines back, and a rank that is killed would take them with it.
+        sys.stdout.reconfigure(line_buffering=True)
+    results.send(_run(task_json, place, slots))
     results.close()
     sys.stdout.flush()
     sys.stderr.flush()
     # Without a farewell: a peer may be dead, and an orderly end of the process group would wait for it.
     os._exit(0)
+
+
+def _run(task_json: str, place: Place, slots: Any) -> Outcome:  # noqa: ANN401 - a ctypes array of Slot
+    try:
+        from dcp_worker import rank  # noqa: PLC0415 - torch; loaded before the fork, unless that failed
+
+        return rank.run(task_json, place, slots[place.local_rank])
+    except BaseException as error:  # noqa: BLE001 - what rank.run could not tell, such as a torch that does not import
+        failure = RankFailure(
+            rank=place.rank,
+            reason=Reason.RANK_FAILED,
+            message=f"{type(error).__name__}: {error}"[:1000],
+            stage="loading torch",
+            time=time.time(),
+            traceback=traceback.format_exc()[-TRACEBACK_CHARS:],
+        )
+        return Outcome(place.rank, failures=(failure,))

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
+SAVING: Final = "saving"
+"""The one stage in which a rank's end leaves open whether there is a commit."""
 _BEAT_SECONDS: Final = 0.25
 _FRAMES: Final = 6
 """Innermost Python frames that are looked at: FSDP and DDP call their collectives from a few frames further out."""

@@ -20,17 +20,27 @@ import torch.distributed as dist
 from torch import nn
 
 from dcp_worker import engine, sharding, state, workload
-from dcp_worker.contract import CheckpointInfo, Device, Operation, RankFailure, Reason, Strategy, Task
+from dcp_worker.contract import (
+    MAX_FAILED_RANKS,
+    CheckpointInfo,
+    Device,
+    Operation,
+    RankFailure,
+    Reason,
+    Strategy,
+    Task,
+)
 from dcp_worker.contract import Workload as WorkloadSpec
 from dcp_worker.engine import api as _preloaded  # noqa: F401 - in the forkserver, before the fork
 from dcp_worker.engine import verification as _preloaded_too  # noqa: F401
 from dcp_worker.engine.errors import EngineError
 from dcp_worker.errors import DeviceUnavailable, WorkloadFailed, WorkloadRejected, explain, last_lines, user_code
-from dcp_worker.member import Outcome, Place
-from dcp_worker.pulse import Pulse, Slot
+from dcp_worker.member import TRACEBACK_CHARS, Outcome, Place, Warnings
+from dcp_worker.pulse import SAVING, Pulse, Slot
 
-COLLECTIVE_SHARE: Final = 0.9
-"""Of activeSeconds, that a collective may take: less than all of it, so that the rank can still say so."""
+COLLECTIVE_SLACK_SECONDS: Final = 60
+"""By this much a collective may outlast the attempt: the launcher, who sees which rank is waited for, ends it first."""
+MESSAGE_CHARS: Final = 1000
 SEED: Final = 0
 
 
@@ -52,6 +62,7 @@ class Rank:
     task: Task
     place: Place
     pulse: Pulse
+    warnings: Warnings = field(default_factory=Warnings, init=False)
     stop_asked: bool = field(default=False, init=False)
     moved: int = field(default=0, init=False)
 
@@ -94,7 +105,7 @@ class Rank:
             with self.pulse.stage("making replicas equal"):
                 state.replicate(model, optimizer)
         started = time.monotonic()
-        with self.pulse.stage("saving", transfers=True):
+        with self.pulse.stage(SAVING, transfers=True):
             info = engine.save(
                 {**state.state_dict(model, optimizer), **extra},
                 storage.url,
@@ -138,7 +149,7 @@ class Rank:
                 init_method=f"tcp://{self.place.master_addr}:{self.place.master_port}",
                 rank=self.place.rank,
                 world_size=self.place.world_size,
-                timeout=timedelta(seconds=COLLECTIVE_SHARE * self.task.active_seconds),
+                timeout=timedelta(seconds=self.task.active_seconds + COLLECTIVE_SLACK_SECONDS),
             )
         return spec, made, device
 
@@ -219,16 +230,19 @@ class Rank:
 
     def _done(self, result: Reason, info: CheckpointInfo, started: float) -> Outcome:
         seconds = time.monotonic() - started
-        return Outcome(self.place.rank, result, info, bytes_moved=self.moved, seconds=seconds)
+        warnings = tuple(self.warnings.texts)
+        return Outcome(self.place.rank, result, info, warnings=warnings, bytes_moved=self.moved, seconds=seconds)
 
     def _failed(self, raised: BaseException) -> Outcome:
         error = explain(raised)
         stage = self.pulse.name
-        failures = tuple(map(partial(self._failure, stage=stage), error.failures or [error]))
+        failed = error.failures or [error]
         return Outcome(
             self.place.rank,
             conflict=error.conflict,
-            failures=failures,
+            failures=tuple(map(partial(self._failure, stage=stage), failed[:MAX_FAILED_RANKS])),
+            failed_ranks=len(failed),
+            warnings=tuple(self.warnings.texts),
             bytes_moved=self.moved,
         )
 
@@ -237,10 +251,10 @@ class Rank:
         return RankFailure(
             rank=self.place.rank if error.rank is None else error.rank,
             reason=error.reason,
-            message=error.message,
+            message=error.message[:MESSAGE_CHARS],
             stage=stage,
             time=error.time,
-            traceback=error.traceback if foreseen else error.traceback or last_lines(error),
+            traceback=(error.traceback if foreseen else error.traceback or last_lines(error))[-TRACEBACK_CHARS:],
         )
 
     def _on_progress(self, done: int, total: int) -> None:

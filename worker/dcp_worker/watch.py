@@ -53,7 +53,7 @@ def hung(sights: Sequence[Sight], seconds: float) -> list[Sight]:
 
 
 def culprits(sights: Sequence[Sight], seconds: float) -> list[Sight]:
-    """Return whom to name when time is up: ranks without a heartbeat, else those that stand still and wait for nobody."""
+    """Return whom to name when time is up: ranks without a heartbeat, else those that stand still and wait for none."""
     silent = [sight for sight in sights if sight.silent >= min(STILL_SECONDS, seconds)]
     return silent or [sight for sight in sights if sight.still >= seconds and not sight.waiting]
 

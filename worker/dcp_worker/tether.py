@@ -1,0 +1,13 @@
+"""Imported first by the server that forks the ranks: it ends with its launcher, and leaves SIGTERM to it.
+
+The import itself does that, since an import is all that `set_forkserver_preload` offers. A server that is still loading
+torch would notice the end of its launcher only afterwards. One that took a SIGTERM meant for the whole process group
+would take the ranks with it in the middle of a save.
+"""
+
+import signal
+
+from dcp_worker.member import die_with_parent
+
+die_with_parent()
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
