@@ -14,6 +14,10 @@ from dcp_operator.settings import Settings, own_namespace
 logger = logging.getLogger("dcp_operator")
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
 def main(
     worker_image: Annotated[
         str, typer.Option(envvar="DCP_WORKER_IMAGE", help="Image of workers whose spec names none.")
@@ -68,4 +72,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -62,7 +62,9 @@ class Audit:
     async def forever(self) -> None:
         """Audit again and again."""
         loop = asyncio.get_running_loop()
+        took = 0.0
         while True:
+            await asyncio.sleep(max(INTERVAL, DUTY * took))
             began = loop.time()
             for resource in WATCHED:
                 try:
@@ -72,7 +74,7 @@ class Audit:
                     continue
                 self._strikes[resource.plural] = self._strikes.get(resource.plural, 0) + 1 if late else 0
                 metrics.STALE_OBJECTS.labels(resource.plural).set(late)
-            await asyncio.sleep(max(INTERVAL, DUTY * (loop.time() - began)))
+            took = loop.time() - began
 
     async def _audit(self, resource: Resource, patience: float = PATIENCE) -> int:
         """Bring the cache of a kind up to what a listing shows; return how many objects the watch was behind."""

@@ -64,8 +64,9 @@ class Runtime:
         audit = Audit(self.cluster, reconciler, queue.add, self.settings.namespaces or (None,))
         self._watch_over(queue, audit, cache)
         stop = asyncio.Event()
+        # Before kopf's: at its end it waits for, and cancels, every task that was started after it.
         poster.start()
-        # Before kopf's: at its end it cancels every task that was started after it.
+        queue.start(paused=True)
         caring = asyncio.create_task(self._care(queue, audit, stop), name="audit")
         try:
             await kopf.operator(
@@ -94,7 +95,7 @@ class Runtime:
                 except ApiError as error:
                     logger.warning("the cache can't be filled yet: %s", error)
                     await asyncio.sleep(1)
-            queue.start()
+            queue.resume()
             logger.info("in service: %d Checkpoints", audit.reconciler.cache.count(CHECKPOINTS))
             await audit.forever()
         except Exception:
