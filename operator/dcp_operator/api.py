@@ -19,7 +19,6 @@ Body = dict[str, Any]
 
 REQUEST_SECONDS: Final = 15.0
 JSON: Final = "application/json"
-MERGE_PATCH: Final = "application/merge-patch+json"
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
@@ -61,7 +60,6 @@ class Request:
     path: str
     body: Body | None = None
     query: Mapping[str, str] = field(default_factory=dict)
-    content: str = JSON
     accept: str = JSON
     seconds: float = REQUEST_SECONDS
 

@@ -25,8 +25,7 @@ from dcp_operator import metrics
 from dcp_operator.api import (
     CHECKPOINTS,
     EVENTS,
-    JOBS,
-    MERGE_PATCH,
+    JSON,
     METADATA_ONLY,
     OWNED,
     PODS,
@@ -127,11 +126,6 @@ class Cluster:
         except (GoneError, ConflictError):
             return
 
-    async def suspend(self, namespace: str, job: str, *, suspend: bool) -> Body:
-        """Suspend or resume a Job."""
-        patch = {"spec": {"suspend": suspend}}
-        return await self._json(Request("PATCH", JOBS, JOBS.path(namespace, job), patch, content=MERGE_PATCH))
-
     async def get(self, resource: Resource, namespace: str, name: str) -> Body:
         """Read one object.
 
@@ -213,7 +207,7 @@ class Cluster:
 
     async def _send(self, request: Request) -> bytes:
         """Send one request, once: whoever asked does the whole reconcile again where no answer came."""
-        headers = {"Accept": request.accept, "Content-Type": request.content, "User-Agent": COMPONENT}
+        headers = {"Accept": request.accept, "Content-Type": JSON, "User-Agent": COMPONENT}
         await self.client.update_params_for_auth(
             headers, None, ["BearerToken"], request.path, request.method, request.body
         )

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import kopf
@@ -63,11 +63,11 @@ class Runtime:
         queue = WorkQueue(reconciler, workers=self.settings.workers)
         audit = Audit(self.cluster, reconciler, queue.add, self.settings.namespaces or (None,))
         self._watch_over(queue, audit, cache)
-        stop = asyncio.Event()
+        stop, ready = asyncio.Event(), asyncio.Event()
         # Before kopf's: at its end it waits for, and cancels, every task that was started after it.
         poster.start()
         queue.start(paused=True)
-        caring = asyncio.create_task(self._care(queue, audit, stop), name="audit")
+        caring = asyncio.create_task(self._care(queue, audit, stop, ready), name="audit")
         try:
             await kopf.operator(
                 registry=registry(reconciler, queue.add, self.cluster.client.configuration),
@@ -77,6 +77,7 @@ class Runtime:
                 clusterwide=not self.settings.namespaces,
                 namespaces=self.settings.namespaces,
                 stop_flag=stop,
+                ready_flag=ready,
             )
         finally:
             caring.cancel()
@@ -85,8 +86,11 @@ class Runtime:
             await poster.stop()
             await asyncio.gather(caring, return_exceptions=True)
 
-    async def _care(self, queue: WorkQueue[Key], audit: Audit, stop: asyncio.Event) -> None:
+    async def _care(self, queue: WorkQueue[Key], audit: Audit, stop: asyncio.Event, ready: asyncio.Event) -> None:
         """Open the queue once the cache is complete, then audit it; a failure ends the process."""
+        await ready.wait()
+        # In place of kopf's: on a signal it would wait five seconds for its own waiter on the stop flag.
+        _on_signal(stop.set)
         try:
             while True:
                 try:
@@ -135,10 +139,13 @@ async def run(settings: Settings) -> None:
 
 
 async def _until_signal(work: Awaitable[None]) -> None:
-    """Run the work; a signal cancels it. While kopf runs it handles the signals itself, and ends in good order."""
-    loop = asyncio.get_running_loop()
+    """Run the work; a signal cancels it, until the work has a better way to end."""
     task = asyncio.ensure_future(work)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
+    _on_signal(task.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+def _on_signal(end: Callable[[], object]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, end)
