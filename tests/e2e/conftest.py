@@ -1,0 +1,63 @@
+"""The cluster that `make cluster` brought up, with the operator installed as a user installs it."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.facts import Facts
+from cluster.places import TREE
+from e2e.kube import Body, Kube
+
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+
+
+@pytest.fixture(scope="session")
+def facts() -> Facts:
+    return Facts.read()
+
+
+@pytest.fixture(scope="session")
+def admin(facts: Facts) -> Kube:
+    return Kube(Path(facts.kubeconfig))
+
+
+@pytest.fixture(scope="session")
+def operator(facts: Facts, admin: Kube, tmp_path_factory: pytest.TempPathFactory) -> Kube:
+    """Install with `kubectl apply -k`, our images in place of the published ones; return kubectl in its namespace."""
+    folder = tmp_path_factory.mktemp("install")
+    worker = {
+        "op": "replace",
+        "path": "/spec/template/spec/containers/0/env/0/value",
+        "value": facts.images["examples"],
+    }
+    name, _, tag = facts.images["operator"].rpartition(":")
+    kustomization = {
+        "resources": [f"{'../' * len(folder.parts[1:])}{str(TREE / 'manifests').lstrip('/')}"],
+        "images": [{"name": "ghcr.io/dcp-operator/dcp-operator", "newName": name, "newTag": tag}],
+        "patches": [{"target": {"kind": "Deployment"}, "patch": json.dumps([worker])}],
+    }
+    (folder / "kustomization.yaml").write_text(json.dumps(kustomization))
+    admin("apply", "-k", str(folder))
+    kube = admin.within("dcp-operator")
+    kube("rollout", "status", "deployment/dcp-operator", "--timeout=120s")
+    return kube
+
+
+@pytest.fixture
+def kube(admin: Kube, operator: Kube, facts: Facts) -> Iterator[Kube]:
+    """kubectl in a fresh namespace, where pods have to be restricted and the store's Secret lies."""
+    del operator
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    admin.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}})
+    kube = admin.within(name)
+    kube.apply(secret(facts))
+    yield kube
+    admin("delete", "namespace", name, "--wait=false")
+
+
+def secret(facts: Facts) -> Body:
+    data = {"AWS_ACCESS_KEY_ID": facts.s3.access_key, "AWS_SECRET_ACCESS_KEY": facts.s3.secret_key}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "stringData": data}

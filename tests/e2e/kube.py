@@ -1,0 +1,103 @@
+"""kubectl as a user types it, and waiting for what it shows."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.builds import programs
+
+Body = dict[str, Any]
+PAUSE = 0.2
+
+
+class KubectlError(Exception):
+    """kubectl ended with an error."""
+
+    def __init__(self, arguments: tuple[str, ...], output: str) -> None:
+        super().__init__(f"kubectl {' '.join(arguments)}: {output}")
+        self.output = output
+
+
+class NeverError(Exception):
+    """What was waited for did not happen; `last` is what was seen instead."""
+
+    def __init__(self, what: str, seconds: float, last: object) -> None:
+        super().__init__(f"{what} did not happen within {seconds:.0f} s; last seen: {last}")
+
+
+@dataclass(frozen=True)
+class Kube:
+    """kubectl with one kubeconfig, in one namespace if any is named."""
+
+    kubeconfig: Path
+    namespace: str = ""
+
+    def __call__(self, *arguments: str, objects: object = None, timeout: float = 120) -> str:
+        """Run kubectl; `objects` go to its standard input, as text or as JSON."""
+        binary = str(programs(["kubectl"])["kubectl"])
+        where = ["--namespace", self.namespace] if self.namespace else []
+        command = [binary, "--kubeconfig", str(self.kubeconfig), *where, *arguments]
+        text = objects if isinstance(objects, str) or objects is None else json.dumps(objects)
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=timeout, check=False)
+        if done.returncode:
+            raise KubectlError(arguments, done.stderr + done.stdout)
+        return done.stdout
+
+    def apply(self, *objects: Body) -> None:
+        """Apply objects."""
+        listed = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
+        self("apply", "-f", "-", objects=listed)
+
+    def get(self, kind: str, name: str) -> Body:
+        """Return one object."""
+        found: Body = json.loads(self("get", kind, name, "-o", "json"))
+        return found
+
+    def every(self, kind: str, selector: str = "") -> list[Body]:
+        """Return the objects of a kind."""
+        items: list[Body] = json.loads(self("get", kind, "-o", "json", "-l", selector))["items"]
+        return items
+
+    def status(self, name: str) -> Body:
+        """Return a Checkpoint's status."""
+        found: Body = self.get("checkpoint", name).get("status") or {}
+        return found
+
+    def until_status(self, name: str, true: Callable[[Body], object], seconds: float = 90) -> Body:
+        """Wait until a Checkpoint's status is as wanted, and return it."""
+        return until(lambda: self.status(name), true, f"Checkpoint {name}", seconds)
+
+    def until_phase(self, name: str, *phases: str, seconds: float = 90) -> Body:
+        """Wait until a Checkpoint is in one of the phases, and return its status."""
+        return self.until_status(name, lambda status: status.get("phase") in phases, seconds)
+
+    def events(self, name: str) -> list[Body]:
+        """Return the events about a Checkpoint, oldest first."""
+        field = f"involvedObject.name={name},involvedObject.kind=Checkpoint"
+        items: list[Body] = json.loads(self("get", "events", "-o", "json", "--field-selector", field))["items"]
+        return sorted(items, key=lambda event: str(event["firstTimestamp"]))
+
+    def within(self, namespace: str) -> "Kube":
+        """Return the same in another namespace."""
+        return Kube(self.kubeconfig, namespace)
+
+
+def until(look: Callable[[], Any], true: Callable[[Any], object], what: str, seconds: float = 90) -> Any:
+    """Look again and again until what is seen is true, and return it."""
+    deadline = time.monotonic() + seconds
+    while True:
+        seen = look()
+        if true(seen):
+            return seen
+        if time.monotonic() > deadline:
+            raise NeverError(what, seconds, seen)
+        time.sleep(PAUSE)
+
+
+def condition(status: Body, kind: str) -> Body:
+    """Return a condition of a status."""
+    return next((each for each in status.get("conditions", ()) if each["type"] == kind), {})
