@@ -178,3 +178,64 @@ def async_saves(rank: int, url: str, failing_rank: int) -> list[str]:
 
 def noop(rank: int) -> int:
     return rank
+
+
+def peak_of_a_save(rank: int, url: str, stock: bool) -> int:
+    """Save 512 MiB of tensors that are not contiguous; return the bytes that this took beyond them."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+
+    del rank
+    warnings.simplefilter("ignore")
+    dcp.save({"warm": torch.zeros(3)}, storage_writer=FileSystemWriter(f"{url}-warm"))
+    engine.save({"warm": torch.zeros(3)}, f"{url}-warm-too")
+    state = {f"t{number}": torch.ones(2048, 4096)[:, ::2] for number in range(32)}
+    with open("/proc/self/clear_refs", "w") as file:  # noqa: PTH123 - a kernel file
+        file.write("5")
+    before = _memory("VmRSS")
+    if stock:
+        dcp.save(state, storage_writer=FileSystemWriter(url))
+    else:
+        engine.save(state, url)
+    return _memory("VmHWM") - before
+
+
+def _memory(field: str) -> int:
+    with open("/proc/self/status") as file:  # noqa: PTH123 - a kernel file
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field))
+
+
+def save_wide(rank: int, url: str, *, stock: bool) -> None:
+    """Save one tensor of 64 MiB from one rank."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+
+    del rank
+    state = {"wide": torch.arange(16 << 20).reshape(1 << 14, 1 << 10).float()}
+    if stock:
+        dcp.save(state, storage_writer=FileSystemWriter(url))
+    else:
+        engine.save(state, url)
+
+
+def bytes_of_a_load(rank: int, url: str, stock: bool) -> int:
+    """Load this rank's share of `save_wide` and return the bytes read from files meanwhile."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    state = {"wide": distribute_tensor(torch.zeros(1 << 14, 1 << 10), mesh, [Shard(0)])}
+    before = _bytes_read()
+    if stock:
+        dcp.load(state, storage_reader=FileSystemReader(url))
+    else:
+        engine.load(state, url)
+    fetched = _bytes_read() - before
+    first = rank * (1 << 24) // dist.get_world_size()
+    assert state["wide"].to_local().reshape(-1)[5].item() == first + 5
+    return fetched
+
+
+def _bytes_read() -> int:
+    with open("/proc/self/io") as file:  # noqa: PTH123 - a kernel file
+        return next(int(line.split()[1]) for line in file if line.startswith("rchar"))

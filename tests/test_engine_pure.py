@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from dcp_worker.contract import Conflict, Origin, Reason
 from dcp_worker.engine import archive, digest, errors, layout, metadata, options, ranges
 from dcp_worker.engine.manifest import Chunk, DataFile, Manifest, Tensor
-from dcp_worker.engine.payload import rows
+from dcp_worker.engine.payload import PIECE, Payload, rows
 
 SHAPES = [(), (1,), (5,), (0, 3), (4, 6), (2, 3, 4)]
 DTYPES = [
@@ -151,6 +151,16 @@ def test_rows_cut_a_tensor_in_its_own_order() -> None:
         parts = list(rows(values, limit))
         assert torch.cat([part.reshape(-1) for part in parts]).equal(values.reshape(-1))
         assert all(part.nbytes <= limit for part in parts)
+
+
+def test_pieces_stay_as_they_are_while_somebody_refers_to_them() -> None:
+    """An upload sends parts from this very memory, long after the next piece was asked for."""
+    values = torch.arange(3 * (PIECE // 4) + 5).reshape(-1, 7 if (3 * (PIECE // 4) + 5) % 7 == 0 else 1)
+    for tensor in (values, values.repeat(1, 2)[:, :1], torch.stack([values, values], -1)[..., 1]):
+        prepared = Payload(0, 0, tensor, archive.Frame(b"head", b"tail"))
+        pieces = list(prepared.pieces())
+        payload = b"".join(piece.tobytes() for piece in pieces[1:-1])
+        assert payload == tensor.contiguous().numpy().tobytes()
 
 
 def test_a_manifest_survives_its_json() -> None:

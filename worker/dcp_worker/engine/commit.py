@@ -18,6 +18,7 @@ from dcp_worker.engine.errors import (
     CheckpointExists,
     CheckpointNotFound,
     EngineError,
+    ReplacedTooOften,
     StaleVersion,
     translate,
 )
@@ -55,7 +56,9 @@ def committed(store: Store) -> Committed | None:
     """Return who is committed, by one small read past any cache."""
     try:
         blob = store.read(layout.METADATA, tail=layout.TAIL_BYTES)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if "NoSuchBucket" in str(error):
+            raise
         return None
     return Committed(layout.parse_trailer(blob.data)[0], blob.version, blob.modified)
 
@@ -154,7 +157,7 @@ def commit(store: Store, save_id: str, metadata: bytes, *, overwrite: bool) -> C
             replaced = found
         else:
             return replaced
-    raise EngineError(f"{store.url}: other savers replaced the checkpoint {_REPLACE_TRIES} times; gave up")
+    raise ReplacedTooOften(store.url, _REPLACE_TRIES)
 
 
 def commit_or_tell(store: Store, save_id: str, metadata: bytes, *, overwrite: bool) -> Committed | None:

@@ -120,6 +120,19 @@ class StateMismatch(EngineError):
 
     reason = Reason.STATE_MISMATCH
 
+    @classmethod
+    def of_shape(cls, name: str, there: tuple[int, ...], wanted: tuple[int, ...]) -> Self:
+        """Return the error for a tensor of another shape."""
+        return cls(f"{name}: the checkpoint holds {there} where the state dict wants {wanted}")
+
+    @classmethod
+    def not_allowed(cls, name: str, file: str, held: str) -> Self:
+        """Return the error for an object that the restricted unpickler refuses."""
+        return cls(
+            f"{name} in {file} holds {held}, which is not on the allow-list. "
+            "If you trust the checkpoint, pass the class in `allow`."
+        )
+
 
 class StorageUnavailable(EngineError):
     """The store can't be reached, does not answer, or has no such bucket."""
@@ -144,17 +157,67 @@ class PeerLost(EngineError):
 
     reason = Reason.WORKER_LOST
 
+    @classmethod
+    def told_by(cls, error: BaseException) -> Self:
+        """Return the error for what a collective says when a rank has died."""
+        return cls(f"lost another rank: {' '.join(str(error).split())[:300]}")
+
 
 class PeerHung(EngineError):
     """Another rank did not come to a collective in time."""
 
     reason = Reason.RANK_HUNG
 
+    @classmethod
+    def missing(cls, ranks: Sequence[int], stage: str, seconds: float) -> Self:
+        """Return the error that names the ranks that did not come."""
+        names = ", ".join(map(str, ranks[:16]))
+        return cls(f"rank {names} did not finish {stage} within {seconds:g} s of the others", rank=ranks[0])
+
 
 class InvalidOption(EngineError):
     """A URL or a storage option that can't be."""
 
     reason = Reason.INVALID_SPEC
+
+    @classmethod
+    def chained(cls, url: str) -> Self:
+        """Return the error for an fsspec URL such as simplecache::s3://bucket/key."""
+        return cls(f"{url}: chained URLs are not supported; give the store's own URL")
+
+    @classmethod
+    def with_host(cls, url: str) -> Self:
+        """Return the error for file://host/path."""
+        return cls(f"{url}: a file URL has no host; write file:///path")
+
+    @classmethod
+    def unknown(cls, name: str, protocol: str, known: Iterable[str]) -> Self:
+        """Return the error for an option that the protocol does not have."""
+        return cls(f"storage option {name!r} is not known for {protocol}. Known: {', '.join(sorted(known)) or 'none'}.")
+
+    @classmethod
+    def wrapping(cls, what: str, error: BaseException) -> Self:
+        """Return the error for what a library says of an option or URL."""
+        return cls(f"{what}: {error}")
+
+    @classmethod
+    def without_collectives(cls) -> Self:
+        """Return the error for dcp.save(use_collectives=False)."""
+        return cls("use_collectives=False would commit each rank by itself; a checkpoint has one commit")
+
+    @classmethod
+    def transformed(cls, name: str) -> Self:
+        """Return the error for an entry that a stock writer passed through stream extensions."""
+        return cls(f"{name} was saved through stream extensions, which are not known here")
+
+
+class ReplacedTooOften(EngineError):
+    """Other savers with `overwrite` were faster every time."""
+
+    reason = Reason.STORAGE_UNAVAILABLE
+
+    def __init__(self, url: str, tries: int) -> None:
+        super().__init__(f"{url}: other savers replaced the checkpoint {tries} times in a row; gave up")
 
 
 class StaleVersion(Exception):  # noqa: N818 - a signal between store and commit, which never reaches a caller
@@ -255,5 +318,5 @@ def _by_class(exc: BaseException, text: str) -> EngineError | None:
 
 def _unforeseen(exc: BaseException, text: str) -> EngineError:
     if "Connection closed by peer" in text or "Connection reset by peer" in text:
-        return PeerLost(f"lost another rank: {text}")
+        return PeerLost.told_by(exc)
     return EngineError(f"{type(exc).__name__}: {text}")

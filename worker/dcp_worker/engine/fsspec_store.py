@@ -19,6 +19,8 @@ class FsspecStore:
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         self.url = url
+        self.writers = 1
+        self.readers = 4
         self._fs, self._root = fsspec.core.url_to_fs(url.rstrip("/"), **options)
 
     def read(self, path: str, *, tail: int | None = None) -> Blob:

@@ -6,6 +6,7 @@ data-<save id>/manifest.json
 data-<save id>/blocks.crc32c
 """
 
+import heapq
 import json
 import re
 import uuid
@@ -77,6 +78,18 @@ def parse_trailer(data: bytes) -> tuple[Trailer | None, int]:
     except (ValueError, TypeError, KeyError):
         return None, 0
     return (trailer, len(data) - start) if trailer.manifest == expected else (None, 0)
+
+
+def spread(items: Iterable[tuple[_Item, int]], bins: int) -> list[list[tuple[_Item, int]]]:
+    """Spread (item, bytes) evenly over at most `bins` streams, the largest first, each in the order of the items."""
+    groups: list[list[tuple[int, _Item, int]]] = [[] for _ in range(bins)]
+    heap = [(0, number) for number in range(bins)]
+    for place, (item, length) in sorted(enumerate(items), key=lambda entry: -entry[1][1]):
+        size, number = heap[0]
+        groups[number].append((place, item, length))
+        heapq.heapreplace(heap, (size + length, number))
+    ordered = [sorted(group, key=lambda entry: entry[0]) for group in groups if group]
+    return [[(item, length) for _, item, length in group] for group in ordered]
 
 
 def split(items: Iterable[tuple[_Item, int]], limit: int = FILE_LIMIT) -> Iterator[list[_Item]]:

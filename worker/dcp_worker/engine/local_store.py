@@ -21,7 +21,9 @@ from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, Blob, Buffer, Entry
 _FLUSH_BYTES: Final = 32 << 20
 """Dirty bytes after which the kernel is told to start writing, so that the final fsync finds little left to do."""
 
-_READ_BYTES: Final = 256 << 10
+_READ_BYTES: Final = 2 << 20
+"""Bytes read between two looks at them."""
+_STREAMS: Final = 8
 
 
 class LocalStore:
@@ -30,6 +32,8 @@ class LocalStore:
     def __init__(self, url: str) -> None:
         self.url = url
         self.root = _path_of(url)
+        # Nothing here waits for a network: more threads than processors only get in one another's way.
+        self.writers = self.readers = min(_STREAMS, len(os.sched_getaffinity(0)))
         self._links = True
 
     def read(self, path: str, *, tail: int | None = None) -> Blob:
@@ -147,7 +151,7 @@ def _path_of(url: str) -> Path:
         return Path(url).absolute()
     parts = urlsplit(url)
     if parts.netloc not in {"", "localhost"}:
-        raise InvalidOption(f"{url}: a file URL has no host; write file:///path")
+        raise InvalidOption.with_host(url)
     return Path(unquote(parts.path))
 
 

@@ -32,6 +32,8 @@ class ObjectStore:
 
     def __init__(self, url: str, options: ObstoreOptions) -> None:
         self.url = url
+        self.writers = 1  # the parts of one upload travel at once
+        self.readers = 16
         self._bucket = (urlsplit(url).netloc, str(options.config.get("endpoint", "")))
         self._store: Any = from_url(
             url.rstrip("/"), config=options.config, client_options=options.client, retry_config=options.retry

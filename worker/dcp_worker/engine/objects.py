@@ -6,7 +6,9 @@ the very same bytes have passed the restricted unpickler, so they name nothing t
 
 import io
 import pickle
+import re
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch.distributed._shard._utils import narrow_tensor_by_index
@@ -14,6 +16,9 @@ from torch.distributed.checkpoint.planner import LoadItemType, LoadPlanner, Read
 
 from dcp_worker.engine.digest import Bytes
 from dcp_worker.engine.errors import CheckpointCorrupted, StateMismatch
+
+_REFUSED: Final = re.compile(r"GLOBAL:? ([\w.]+)")
+"""How torch's restricted unpickler names a class that it does not know to be safe."""
 
 
 def place(item: ReadItem, file: str, data: Bytes, planner: LoadPlanner, allow: Sequence[type]) -> None:
@@ -31,10 +36,7 @@ def place(item: ReadItem, file: str, data: Bytes, planner: LoadPlanner, allow: S
     source = narrow_tensor_by_index(value, item.storage_offsets, item.lengths)
     target = planner.resolve_tensor(item).detach()
     if target.size() != source.size():
-        raise StateMismatch(
-            f"{item.dest_index.fqn}: the checkpoint holds {tuple(source.size())} where the state dict wants "
-            f"{tuple(target.size())}"
-        )
+        raise StateMismatch.of_shape(item.dest_index.fqn, tuple(source.size()), tuple(target.size()))
     target.copy_(source)
     planner.commit_tensor(item, target)
 
@@ -45,12 +47,8 @@ def decode(name: str, file: str, stream: io.BytesIO, allow: Sequence[type] = ())
         with torch.serialization.safe_globals(list(allow)):
             return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "GLOBAL" in str(error):
-            reason = str(error).split("GLOBAL", 1)[-1].split(" was not", 1)[0].strip()
-            raise StateMismatch(
-                f"{name} in {file} holds {reason}, which is not on the allow-list. If you trust the checkpoint, pass the "
-                "class in `allow`."
-            ) from error
+        if refused := _REFUSED.search(str(error)):
+            raise StateMismatch.not_allowed(name, file, refused[1]) from error
         raise CheckpointCorrupted(file, f"{name} can't be decoded: {error}", [name]) from error
     except (RuntimeError, EOFError, ValueError) as error:
         raise CheckpointCorrupted(file, f"{name} can't be decoded: {error}", [name]) from error

@@ -52,7 +52,7 @@ class ObstoreOptions:
 def protocol_of(url: str) -> str:
     """Return the URL's protocol in its canonical spelling; a path without one is `file`."""
     if "::" in url:
-        raise InvalidOption(f"{url}: chained URLs are not supported")
+        raise InvalidOption.chained(url)
     protocol = url.split("://", 1)[0].lower() if "://" in url else ""
     return _CANONICAL.get(protocol, protocol)
 
@@ -64,8 +64,7 @@ def check(protocol: str, options: Mapping[str, Any]) -> None:
         return
     for name in options:
         if name not in known:
-            fitting = ", ".join(sorted(known)) or "none"
-            raise InvalidOption(f"storage option {name!r} is not known for {protocol}. Known: {fitting}.")
+            raise InvalidOption.unknown(name, protocol, known)
 
 
 def for_obstore(protocol: str, options: Mapping[str, Any]) -> ObstoreOptions:
@@ -130,5 +129,5 @@ def _client(options: Mapping[str, Any]) -> dict[str, Any]:
         try:
             client["root_certificate"] = Path(bundle).read_bytes()
         except OSError as error:
-            raise InvalidOption(f"ca_bundle: {error}") from error
+            raise InvalidOption.wrapping("ca_bundle", error) from error
     return client

@@ -1,13 +1,15 @@
 """The bytes of one item on their way to a file: straight from the tensor's memory, or copied piece by piece.
 
 No copy of a whole shard is ever made. A contiguous CPU tensor is sliced in place. Anything else (another device, another
-layout) passes through pieces of bounded size; from a CUDA device through two pinned buffers, so that the next piece is
-copied while this one is digested and sent.
+layout) passes through pieces of bounded size; from a CUDA device the next piece is copied while this one is digested and
+sent. An upload refers to a piece's memory until its part is through, so no piece's memory is ever used again while
+anybody refers to it.
 """
 
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch.distributed.checkpoint.planner import SavePlanner, WriteItem, WriteItemType
@@ -15,8 +17,8 @@ from torch.distributed.checkpoint.planner import SavePlanner, WriteItem, WriteIt
 from dcp_worker.engine import archive
 from dcp_worker.engine.digest import Bytes, as_bytes
 
-PIECE: int = 4 << 20
-"""Bytes handed on at once: small enough to stay in the processor's cache between digest and copy."""
+PIECE: Final = 4 << 20
+"""Bytes handed on at once."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Payload:
     frame: archive.Frame
 
     def pieces(self) -> Iterator[Bytes]:
-        """Give the item's bytes in order; a piece is valid until the next one is asked for."""
+        """Give the item's bytes in order."""
         if isinstance(self.source, io.BytesIO):
             yield from _slices(as_bytes(self.source.getbuffer()))
             return
@@ -98,21 +100,20 @@ def _slices(data: Bytes) -> Iterator[Bytes]:
 
 
 def _cuda_pieces(tensor: torch.Tensor) -> Iterator[Bytes]:
-    """Copy ahead by one piece on a stream of its own."""
-    stream = torch.cuda.Stream(tensor.device)
+    """Copy ahead by one piece on a stream of its own; torch keeps pinned memory for the next piece once it is free."""
+    stream = torch.cuda.Stream(tensor.device)  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream(tensor.device))
-    buffers = [torch.empty(PIECE + 64, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
-    waiting: tuple[torch.Tensor, torch.cuda.Event] | None = None
-    for number, part in enumerate(rows(tensor, PIECE)):
-        target = buffers[number % 2][: part.nbytes]
+    ahead: tuple[torch.Tensor, torch.cuda.Event] | None = None
+    for part in rows(tensor, PIECE):
         with torch.cuda.stream(stream):
-            target.view(part.dtype).view(part.shape).copy_(part, non_blocking=True)
-            done = torch.cuda.Event()
+            copy = torch.empty(part.shape, dtype=part.dtype, pin_memory=True)
+            copy.copy_(part, non_blocking=True)
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record(stream)
-        if waiting:
-            waiting[1].synchronize()
-            yield waiting[0].numpy()
-        waiting = (target, done)
-    if waiting:
-        waiting[1].synchronize()
-        yield waiting[0].numpy()
+        if ahead:
+            ahead[1].synchronize()
+            yield raw(ahead[0])
+        ahead = copy, done
+    if ahead:
+        ahead[1].synchronize()
+        yield raw(ahead[0])

@@ -18,9 +18,7 @@ def reads(
 ) -> Iterator[Read]:
     """Give the reads that fill `target` from a box of the chunk whose payload begins at byte `payload` of the file."""
     if tuple(target.size()) != box.sizes:
-        raise StateMismatch(
-            f"{item.dest_index.fqn}: the checkpoint holds {box.sizes} where the state dict wants {tuple(target.size())}"
-        )
+        raise StateMismatch.of_shape(item.dest_index.fqn, box.sizes, tuple(target.size()))
     if not target.numel():
         return
     if box.contiguous and target.is_contiguous() and target.dtype == dtype:

@@ -102,7 +102,7 @@ class _peers:  # noqa: N801 - reads as a word after `with`
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, RuntimeError):
-            raise PeerLost(f"lost another rank: {' '.join(str(error).split())[:300]}") from error
+            raise PeerLost.told_by(error) from error
 
 
 def _value(result: _T | EngineError) -> _T:

@@ -30,7 +30,6 @@ from dcp_worker.engine.store import Store, open_store
 
 MEMORY_LIMIT: Final = 256 << 20
 """Default bytes that a rank may hold for transfers, beyond the state itself."""
-_THREADS: Final = 16
 
 
 class CheckpointReader(StorageReader):
@@ -177,8 +176,7 @@ class CheckpointReader(StorageReader):
     def _info_of(self, item: ReadItem) -> _StorageInfo:
         info = self._infos[item.storage_index]
         if info.transform_descriptors:
-            name = item.storage_index.fqn
-            raise InvalidOption(f"{name} was saved through stream extensions, which are not known here")
+            raise InvalidOption.transformed(item.storage_index.fqn)
         return info
 
     def _reads(self, item: ReadItem, info: _StorageInfo, chunk: Chunk, target: torch.Tensor) -> Iterator[ranges.Read]:
@@ -208,7 +206,7 @@ class CheckpointReader(StorageReader):
         return ranges.requests(reads, block=BLOCK if sizes and self._check else 0, sizes=sizes)
 
     def _fetcher(self, paths: set[str]) -> Fetcher:
-        threads = max(1, min(_THREADS, self._memory_limit // (2 * ranges.WINDOW)))
+        threads = max(1, min(self.store.readers, self._memory_limit // ranges.WINDOW))
         if self.manifest is None:
             return Fetcher(self.store, threads=threads)
         digests = None

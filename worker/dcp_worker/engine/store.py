@@ -45,6 +45,10 @@ class Store(Protocol):
     """A folder of files in some store."""
 
     url: str
+    writers: int
+    """Files that one rank best writes at once."""
+    readers: int
+    """Ranges that one rank best reads at once."""
 
     def read(self, path: str, *, tail: int | None = None) -> Blob:
         """Return a small file, or its last `tail` bytes, as it is now: past any cache."""
@@ -59,7 +63,10 @@ class Store(Protocol):
         """Write a small file over the `version` that `read` returned; raise StaleVersion if it is another by now."""
 
     def write(self, path: str, chunks: Iterable[Buffer], *, part_size: int, parallel: int) -> None:
-        """Stream a new file. At most `part_size * (parallel + 1)` bytes are held; on an error no file stays."""
+        """Stream a new file. On an error no file stays.
+
+        Chunks may be referred to, not copied, until the call returns: at most `part_size * (parallel + 1)` bytes of them.
+        """
 
     def fill(self, path: str, offset: int, targets: Iterable[memoryview]) -> Iterator[memoryview]:
         """Fill the targets, one after the other, from a range of a file; give each piece as soon as it is there.
@@ -95,7 +102,7 @@ def open_store(url: str, storage_options: Mapping[str, Any] | None = None) -> St
 
         return FsspecStore(url, given)
     except (ImportError, ValueError) as error:
-        raise InvalidOption(f"{url}: {error}") from error
+        raise InvalidOption.wrapping(url, error) from error
     except Exception as error:
         raise translate(error) from error
 

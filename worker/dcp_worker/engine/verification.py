@@ -19,7 +19,6 @@ from dcp_worker.engine.meter import Meter, Progress
 from dcp_worker.engine.stock import manifest_of_stock
 from dcp_worker.engine.store import Store, open_store
 
-_THREADS: Final = 8
 BY_DIGESTS: Final = "every byte, by its crc32c"
 BY_ZIP: Final = "file sizes and zip CRC-32: a stock checkpoint has no digests"
 BY_SIZE: Final = "file sizes only: a stock checkpoint without CRC-32 has no digests"
@@ -61,7 +60,7 @@ def _check_digests(store: Store, manifest: Manifest, on_progress: Progress | Non
     names = manifest.tensors_by_file()
     paths = {file.path for file in manifest.files}
     digests = Digests.read(store, manifest, layout.blocks_path(manifest.save_id), paths)
-    fetcher = Fetcher(store, threads=_THREADS, digests=digests, names=manifest.tensors_in)
+    fetcher = Fetcher(store, threads=store.readers, digests=digests, names=manifest.tensors_in)
     meter = Meter(sum(file.size for file in manifest.files), on_progress)
     there = {entry.path: entry.size for entry in store.list(layout.data_folder(manifest.save_id))}
     bad: list[CheckpointCorrupted] = []
@@ -112,7 +111,7 @@ def _check_stock(store: Store, manifest: Manifest, on_progress: Progress | None)
 def _item(store: Store, path: str, offset: int, length: int) -> bytes:
     target = np.empty(length, dtype=np.uint8)
     reads = list(ranges.cut(path, offset, offset + length, target))
-    Fetcher(store, threads=_THREADS).run(ranges.requests(reads, block=0, sizes={}), lambda _: None)
+    Fetcher(store, threads=store.readers).run(ranges.requests(reads, block=0, sizes={}), lambda _: None)
     return target.tobytes()
 
 

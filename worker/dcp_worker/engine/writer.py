@@ -6,6 +6,7 @@ a rank that fails removes its own files; those of the other ranks stay behind as
 
 import dataclasses
 import hashlib
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ MEMORY_LIMIT: Final = 256 << 20
 """Default bytes that a rank may hold for transfers, beyond the state itself."""
 _PARALLEL: Final = 12
 _MAX_PARTS: Final = 9_000
+_ONE_FILE: Final = 64 << 20
+"""A rank with less than this to write writes one file."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class CheckpointWriter(StorageWriter):
         """Take this rank's part; every rank calls it."""
         del args
         if not kwargs.get("use_collectives", True):
-            raise InvalidOption("use_collectives=False would commit each rank by itself; a checkpoint has one commit")
+            raise InvalidOption.without_collectives()
         self._coordinates = is_coordinator
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
@@ -114,19 +117,27 @@ class CheckpointWriter(StorageWriter):
         """Write this rank's files; on an error remove them and raise an EngineError."""
         assignment: _Assignment = plan.storage_data
         self.save_id = assignment.save_id
-        sizes = [(item, payload.size_of(item)) for item in _in_order(plan.items)]
-        meter = Meter(sum(size for _, size in sizes), self._on_progress)
-        paths: list[str] = []
-        results: list[WriteResult] = []
-        try:
-            for number, items in enumerate(layout.split(sizes)):
-                paths.append(layout.data_path(self.save_id, assignment.rank, number))
-                results += self._write_file(paths[-1], items, planner, meter)
-        except Exception as error:
+        files = list(self._files(plan.items))
+        meter = Meter(sum(size for items in files for _, size in items), self._on_progress)
+        paths = [layout.data_path(self.save_id, assignment.rank, number) for number in range(len(files))]
+        failed = threading.Event()
+
+        def write(path: str, items: list[tuple[WriteItem, int]]) -> list[WriteResult]:
+            try:
+                return self._write_file(path, items, planner, meter, failed)
+            except BaseException:
+                failed.set()
+                raise
+
+        with ThreadPoolExecutor(max(1, self.store.writers), thread_name_prefix="dcp-write") as pool:
+            running = [pool.submit(write, path, items) for path, items in zip(paths, files, strict=True)]
+        errors = [error for step in running if (error := step.exception())]
+        if errors:
             self._remove_own(paths)
-            raise translate(error) from error
+            first = next((error for error in errors if not isinstance(error, _OtherFileFailed)), errors[0])
+            raise translate(first) from first
         future: Future[list[WriteResult]] = Future()
-        future.set_result(results)
+        future.set_result([result for step in running for result in step.result()])
         return future
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
@@ -172,17 +183,34 @@ class CheckpointWriter(StorageWriter):
             return False
         return True
 
-    def _write_file(self, path: str, items: list[WriteItem], planner: SavePlanner, meter: Meter) -> list[WriteResult]:
+    def _files(self, items: list[WriteItem]) -> Iterator[list[tuple[WriteItem, int]]]:
+        """Decide which items go into one file together: objects first, tensors in the planner's order."""
+        sizes = [(item, payload.size_of(item)) for item in items]
+        sizes.sort(key=lambda entry: entry[0].type != WriteItemType.BYTE_IO)
+        small = sum(size for _, size in sizes) < _ONE_FILE
+        for group in layout.spread(sizes, 1 if small else self.store.writers):
+            yield from layout.split(((entry, entry[1]) for entry in group))
+
+    def _write_file(
+        self,
+        path: str,
+        items: list[tuple[WriteItem, int]],
+        planner: SavePlanner,
+        meter: Meter,
+        failed: threading.Event,
+    ) -> list[WriteResult]:
         """Stream items into one file; their places are known as they pass."""
         digests: list[int] = []
         blocks = digest.BlockDigest()
         places: list[tuple[WriteItem, int, payload.Payload]] = []
 
         def stream() -> Iterator[Buffer]:
-            for item in items:
+            for item, _ in items:
                 prepared = payload.prepare(item, planner)
                 start = blocks.size
                 for piece in prepared.pieces():
+                    if failed.is_set():
+                        raise _OtherFileFailed
                     digests.extend(blocks.update(piece))
                     yield piece.data
                     meter.add(len(piece))
@@ -191,15 +219,13 @@ class CheckpointWriter(StorageWriter):
                     raise CheckpointCorrupted(path, f"{item.index.fqn} changed its size while it was saved")
                 places.append((item, start, prepared))
 
-        part_size, parallel = _parts(sum(payload.size_of(item) for item in items), self._memory_limit)
+        part_size, parallel = _parts(sum(size for _, size in items), self._memory_limit)
         self.store.write(path, stream(), part_size=part_size, parallel=parallel)
         digests += blocks.rest()
         file = record.WrittenFile(blocks.size, digest.fold(digests, blocks.size), digest.pack(digests))
         return [
             WriteResult(
-                item.index,
-                prepared.size,
-                record.Written(path, start, prepared.offset, None if number else file),
+                item.index, prepared.size, record.Written(path, start, prepared.offset, None if number else file)
             )
             for number, (item, start, prepared) in enumerate(places)
         ]
@@ -244,9 +270,8 @@ class CheckpointWriter(StorageWriter):
             return []
 
 
-def _in_order(items: list[WriteItem]) -> list[WriteItem]:
-    """Put objects first, as stock writers do; tensors stay in the planner's order, so that a layer lies together."""
-    return sorted(items, key=lambda item: item.type != WriteItemType.BYTE_IO)
+class _OtherFileFailed(Exception):  # noqa: N818 - a signal between the threads of one rank
+    """Another file of this rank failed: there is no point in going on."""
 
 
 def _parts(size: int, memory_limit: int) -> tuple[int, int]:

@@ -1,0 +1,124 @@
+"""A Hypothesis state machine: saves, replaces, failures, kills and loads of one URL, against a model of one value."""
+
+import os
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from dcp_worker import engine
+from dcp_worker.engine import failpoints
+from dcp_worker.engine.errors import CheckpointExists, CheckpointNotFound, StorageFull
+
+BEFORE = ["planning", "mid-part", "before manifest", "before commit"]
+AFTER = ["after commit", "before removal"]
+
+
+def _state(seed: int) -> dict[str, Any]:
+    return {"w": torch.full((3000,), float(seed)), "step": seed}
+
+
+class Checkpoints(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.url = str(self.folder / "checkpoint")
+        self.committed: int | None = None
+        self.seed = 0
+
+    def teardown(self) -> None:
+        failpoints.hook = None
+        shutil.rmtree(self.folder)
+
+    def _next(self) -> dict[str, Any]:
+        self.seed += 1
+        return _state(self.seed)
+
+    @rule(overwrite=st.booleans())
+    def save(self, overwrite: bool) -> None:
+        state = self._next()
+        try:
+            info = engine.save(state, self.url, overwrite=overwrite, step=self.seed)
+        except CheckpointExists as error:
+            assert not overwrite
+            assert self.committed is not None
+            assert error.conflict is not None
+        else:
+            assert overwrite or self.committed is None
+            assert info.step == self.seed
+            self.committed = self.seed
+
+    @rule(point=st.sampled_from(BEFORE), overwrite=st.booleans())
+    def fail_a_save(self, point: str, overwrite: bool) -> None:
+        before = self._files()
+
+        def hook(reached: str) -> None:
+            if reached == point:
+                raise OSError(28, "No space left on device")
+
+        failpoints.hook = hook
+        try:
+            engine.save(self._next(), self.url, overwrite=overwrite)
+        except StorageFull:
+            pass
+        except CheckpointExists:
+            assert not overwrite
+            assert self.committed is not None
+        else:
+            raise AssertionError(point)
+        finally:
+            failpoints.hook = None
+        assert self._files() == before
+
+    @rule(point=st.sampled_from([*BEFORE, *AFTER]), overwrite=st.booleans())
+    def kill_a_save(self, point: str, overwrite: bool) -> None:
+        state = self._next()
+        child = os.fork()
+        if not child:
+            torch.set_num_threads(1)
+            failpoints.hook = lambda reached: os.kill(os.getpid(), signal.SIGKILL) if reached == point else None
+            try:
+                engine.save(state, self.url, overwrite=overwrite)
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+        refused = self.committed is not None and not overwrite
+        reached = os.WIFSIGNALED(status)
+        if point in AFTER and not refused and (reached or point == "before removal"):
+            self.committed = self.seed
+
+    @rule()
+    def load(self) -> None:
+        found = {"w": torch.zeros(3000), "step": 0}
+        try:
+            info = engine.load(found, self.url)
+        except CheckpointNotFound:
+            assert self.committed is None
+        else:
+            assert self.committed == found["step"]
+            assert torch.equal(found["w"], _state(self.committed)["w"])
+            assert info.save_id
+
+    @rule()
+    def verify(self) -> None:
+        if self.committed is not None:
+            engine.verify(self.url)
+
+    @invariant()
+    def found_is_what_was_committed(self) -> None:
+        assert (engine.find(self.url) is None) == (self.committed is None)
+
+    def _files(self) -> list[str]:
+        return sorted(str(path) for path in self.folder.rglob("*") if path.is_file())
+
+
+TestCheckpoints = Checkpoints.TestCase
+TestCheckpoints.settings = settings(
+    max_examples=60, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
+)
