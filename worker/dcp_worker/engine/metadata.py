@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
 
 from dcp_worker.engine.errors import CheckpointCorrupted
 from dcp_worker.engine.layout import METADATA, Trailer, parse_trailer
@@ -40,10 +40,19 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - pickle's own signature
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which is not on the allow-list")
         # What Python 3.13 calls pathlib._local is pathlib elsewhere.
         return super().find_class(module.removesuffix("._local"), name)
+
+
+def _member(owner: type, name: str) -> Any:  # noqa: ANN401 - stands for getattr
+    """Stand in for getattr, by which Python 3.11 before 3.11.4 pickles a member of an enumeration."""
+    if owner is not _MEM_FORMAT_ENCODING or name not in _MEM_FORMAT_ENCODING.__members__:
+        raise pickle.UnpicklingError(f"it takes {name!r} of {owner!r}, which is not on the allow-list")
+    return _MEM_FORMAT_ENCODING[name]
 
 
 @dataclass(frozen=True)
