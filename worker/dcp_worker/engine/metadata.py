@@ -49,7 +49,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _member(owner: type, name: str) -> Any:  # noqa: ANN401 - stands for getattr
-    """Stand in for getattr, by which Python 3.11 before 3.11.4 pickles a member of an enumeration."""
+    """Stand in for getattr, by which early releases of Python 3.11 pickle a member of an enumeration."""
     if owner is not _MEM_FORMAT_ENCODING or name not in _MEM_FORMAT_ENCODING.__members__:
         raise pickle.UnpicklingError(f"it takes {name!r} of {owner!r}, which is not on the allow-list")
     return _MEM_FORMAT_ENCODING[name]
