@@ -6,10 +6,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from dcp_worker import engine
-from dcp_worker.engine import errors as _errors  # noqa: F401 - engine.errors below
+from dcp_worker.engine import errors
 
 
 def full_state(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -72,8 +73,9 @@ def load(rank: int, url: str, options: dict[str, Any] | None = None, seed: int =
 
 
 def stock_save(rank: int, url: str, options: dict[str, Any] | None = None, seed: int = 0) -> None:
-    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
+
+    import stock_dcp as dcp
 
     del rank
     warnings.simplefilter("ignore")
@@ -81,8 +83,9 @@ def stock_save(rank: int, url: str, options: dict[str, Any] | None = None, seed:
 
 
 def stock_load(rank: int, url: str, options: dict[str, Any] | None = None, seed: int = 0) -> list[str]:
-    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
+
+    import stock_dcp as dcp
 
     del rank
     warnings.simplefilter("ignore")
@@ -92,7 +95,7 @@ def stock_load(rank: int, url: str, options: dict[str, Any] | None = None, seed:
 
 
 def bare_round_trip(rank: int, url: str, options: dict[str, Any] | None = None) -> list[str]:
-    import torch.distributed.checkpoint as dcp
+    import stock_dcp as dcp
 
     del rank
     dcp.save(sharded_state(3), storage_writer=engine.CheckpointWriter(url, storage_options=options))
@@ -140,7 +143,9 @@ def save_and_die(rank: int, url: str, options: dict[str, Any] | None, point: str
 
 def race(rank: int, base: str, options: dict[str, Any] | None, rounds: int, *, overwrite: bool = False) -> list[Any]:
     """Two savers that know nothing of one another, released together, again and again."""
-    alone = [dist.new_group([member]) for member in range(dist.get_world_size())][rank]
+    groups = [dist.new_group([member]) for member in range(dist.get_world_size())]
+    alone = groups[rank]
+    assert isinstance(alone, dist.ProcessGroup)
     ends: list[Any] = []
     for number in range(rounds):
         state = {"x": torch.full((1000,), float(rank)), "who": rank}
@@ -150,9 +155,8 @@ def race(rank: int, base: str, options: dict[str, Any] | None, rounds: int, *, o
                 state, f"{base}/{number}", storage_options=options, process_group=alone, overwrite=overwrite
             )
             ends.append(("saved", info.save_id))
-        except engine.errors.CheckpointExists as error:
-            assert error.conflict is not None
-            ends.append(("refused", error.conflict.save_id))
+        except errors.CheckpointExists as error:
+            ends.append(("refused", error.conflict.save_id if error.conflict else ""))
     return ends
 
 
@@ -167,7 +171,7 @@ def async_saves(rank: int, url: str, failing_rank: int) -> list[str]:
     second = engine.async_save({"model": Failing(failing_rank)} if rank < 0 else state, f"{url}/1")
     try:
         engine.async_save(sharded_state(3), f"{url}/3")
-    except engine.errors.EngineError as error:
+    except errors.EngineError as error:
         seen.append(f"{type(error).__name__} {error.rank}")
     seen.append(first.wait().save_id)
     assert second.done()
@@ -180,10 +184,11 @@ def noop(rank: int) -> int:
     return rank
 
 
-def peak_of_a_save(rank: int, url: str, stock: bool) -> int:
+def peak_of_a_save(rank: int, url: str, system: str) -> int:
     """Save 512 MiB of tensors that are not contiguous; return the bytes that this took beyond them."""
-    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.filesystem import FileSystemWriter
+
+    import stock_dcp as dcp
 
     del rank
     warnings.simplefilter("ignore")
@@ -193,7 +198,7 @@ def peak_of_a_save(rank: int, url: str, stock: bool) -> int:
     with open("/proc/self/clear_refs", "w") as file:  # noqa: PTH123 - a kernel file
         file.write("5")
     before = _memory("VmRSS")
-    if stock:
+    if system == "stock":
         dcp.save(state, storage_writer=FileSystemWriter(url))
     else:
         engine.save(state, url)
@@ -205,28 +210,30 @@ def _memory(field: str) -> int:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field))
 
 
-def save_wide(rank: int, url: str, *, stock: bool) -> None:
+def save_wide(rank: int, url: str, system: str) -> None:
     """Save one tensor of 64 MiB from one rank."""
-    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.filesystem import FileSystemWriter
+
+    import stock_dcp as dcp
 
     del rank
     state = {"wide": torch.arange(16 << 20).reshape(1 << 14, 1 << 10).float()}
-    if stock:
+    if system == "stock":
         dcp.save(state, storage_writer=FileSystemWriter(url))
     else:
         engine.save(state, url)
 
 
-def bytes_of_a_load(rank: int, url: str, stock: bool) -> int:
+def bytes_of_a_load(rank: int, url: str, system: str) -> int:
     """Load this rank's share of `save_wide` and return the bytes read from files meanwhile."""
-    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.filesystem import FileSystemReader
+
+    import stock_dcp as dcp
 
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     state = {"wide": distribute_tensor(torch.zeros(1 << 14, 1 << 10), mesh, [Shard(0)])}
     before = _bytes_read()
-    if stock:
+    if system == "stock":
         dcp.load(state, storage_reader=FileSystemReader(url))
     else:
         engine.load(state, url)
@@ -239,3 +246,17 @@ def bytes_of_a_load(rank: int, url: str, stock: bool) -> int:
 def _bytes_read() -> int:
     with open("/proc/self/io") as file:  # noqa: PTH123 - a kernel file
         return next(int(line.split()[1]) for line in file if line.startswith("rchar"))
+
+
+def save_with_a_hung_rank(rank: int, url: str, hung: int) -> None:
+    """One rank stops in the middle of its data, as one with a dead disk would; the others are patient for 2 s."""
+    import threading
+
+    from dcp_worker.engine import failpoints
+
+    def hook(reached: str) -> None:
+        if reached == "mid-part" and rank == hung:
+            threading.Event().wait(20)
+
+    failpoints.hook = hook
+    engine.save(sharded_state(2), url, overwrite=True, patience=2)

@@ -1,13 +1,13 @@
 """An fsspec file system over local files that fails on demand and notes what is done to it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 
-class FaultyFileSystem(LocalFileSystem):
+class FaultyFileSystem(LocalFileSystem):  # type: ignore[misc] # fsspec has no types
     """`faulty:///path`: a write fails once a file whose name has `fail_name` in it holds `fail_after` bytes."""
 
     protocol = ("faulty",)
@@ -48,7 +48,7 @@ class _FaultyFile:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
 
-    def __enter__(self) -> "_FaultyFile":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -55,8 +55,7 @@ def before(server: S3Server) -> Iterator[FlakyProxy]:
     class Handler(_Handler):
         target = upstream
 
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    listener.daemon_threads = True
+    listener = _Listener(("127.0.0.1", 0), Handler)
     proxy = FlakyProxy(S3Server(f"http://127.0.0.1:{listener.server_address[1]}", server.bucket))
     Handler.proxy = proxy
     thread = threading.Thread(target=listener.serve_forever, args=(0.02,), daemon=True)
@@ -68,6 +67,13 @@ def before(server: S3Server) -> Iterator[FlakyProxy]:
         listener.shutdown()
         listener.server_close()
         thread.join(5)
+
+
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: broken connections are the point."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -32,8 +32,12 @@ class Result:
     exit_code: int = 0
 
 
-def run_ranks(world_size: int, program: Callable[..., Any], *args: Any, timeout: float = 120) -> list[Result]:
+def run_ranks(
+    world_size: int, program: Callable[..., Any], *args: Any, timeout: float = 120, ends: Sequence[int] | None = None
+) -> list[Result]:
     """Run `program(rank, *args)` in every rank of a gloo group and return how each ended.
+
+    With `ends`, wait for those ranks only and kill the rest.
 
     Programs live in importable modules, not in test files. The environment of the caller at this moment goes with them.
     """
@@ -50,7 +54,7 @@ def run_ranks(world_size: int, program: Callable[..., Any], *args: Any, timeout:
             pipes.append(receiver)
             processes.append(process)
         try:
-            return _collect(pipes, processes, timeout)
+            return _collect(pipes, processes, timeout, range(world_size) if ends is None else ends)
         finally:
             for process in processes:
                 if process.is_alive():
@@ -66,22 +70,29 @@ def values(results: Sequence[Result]) -> list[Any]:
     return [result.value for result in results]
 
 
-def _collect(pipes: list[Connection], processes: list[Any], timeout: float) -> list[Result]:
+def _collect(pipes: list[Connection], processes: list[Any], timeout: float, ends: Sequence[int]) -> list[Result]:
     deadline = time.monotonic() + timeout
-    results: dict[int, Result] = {}
-    open_pipes = {pipe: rank for rank, pipe in enumerate(pipes)}
-    while open_pipes:
-        ready = wait(list(open_pipes), max(0, deadline - time.monotonic()))
+    results = [Result() for _ in pipes]
+    waiting = set(ends)
+    while waiting:
+        ready = wait([pipes[rank] for rank in waiting], max(0, deadline - time.monotonic()))
         if not ready:
-            raise TimeoutError(f"ranks {sorted(open_pipes.values())} did not end within {timeout} s")
-        for pipe in ready:
-            rank = open_pipes.pop(pipe)  # type: ignore[call-overload]
+            raise RanksStuckError(sorted(waiting), timeout)
+        for rank in [rank for rank in waiting if pipes[rank] in ready]:
+            waiting.remove(rank)
             try:
-                results[rank] = pipe.recv()  # type: ignore[union-attr]
+                results[rank] = pipes[rank].recv()
             except EOFError:
                 processes[rank].join(10)
                 results[rank] = Result(exit_code=processes[rank].exitcode)
-    return [results[rank] for rank in range(len(pipes))]
+    return results
+
+
+class RanksStuckError(Exception):
+    """Ranks did not end in time."""
+
+    def __init__(self, ranks: list[int], timeout: float) -> None:
+        super().__init__(f"ranks {ranks} did not end within {timeout} s")
 
 
 def _main(

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+
 import engine_programs as programs
 import flaky_proxy
-import pytest
 import s3_server
-import torch
-from rank_group import run_ranks, values
-
 from dcp_worker import engine
 from dcp_worker.contract import Reason
 from dcp_worker.engine import failpoints, layout
@@ -21,9 +20,11 @@ from dcp_worker.engine.errors import (
     CheckpointCorrupted,
     CheckpointExists,
     EngineError,
+    PeerHung,
     StorageFull,
     StorageUnavailable,
 )
+from rank_group import run_ranks, values
 
 MEBI = 1 << 20
 QUICK = {"max_attempts": 3, "read_timeout": 2}
@@ -54,12 +55,12 @@ def state(seed: int, mebi: int = 1) -> dict[str, Any]:
 
 def loaded(url: str, options: dict[str, Any] | None = None, mebi: int = 1) -> int:
     """Return which seed's state is at the URL, having compared every value."""
-    found = {"w": torch.zeros(mebi * MEBI // 4), "b": torch.zeros(3), "step": -1}
+    found: dict[str, Any] = {"w": torch.zeros(mebi * MEBI // 4), "b": torch.zeros(3), "step": -1}
     engine.load(found, url, storage_options=options)
-    expected = state(found["step"], mebi)  # type: ignore[arg-type]
-    assert torch.equal(found["w"], expected["w"])  # type: ignore[arg-type]
-    assert torch.equal(found["b"], expected["b"])  # type: ignore[arg-type]
-    return int(found["step"])  # type: ignore[call-overload]
+    expected = state(found["step"], mebi)
+    assert torch.equal(found["w"], expected["w"])
+    assert torch.equal(found["b"], expected["b"])
+    return int(found["step"])
 
 
 @pytest.mark.parametrize(
@@ -85,11 +86,24 @@ def test_a_killed_rank_leaves_the_old_checkpoint_or_the_new_one(
     survivor = results[1 - dying].error
     assert isinstance(survivor, EngineError)
     assert survivor.reason is Reason.WORKER_LOST
+    if dying == 1:
+        assert survivor.rank == 1
     assert values(run_ranks(1, programs.load, url, None, stands)) == [[]]
     assert engine.verify(url).save_id == engine.inspect(url).save_id
     # What the kill left behind is no hindrance, and no checkpoint.
     values(run_ranks(2, programs.save_args, url, None, 3, {"overwrite": True}))
     assert values(run_ranks(1, programs.load, url, None, 3)) == [[]]
+
+
+def test_a_hung_rank_is_named_and_the_others_stop(tmp_path: Path) -> None:
+    url = str(tmp_path / "checkpoint")
+    values(run_ranks(3, programs.save, url, None, 1))
+    first, _, third = run_ranks(3, programs.save_with_a_hung_rank, url, 1, ends=[0, 2], timeout=30)
+    assert isinstance(first.error, PeerHung)
+    assert (first.error.reason, first.error.rank) == (Reason.RANK_HUNG, 1)
+    assert "rank 1 did not finish writing within 2 s" in str(first.error)
+    assert isinstance(third.error, EngineError)
+    assert values(run_ranks(1, programs.load, url, None, 1)) == [[]]
 
 
 @pytest.mark.parametrize("point", ["planning", "mid-part", "before manifest", "before commit"])
@@ -111,16 +125,16 @@ def test_a_failed_save_removes_its_own_files_only(tmp_path: Path, point: str) ->
     assert loaded(url) == 1
 
 
-@pytest.mark.parametrize(("rounds", "on_s3"), [(200, False), (20, True)])
+@pytest.mark.parametrize(("rounds", "where"), [(200, "local"), (20, "s3")])
 def test_of_two_savers_released_together_exactly_one_commits(
-    tmp_path: Path, s3: s3_server.S3Server, rounds: int, on_s3: bool
+    tmp_path: Path, s3: s3_server.S3Server, rounds: int, where: str
 ) -> None:
-    base, options = (s3.url(f"{tmp_path.name}"), s3.options) if on_s3 else (str(tmp_path), {})
+    base, options = (s3.url(f"{tmp_path.name}"), s3.options) if where == "s3" else (str(tmp_path), {})
     first, second = values(run_ranks(2, programs.race, base, options, rounds))
     for number, ends in enumerate(zip(first, second, strict=True)):
         assert sorted(end for end, _ in ends) == ["refused", "saved"], f"race {number}"
         assert len({save_id for _, save_id in ends}) == 1, "the loser names the winner"
-    if not on_s3:
+    if where == "local":
         folders = [path.parent for path in tmp_path.rglob("manifest.json")]
         assert len(folders) == rounds, "the loser leaves nothing"
 

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import engine_programs as programs
 import pytest
-import s3_server
-from rank_group import run_ranks, values
 
+import engine_programs as programs
+import s3_server
 from dcp_worker import engine
 from dcp_worker.contract import Operation, Origin, Reason
 from dcp_worker.engine.errors import CheckpointExists, CheckpointNotFound, EngineError, StateMismatch
+from rank_group import run_ranks, values
 
 ORIGIN = Origin(namespace="team", name="step-7", uid="u-1", run_id="r1")
 
@@ -38,6 +38,7 @@ def test_what_two_ranks_save_three_ranks_load(place: tuple[str, dict[str, Any]])
     assert values(run_ranks(3, programs.load, url, options, 1)) == [[], [], []]
     found = engine.find(url, storage_options=options)
     assert found == saved[0]
+    assert found is not None
     assert found.conflict_guard == "Atomic"
     assert engine.verify(url, storage_options=options).verified == "every byte, by its crc32c"
 

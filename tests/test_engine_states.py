@@ -41,21 +41,23 @@ class Checkpoints(RuleBasedStateMachine):
         return _state(self.seed)
 
     @rule(overwrite=st.booleans())
-    def save(self, overwrite: bool) -> None:
+    def save(self, *, overwrite: bool) -> None:
         state = self._next()
         try:
             info = engine.save(state, self.url, overwrite=overwrite, step=self.seed)
         except CheckpointExists as error:
-            assert not overwrite
-            assert self.committed is not None
-            assert error.conflict is not None
+            refused = error.conflict
         else:
             assert overwrite or self.committed is None
             assert info.step == self.seed
             self.committed = self.seed
+            return
+        assert not overwrite
+        assert self.committed is not None
+        assert refused is not None
 
     @rule(point=st.sampled_from(BEFORE), overwrite=st.booleans())
-    def fail_a_save(self, point: str, overwrite: bool) -> None:
+    def fail_a_save(self, point: str, *, overwrite: bool) -> None:
         before = self._files()
 
         def hook(reached: str) -> None:
@@ -77,7 +79,7 @@ class Checkpoints(RuleBasedStateMachine):
         assert self._files() == before
 
     @rule(point=st.sampled_from([*BEFORE, *AFTER]), overwrite=st.booleans())
-    def kill_a_save(self, point: str, overwrite: bool) -> None:
+    def kill_a_save(self, point: str, *, overwrite: bool) -> None:
         state = self._next()
         child = os.fork()
         if not child:
@@ -95,14 +97,14 @@ class Checkpoints(RuleBasedStateMachine):
 
     @rule()
     def load(self) -> None:
-        found = {"w": torch.zeros(3000), "step": 0}
+        found: dict[str, Any] = {"w": torch.zeros(3000), "step": 0}
         try:
             info = engine.load(found, self.url)
         except CheckpointNotFound:
             assert self.committed is None
         else:
             assert self.committed == found["step"]
-            assert torch.equal(found["w"], _state(self.committed)["w"])
+            assert torch.equal(found["w"], _state(found["step"])["w"])
             assert info.save_id
 
     @rule()

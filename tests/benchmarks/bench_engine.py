@@ -1,6 +1,6 @@
 """The engine beside its peers: `make bench`, or this program with `--quick` for a look.
 
-One versitygw on tmpfs serves all systems, as it is and behind a proxy that is as far and as narrow as one S3 connection.
+One versitygw on tmpfs serves all systems, as it is and behind a proxy as far and as narrow as one S3 connection.
 Every figure is the best of the repeats, the systems taking turns within each. Writes bench.json and bench.png.
 """
 
@@ -9,20 +9,19 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import bench_picture
-import bench_systems as systems
 import s3_server
 import toxiproxy
-from bench_systems import MEBI, System
+from benchmarks import bench_picture
+from benchmarks import bench_systems as systems
+from benchmarks.bench_systems import MEBI, System
 from rank_group import run_ranks, values
 
 LATENCY_MS = 20
@@ -102,8 +101,8 @@ def _family(system: System) -> str:
 
 def _whole(per_rank: list[dict[str, float]]) -> dict[str, float]:
     """Put the ranks' figures together: the slowest's time, everyone's CPU, the largest peak."""
-    combine = {"seconds": max, "cpu": sum, "peak": max}
-    return {key: combine[key.split("_")[1]](rank[key] for rank in per_rank) for key in per_rank[0]}
+    combine: dict[str, Callable[[list[float]], float]] = {"seconds": max, "cpu": sum, "peak": max}
+    return {key: combine[key.split("_")[1]]([rank[key] for rank in per_rank]) for key in per_rank[0]}
 
 
 def _row(case: Case, name: str, runs: list[dict[str, float]]) -> dict[str, Any]:
@@ -127,7 +126,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--out", type=Path, default=Path.cwd())
     chosen = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="bench-", dir="/dev/shm"))  # noqa: S108 - memory, not a disk, is the point
+    folder = Path(tempfile.mkdtemp(prefix="bench-", dir="/dev/shm"))
     rows: list[dict[str, Any]] = []
     try:
         for case in cases(quick=chosen.quick):

@@ -40,18 +40,20 @@ def _engine_load(rank: int, url: str, options: dict[str, Any], state: State) -> 
 
 def _stock(threads: int) -> System:
     def save(rank: int, url: str, options: dict[str, Any], state: State) -> None:
-        import torch.distributed.checkpoint as dcp
         from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
         from torch.distributed.checkpoint.filesystem import FileSystemWriter
+
+        import stock_dcp as dcp
 
         del rank
         local = FileSystemWriter(url, thread_count=threads) if "://" not in url else None
         dcp.save(state, storage_writer=local or FsspecWriter(url, thread_count=threads, **_for_s3fs(options)))
 
     def load(rank: int, url: str, options: dict[str, Any], state: State) -> None:
-        import torch.distributed.checkpoint as dcp
         from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
         from torch.distributed.checkpoint.filesystem import FileSystemReader
+
+        import stock_dcp as dcp
 
         del rank
         dcp.load(
@@ -66,9 +68,10 @@ def _for_s3fs(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _connector_save(rank: int, url: str, options: dict[str, Any], state: State) -> None:
-    import torch.distributed.checkpoint as dcp
     from s3torchconnector import S3ClientConfig
     from s3torchconnector.dcp import S3StorageWriter
+
+    import stock_dcp as dcp
 
     del rank
     writer = S3StorageWriter("us-east-1", url, s3client_config=S3ClientConfig(force_path_style=True), overwrite=True)
@@ -77,9 +80,10 @@ def _connector_save(rank: int, url: str, options: dict[str, Any], state: State) 
 
 
 def _connector_load(rank: int, url: str, options: dict[str, Any], state: State) -> None:
-    import torch.distributed.checkpoint as dcp
     from s3torchconnector import S3ClientConfig
     from s3torchconnector.dcp import S3StorageReader
+
+    import stock_dcp as dcp
 
     del rank
     reader = S3StorageReader("us-east-1", url, s3client_config=S3ClientConfig(force_path_style=True))
@@ -97,7 +101,7 @@ def _raw(store_url: str, options: dict[str, Any]) -> Any:
 
     from dcp_worker.engine.options import for_obstore
 
-    translated = for_obstore("s3", options)
+    translated: Any = for_obstore("s3", options)
     return from_url(
         store_url, config=translated.config, client_options=translated.client, retry_config=translated.retry
     )

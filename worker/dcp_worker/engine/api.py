@@ -5,13 +5,12 @@ own driver has no hook for a failure, raises a BaseException, and lets every ran
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch.distributed as dist
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
-from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner
 from torch.distributed.checkpoint.stateful import Stateful
 from torch.distributed.checkpoint.storage import WriteResult
@@ -20,9 +19,11 @@ from dcp_worker.contract import CheckpointInfo, Origin
 from dcp_worker.engine import commit
 from dcp_worker.engine.errors import CheckpointReplaced, EngineError, StateMismatch, translate
 from dcp_worker.engine.meter import Progress
-from dcp_worker.engine.ranks import Ranks
+from dcp_worker.engine.ranks import PATIENCE_SECONDS, Ranks
 from dcp_worker.engine.reader import MEMORY_LIMIT, CheckpointReader
 from dcp_worker.engine.writer import CheckpointWriter
+
+_T = TypeVar("_T")
 
 
 class _Pending(Protocol):
@@ -37,13 +38,13 @@ pending: _Pending | None = None
 
 def settle() -> None:
     """Wait for the background save of this process, if there is one, and raise its error."""
-    global pending  # noqa: PLW0603 - one per process, as the process group is
+    global pending  # one per process, as the process group is
     earlier, pending = pending, None
     if earlier:
         earlier.settle()
 
 
-def save(
+def save(  # noqa: PLR0913 - keyword-only, each with its default
     state_dict: Mapping[str, Any],
     url: str | PathLike[str],
     *,
@@ -54,13 +55,15 @@ def save(
     planner: SavePlanner | None = None,
     process_group: dist.ProcessGroup | None = None,
     memory_limit: int = MEMORY_LIMIT,
+    patience: float = PATIENCE_SECONDS,
     on_progress: Progress | None = None,
 ) -> CheckpointInfo:
     """Save a sharded state dict; every rank of the group calls it and gets the same result or the same error.
 
     Values that have `state_dict` and `load_state_dict` are saved through them. On an error nothing is committed and
     what this save wrote is removed; a checkpoint that stood at the URL before still stands. An `async_save` that is
-    still on its way ends first, and its error is raised.
+    still on its way ends first, and its error is raised. A rank that lags behind the others by more than `patience`
+    seconds counts as hung and is named.
 
     Raises:
         EngineError: a subclass per cause, see `dcp_worker.engine.errors`; `rank` names the rank that failed first.
@@ -76,6 +79,7 @@ def save(
         planner=planner,
         process_group=process_group,
         memory_limit=memory_limit,
+        patience=patience,
         on_progress=on_progress,
     )
 
@@ -86,11 +90,12 @@ def save_now(
     *,
     planner: SavePlanner | None = None,
     process_group: dist.ProcessGroup | None = None,
+    patience: float = PATIENCE_SECONDS,
     **options: Any,  # noqa: ANN401 - those of CheckpointWriter
 ) -> CheckpointInfo:
     """Save without a look at a background save: what `save` and the background itself do."""
-    ranks = Ranks(process_group, url=fspath(url))
-    writer: CheckpointWriter = _made_everywhere(ranks, lambda: CheckpointWriter(url, **options))
+    ranks = Ranks(process_group, url=fspath(url), patience=patience)
+    writer = _made_everywhere(ranks, lambda: CheckpointWriter(url, **options))
     try:
         return _save(ranks, writer, planner or DefaultSavePlanner(), state_dict)
     except EngineError as error:
@@ -109,6 +114,7 @@ def load(
     check: bool = True,
     allow: Sequence[type] = (),
     memory_limit: int = MEMORY_LIMIT,
+    patience: float = PATIENCE_SECONDS,
     on_progress: Progress | None = None,
 ) -> CheckpointInfo:
     """Load into a sharded state dict, in place; every rank of the group calls it.
@@ -120,7 +126,7 @@ def load(
     Raises:
         EngineError: a subclass per cause, see `dcp_worker.engine.errors`; `rank` names the rank that failed first.
     """
-    ranks = Ranks(process_group, url=fspath(url))
+    ranks = Ranks(process_group, url=fspath(url), patience=patience)
     reader = _made_everywhere(
         ranks,
         lambda: CheckpointReader(
@@ -145,9 +151,9 @@ def load(
     return reader.info()
 
 
-def _made_everywhere(ranks: Ranks, make: Any) -> Any:  # noqa: ANN401 - one of two classes
+def _made_everywhere(ranks: Ranks, make: Callable[[], _T]) -> _T:
     """Make a reader or writer on every rank, or fail on every rank."""
-    box: list[Any] = []
+    box: list[_T] = []
     ranks.agree("opening the store", lambda: box.append(make()))
     return box[0]
 
@@ -160,7 +166,7 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - whatever a state dict holds
 def _save(
     ranks: Ranks, writer: CheckpointWriter, planner: SavePlanner, state_dict: Mapping[str, Any]
 ) -> CheckpointInfo:
-    metadata: list[Metadata] = []
+    metadata = []
 
     def plan_mine() -> SavePlan:
         values = {key: plain(value) for key, value in state_dict.items()}
@@ -176,7 +182,7 @@ def _save(
     plan = ranks.scatter("planning", plan_mine, plan_all)
 
     def write() -> list[WriteResult]:
-        return writer.write_data(planner.finish_plan(plan), planner).wait()  # type: ignore[no-any-return]
+        return writer.write_data(planner.finish_plan(plan), planner).wait()
 
     def finish(results: list[list[WriteResult]]) -> CheckpointInfo | None:
         writer.finish(metadata[0], results)

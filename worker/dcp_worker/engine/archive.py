@@ -1,9 +1,9 @@
 """A tensor in the container that `torch.save` writes and `torch.load` reads, framed without touching its payload.
 
 The container is a zip of stored members (torch's caffe2/serialize/inline_container.cc, file format version 3):
-`archive/data.pkl` says how to rebuild the tensor, `archive/data/0` is its storage, aligned to 64 bytes. `head` and `tail`
-surround the payload, so a shard streams from its own memory. The zip's CRC-32 of the payload is written as 0, as torch
-does under `set_crc32_options(False)`: torch never looks at it, and the block digests cover the payload.
+`archive/data.pkl` says how to rebuild the tensor, `archive/data/0` is its storage, aligned to 64 bytes. `head` and
+`tail` surround the payload, so a shard streams from its own memory. The zip's CRC-32 of the payload is written as 0, as
+torch does under `set_crc32_options(False)`: torch never looks at it, and the block digests cover the payload.
 """
 
 import io
@@ -62,6 +62,7 @@ class _Tensor:
 
     def __reduce__(self) -> tuple[Any, ...]:
         stride = _contiguous_stride(self.shape)
+        arguments: tuple[Any, ...]
         if self.dtype in _new_dtypes():
             storage = _Storage(torch.UntypedStorage, self.shape.numel() * self.dtype.itemsize)
             arguments = (storage, 0, tuple(self.shape), stride, False, OrderedDict(), self.dtype)
@@ -126,10 +127,8 @@ def _local_header(member: _Member) -> bytes:
     padding = -start % _ALIGNMENT
     extra = wide + struct.pack("<2s1H", b"FB", padding) + b"Z" * padding
     size = _LIMIT if member.wide else member.size
-    fixed = _LOCAL.pack(
-        b"PK\x03\x04", 0, _UTF8, 0, 0, 0, member.crc, size, size, len(member.name), len(extra)
-    )  # fmt: skip
-    return fixed + member.name + extra
+    lengths = (member.crc, size, size, len(member.name), len(extra))
+    return _LOCAL.pack(b"PK\x03\x04", 0, _UTF8, 0, 0, 0, *lengths) + member.name + extra
 
 
 def _directory(members: list[_Member], start: int) -> bytes:
@@ -139,9 +138,8 @@ def _directory(members: list[_Member], start: int) -> bytes:
         extra = struct.pack("<2H3Q", 1, 24, member.size, member.size, member.offset) if member.wide else b""
         size = _LIMIT if member.wide else member.size
         offset = _LIMIT if member.wide else member.offset
-        out += _CENTRAL.pack(
-            b"PK\x01\x02", 0, 0, _UTF8, 0, 0, 0, member.crc, size, size, len(member.name), len(extra), 0, 0, 0, 0, offset
-        )  # fmt: skip
+        lengths = (member.crc, size, size, len(member.name), len(extra))
+        out += _CENTRAL.pack(b"PK\x01\x02", 0, 0, _UTF8, 0, 0, 0, *lengths, 0, 0, 0, 0, offset)
         out += member.name + extra
     length, count = len(out), len(members)
     if start >= _LIMIT or any(member.wide for member in members):

@@ -90,7 +90,9 @@ def _stage(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         )
     )
     try:
-        return dict(stager.stage({key: api.plain(value) for key, value in state_dict.items()}))
+        staged = stager.stage({key: api.plain(value) for key, value in state_dict.items()})
+        assert isinstance(staged, dict)  # noqa: S101 - a Future only with async staging
+        return staged
     finally:
         stager.close()
 
@@ -104,5 +106,7 @@ def _own_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup | None:
         return None
     if group not in _groups:
         ranks = dist.get_process_group_ranks(group)
-        _groups[group] = dist.new_group(ranks, backend="gloo", use_local_synchronization=group is not None)
+        made = dist.new_group(ranks, backend="gloo", use_local_synchronization=group is not None)
+        assert isinstance(made, dist.ProcessGroup)  # noqa: S101 - this rank is a member
+        _groups[group] = made
     return _groups[group]

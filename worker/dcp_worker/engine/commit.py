@@ -87,6 +87,12 @@ def decode_manifest(data: bytes, trailer: layout.Trailer, url: str) -> Manifest:
         raise CheckpointCorrupted(trailer.manifest, str(error)) from error
 
 
+def check_pickle(sha256: str, manifest: Manifest) -> None:
+    """Make sure that the pickle in `.metadata` is the one that the manifest was written for."""
+    if sha256 != manifest.metadata_sha256:
+        raise CheckpointCorrupted(layout.METADATA, "does not have the sha256 that its manifest names")
+
+
 def read_snapshot(store: Store) -> Snapshot:
     """Return what is committed now; `.metadata` is read again where its data went away in between."""
     data = _read_metadata(store)

@@ -162,6 +162,11 @@ class PeerLost(EngineError):
         """Return the error for what a collective says when a rank has died."""
         return cls(f"lost another rank: {' '.join(str(error).split())[:300]}")
 
+    @classmethod
+    def died(cls, ranks: Sequence[int], stage: str) -> Self:
+        """Return the error that names the ranks that went away."""
+        return cls(f"rank {', '.join(map(str, ranks[:_SHOWN]))} went away during {stage}", rank=ranks[0])
+
 
 class PeerHung(EngineError):
     """Another rank did not come to a collective in time."""
@@ -171,7 +176,7 @@ class PeerHung(EngineError):
     @classmethod
     def missing(cls, ranks: Sequence[int], stage: str, seconds: float) -> Self:
         """Return the error that names the ranks that did not come."""
-        names = ", ".join(map(str, ranks[:16]))
+        names = ", ".join(map(str, ranks[:_SHOWN]))
         return cls(f"rank {names} did not finish {stage} within {seconds:g} s of the others", rank=ranks[0])
 
 
@@ -220,7 +225,7 @@ class ReplacedTooOften(EngineError):
         super().__init__(f"{url}: other savers replaced the checkpoint {tries} times in a row; gave up")
 
 
-class StaleVersion(Exception):  # noqa: N818 - a signal between store and commit, which never reaches a caller
+class StaleVersion(Exception):
     """The object is not the version that a compare-and-swap expected."""
 
     @classmethod

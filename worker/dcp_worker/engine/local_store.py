@@ -1,8 +1,8 @@
 """A folder of a local or mounted file system.
 
-Creating is a hard link from a finished, fsynced file: the link fails if the name is taken, and the name never shows half
-a file. Replacing takes a lock on the folder itself, checks the version again, and renames. Files and folders are synced,
-since a commit that a power cut takes back is none.
+Creating is a hard link from a finished, fsynced file: the link fails if the name is taken, and the name never shows
+half a file. Replacing takes a lock on the folder itself, checks the version again, and renames. Files and folders are
+synced, since a commit that a power cut takes back is none.
 """
 
 import fcntl

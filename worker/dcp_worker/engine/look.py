@@ -51,8 +51,8 @@ def preflight(
     """Find out, before any rank starts, whether an operation can work. One process calls it.
 
     For a Save: the store takes a new file and gives it up again, and nothing is committed at the URL unless `overwrite`
-    is set. Returns the earlier commit of the same `origin` if there is one, since then there is nothing left to do; else
-    None. For a Load or Verify: something is committed at the URL, and it is returned.
+    is set. Returns the earlier commit of the same `origin` if there is one, since then there is nothing left to do;
+    else None. For a Load or Verify: something is committed at the URL, and it is returned.
 
     Raises:
         EngineError: CheckpointExists, CheckpointNotFound, StorageDenied, StorageUnavailable and so on.

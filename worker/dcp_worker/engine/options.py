@@ -44,7 +44,7 @@ class ObstoreOptions:
     config: dict[str, Any] = field(default_factory=dict)
     client: dict[str, Any] = field(default_factory=dict)
     retry: dict[str, Any] = field(default_factory=dict)
-    network: Network = Network(_CONNECT_SECONDS, _READ_SECONDS)
+    network: Network = field(default_factory=lambda: Network(_CONNECT_SECONDS, _READ_SECONDS))
     anonymous: bool = False
     proxied: bool = False
 

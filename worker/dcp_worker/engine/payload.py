@@ -1,9 +1,9 @@
 """The bytes of one item on their way to a file: straight from the tensor's memory, or copied piece by piece.
 
-No copy of a whole shard is ever made. A contiguous CPU tensor is sliced in place. Anything else (another device, another
-layout) passes through pieces of bounded size; from a CUDA device the next piece is copied while this one is digested and
-sent. An upload refers to a piece's memory until its part is through, so no piece's memory is ever used again while
-anybody refers to it.
+No copy of a whole shard is ever made. A contiguous CPU tensor is sliced in place. Anything else (another device,
+another layout) passes through pieces of bounded size; from a CUDA device the next piece is copied while this one is
+digested and sent. An upload refers to a piece's memory until its part is through, so no piece's memory is ever used
+again while anybody refers to it.
 """
 
 import io
@@ -87,7 +87,8 @@ def rows(tensor: torch.Tensor, limit: int) -> Iterator[torch.Tensor]:
         yield tensor
         return
     step = max(1, limit * tensor.shape[0] // tensor.nbytes)
-    for part in tensor.split(step):
+    for start in range(0, tensor.shape[0], step):
+        part = tensor[start : start + step]
         if part.nbytes > limit and part.shape[0] == 1 and part.dim() > 1:
             yield from rows(part[0], limit)
         else:

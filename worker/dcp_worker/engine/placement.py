@@ -31,7 +31,7 @@ def reads(
     for part, place in box.split(WINDOW):
         view = target[tuple(slice(at, at + size) for at, size in zip(place, part.sizes, strict=True))]
         start, stop = part.span
-        memory = partial(np.empty, stop - start, np.uint8)
+        memory = partial(_scratch, stop - start)
         yield Read(file, payload + start, payload + stop, memory, partial(_place, part, dtype, view))
 
 
@@ -46,5 +46,9 @@ def _to_device(file: str, start: int, stop: int, target: torch.Tensor) -> Iterat
     flat = target.view(-1).view(torch.uint8)
     for first, last in windows(start, stop):
         part = flat[first - start : last - start]
-        memory = partial(np.empty, last - first, np.uint8)
+        memory = partial(_scratch, last - first)
         yield Read(file, first, last, memory, lambda data, part=part: part.copy_(torch.from_numpy(data)))  # type: ignore[misc]
+
+
+def _scratch(size: int) -> Bytes:
+    return np.empty(size, dtype=np.uint8)

@@ -4,29 +4,41 @@ Every method is a collective call: each rank of the group makes it, in the same 
 group there is one rank and nothing is sent.
 """
 
+import re
+import time
 import traceback
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
-from dcp_worker.engine.errors import EngineError, PeerLost, translate
+from dcp_worker.engine.errors import EngineError, PeerHung, PeerLost, translate
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _TRACEBACK_CHARS: Final = 4000
+_ABSENT: Final = re.compile(r"Ranks ([\d, ]+) failed to pass")
+
+PATIENCE_SECONDS: Final = 1800.0
+"""How long the ranks wait for the slowest one in a stage, before it counts as hung."""
 
 
 class Ranks:
     """The ranks of one save or load. Rank 0 of the group coordinates."""
 
-    def __init__(self, group: dist.ProcessGroup | None = None, *, url: str = "") -> None:
+    def __init__(
+        self, group: dist.ProcessGroup | None = None, *, url: str = "", patience: float = PATIENCE_SECONDS
+    ) -> None:
         self.alone = not (dist.is_available() and dist.is_initialized())
-        self.group = None if self.alone else group or _with_cpu_backend()
+        self.group = None if self.alone else group or _gloo_group()
         self.rank = 0 if self.alone else dist.get_rank(self.group)
         self.world_size = 1 if self.alone else dist.get_world_size(self.group)
         self._url = url
+        self._patience = patience
+        # Only gloo can say which rank did not come.
+        self._monitored = not self.alone and dist.get_backend(self.group) == dist.Backend.GLOO
 
     @property
     def coordinates(self) -> bool:
@@ -35,30 +47,41 @@ class Ranks:
 
     def gather(self, stage: str, local: Callable[[], _T], combine: Callable[[list[_T]], _R]) -> _R:
         """Run `local` on every rank and `combine` on rank 0 over what they return; return its result everywhere."""
-        mine = self._attempt(stage, local)
-        everyone = self._gather(mine)
+        everyone: list[_T | EngineError] | None = self._gather(stage, self._attempt(stage, local))
         result: _R | EngineError | None = None
         if everyone is not None:
-            result = _first_failure(everyone) or self._attempt(stage, lambda: combine(everyone))  # type: ignore[arg-type]
-        return _value(self._broadcast(result))  # type: ignore[arg-type]
+            result = self._combine(stage, everyone, combine)
+        shared: _R | EngineError = self._broadcast(result)
+        return _value(shared)
 
     def scatter(self, stage: str, local: Callable[[], _T], divide: Callable[[list[_T]], list[_R]]) -> _R:
         """Run `local` on every rank and `divide` on rank 0; return to each rank its own part."""
-        mine = self._attempt(stage, local)
-        everyone = self._gather(mine)
-        parts: list[_R | EngineError] | None = None
+        everyone: list[_T | EngineError] | None = self._gather(stage, self._attempt(stage, local))
+        parts: Sequence[_R | EngineError] | None = None
         if everyone is not None:
-            divided = _first_failure(everyone) or self._attempt(stage, lambda: divide(everyone))  # type: ignore[arg-type]
-            parts = [divided] * self.world_size if isinstance(divided, EngineError) else divided  # type: ignore[assignment]
-        return _value(self._scatter(parts))
+            divided = self._combine(stage, everyone, divide)
+            parts = [divided] * self.world_size if isinstance(divided, EngineError) else divided
+        mine: _R | EngineError = self._scatter(parts)
+        return _value(mine)
 
     def first(self, stage: str, local: Callable[[], _T]) -> _T:
         """Run `local` on rank 0 alone; return its result everywhere."""
-        return _value(self._broadcast(self._attempt(stage, local) if self.coordinates else None))  # type: ignore[arg-type]
+        shared: _T | EngineError = self._broadcast(self._attempt(stage, local) if self.coordinates else None)
+        return _value(shared)
 
     def agree(self, stage: str, local: Callable[[], None]) -> None:
         """Run `local` on every rank; return once all of them succeeded."""
         self.gather(stage, local, lambda _: None)
+
+    def _combine(
+        self, stage: str, everyone: list[_T | EngineError], combine: Callable[[list[_T]], _R]
+    ) -> _R | EngineError:
+        """Return what `combine` makes of the ranks' results, or the failure that came first."""
+        failures = sorted((result for result in everyone if isinstance(result, EngineError)), key=lambda one: one.time)
+        if failures:
+            failures[0].failures = tuple(failures)
+            return failures[0]
+        return self._attempt(stage, lambda: combine([one for one in everyone if not isinstance(one, EngineError)]))
 
     def _attempt(self, stage: str, step: Callable[[], _T]) -> _T | EngineError:
         try:
@@ -70,13 +93,30 @@ class Ranks:
             known.traceback = known.traceback or "".join(traceback.format_exception(error))[-_TRACEBACK_CHARS:]
             return known
 
-    def _gather(self, mine: Any) -> list[Any] | None:  # noqa: ANN401 - any picklable value
+    def _gather(self, stage: str, mine: Any) -> list[Any] | None:  # noqa: ANN401 - any picklable value
         if self.alone:
             return [mine]
         everyone: list[Any] | None = [None] * self.world_size if self.coordinates else None
+        self._meet(stage)
         with _peers():
             dist.gather_object(mine, everyone, group=self.group, group_dst=0)
         return everyone
+
+    def _meet(self, stage: str) -> None:
+        """Wait for every rank; on rank 0, name the one that died or does not come."""
+        if not self._monitored:
+            return
+        started = time.monotonic()
+        try:
+            dist.monitored_barrier(self.group, timedelta(seconds=self._patience), wait_all_ranks=True)
+        except RuntimeError as error:
+            named = _ABSENT.search(str(error))
+            if named is None:
+                raise PeerLost.told_by(error) from error
+            ranks = [int(rank) for rank in named[1].split(",")]
+            if time.monotonic() - started < self._patience:
+                raise PeerLost.died(ranks, stage) from error
+            raise PeerHung.missing(ranks, stage, self._patience) from error
 
     def _broadcast(self, value: Any) -> Any:  # noqa: ANN401 - any picklable value
         if self.alone:
@@ -86,12 +126,12 @@ class Ranks:
             dist.broadcast_object_list(box, group=self.group, group_src=0)
         return box[0]
 
-    def _scatter(self, parts: list[Any] | None) -> Any:  # noqa: ANN401 - any picklable value
+    def _scatter(self, parts: Sequence[Any] | None) -> Any:  # noqa: ANN401 - any picklable value
         if self.alone:
             return (parts or [None])[0]
         box: list[Any] = [None]
         with _peers():
-            dist.scatter_object_list(box, parts, group=self.group, group_src=0)
+            dist.scatter_object_list(box, None if parts is None else list(parts), group=self.group, group_src=0)
         return box[0]
 
 
@@ -111,24 +151,17 @@ def _value(result: _T | EngineError) -> _T:
     return result
 
 
-def _first_failure(results: Sequence[Any]) -> EngineError | None:
-    failures = sorted((result for result in results if isinstance(result, EngineError)), key=lambda error: error.time)
-    if not failures:
-        return None
-    failures[0].failures = tuple(failures)
-    return failures[0]
+_twins: dict[int, dist.ProcessGroup] = {}
 
 
-_gloo: dict[int, dist.ProcessGroup] = {}
-
-
-def _with_cpu_backend() -> dist.ProcessGroup:
-    """Return a group that can carry objects in host memory: the default one, or a gloo twin of an NCCL one."""
+def _gloo_group() -> dist.ProcessGroup:
+    """Return the default group if it is gloo's, else a gloo twin of it, which all ranks make the first time."""
     default = dist.group.WORLD
-    assert default is not None  # noqa: S101 - initialised, or we would be alone
-    if "cpu" in {device.type for device in default._device_types}:  # noqa: SLF001 - has no public name
+    assert isinstance(default, dist.ProcessGroup)  # noqa: S101 - initialised, or we would be alone
+    if dist.get_backend(default) == dist.Backend.GLOO:
         return default
-    key = id(default)
-    if key not in _gloo:
-        _gloo[key] = dist.new_group(backend="gloo")
-    return _gloo[key]
+    if id(default) not in _twins:
+        twin = dist.new_group(backend="gloo")
+        assert isinstance(twin, dist.ProcessGroup)  # noqa: S101 - every rank is a member
+        _twins[id(default)] = twin
+    return _twins[id(default)]

@@ -88,8 +88,7 @@ class CheckpointReader(StorageReader):
         if parts.trailer and snapshot.manifest is not None:
             self.manifest = commit.decode_manifest(snapshot.manifest, parts.trailer, self.store.url)
             self._digest = parts.trailer.sha256
-            if parts.sha256 != self.manifest.metadata_sha256:
-                raise CheckpointCorrupted(layout.METADATA, "does not have the sha256 that its manifest names")
+            commit.check_pickle(parts.sha256, self.manifest)
         found = dcp_metadata.load(parts.pickled)
         if found.storage_meta is None:
             found.storage_meta = StorageMeta()

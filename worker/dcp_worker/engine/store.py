@@ -65,7 +65,7 @@ class Store(Protocol):
     def write(self, path: str, chunks: Iterable[Buffer], *, part_size: int, parallel: int) -> None:
         """Stream a new file. On an error no file stays.
 
-        Chunks may be referred to, not copied, until the call returns: at most `part_size * (parallel + 1)` bytes of them.
+        Chunks may be referred to, not copied, until the call returns: `part_size * (parallel + 1)` bytes at most.
         """
 
     def fill(self, path: str, offset: int, targets: Iterable[memoryview]) -> Iterator[memoryview]:

@@ -46,8 +46,7 @@ def verify(
         dcp_metadata.load(parts.pickled)
         if parts.trailer and snapshot.manifest is not None:
             manifest = commit.decode_manifest(snapshot.manifest, parts.trailer, store.url)
-            if parts.sha256 != manifest.metadata_sha256:
-                raise CheckpointCorrupted(layout.METADATA, "does not have the sha256 that its manifest names")
+            commit.check_pickle(parts.sha256, manifest)
             _check_digests(store, manifest, on_progress)
             return manifest.info(parts.trailer.sha256).model_copy(update={"verified": BY_DIGESTS})
         manifest = manifest_of_stock(store, snapshot.metadata)

@@ -189,7 +189,7 @@ class CheckpointWriter(StorageWriter):
         sizes.sort(key=lambda entry: entry[0].type != WriteItemType.BYTE_IO)
         small = sum(size for _, size in sizes) < _ONE_FILE
         for group in layout.spread(sizes, 1 if small else self.store.writers):
-            yield from layout.split(((entry, entry[1]) for entry in group))
+            yield from layout.split((entry, entry[1]) for entry in group)
 
     def _write_file(
         self,
@@ -270,7 +270,7 @@ class CheckpointWriter(StorageWriter):
             return []
 
 
-class _OtherFileFailed(Exception):  # noqa: N818 - a signal between the threads of one rank
+class _OtherFileFailed(Exception):
     """Another file of this rank failed: there is no point in going on."""
 
 

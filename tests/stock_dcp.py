@@ -1,0 +1,7 @@
+"""PyTorch's own DCP, from the modules that define it: type checkers don't see what its package re-exports."""
+
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+
+__all__ = ["DefaultSavePlanner", "load", "save"]
