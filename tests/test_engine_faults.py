@@ -1,9 +1,9 @@
 """What the engine promises when things break: the old checkpoint or the new one, whole, and an error that says why."""
 
 import os
-import shutil
 import signal
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from dcp_worker.contract import Reason
 from dcp_worker.engine import failpoints, layout
 from dcp_worker.engine.errors import (
     CheckpointCorrupted,
-    CheckpointExists,
     EngineError,
     PeerHung,
     StorageFull,
@@ -302,18 +301,34 @@ def test_async_saves_keep_their_order_and_lose_no_error(tmp_path: Path) -> None:
     assert values(run_ranks(2, programs.load, f"{tmp_path}/3", None, 3)) == [[], []]
 
 
-def test_orphans_of_other_saves_are_left_alone(tmp_path: Path) -> None:
+def test_orphans_are_left_to_an_explicit_clean_up(tmp_path: Path) -> None:
     url = tmp_path / "checkpoint"
     orphan = url / layout.data_folder(layout.new_save_id()) / "__0_0.distcp"
     orphan.parent.mkdir(parents=True)
     orphan.write_bytes(b"somebody may still be writing this")
     engine.save(state(1), str(url))
     engine.save(state(2), str(url), overwrite=True)
+    assert engine.clean(url) == []  # too young
+    gone = orphan.relative_to(url).as_posix()
+    assert engine.clean(url, older_than=timedelta(0), dry_run=True) == [gone]
     assert orphan.exists()
-    with pytest.raises(CheckpointExists):
-        engine.save(state(3), str(url))
-    shutil.rmtree(orphan.parent)
+    assert engine.clean(url, older_than=timedelta(0)) == [gone]
+    assert not orphan.parent.exists()
     assert loaded(str(url)) == 2
+
+
+def test_stale_uploads_are_aborted_by_a_clean_up(s3: s3_server.S3Server, tmp_path: Path) -> None:
+    url = s3.url(tmp_path.name)
+    engine.save(state(1), url, storage_options=s3.options)
+    key = f"{tmp_path.name}/{layout.data_path(layout.new_save_id(), 0, 0)}"
+    s3.client().create_multipart_upload(Bucket=s3.bucket, Key=key)
+    # moto says that every upload began in 2010, so this one counts as stale at once.
+    name = key.partition("/")[2]
+    assert engine.clean(url, storage_options=s3.options, dry_run=True) == [name]
+    assert s3.uploads(tmp_path.name) == [key]
+    assert engine.clean(url, storage_options=s3.options) == [name]
+    assert s3.uploads(tmp_path.name) == []
+    assert loaded(url, s3.options) == 1
 
 
 def _flip(file: Path, at: int) -> None:

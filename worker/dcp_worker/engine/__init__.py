@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dcp_worker.engine.api import load, save
     from dcp_worker.engine.asynchronous import AsyncSave, async_save
+    from dcp_worker.engine.cleanup import clean
     from dcp_worker.engine.look import find, inspect, preflight
     from dcp_worker.engine.reader import CheckpointReader
     from dcp_worker.engine.verification import verify
@@ -23,6 +24,7 @@ _HOMES = {
     "CheckpointReader": "reader",
     "CheckpointWriter": "writer",
     "async_save": "asynchronous",
+    "clean": "cleanup",
     "find": "look",
     "inspect": "look",
     "load": "api",
@@ -36,6 +38,7 @@ __all__ = [
     "CheckpointReader",
     "CheckpointWriter",
     "async_save",
+    "clean",
     "find",
     "inspect",
     "load",

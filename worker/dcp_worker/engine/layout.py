@@ -37,6 +37,12 @@ def data_folder(save_id: str) -> str:
     return f"data-{save_id}"
 
 
+def save_id_of(folder: str) -> str | None:
+    """Return whose data folder this is, None for any other folder."""
+    save_id = folder.removeprefix("data-")
+    return save_id if folder != save_id and _SAVE_ID.fullmatch(save_id) else None
+
+
 def manifest_path(save_id: str) -> str:
     """Return where a save's manifest lies."""
     return f"{data_folder(save_id)}/manifest.json"

@@ -102,6 +102,28 @@ def for_obstore(protocol: str, options: Mapping[str, Any]) -> ObstoreOptions:
     )
 
 
+def for_botocore(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate to botocore's `create_client`, for the little that obstore can't do."""
+    from botocore import UNSIGNED  # noqa: PLC0415 - seldom needed
+    from botocore.config import Config  # noqa: PLC0415
+
+    style = "virtual" if _virtual_hosted(options) else "path"
+    config = Config(
+        s3={"addressing_style": style},
+        connect_timeout=float(options.get("connect_timeout", _CONNECT_SECONDS)),
+        read_timeout=float(options.get("read_timeout", _READ_SECONDS)),
+        retries={"total_max_attempts": int(options.get("max_attempts", _ATTEMPTS)), "mode": "standard"},
+        proxies={"http": options["proxy_url"], "https": options["proxy_url"]} if "proxy_url" in options else None,
+        signature_version=UNSIGNED if options.get("anon") else None,
+    )
+    return {
+        "config": config,
+        "region_name": options.get("region"),
+        "endpoint_url": _endpoint(options) or None,
+        "verify": options.get("ca_bundle"),
+    }
+
+
 def _virtual_hosted(options: Mapping[str, Any]) -> bool:
     style = options.get("addressing_style", "auto")
     return bool(style == "virtual" or (style == "auto" and not _endpoint(options)))
