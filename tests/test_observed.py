@@ -180,7 +180,13 @@ def test_of_two_pods_with_one_index_the_one_that_says_more_counts() -> None:
 
 
 def test_pods_of_before_a_resume_do_not_count() -> None:
-    assert seen_attempt(pod(0, created=T0), pod(1, created=T9), body=job({"startTime": T5})).pods[0].index == 1
+    resumed = {"type": "Suspended", "status": "False", "lastTransitionTime": T5}
+    body = job({"startTime": T5, "conditions": [resumed]})
+    assert [each.index for each in seen_attempt(pod(0, created=T0), pod(1, created=T9), body=body).pods] == [1]
+
+
+def test_pods_created_before_a_late_start_time_count() -> None:
+    assert seen_attempt(pod(0, created=T0), body=job({"startTime": T5})).pods[0].index == 0
 
 
 def test_attempts_are_in_order() -> None:

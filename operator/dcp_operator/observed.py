@@ -146,6 +146,7 @@ def _attempt(body: Body, pods: list[Body], progress: Mapping[str, Progress]) -> 
     labels = _labels(body)
     end = _condition(status, "Failed") or _condition(status, "Complete") or {}
     started = _optional_time(status.get("startTime"))
+    resumed = _optional_time((_condition(status, "Suspended", "False") or {}).get("lastTransitionTime"))
     return Attempt(
         job_name=metadata["name"],
         attempt=int(labels[ATTEMPT_LABEL]),
@@ -158,8 +159,9 @@ def _attempt(body: Body, pods: list[Body], progress: Mapping[str, Progress]) -> 
         started=started,
         finished=_optional_time(end.get("lastTransitionTime")),
         job_failure=end.get("reason", "") if end.get("type") == "Failed" else "",
-        # A queue that took its admission back and gave it again leaves pods of before behind for a moment.
-        pods=_latest([_pod(each) for each in pods if started is None or _created(each) >= started]),
+        # A queue that took its admission back and gave it again leaves pods of before behind for a moment. Not by the
+        # start time, which a Job controller whose first status write failed sets after it has created the pods.
+        pods=_latest([_pod(each) for each in pods if resumed is None or _created(each) >= resumed]),
         progress=progress.get(metadata["name"]),
     )
 
