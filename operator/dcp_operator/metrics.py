@@ -43,6 +43,9 @@ SECONDS: Final = Histogram(
     buckets=(1, 3, 10, 30, 60, 180, 600, 1800, 3600),
     registry=REGISTRY,
 )
+IN_SERVICE: Final = Gauge(
+    "dcp_in_service", "1 once the cache is complete and Checkpoints are worked on.", registry=REGISTRY
+)
 LEADING: Final = Gauge("dcp_leading", "1 while this replica holds the Lease.", registry=REGISTRY)
 
 

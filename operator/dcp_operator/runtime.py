@@ -100,6 +100,7 @@ class Runtime:
                     logger.warning("the cache can't be filled yet: %s", error)
                     await asyncio.sleep(1)
             queue.resume()
+            metrics.IN_SERVICE.set(1)
             logger.info("in service: %d Checkpoints", audit.reconciler.cache.count(CHECKPOINTS))
             await audit.forever()
         except Exception:

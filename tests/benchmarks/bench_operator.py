@@ -118,7 +118,7 @@ async def writes(client: Client, operator: OperatorProcess, count: int) -> dict[
     before = operator.writes()
     await each(range(count), lambda number: client.create(checkpoint(f"writes-{number}", "writes")))
     await client.until_status("writes", count)
-    jobs = await client.list("batch/v1", "jobs", "writes")
+    jobs = await client.every("batch/v1", "jobs", "writes")
     pods = [pod for job in jobs for pod in await client.start_pods(job)]
     await client.until_phase("writes", "Running", count)
     await each(pods, client.finish_pod)
@@ -164,9 +164,8 @@ async def restart(client: Client, start: Callable[[], OperatorProcess], count: i
             }
 
 
-async def measure(kubeconfig: Path, folder: Path, *, quick: bool) -> dict[str, Any]:
+async def measure(kubeconfig: Path, folder: Path, many: int, finished: int) -> dict[str, Any]:
     """Run all of it, one after the other."""
-    many, finished = (100, 500) if quick else (1000, 10_000)
     found: dict[str, Any] = {}
     async with Client.connect(kubeconfig) as client:
         found["limit"] = await limit(client, many)
@@ -197,13 +196,16 @@ GOALS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a tenth of everything")
+    parser.add_argument("--quick", action="store_true", help="100 at once and 500 finished")
+    parser.add_argument("--many", type=int, default=1000, help="Checkpoints applied at once")
+    parser.add_argument("--finished", type=int, default=10_000, help="finished Checkpoints held in memory")
     parser.add_argument("--output", type=Path, default=TREE / "bench-operator.json")
     options = parser.parse_args()
     with api_server(controllers=False) as plane, tempfile.TemporaryDirectory() as folder:
         plane.kubectl("apply", "-k", str(TREE / "manifests/crds"))
         plane.kubectl("wait", "--for=condition=Established", "crd/checkpoints.dcp-operator.io")
-        found = asyncio.run(measure(plane.kubeconfig(), Path(folder), quick=options.quick))
+        many, finished = (100, 500) if options.quick else (options.many, options.finished)
+        found = asyncio.run(measure(plane.kubeconfig(), Path(folder), many, finished))
     for section, figures in found.items():
         rows = figures.items() if isinstance(figures, dict) else [("", figures)]
         for name, value in rows:

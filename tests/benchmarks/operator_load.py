@@ -4,6 +4,7 @@ import asyncio
 import json
 import ssl
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ PLURALS = {
     "Job": "jobs",
     "Pod": "pods",
 }
-STARTED = "2026-01-01T00:00:00Z"
+
 MERGE = {"Content-Type": "application/merge-patch+json"}
 METADATA_ONLY = {"Accept": "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"}
 
@@ -80,18 +81,23 @@ class Client:
         account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name}}
         await self.create(account)
 
-    async def list(self, version: str, plural: str, namespace: str) -> list[Body]:
+    async def every(self, version: str, plural: str, namespace: str) -> list[Body]:
         items: list[Body] = (await self.send("GET", path(version, plural, namespace)))["items"]
         kind = next(kind for kind, known in PLURALS.items() if known == plural)
         return [{"apiVersion": version, "kind": kind, **item} for item in items]
 
-    async def until_phase(self, namespace: str, phase: str, count: int) -> None:
-        async with asyncio.timeout(300):
-            while True:
-                found = await self.list(GROUP, "checkpoints", namespace)
-                if sum((each.get("status") or {}).get("phase") == phase for each in found) >= count:
-                    return
-                await asyncio.sleep(0.5)
+    async def until_phase(self, namespace: str, phase: str, count: int, seconds: float = 60) -> None:
+        """Wait until so many Checkpoints are in the phase."""
+        deadline = time.monotonic() + seconds
+        while True:
+            phases = [
+                (each.get("status") or {}).get("phase") for each in await self.every(GROUP, "checkpoints", namespace)
+            ]
+            if phases.count(phase) >= count:
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{count} Checkpoints in phase {phase}; instead {Counter(phases)}")
+            await asyncio.sleep(0.5)
 
     async def until_status(self, namespace: str, count: int) -> None:
         await self.until_phase(namespace, "Starting", count)
@@ -101,7 +107,7 @@ class Client:
         made = []
         for index in (0, 1):
             pod = await self.create(running_pod(job, index))
-            made.append(await self.write_status(pod, pod_status("Running", {"running": {"startedAt": STARTED}})))
+            made.append(await self.write_status(pod, pod_status("Running", {"running": {"startedAt": now()}})))
         return made
 
     async def finish_pod(self, pod: Body) -> None:
@@ -114,12 +120,12 @@ class Client:
         """Call a Job Complete."""
         where = f"{path('batch/v1', 'jobs', job['metadata']['namespace'])}/{job['metadata']['name']}/status"
         conditions = [
-            {"type": kind, "status": "True", "lastProbeTime": STARTED, "lastTransitionTime": STARTED}
+            {"type": kind, "status": "True", "lastProbeTime": now(), "lastTransitionTime": now()}
             for kind in ("SuccessCriteriaMet", "Complete")
         ]
         status = {
-            "startTime": STARTED,
-            "completionTime": STARTED,
+            "startTime": job["metadata"]["creationTimestamp"],
+            "completionTime": now(),
             "succeeded": 2,
             "ready": 0,
             "completedIndexes": "0,1",
@@ -151,6 +157,10 @@ class Client:
                 async with created.changed:
                     created.times.setdefault(name, time.monotonic())
                     created.changed.notify_all()
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def path(version: str, plural: str, namespace: str | None = None) -> str:
@@ -243,7 +253,7 @@ def pod_status(phase: str, state: Body) -> Body:
         "restartCount": 0,
         "state": state,
     }
-    conditions = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": STARTED}]
+    conditions = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": now()}]
     return {
         "phase": phase,
         "conditions": conditions,
@@ -259,7 +269,7 @@ def ended_pod_status(index: str) -> Body:
         info = {"url": "s3://bucket/x", "saveId": "0123456789abcdef", "step": 1, "bytes": 1_500_000_000}
         report |= {"result": "Saved", "checkpoint": {**info, "files": 16, "tensors": 400, "worldSize": 16}}
         report |= {"bytesMoved": 1_500_000_000, "seconds": 12.5}
-    ended = {"exitCode": 0, "reason": "Completed", "startedAt": STARTED, "finishedAt": STARTED}
+    ended = {"exitCode": 0, "reason": "Completed", "startedAt": now(), "finishedAt": now()}
     return pod_status("Succeeded", {"terminated": {**ended, "message": json.dumps(report)}})
 
 
@@ -287,19 +297,18 @@ def finished_status(name: str) -> Body:
             "status": "True" if kind in true else "False",
             "reason": "Saved",
             "message": message if kind in true else "",
-            "lastTransitionTime": STARTED,
+            "lastTransitionTime": now(),
             "observedGeneration": 1,
         }
         for kind in ("Ready", "Reconciling", "Stalled", "Complete", "Failed", "Suspended")
     ]
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return {
         "observedGeneration": 1,
         "phase": "Succeeded",
         "reason": "Saved",
         "conditions": conditions,
-        "startTime": now,
-        "completionTime": now,
+        "startTime": now(),
+        "completionTime": now(),
         "durationSeconds": 72,
         "attempts": 1,
         "retries": {"settled": 1},
