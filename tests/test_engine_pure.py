@@ -16,6 +16,7 @@ from dcp_worker.contract import Conflict, Origin, Reason
 from dcp_worker.engine import archive, digest, errors, layout, metadata, options, ranges
 from dcp_worker.engine.manifest import Chunk, DataFile, Manifest, Tensor
 from dcp_worker.engine.payload import PIECE, Payload, rows
+from dcp_worker.engine.store import open_store
 
 SHAPES = [(), (1,), (5,), (0, 3), (4, 6), (2, 3, 4)]
 DTYPES = [
@@ -174,7 +175,9 @@ def test_a_manifest_survives_its_json() -> None:
         files=(DataFile("data/__0_0.distcp", 4224, 77, 0),),
         tensors={"w": Tensor("float32", (2, 8), (chunk,)), "e": Tensor(None, (), ())},
     )
-    assert Manifest.decode(manifest.encode(), "s3://b/k") == manifest
+    again = Manifest.decode(manifest.encode(), "s3://b/k")
+    assert again == manifest
+    assert again.encode() == manifest.encode()
     assert manifest.tensors_in("data/__0_0.distcp", 0, 128) == []
     assert manifest.tensors_in("data/__0_0.distcp", 0, 129) == ["w"]
 
@@ -255,6 +258,23 @@ def test_errors_cross_between_ranks_whole() -> None:
     assert (str(again), again.rank, again.conflict) == (str(error), 3, error.conflict)
     assert again.failures == (again,)
     assert "Checkpoint n/x (uid u)" in str(again)
+
+
+@pytest.mark.parametrize(
+    ("url", "given_options"),
+    [
+        ("s3://bucket/key", {"proxy_url": "http://p:1", "requester_pays": True, "server_side_encryption": "AES256"}),
+        (
+            "s3://bucket/key",
+            {"server_side_encryption": "aws:kms", "sse_kms_key_id": "k", "addressing_style": "virtual"},
+        ),
+        ("gs://bucket/key", {"endpoint_url": "http://localhost:4443", "project": "p"}),
+        ("az://container/key", {"account_name": "a", "endpoint_url": "http://localhost:10000/a", "max_attempts": 2}),
+        ("abfs://container@account.dfs.core.windows.net/key", {"connect_timeout": 3.0}),
+    ],
+)
+def test_every_option_is_one_that_obstore_knows(url: str, given_options: dict[str, Any]) -> None:
+    assert open_store(url, given_options | {"anon": True}).url == url
 
 
 def test_options_are_translated_and_unknown_ones_refused() -> None:

@@ -61,6 +61,21 @@ def test_bare_dcp_save_and_load(place: tuple[str, dict[str, Any]]) -> None:
     assert values(run_ranks(2, programs.bare_round_trip, url, options)) == [[], []]
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_bare_dcp_async_save(place: tuple[str, dict[str, Any]]) -> None:
+    import torch
+    from torch.distributed.checkpoint.state_dict_saver import async_save
+
+    url, options = place
+    state: dict[str, Any] = {"w": torch.arange(1000.0), "step": 3}
+    saving: Any = async_save(state, storage_writer=engine.CheckpointWriter(url, storage_options=options))
+    saving.result()
+    found: dict[str, Any] = {"w": torch.zeros(1000), "step": 0}
+    engine.load(found, url, storage_options=options)
+    assert found["step"] == 3
+    assert torch.equal(found["w"], state["w"])
+
+
 def test_refused_then_replaced_then_refused(place: tuple[str, dict[str, Any]]) -> None:
     url, options = place
     first = values(run_ranks(2, programs.save_args, url, options, 1, {"origin": ORIGIN}))[0]

@@ -5,10 +5,10 @@ Chunks are arrays, not objects: at a thousand ranks there are millions of them. 
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self, overload
 
 from dcp_worker.contract import CheckpointInfo, Origin
 
@@ -39,13 +39,38 @@ class Chunk(NamedTuple):
     payload: int | None
 
 
+class Chunks(Sequence[Chunk]):
+    """Chunks as they stand in the JSON; each becomes a Chunk when it is looked at, as few of millions are."""
+
+    def __init__(self, arrays: Sequence[Any]) -> None:
+        self._arrays = arrays
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    @overload
+    def __getitem__(self, index: int) -> Chunk: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Chunks": ...
+    def __getitem__(self, index: int | slice) -> "Chunk | Chunks":
+        if isinstance(index, slice):
+            return Chunks(self._arrays[index])
+        offsets, sizes, *rest = self._arrays[index]
+        return Chunk(tuple(offsets), tuple(sizes), *rest)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment] # compared by value, never a key
+
+
 @dataclass(frozen=True)
 class Tensor:
     """One entry of the state dict; `dtype` is None for an object that is no tensor (BYTE_IO)."""
 
     dtype: str | None
     shape: tuple[int, ...]
-    chunks: tuple[Chunk, ...]
+    chunks: Sequence[Chunk]
 
 
 @dataclass(frozen=True)
@@ -84,7 +109,7 @@ class Manifest:
                 for file in self.files
             ],
             "tensors": {
-                name: {"dtype": tensor.dtype, "shape": tensor.shape, "chunks": tensor.chunks}
+                name: {"dtype": tensor.dtype, "shape": tensor.shape, "chunks": list(tensor.chunks)}
                 for name, tensor in self.tensors.items()
             },
         }
@@ -158,5 +183,4 @@ class Manifest:
 
 
 def _tensor(entry: dict[str, Any]) -> Tensor:
-    chunks = tuple(Chunk(tuple(offsets), tuple(sizes), *rest) for offsets, sizes, *rest in entry["chunks"])
-    return Tensor(entry["dtype"], tuple(entry["shape"]), chunks)
+    return Tensor(entry["dtype"], tuple(entry["shape"]), Chunks(entry["chunks"]))

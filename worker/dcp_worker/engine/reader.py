@@ -65,7 +65,7 @@ class CheckpointReader(StorageReader):
         self._snapshot: commit.Snapshot | None = None
         self._digest = ""
         self._infos: Mapping[Any, _StorageInfo] = {}
-        self._chunks: dict[tuple[str, tuple[int, ...]], Chunk] = {}
+        self._chunks: dict[str, dict[tuple[int, ...], Chunk]] = {}
         self._dtypes: dict[str, str] = {}
 
     def reset(self, checkpoint_id: str | PathLike[str] | None = None) -> None:
@@ -101,12 +101,7 @@ class CheckpointReader(StorageReader):
         self._infos = metadata.storage_data or {}
         tensors = self.manifest.tensors if self.manifest else {}
         self._dtypes = {name: tensor.dtype for name, tensor in tensors.items() if tensor.dtype is not None}
-        self._chunks = {
-            (name, chunk.offsets): chunk
-            for name in self._dtypes
-            for chunk in tensors[name].chunks
-            if chunk.payload is not None
-        }
+        self._chunks = {}
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
         """Note which save this rank looks at."""
@@ -156,7 +151,7 @@ class CheckpointReader(StorageReader):
         targets: list[tuple[ReadItem, torch.Tensor]] = []
         whole: list[tuple[tuple[ReadItem, _StorageInfo], int]] = []
         for item, info in places:
-            chunk = self._chunks.get((item.storage_index.fqn, tuple(item.storage_index.offset or ())))
+            chunk = self._chunk_of(item)
             if chunk and item.type == LoadItemType.TENSOR:
                 target = planner.resolve_tensor(item).detach()
                 targets.append((item, target))
@@ -171,6 +166,14 @@ class CheckpointReader(StorageReader):
             planner.commit_tensor(item, target)
         for batch in layout.split(whole, self._memory_limit // 2):
             self._read_whole(batch, planner, fetcher, meter)
+
+    def _chunk_of(self, item: ReadItem) -> Chunk | None:
+        """Return the manifest's entry for a chunk that can be read without `torch.load`."""
+        name = item.storage_index.fqn
+        if name not in self._chunks:
+            chunks = self.manifest.tensors[name].chunks if self.manifest and name in self._dtypes else ()
+            self._chunks[name] = {chunk.offsets: chunk for chunk in chunks if chunk.payload is not None}
+        return self._chunks[name].get(tuple(item.storage_index.offset or ()))
 
     def _info_of(self, item: ReadItem) -> _StorageInfo:
         info = self._infos[item.storage_index]
