@@ -16,6 +16,8 @@ from typing import Any, Final
 
 from dcp_worker.contract import CheckpointInfo, Conflict, RankFailure, Reason
 
+LAUNCHER_ENV: Final = "DCP_LAUNCHER"
+"""The launcher's pid, for the server that forks the ranks: whether its parent is still the one that started it."""
 TRACEBACK_CHARS: Final = 2000
 _PR_SET_PDEATHSIG: Final = 1
 _MAX_WARNINGS: Final = 8

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Final
 
 from dcp_worker import verdict, watch
 from dcp_worker.contract import PROGRESS_KEY, Progress, RankFailure, Reason, Report, Task
-from dcp_worker.member import Outcome, Place, enter
+from dcp_worker.member import LAUNCHER_ENV, Outcome, Place, enter
 from dcp_worker.pulse import Slot
 
 TICK_SECONDS: Final = 0.2
@@ -140,6 +141,7 @@ class Supervisor:
         """Fork the ranks from a server that has torch loaded; the first one waits until it has."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOADED)
+        os.environ[LAUNCHER_ENV] = str(os.getpid())
         slots = context.RawArray(Slot, self.task.workers.num_proc_per_node)
         self._print(Progress(stage="loading torch", time=time.time()))
         for local_rank, slot in enumerate(slots):

@@ -5,9 +5,12 @@ torch would notice the end of its launcher only afterwards. One that took a SIGT
 would take the ranks with it in the middle of a save.
 """
 
+import os
 import signal
 
-from dcp_worker.member import die_with_parent
+from dcp_worker.member import LAUNCHER_ENV, die_with_parent
 
 die_with_parent()
+if os.environ.get(LAUNCHER_ENV) not in {None, str(os.getppid())}:
+    os._exit(1)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -60,7 +60,7 @@ def culprits(sights: Sequence[Sight], seconds: float) -> list[Sight]:
 
 def describe(sight: Sight) -> str:
     """Say how a rank hung."""
-    if sight.silent >= STILL_SECONDS:
+    if sight.silent >= sight.still / 2:
         return f"no heartbeat for {sight.silent:.0f} s: the process is stopped or blocked"
     return f"no progress for {sight.still:.0f} s, and it waits for no other rank"
 
