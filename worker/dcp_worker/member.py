@@ -1,6 +1,7 @@
 """What crosses between a launcher and the ranks that it forks. Imports no torch, so that the launcher needs none."""
 
 import ctypes
+import gc
 import io
 import logging
 import multiprocessing
@@ -96,6 +97,9 @@ def enter(
 ) -> None:
     """Run one rank in this freshly forked process, send its Outcome, and end the process."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # What was loaded before the fork stays, in memory that all ranks share as long as nobody touches it.
+    gc.freeze()
+    gc.enable()
     # The forkserver is tied to the launcher, and each rank to the forkserver.
     die_with_parent()
     launcher = multiprocessing.parent_process()
