@@ -69,7 +69,7 @@ class Cache:
             key = Key(metadata["namespace"], metadata["name"])
             if not _newer(self._checkpoints.get(key), body):
                 return None
-            self._checkpoints[key] = slim(resource, body)
+            self._checkpoints[key] = _rest(resource, slim(resource, body))
             self._keys[uid] = key
             return key
         owner = (metadata.get("labels") or {}).get(UID_LABEL)
@@ -78,7 +78,7 @@ class Cache:
         shelf = self._shelf(resource, owner)
         if not _newer(shelf.get(metadata["name"]), body):
             return None
-        shelf[metadata["name"]] = slim(resource, body)
+        shelf[metadata["name"]] = _rest(resource, slim(resource, body))
         self._owners[resource.kind, metadata["namespace"], metadata["name"]] = owner
         return self._keys.get(owner)
 
@@ -114,18 +114,6 @@ class Cache:
         if found is None:
             return [], []
         return [_unpack(entry) for entry in found.jobs.values()], [_unpack(entry) for entry in found.pods.values()]
-
-    def pack(self, key: Key) -> None:
-        """Have a finished Checkpoint and what belongs to it take little memory."""
-        entry = self._checkpoints.get(key)
-        if entry is None:
-            return
-        self._checkpoints[key] = _pack(entry)
-        found = self._attempts.get(_uid(entry) or "")
-        if found is not None:
-            for shelf in (found.jobs, found.pods):
-                for name, body in shelf.items():
-                    shelf[name] = _pack(body)
 
     def version(self, resource: Resource, namespace: str, name: str, uid: str) -> int:
         """Return the version of an object that is here; 0 if none is, infinity's stand-in if it was deleted."""
@@ -197,6 +185,19 @@ def slim(resource: Resource, body: Body) -> Body:
     return {**kept, "spec": spec, "status": body.get("status") or {}}
 
 
+def _rest(resource: Resource, body: Body) -> Entry:
+    """Return the body packed if it has come to its end: it will hardly be looked at again."""
+    status = body["status"]
+    if resource is CHECKPOINTS:
+        ended = "completionTime" in status
+    elif resource is PODS:
+        ended = status.get("phase") in {"Succeeded", "Failed"}
+    else:
+        ends = {each["type"] for each in status.get("conditions") or () if each["status"] == "True"}
+        ended = not ends.isdisjoint({"Complete", "Failed"})
+    return _pack(body) if ended else body
+
+
 def _newer(entry: Entry | None, body: Body) -> bool:
     """Say whether a body is news. Versions grow over all objects of a kind, so also over one name's successive uids."""
     return int(body["metadata"]["resourceVersion"]) > _version(entry)
@@ -217,11 +218,10 @@ def _version(entry: Entry | None) -> int:
     return entry.version if isinstance(entry, Packed) else int(entry["metadata"]["resourceVersion"])
 
 
-def _pack(entry: Entry) -> Packed:
-    if isinstance(entry, Packed):
-        return entry
-    text = json.dumps(entry, separators=(",", ":")).encode()
-    return Packed(entry["metadata"]["uid"], _version(entry), zlib.compress(text, 1))
+def _pack(body: Body) -> Packed:
+    metadata = body["metadata"]
+    text = json.dumps(body, separators=(",", ":")).encode()
+    return Packed(metadata["uid"], int(metadata["resourceVersion"]), zlib.compress(text, 1))
 
 
 def _unpack(entry: Entry) -> Body:

@@ -50,10 +50,14 @@ class Claims:
     def note(self, key: Key, body: Body) -> None:
         """Take in what a body says about its Checkpoint's claim."""
         self._release(key)
+        status = body.get("status") or {}
+        if "completionTime" in status and status.get("runId", "") == (body.get("spec") or {}).get("runId", ""):
+            # Finished: no claim, and so no need to parse it.
+            return
         parsed = self.parsed(key, body)
         if isinstance(parsed, SpecError):
             return
-        claim = Rival.of(parsed, Status.read(body.get("status")))
+        claim = Rival.of(parsed, Status.read(status))
         if claim is not None:
             self._claims[key] = claim
             self._by_url[claim.url_key][key] = claim

@@ -234,6 +234,8 @@ class Cluster:
 async def load_configuration() -> Configuration:
     """Return the address and the credentials: the service account's in a pod, else the kubeconfig's."""
     configuration = Configuration()
+    # As kopf does for the watches. To look for proxies in the environment costs two changes of thread per request.
+    configuration.client_session_kwargs = {"trust_env": False}
     try:
         load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except ConfigException:

@@ -1,7 +1,8 @@
-"""Events, posted in the background: a burst of them must not hold up the work that they speak of."""
+"""Events, posted in the background, giving way to the work that they speak of."""
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -13,6 +14,9 @@ from dcp_operator.cluster import Cluster
 LIMIT: Final = 10_000
 """Events that may wait; what is beyond is dropped: the status says all that an event does."""
 
+PAUSE: Final = 0.1
+LONGEST_DELAY: Final = 10.0
+
 
 @dataclass
 class Poster:
@@ -20,10 +24,12 @@ class Poster:
 
     Args:
         cluster: Where to post.
+        busy: Says whether there is more urgent work; a burst of Checkpoints comes before what is said about it.
         workers: Requests under way at most.
     """
 
     cluster: Cluster
+    busy: Callable[[], bool]
     workers: int = 4
     _waiting: asyncio.Queue[tuple[Body, Event, str]] = field(default_factory=lambda: asyncio.Queue(LIMIT), init=False)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list, init=False)
@@ -51,8 +57,14 @@ class Poster:
         while True:
             body, event, now = await self._waiting.get()
             try:
+                await self._give_way()
                 await self.cluster.post_event(
                     body, kind=event.type, reason=event.reason, message=event.message, now=now
                 )
             finally:
                 self._waiting.task_done()
+
+    async def _give_way(self) -> None:
+        deadline = asyncio.get_running_loop().time() + LONGEST_DELAY
+        while self.busy() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - nothing tells the end
+            await asyncio.sleep(PAUSE)

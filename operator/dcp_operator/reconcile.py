@@ -113,7 +113,6 @@ class Reconciler:
         phase = decision.status.get("phase")
         if phase is not None and Phase(phase).terminal:
             self.claims.settle(key)
-            self.cache.pack(key)
         if decision.wake_at is None:
             return None
         return max(SOONEST, (decision.wake_at - self.now()).total_seconds())

@@ -56,7 +56,7 @@ class Runtime:
         queue: WorkQueue[Key]
         cache = Cache()
         site = CLUSTER.model_copy(update={"protocols": self.settings.protocols or CLUSTER.protocols})
-        poster = Poster(self.cluster)
+        poster = Poster(self.cluster, lambda: queue.depth > 0)
         progress = ProgressReader(self.cluster, lambda key: queue.add(key))  # noqa: PLW0108 - there is no queue yet
         builder = Builder(image=self.settings.worker_image)
         reconciler = Reconciler(self.cluster, cache, Claims(site), builder, progress, poster)

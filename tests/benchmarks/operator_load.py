@@ -81,6 +81,10 @@ class Client:
         account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name}}
         await self.create(account)
 
+    async def clear(self, namespace: str) -> None:
+        """Delete the Checkpoints of a namespace."""
+        await self.send("DELETE", path(GROUP, "checkpoints", namespace))
+
     async def every(self, version: str, plural: str, namespace: str) -> list[Body]:
         items: list[Body] = (await self.send("GET", path(version, plural, namespace)))["items"]
         kind = next(kind for kind, known in PLURALS.items() if known == plural)
