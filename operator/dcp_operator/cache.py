@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from dcp_operator.api import CHECKPOINTS, JOBS, PODS, Body, Resource
-from dcp_operator.naming import UID_LABEL
+from dcp_operator.naming import JOB_LABEL, UID_LABEL
 
 TOMBSTONES: Final = 20_000
 """How many deleted uids are remembered: far more than there can be answers on their way."""
@@ -83,7 +83,11 @@ class Cache:
         return self._keys.get(owner)
 
     def remove(self, resource: Resource, namespace: str, name: str, uid: str) -> Key | None:
-        """Forget an object that is gone; return the Checkpoint to look at again."""
+        """Forget an object that is gone; return the Checkpoint to look at again.
+
+        The last state of a pod is kept for as long as its Job is there: it holds the Report, or shows that somebody
+        deleted the pod while it ran.
+        """
         self._deleted[uid] = None
         while len(self._deleted) > TOMBSTONES:
             self._deleted.popitem(last=False)
@@ -98,8 +102,13 @@ class Cache:
         if owner is None or _uid(self._shelf(resource, owner).get(name)) != uid:
             return None
         del self._owners[resource.kind, namespace, name]
-        del self._shelf(resource, owner)[name]
-        if not self._attempts[owner].jobs and not self._attempts[owner].pods:
+        attempts = self._attempts[owner]
+        if resource is JOBS:
+            del attempts.jobs[name]
+            self._drop_pods(attempts, namespace)
+        elif not attempts.jobs:
+            del attempts.pods[name]
+        if not attempts.jobs and not attempts.pods:
             del self._attempts[owner]
         return self._keys.get(owner)
 
@@ -148,6 +157,12 @@ class Cache:
         if resource is CHECKPOINTS:
             return len(self._checkpoints)
         return sum(kind == resource.kind for kind, _, _ in self._owners)
+
+    def _drop_pods(self, attempts: Attempts, namespace: str) -> None:
+        """Forget the pods that are gone and whose Job is gone as well."""
+        for name in [each for each in attempts.pods if (PODS.kind, namespace, each) not in self._owners]:
+            if _unpack(attempts.pods[name])["metadata"]["labels"].get(JOB_LABEL) not in attempts.jobs:
+                del attempts.pods[name]
 
     def _shelf(self, resource: Resource, owner: str) -> dict[str, Entry]:
         attempts = self._attempts[owner]

@@ -124,6 +124,7 @@ def _listener(resource: Resource, reconciler: Reconciler, add: Callable[[Key], N
         body = event["object"]
         if event["type"] == "DELETED":
             metadata = body["metadata"]
+            reconciler.take(resource, body)
             key = reconciler.drop(resource, metadata["namespace"], metadata["name"], metadata["uid"])
         else:
             key = reconciler.take(resource, body)

@@ -1,0 +1,281 @@
+"""Each reason, made to happen on the cluster: what `kubectl get` shows, and the event that goes with it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.facts import Facts
+from cluster.places import run_dir
+from e2e.conftest import RESTRICTED, secret
+from e2e.kube import Body, Kube, condition, until
+from e2e.objects import checkpoint, gpt, storage
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+
+SOURCE = Path(__file__).with_name("workload_that_fails.py")
+ONE = {"numProcPerNode": 1, "device": "cpu"}
+TWO_PODS = {"numNodes": 2, "device": "cpu"}
+MOUNTED = {
+    "spec": {
+        "volumes": [{"name": "workloads", "configMap": {"name": "workloads"}}],
+        "containers": [
+            {
+                "name": "worker",
+                "env": [{"name": "PYTHONPATH", "value": "/workloads:/opt/dcp/examples"}],
+                "volumeMounts": [{"name": "workloads", "mountPath": "/workloads"}],
+            }
+        ],
+    }
+}
+
+
+def failing(name: str, steps: int = 1) -> Body:
+    return {"entrypoint": f"workload_that_fails:{name}", "args": {"size": "1M"}, "steps": steps}
+
+
+def workloads() -> Body:
+    data = {SOURCE.name: SOURCE.read_text()}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "workloads"}, "data": data}
+
+
+def pod(**container: Any) -> Body:
+    return {"spec": {"containers": [{"name": "worker", **container}]}}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A Checkpoint and what becomes of it."""
+
+    reason: str
+    spec: Body
+    phase: str = "Failed"
+    says: str = ""
+    failure: Body = field(default_factory=dict)
+
+
+def cases(facts: Facts, space: str) -> dict[str, Case]:
+    def at(path: str, **more: Any) -> Body:
+        return storage(facts, f"{space}/{path}", **more)
+
+    def save(path: str, **spec: Any) -> Body:
+        found: Body = gpt(facts, "x", f"{space}/{path}", **spec)["spec"]
+        return found
+
+    def load(path: str, **spec: Any) -> Body:
+        return save(path, operation="Load", **spec)
+
+    elsewhere = at("unavailable")
+    elsewhere["options"]["endpoint_url"] = "http://10.90.0.2:1"
+    wrong = at("denied", credentialsSecretRef={"name": "wrong"})
+    on_host = {"spec": {"volumes": [{"name": "node", "hostPath": {"path": "/"}}]}}
+    full = {
+        "spec": {
+            "volumes": [{"name": "small", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}],
+            "containers": [{"name": "worker", "volumeMounts": [{"name": "small", "mountPath": "/small"}]}],
+        }
+    }
+    return {
+        "verified": Case("Verified", {"operation": "Verify", "storage": at("base")}, "Succeeded"),
+        "conflict": Case("OverwriteConflict", save("base", workers=ONE), "Conflict", "already exists"),
+        "entrypoint": Case(
+            "EntrypointError", save("e", workload={"entrypoint": "nowhere:Workload"}, workers=ONE), says="nowhere"
+        ),
+        "rank": Case(
+            "RankFailed",
+            save("r", workload=failing("RaisesInRankOne"), workers={"numProcPerNode": 2, "podTemplate": MOUNTED}),
+            says="rank 1 says no",
+            failure={"rank": 1},
+        ),
+        "hung": Case(
+            "RankHung",
+            save(
+                "h",
+                workload=failing("HangsInRankOne"),
+                workers={**TWO_PODS, "podTemplate": MOUNTED},
+                timeouts={"activeSeconds": 40},
+            ),
+            failure={"rank": 1},
+        ),
+        "slow": Case(
+            "DeadlineExceeded",
+            save(
+                "s",
+                workload=failing("Slow", 1000),
+                workers={**ONE, "podTemplate": MOUNTED},
+                timeouts={"activeSeconds": 20},
+            ),
+        ),
+        "memory": Case(
+            "OutOfMemory",
+            save("o", workers={**ONE, "podTemplate": pod(resources={"limits": {"memory": "150Mi"}})}),
+            failure={"retriable": True},
+        ),
+        "image": Case("ImagePullFailed", save("i", workers={**ONE, "image": "localhost:5000/none:1"}), says="none:1"),
+        "timeout": Case(
+            "StartTimeout",
+            save(
+                "t",
+                workers={**ONE, "podTemplate": {"spec": {"nodeSelector": {"no": "where"}}}},
+                timeouts={"startSeconds": 15},
+            ),
+            says="can't be scheduled",
+        ),
+        "unavailable": Case(
+            "StorageUnavailable", save("u", storage=elsewhere, workers=ONE), failure={"retriable": True}
+        ),
+        "denied": Case("StorageDenied", save("d", storage=wrong, workers=ONE)),
+        "full": Case(
+            "StorageFull", save("f", storage={"url": "file:///small/x"}, workers={**ONE, "podTemplate": full})
+        ),
+        "missing": Case("CheckpointNotFound", load("nothing-here", workers=ONE)),
+        "mismatch": Case(
+            "StateMismatch", load("base", workload={"entrypoint": "gpt:Workload", "args": {"size": "2M"}}, workers=ONE)
+        ),
+        "corrupted": Case("CheckpointCorrupted", load("damaged", workers=ONE)),
+        "device": Case("DeviceUnavailable", save("c", workers={"numProcPerNode": 2, "device": "cuda"})),
+        "invalid": Case("InvalidSpec", save("v", workers={**ONE, "podTemplate": on_host}), says="hostPath"),
+        "suspended": Case("Suspended", save("p", suspend=True), "Suspended"),
+    }
+
+
+NAMES = [
+    "verified",
+    "conflict",
+    "entrypoint",
+    "rank",
+    "hung",
+    "slow",
+    "memory",
+    "image",
+    "timeout",
+    "unavailable",
+    "denied",
+    "full",
+    "missing",
+    "mismatch",
+    "corrupted",
+    "device",
+    "invalid",
+    "suspended",
+]
+
+
+@pytest.fixture(scope="module")
+def space(admin: Kube, operator: Kube, facts: Facts) -> Iterator[Kube]:
+    """A namespace where all of them were applied at once, after a checkpoint to load and a damaged one."""
+    del operator
+    name = "reasons"
+    admin.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}})
+    kube = admin.within(name)
+    wrong = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
+    kube.apply(
+        secret(facts),
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "wrong"}, "stringData": wrong},
+        workloads(),
+        gpt(facts, "base", f"{name}/base"),
+        gpt(facts, "damaged", f"{name}/damaged", workers=ONE),
+    )
+    with Gpus(admin, 4):
+        for saved in ("base", "damaged"):
+            kube.until_phase(saved, "Succeeded", seconds=120)
+        damage(facts, f"{name}/damaged")
+        kube.apply(*(checkpoint(each, case.spec) for each, case in cases(facts, name).items()))
+        yield kube
+    admin("delete", "namespace", name, "--wait=false")
+
+
+class Gpus:
+    """Say that every node has so many GPUs, so that pods that ask for them are scheduled."""
+
+    def __init__(self, admin: Kube, count: int) -> None:
+        self.admin = admin
+        self.count = count
+
+    def __enter__(self) -> None:
+        self._patch("add", str(self.count))
+
+    def __exit__(self, *_: object) -> None:
+        self._patch("remove", None)
+
+    def _patch(self, verb: str, value: str | None) -> None:
+        patch = [
+            {"op": verb, "path": f"/status/{what}/nvidia.com~1gpu"} | ({"value": value} if value else {})
+            for what in ("capacity", "allocatable")
+        ]
+        for node in self.admin("get", "nodes", "-o", "name").split():
+            self.admin("patch", node, "--subresource=status", "--type=json", "-p", json.dumps(patch))
+
+
+def damage(facts: Facts, path: str) -> None:
+    """Flip a bit in the middle of the largest file of a checkpoint in the store, which keeps each object in a file."""
+    root = run_dir() / "s3" / facts.s3.bucket / path
+    largest = max((each for each in root.rglob("*") if each.is_file()), key=lambda each: each.stat().st_size)
+    with largest.open("r+b") as file:
+        file.seek(largest.stat().st_size // 2)
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reason(name: str, space: Kube, facts: Facts) -> None:
+    case = cases(facts, space.namespace)[name]
+    phases = {"Succeeded", "Failed", "Conflict", "Suspended"}
+    status = space.until_status(name, lambda seen: seen.get("phase") in phases, 300)
+    assert (status["phase"], status.get("reason")) == (case.phase, case.reason), status
+    ready = condition(status, "Ready")
+    assert ready["reason"] == case.reason
+    assert case.says in ready["message"]
+    for key, value in case.failure.items():
+        assert status["failure"][key] == value
+    stalled = "True" if case.phase in {"Failed", "Conflict"} else "False"
+    assert condition(status, "Stalled")["status"] == stalled
+    events = until(
+        lambda: space.events(name), lambda seen: any(each["reason"] == case.reason for each in seen), "event", 20
+    )
+    assert all(len(each["message"]) <= 1024 for each in events)
+
+
+def test_unschedulable_is_shown_while_it_waits(kube: Kube, facts: Facts) -> None:
+    nowhere = {**ONE, "podTemplate": {"spec": {"nodeSelector": {"no": "where"}}}}
+    kube.apply(gpt(facts, "waits", f"{kube.namespace}/waits", workers=nowhere))
+    status = kube.until_status("waits", lambda seen: seen.get("reason") == "Unschedulable", 60)
+    assert status["phase"] == "Starting"
+    assert "didn't match Pod's node affinity/selector" in condition(status, "Ready")["message"]
+    assert condition(status, "Reconciling")["status"] == "True"
+
+
+def test_a_pod_that_is_deleted_is_a_lost_worker(kube: Kube, facts: Facts) -> None:
+    kube.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "workloads"},
+            "data": {SOURCE.name: SOURCE.read_text()},
+        }
+    )
+    workers = {"numNodes": 2, "device": "cpu", "podTemplate": MOUNTED}
+    kube.apply(gpt(facts, "lost", f"{kube.namespace}/lost", workload=failing("Slow", 1000), workers=workers))
+    kube.until_phase("lost", "Running", seconds=60)
+    victim = kube.every("pod", "batch.kubernetes.io/job-completion-index=1")[0]["metadata"]["name"]
+    kube("delete", "pod", victim, "--grace-period=0", "--force")
+    status = kube.until_phase("lost", "Failed", seconds=150)
+    assert status["reason"] == "WorkerLost"
+
+
+def test_queued_until_the_queue_admits_it(kube: Kube, facts: Facts) -> None:
+    queued = gpt(facts, "queued", f"{kube.namespace}/queued", workers=ONE)
+    queued["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "team"}
+    kube.apply(queued)
+    status = kube.until_phase("queued", "Queued", seconds=30)
+    job = kube.get("job", status["jobRef"]["name"])
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
+    assert job["spec"]["suspend"] is True
+    assert [each["reason"] for each in kube.events("queued")] == ["Queued"]
+    # What Kueue does when it admits a workload.
+    kube("patch", "job", job["metadata"]["name"], "--type=merge", "-p", '{"spec": {"suspend": false}}')
+    assert kube.until_phase("queued", "Succeeded", "Failed", seconds=90)["reason"] == "Saved"

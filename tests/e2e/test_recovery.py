@@ -1,0 +1,174 @@
+"""The operator killed between any two API calls, and before an API server that goes away or falls silent.
+
+etcd and kube-apiserver are real; the test plays kubelet and Job controller by writing the status of pods and Jobs.
+"""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import pytest
+
+from benchmarks.operator_load import Client, checkpoint
+from cluster.controlplane import api_server
+from cluster.places import TREE
+from e2e.api_proxy import ApiProxy, Kill, proxy
+from e2e.kube import Kube, until
+from e2e.operator_process import OperatorProcess
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[Kube]:
+    with api_server(controllers=False) as plane:
+        kube = Kube(plane.kubeconfig())
+        kube("apply", "-k", str(TREE / "manifests/crds"))
+        kube("wait", "--for=condition=Established", "crd/checkpoints.dcp-operator.io")
+        account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}
+        kube.within("default").apply(account)
+        yield kube.within("default")
+
+
+@pytest.fixture
+def between(api: Kube) -> Iterator[ApiProxy]:
+    with proxy(api.kubeconfig) as made:
+        yield made
+
+
+@pytest.fixture
+def operator(between: ApiProxy, tmp_path: Path) -> Iterator[OperatorProcess]:
+    with OperatorProcess(between.kubeconfig(tmp_path / "kubeconfig"), tmp_path / "operator.log") as process:
+        yield process
+        if not process.running():
+            print(process.log.read_text()[-3000:])
+
+
+class Kubelet:
+    """Runs and ends the pods of every Job of one Checkpoint, in a thread."""
+
+    def __init__(self, kubeconfig: Path, name: str) -> None:
+        self.kubeconfig = kubeconfig
+        self.name = name
+        self.stop = threading.Event()
+        self.failure: BaseException | None = None
+        self.thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join()
+        if self.failure is not None:
+            raise self.failure
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._play())
+        except BaseException as error:
+            self.failure = error
+
+    async def _play(self) -> None:
+        pods: dict[str, list[Any]] = {}
+        done: set[str] = set()
+        async with Client.connect(self.kubeconfig) as client:
+            while not self.stop.is_set():
+                for job in await client.every("batch/v1", "jobs", "default"):
+                    name = job["metadata"]["name"]
+                    if job["metadata"]["labels"]["dcp-operator.io/checkpoint"] != self.name or name in done:
+                        continue
+                    if name not in pods:
+                        pods[name] = await client.start_pods(job)
+                    elif await self._running(client):
+                        for pod in pods[name]:
+                            await client.finish_pod(pod)
+                        await client.finish_job(job)
+                        done.add(name)
+                await asyncio.sleep(0.1)
+
+    async def _running(self, client: Client) -> bool:
+        found = await client.every("dcp-operator.io/v1alpha1", "checkpoints", "default")
+        return any(
+            each["metadata"]["name"] == self.name and each.get("status", {}).get("phase") == "Running" for each in found
+        )
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_killed_at_every_write_of_a_save_it_ends_the_same(
+    side: Literal["before", "after"], api: Kube, between: ApiProxy, operator: OperatorProcess
+) -> None:
+    number = 0
+    while True:
+        number += 1
+        name = f"killed-{side}-{number}"
+        between.writes.clear()
+        kill = between.kill = Kill(number, side, operator.kill)
+        if not operator.running():
+            operator.start()
+        api.apply(checkpoint(name, "default"))
+        with Kubelet(api.kubeconfig, name):
+            status = ended(api, operator, kill, name)
+        assert (status["phase"], status["attempts"]) == ("Succeeded", 1), (number, status)
+        selector = f"dcp-operator.io/checkpoint={name}"
+        counts = [len(api.every(kind, selector)) for kind in ("job", "service", "networkpolicy")]
+        assert counts == [1, 1, 1], (number, counts)
+        if not kill.happened:
+            break
+    # Service, NetworkPolicy, Job; Starting, Running, Succeeded: each was a point of death, and some events too.
+    assert number > 6
+
+
+def ended(api: Kube, operator: OperatorProcess, kill: Kill, name: str) -> Any:
+    """Wait for the end of a Checkpoint, starting the operator again once it was killed."""
+
+    def look() -> Any:
+        if kill.happened and not operator.running():
+            operator.start()
+        return api.status(name)
+
+    return until(look, lambda status: status.get("completionTime"), name, 60)
+
+
+def test_an_api_server_that_is_away_for_a_minute(api: Kube, between: ApiProxy, operator: OperatorProcess) -> None:
+    operator.start()
+    operator.wait_in_service()
+    between.away = True
+    away = threading.Event()
+    assert not away.wait(60)
+    api.apply(checkpoint("applied-meanwhile", "default"))
+    assert operator.running()
+    assert operator.page("/healthz")[0] == 200
+    between.away = False
+    api.until_phase("applied-meanwhile", "Starting", seconds=90)
+
+
+def test_watches_that_fall_silent(api: Kube, between: ApiProxy, operator: OperatorProcess) -> None:
+    operator.start()
+    operator.wait_in_service()
+    between.silence()
+    api.apply(checkpoint("in-silence", "default"))
+    api.until_phase("in-silence", "Starting", seconds=90)
+
+
+def test_a_job_that_vanished_while_the_watch_had_a_gap(api: Kube, between: ApiProxy, operator: OperatorProcess) -> None:
+    operator.start()
+    operator.wait_in_service()
+    api.apply(checkpoint("gap", "default"))
+    status = api.until_phase("gap", "Starting")
+    before = api.get("job", status["jobRef"]["name"])["metadata"]["uid"]
+    between.silence()
+    api("delete", "job", status["jobRef"]["name"])
+    between.expire()
+    # The list that follows says nothing of what is gone; the audit does.
+    until_replaced(api, status["jobRef"]["name"], before)
+
+
+def until_replaced(api: Kube, name: str, uid: str) -> None:
+    def uids() -> list[str]:
+        return [job["metadata"]["uid"] for job in api.every("job") if job["metadata"]["name"] == name]
+
+    until(uids, lambda found: found and uid not in found, f"a new Job {name}", 90)

@@ -1,0 +1,27 @@
+"""Entrypoints that go wrong, each in one way; mounted into the workers from a ConfigMap."""
+
+import time
+
+import torch.distributed as dist
+
+import gpt
+
+
+class RaisesInRankOne(gpt.Workload):  # type: ignore[misc]
+    def step(self, *arguments: object) -> None:
+        if dist.get_rank() == 1:
+            raise ValueError("rank 1 says no")
+        super().step(*arguments)
+
+
+class HangsInRankOne(gpt.Workload):  # type: ignore[misc]
+    def step(self, *arguments: object) -> None:
+        if dist.get_rank() == 1:
+            time.sleep(3600)
+        super().step(*arguments)
+
+
+class Slow(gpt.Workload):  # type: ignore[misc]
+    def step(self, *arguments: object) -> None:
+        time.sleep(1)
+        super().step(*arguments)

@@ -1,0 +1,124 @@
+"""The cache's promises: never back in time, what is deleted stays so, a pod's last state outlives the pod."""
+
+from typing import Any
+
+import pytest
+
+from dcp_operator.api import CHECKPOINTS, JOBS, PODS, Resource
+from dcp_operator.cache import Cache, Key
+
+KEY = Key("team", "save")
+
+
+def body(name: str, version: int, *, uid: str = "", labels: dict[str, str] | None = None, **sections: Any) -> Any:
+    metadata = {"name": name, "namespace": "team", "uid": uid or f"uid-{name}", "resourceVersion": str(version)}
+    return {"metadata": metadata | {"labels": labels or {}}, **sections}
+
+
+def owned(name: str, version: int, job: str = "", **sections: Any) -> Any:
+    labels = {"dcp-operator.io/checkpoint-uid": "uid-save", "dcp-operator.io/job": job or name}
+    return body(name, version, labels=labels, **sections)
+
+
+@pytest.fixture
+def cache() -> Cache:
+    made = Cache()
+    assert made.put(CHECKPOINTS, body("save", 10, spec={"operation": "Save"})) == KEY
+    return made
+
+
+@pytest.mark.parametrize(
+    ("version", "news"),
+    [
+        pytest.param(9, False, id="an older one, which the watch brings late"),
+        pytest.param(10, False, id="our own write, coming back on the watch"),
+        pytest.param(11, True, id="a newer one"),
+    ],
+)
+def test_only_a_newer_body_is_news(cache: Cache, *, version: int, news: bool) -> None:
+    assert (cache.put(CHECKPOINTS, body("save", version)) is not None) is news
+
+
+def test_a_job_and_its_pods_are_found_by_the_checkpoint(cache: Cache) -> None:
+    assert cache.put(JOBS, owned("save-1", 11)) == KEY
+    assert cache.put(PODS, owned("save-1-0", 12, "save-1")) == KEY
+    jobs, pods = cache.attempts("uid-save")
+    assert [each["metadata"]["name"] for each in (*jobs, *pods)] == ["save-1", "save-1-0"]
+
+
+def test_objects_of_a_checkpoint_that_is_not_here_yet_wait_for_it() -> None:
+    cache = Cache()
+    assert cache.put(JOBS, owned("save-1", 11)) is None
+    assert cache.put(CHECKPOINTS, body("save", 10)) == KEY
+    assert len(cache.attempts("uid-save")[0]) == 1
+
+
+def test_somebody_elses_job_is_nobodys(cache: Cache) -> None:
+    assert cache.put(JOBS, body("other", 11)) is None
+    assert cache.count(JOBS) == 0
+
+
+@pytest.mark.parametrize("resource", [CHECKPOINTS, JOBS])
+def test_what_is_deleted_does_not_come_back_with_a_late_answer(cache: Cache, resource: Resource) -> None:
+    name = "save" if resource is CHECKPOINTS else "save-1"
+    cache.put(JOBS, owned("save-1", 11))
+    assert cache.remove(resource, "team", name, f"uid-{name}") == KEY
+    late = body("save", 50) if resource is CHECKPOINTS else owned("save-1", 50)
+    assert cache.put(resource, late) is None
+    assert cache.count(resource) == 0
+
+
+def test_an_object_made_anew_under_the_same_name_survives_the_old_ones_deletion(cache: Cache) -> None:
+    assert cache.put(CHECKPOINTS, body("save", 20, uid="new")) == KEY
+    assert cache.remove(CHECKPOINTS, "team", "save", "uid-save") is None
+    found = cache.checkpoint(KEY)
+    assert found is not None
+    assert found["metadata"]["uid"] == "new"
+
+
+def test_a_pods_last_state_is_kept_until_its_job_goes(cache: Cache) -> None:
+    cache.put(JOBS, owned("save-1", 11))
+    cache.put(PODS, owned("save-1-0", 12, "save-1", status={"phase": "Running"}))
+    assert cache.remove(PODS, "team", "save-1-0", "uid-save-1-0") == KEY
+    assert cache.attempts("uid-save")[1][0]["status"] == {"phase": "Running"}
+    assert list(cache.known(PODS)) == []
+    cache.remove(JOBS, "team", "save-1", "uid-save-1")
+    assert cache.attempts("uid-save") == ([], [])
+
+
+def test_pods_that_outlive_their_job_go_by_themselves(cache: Cache) -> None:
+    cache.put(JOBS, owned("save-1", 11))
+    cache.put(PODS, owned("save-1-0", 12, "save-1"))
+    cache.remove(JOBS, "team", "save-1", "uid-save-1")
+    assert len(cache.attempts("uid-save")[1]) == 1
+    cache.remove(PODS, "team", "save-1-0", "uid-save-1-0")
+    assert cache.attempts("uid-save") == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("resource", "made"),
+    [
+        (CHECKPOINTS, body("save", 20, status={"phase": "Succeeded", "completionTime": "now"})),
+        (JOBS, owned("save-1", 20, status={"conditions": [{"type": "Complete", "status": "True"}]})),
+        (PODS, owned("save-1-0", 20, "save-1", status={"phase": "Succeeded"})),
+    ],
+    ids=["Checkpoint", "Job", "Pod"],
+)
+def test_what_is_finished_is_packed_and_reads_the_same(cache: Cache, resource: Resource, made: Any) -> None:
+    cache.put(resource, made)
+    jobs, pods = cache.attempts("uid-save")
+    found = [cache.checkpoint(KEY), *jobs, *pods][-1]
+    assert found is not None
+    assert found["status"] == made["status"]
+    assert cache.version(resource, "team", made["metadata"]["name"], made["metadata"]["uid"]) == 20
+
+
+def test_what_nobody_reads_is_left_out(cache: Cache) -> None:
+    heavy = owned("save-1-0", 12, "save-1", spec={"nodeName": "n1", "containers": ["much"]}, status={})
+    heavy["metadata"]["managedFields"] = ["much"]
+    heavy["metadata"]["annotations"] = {"kubectl.kubernetes.io/last-applied-configuration": "much", "kept": "x"}
+    cache.put(PODS, heavy)
+    found = cache.attempts("uid-save")[1][0]
+    assert found["spec"] == {"nodeName": "n1"}
+    assert found["metadata"]["annotations"] == {"kept": "x"}
+    assert "managedFields" not in found["metadata"]
