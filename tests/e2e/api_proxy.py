@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import aiohttp
 from aiohttp import web
 
-from e2e.kube import Body
-
+Body = dict[str, Any]
 HOP = {
     "host",
     "connection",

@@ -1,6 +1,7 @@
 """Each reason, made to happen on the cluster: what `kubectl get` shows, and the event that goes with it."""
 
 import json
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,11 +85,16 @@ def cases(facts: Facts, space: str) -> dict[str, Case]:
         "entrypoint": Case(
             "EntrypointError", save("e", workload={"entrypoint": "nowhere:Workload"}, workers=ONE), says="nowhere"
         ),
-        "rank": Case(
-            "RankFailed",
+        "raises": Case(
+            "EntrypointError",
             save("r", workload=failing("RaisesInRankOne"), workers={"numProcPerNode": 2, "podTemplate": MOUNTED}),
             says="rank 1 says no",
             failure={"rank": 1},
+        ),
+        "rank": Case(
+            "RankFailed",
+            save("k", workload=failing("DiesInRankOne"), workers={"numProcPerNode": 2, "podTemplate": MOUNTED}),
+            failure={"rank": 1, "retriable": True},
         ),
         "hung": Case(
             "RankHung",
@@ -96,7 +102,7 @@ def cases(facts: Facts, space: str) -> dict[str, Case]:
                 "h",
                 workload=failing("HangsInRankOne"),
                 workers={**TWO_PODS, "podTemplate": MOUNTED},
-                timeouts={"activeSeconds": 40},
+                timeouts={"activeSeconds": 100},
             ),
             failure={"rank": 1},
         ),
@@ -168,10 +174,10 @@ NAMES = [
 def space(admin: Kube, operator: Kube, facts: Facts) -> Iterator[Kube]:
     """A namespace where all of them were applied at once, after a checkpoint to load and a damaged one."""
     del operator
-    name = "reasons"
+    name = f"reasons-{uuid.uuid4().hex[:8]}"
     admin.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}})
     kube = admin.within(name)
-    wrong = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
+    wrong = {"AWS_ACCESS_KEY_ID": facts.s3.access_key, "AWS_SECRET_ACCESS_KEY": "nothing"}
     kube.apply(
         secret(facts),
         {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "wrong"}, "stringData": wrong},
@@ -226,7 +232,7 @@ def test_reason(name: str, space: Kube, facts: Facts) -> None:
     case = cases(facts, space.namespace)[name]
     phases = {"Succeeded", "Failed", "Conflict", "Suspended"}
     status = space.until_status(name, lambda seen: seen.get("phase") in phases, 300)
-    assert (status["phase"], status.get("reason")) == (case.phase, case.reason), status
+    assert (status["phase"], status.get("reason")) == (case.phase, case.reason), status.get("failure")
     ready = condition(status, "Ready")
     assert ready["reason"] == case.reason
     assert case.says in ready["message"]
@@ -250,14 +256,7 @@ def test_unschedulable_is_shown_while_it_waits(kube: Kube, facts: Facts) -> None
 
 
 def test_a_pod_that_is_deleted_is_a_lost_worker(kube: Kube, facts: Facts) -> None:
-    kube.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": "workloads"},
-            "data": {SOURCE.name: SOURCE.read_text()},
-        }
-    )
+    kube.apply(workloads())
     workers = {"numNodes": 2, "device": "cpu", "podTemplate": MOUNTED}
     kube.apply(gpt(facts, "lost", f"{kube.namespace}/lost", workload=failing("Slow", 1000), workers=workers))
     kube.until_phase("lost", "Running", seconds=60)

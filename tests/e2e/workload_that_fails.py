@@ -1,5 +1,7 @@
 """Entrypoints that go wrong, each in one way; mounted into the workers from a ConfigMap."""
 
+import os
+import signal
 import time
 
 import torch.distributed as dist
@@ -11,6 +13,13 @@ class RaisesInRankOne(gpt.Workload):  # type: ignore[misc]
     def step(self, *arguments: object) -> None:
         if dist.get_rank() == 1:
             raise ValueError("rank 1 says no")
+        super().step(*arguments)
+
+
+class DiesInRankOne(gpt.Workload):  # type: ignore[misc]
+    def step(self, *arguments: object) -> None:
+        if dist.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
         super().step(*arguments)
 
 
