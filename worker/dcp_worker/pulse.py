@@ -45,6 +45,9 @@ class Pulse:
         self._main = threading.get_ident()
         self._touch()
         self._slot.alive = self._slot.moved
+
+    def start(self) -> None:
+        """Begin the heartbeat, which lasts as long as the process."""
         threading.Thread(target=self._beat, name="dcp-heartbeat", daemon=True).start()
 
     @contextmanager

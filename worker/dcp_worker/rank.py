@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, Final
 
 import torch
+import torch._dynamo  # the first DTensor operation of every rank would import it otherwise, after the fork
 import torch.distributed as dist
 from torch import nn
 
@@ -52,7 +53,9 @@ class Stopped(EngineError):
 
 def run(task_json: str, place: Place, slot: Slot) -> Outcome:
     """Run one rank to its end; the process is the rank's own."""
-    return Rank(Task.model_validate_json(task_json), place, Pulse(slot)).run()
+    pulse = Pulse(slot)
+    pulse.start()
+    return Rank(Task.model_validate_json(task_json), place, pulse).run()
 
 
 @dataclass
@@ -73,7 +76,7 @@ class Rank:
         try:
             # Torch warns of its own internals, once per rank and place; on those a user can do nothing.
             warnings.filterwarnings("ignore", module=r"torch\.distributed")
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // self.place.local_world_size))
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // self.place.local_world_size))
             match self.task.operation:
                 case Operation.VERIFY:
                     return self._verify()
@@ -101,9 +104,10 @@ class Rank:
             with self.pulse.stage("loading workload.from", transfers=True):
                 step += self._read_into(model, optimizer, extra, spec.from_.url).step or 0
         self._run_steps(made, model, optimizer, spec.steps)
-        if task.parallelism.strategy is Strategy.NONE and self.place.world_size > 1:
-            with self.pulse.stage("making replicas equal"):
-                state.replicate(model, optimizer)
+        with self.pulse.stage("completing the state"):
+            state.init_optimizer_state(optimizer)
+            if self.place.world_size > 1:
+                state.replicate(model, optimizer, whole=task.parallelism.strategy is Strategy.NONE)
         started = time.monotonic()
         with self.pulse.stage(SAVING, transfers=True):
             info = engine.save(
@@ -167,32 +171,39 @@ class Rank:
         return device
 
     def _built(self, made: workload.Workload, device: torch.device) -> tuple[nn.Module, torch.optim.Optimizer | None]:
-        """Return the sharded model and its optimizer, with optimizer state."""
+        """Return the sharded model and its optimizer."""
         with self.pulse.stage("building the model"):
             model = self._model(made)
+            _, unsaved = workload.unsaved(model)
         with self.pulse.stage("sharding the model"):
             is_meta = any(tensor.is_meta for tensor, _ in sharding.tied(model))
             model = sharding.shard(model, self.task.parallelism, self.place.world_size, device)
             if is_meta and isinstance(made, workload.InitsBuffers):
-                with user_code("init_buffers()"):
-                    made.init_buffers(model)
-        with self.pulse.stage("making the optimizer"):
-            with user_code("optimizer()"):
-                optimizer = made.optimizer(model.parameters())
-            state.init_optimizer_state(optimizer)
+                workload.init_buffers(made, model, unsaved)
+        with self.pulse.stage("making the optimizer"), user_code("optimizer()"):
+            optimizer = made.optimizer(model.parameters())
         return model, optimizer
 
     def _model(self, made: workload.Workload) -> nn.Module:
         """Build the model, without memory where every value of it is about to be loaded."""
         load = self.task.load
         whole = self.task.operation is Operation.LOAD and load.strict and not load.include and not load.exclude
-        if whole:
-            with user_code("model() on the meta device"), torch.device("meta"):
-                model = self._seeded(made.model)
-            if isinstance(made, workload.InitsBuffers) or not _unsaved(model):
-                return model
+        if whole and (model := self._without_memory(made)) is not None:
+            return model
         with user_code("model()"):
             return self._seeded(made.model)
+
+    def _without_memory(self, made: workload.Workload) -> nn.Module | None:
+        """Build the model on the meta device, or return None where a Load would then leave values missing."""
+        try:
+            with torch.device("meta"):
+                model = self._seeded(made.model)
+        except Exception:  # noqa: BLE001 - it looks at values while it is made; any other fault will show in memory too
+            return None
+        parameters, buffers = workload.unsaved(model)
+        fills = isinstance(made, workload.InitsBuffers)
+        whole = all(tensor.is_meta for tensor, _ in sharding.tied(model))
+        return None if parameters or (buffers and not fills) or not whole else model
 
     @staticmethod
     def _seeded(make: Callable[[], nn.Module]) -> nn.Module:
@@ -216,6 +227,7 @@ class Rank:
         self, model: nn.Module, optimizer: torch.optim.Optimizer | None, extra: dict[str, Any], url: str
     ) -> CheckpointInfo:
         """Load a checkpoint into model, optimizer and extra state; collective."""
+        state.init_optimizer_state(optimizer)
         values = {**state.state_dict(model, optimizer), **extra}
         info = engine.load(
             values,
@@ -270,10 +282,3 @@ class Rank:
         self.stop_asked = True
         if not self.pulse.transferring:
             raise Stopped("the launcher was told to stop")
-
-
-def _unsaved(model: nn.Module) -> bool:
-    """Return whether the model has tensors that no checkpoint holds: buffers that are not persistent."""
-    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    names |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
-    return not names <= model.state_dict().keys()

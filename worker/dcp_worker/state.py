@@ -9,13 +9,14 @@ import fnmatch
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, create_default_local_load_plan
 from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.planner import LoadPlan
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -26,9 +27,13 @@ from torch.distributed.checkpoint.state_dict import (
 
 from dcp_worker.contract import LoadSelection
 from dcp_worker.engine.errors import InvalidOption
+from dcp_worker.errors import user_code
 
-_NEAR = 5
+_NEAR: Final = 5
 """Names that a message shows of those that a pattern could have meant."""
+_START_AT_ONE: Final = {"mu", "mu_product"}
+_START_AT_RATE: Final = {"eta", "step_size"}
+"""Optimizer state that does not start at zero: of NAdam, ASGD and Rprop."""
 
 
 def state_dict(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
@@ -45,40 +50,63 @@ def load_state_dict(model: nn.Module, optimizer: torch.optim.Optimizer | None, l
     with _known_warnings():
         set_model_state_dict(model, loaded["model"], options=StateDictOptions(strict=True))
         if optimizer is not None:
-            set_optimizer_state_dict(model, optimizer, loaded["optim"])
+            # The planner was strict already. Strict here means that every parameter has state, which SGD has not.
+            set_optimizer_state_dict(model, optimizer, loaded["optim"], options=StateDictOptions(strict=False))
 
 
 def init_optimizer_state(optimizer: torch.optim.Optimizer | None) -> None:
-    """Make the state that an optimizer otherwise makes in its first step: all zeros, step 0, parameters untouched.
+    """Give each parameter that has no optimizer state that of before its first step; the parameter stays as it is.
 
     Left to themselves, the APIs of torch differ: one saves no state, the other that of one step of zero gradients.
     """
-    if optimizer is None or optimizer.state:
+    if optimizer is None:
         return
-    rates = [group["lr"] for group in optimizer.param_groups]
-    parameters = [each for group in optimizer.param_groups for each in group["params"] if each.requires_grad]
+    every = [(group, each) for group in optimizer.param_groups for each in group["params"] if each.requires_grad]
+    bare = [(group, each) for group, each in every if not optimizer.state.get(each)]
+    if not bare:
+        return
+    kept = [(each, each.grad) for _, each in every]
+    for parameter, _ in kept:
+        parameter.grad = None
+    for _, parameter in bare:
+        parameter.grad = torch.zeros_like(parameter)
+    with _without_effect(optimizer), user_code("the optimizer's step with zero gradients"):
+        optimizer.step()
+    for parameter, gradient in kept:
+        parameter.grad = gradient
+    with torch.no_grad():
+        for group, parameter in bare:
+            for name, value in optimizer.state.get(parameter, {}).items():
+                start = group["lr"] if name in _START_AT_RATE else float(name in _START_AT_ONE)
+                if isinstance(value, torch.Tensor):
+                    value.fill_(start)
+                elif name == "step":
+                    optimizer.state[parameter][name] = 0
+
+
+@contextmanager
+def _without_effect(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Set every learning rate to zero, as a step that changes parameters regardless of gradients would heed."""
+    rates = [group.get("lr") for group in optimizer.param_groups]
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = torch.zeros_like(rate) if isinstance(rate, torch.Tensor) else 0.0
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-    with torch.no_grad():
-        for state in optimizer.state.values():
-            for value in state.values():
-                if isinstance(value, torch.Tensor):
-                    value.zero_()
+    try:
+        yield
+    finally:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
 
 
-def replicate(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-    """Make every replica that of rank 0; collective. Nothing else holds replicas together under strategy `none`.
+def replicate(model: nn.Module, optimizer: torch.optim.Optimizer | None, *, whole: bool) -> None:
+    """Make buffers, and if the replicas are `whole` all else, those of rank 0; collective.
 
-    DCP saves each replicated tensor from some rank: replicas that had drifted apart would be mixed.
+    DCP saves each replicated tensor from some rank: where they had drifted apart, what is saved would be a mixture.
+    Nothing holds buffers together, nor anything else under strategy `none`.
     """
-    tensors = [*model.parameters(), *model.buffers()]
-    if optimizer is not None:
+    tensors: list[torch.Tensor] = list(model.buffers())
+    if whole:
+        tensors += model.parameters()
+    if whole and optimizer is not None:
         tensors += [
             value
             for parameter in model.parameters()
@@ -87,7 +115,10 @@ def replicate(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None
         ]
     with torch.no_grad():
         for tensor in tensors:
-            dist.broadcast(tensor, src=0)
+            first = tensor.detach().contiguous()
+            dist.broadcast(first, src=0)
+            if first.data_ptr() != tensor.data_ptr() and not torch.equal(first, tensor):
+                tensor.copy_(first)
 
 
 class SelectingLoadPlanner(DefaultLoadPlanner):
@@ -98,7 +129,10 @@ class SelectingLoadPlanner(DefaultLoadPlanner):
         self.selection = selection
 
     def set_up_planner(
-        self, state_dict: dict[str, Any], metadata: Metadata | None = None, is_coordinator: bool = False
+        self,
+        state_dict: dict[str, Any],
+        metadata: Metadata | None = None,
+        is_coordinator: bool = False,  # noqa: FBT001, FBT002 - torch's signature
     ) -> None:
         """Flatten the state dict and leave out what is not selected.
 
@@ -112,6 +146,16 @@ class SelectingLoadPlanner(DefaultLoadPlanner):
                 if not fnmatch.filter(known, pattern):
                     raise InvalidOption(f"spec.load.{field}: {pattern!r} matches no entry; {_examples(known)}")
         self.state_dict = {name: value for name, value in self.state_dict.items() if self._is_selected(name)}
+
+    def create_local_plan(self) -> LoadPlan:
+        """Plan exactly what is selected.
+
+        The default compares the checkpoint's names with those asked for, and where some are not asked for it may take
+        the checkpoint for one of torch 2.3, with other names for all that is nested. That undoes a selection; and on a
+        rank that has no shard of some FSDP1 parameter it does not find extra state that is there.
+        """
+        assert self.metadata is not None  # noqa: S101 - set_up_planner got it
+        return create_default_local_load_plan(self.state_dict, self.metadata, strict=self.selection.strict)
 
     def _is_selected(self, name: str) -> bool:
         include, exclude = self.selection.include, self.selection.exclude
@@ -134,4 +178,5 @@ def _known_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.filterwarnings("ignore", category=UserWarning, module="torch.distributed")
+        warnings.filterwarnings("ignore", "When using ``NO_SHARD``", UserWarning)  # it points at its caller
         yield

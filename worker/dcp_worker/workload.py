@@ -2,12 +2,16 @@
 
 import importlib
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
+from dcp_worker.engine.errors import StateMismatch
 from dcp_worker.errors import WorkloadFailed, user_code
+
+_POISON: Final = 0xA5
+"""A byte that memory is filled with to see whether somebody else fills it."""
 
 
 class Workload(Protocol):
@@ -83,6 +87,42 @@ def make(entrypoint: str, args: Mapping[str, Any]) -> Workload:
         if not callable(getattr(made, method, None)):
             raise WorkloadFailed(f"entrypoint {entrypoint}: what it returns has no method {method}()")
     return made  # type: ignore[no-any-return]
+
+
+def unsaved(model: nn.Module) -> tuple[set[str], dict[str, tuple[nn.Module, str]]]:
+    """Return what the model's state dict, and so every checkpoint, leaves out: parameters; buffers with their holders.
+
+    A wrapper changes names but not holders, so this is to be asked before the model is sharded.
+    """
+    saved = model.state_dict().keys()
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)} - saved
+    buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)} - saved
+    places = {name: name.rpartition(".") for name in buffers}
+    return parameters, {name: (model.get_submodule(path), attribute) for name, (path, _, attribute) in places.items()}
+
+
+def init_buffers(workload: InitsBuffers, model: nn.Module, buffers: Mapping[str, tuple[nn.Module, str]]) -> None:
+    """Have the buffers filled that no checkpoint holds; `buffers` is what `unsaved` says of them.
+
+    Raises:
+        WorkloadFailed: `init_buffers` raises.
+        StateMismatch: it leaves one of them as it was, which would be garbage.
+    """
+    for module, name in buffers.values():
+        _memory(module.get_buffer(name)).fill_(_POISON)
+    with user_code("init_buffers()"):
+        workload.init_buffers(model)
+    left = [name for name, (module, attribute) in buffers.items() if _is_poisoned(module.get_buffer(attribute))]
+    if left:
+        raise StateMismatch(f"neither loaded nor filled by init_buffers(): {', '.join(sorted(left))}")
+
+
+def _memory(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
+
+
+def _is_poisoned(tensor: torch.Tensor) -> bool:
+    return bool(tensor.numel()) and bool((_memory(tensor) == _POISON).all())
 
 
 def extra_state(workload: Workload) -> dict[str, Any]:
