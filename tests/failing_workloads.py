@@ -52,10 +52,6 @@ class Fine:
         optimizer.zero_grad()
 
 
-class NoModel:
-    """Has no method model()."""
-
-
 class FactoryRaises(Fine):
     """Can't even be made: every rank says so at length."""
 

@@ -1,4 +1,7 @@
-"""Ranks that fail, die, hang or are killed: one Report each time, which names the rank, and no rank left behind."""
+"""Ranks that fail, die, hang or are killed: one Report each time, which names the rank.
+
+What needs nothing but a workload is in `test_run_reasons`.
+"""
 
 import os
 import signal
@@ -13,9 +16,7 @@ from dcp_worker.contract import RankFailure, Reason, Report
 from worker_process import Pod, alive, nodes, ran, started, task, until
 
 ALONE: dict[str, dict[str, Any]] = {
-    "hangs": {"workload": "Blocks", "args": {"rank": 1}, "ranks": 2, "active_seconds": 35, "hang_seconds": 6},
     "slow": {"workload": "Steps", "steps": 1_000_000, "active_seconds": 20},
-    "raises": {"workload": "ModelRaises", "args": {"rank": 1}, "ranks": 2},
     "many": {"workload": "FactoryRaises", "args": {"length": 5000}, "ranks": 24},
     "rank 0 dies saving": {"workload": "DiesAt", "args": {"rank": 0, "point": "mid-part"}, "ranks": 2},
     "rank 1 dies saving": {"workload": "DiesAt", "args": {"rank": 1, "point": "mid-part"}, "ranks": 2},
@@ -58,29 +59,6 @@ def committed(folder: Path) -> bool:
     return (folder / "url" / ".metadata").exists()
 
 
-def test_a_rank_that_raises_is_named_and_its_peer_stops(ended: Ended, folder: Path) -> None:
-    report = ended("raises")
-    failure = first(report)
-    assert (failure.rank, failure.reason, failure.stage) == (1, Reason.ENTRYPOINT_ERROR, "building the model")
-    assert failure.message == "model() raised ValueError: the data set has 7 columns, expected 8"
-    assert failure.traceback.splitlines()[-1] == "ValueError: the data set has 7 columns, expected 8"
-    assert "failing_workloads.py" in failure.traceback
-    (echo,) = report.failures[1:]
-    assert (echo.rank, echo.reason) == (0, Reason.WORKER_LOST)
-    assert echo.time - failure.time < 10
-    assert report.failed_rank_count == 2
-    assert not committed(folder / "raises")
-
-
-def test_a_rank_that_is_killed_in_a_step_is_named_with_the_signal(tmp_path: Path) -> None:
-    with started(task(tmp_path / "url", "Blocks", {"folder": str(tmp_path), "rank": 1}, ranks=2), tmp_path) as pod:
-        os.kill(pod.rank(1), signal.SIGKILL)
-        failure = first(pod.report)
-    assert (failure.rank, failure.reason, failure.exit_code) == (1, Reason.RANK_FAILED, -9)
-    assert failure.stage == "step 1 of 1"
-    assert "SIGKILL" in failure.message
-
-
 def test_a_killed_rank_is_noticed_though_its_child_holds_all_it_had_open(ended: Ended) -> None:
     failure = first(ended("child"))
     assert (failure.rank, failure.reason, failure.exit_code) == (0, Reason.RANK_FAILED, -9)
@@ -119,12 +97,6 @@ def test_a_rank_that_holds_the_interpreters_lock_is_named_and_killed(ended: Ende
     failure = first(ended("lock"))
     assert (failure.rank, failure.reason, failure.stage) == (1, Reason.RANK_HUNG, "step 1 of 1")
     assert "the process is stopped or blocked" in failure.message
-
-
-def test_a_rank_that_hangs_until_the_deadline_is_named_and_not_the_one_that_waits_for_it(ended: Ended) -> None:
-    failure = first(ended("hangs"))
-    assert (failure.rank, failure.reason, failure.stage) == (1, Reason.RANK_HUNG, "step 1 of 1")
-    assert "waits for no other rank" in failure.message
 
 
 def test_ranks_that_are_at_work_at_the_deadline_are_stopped(ended: Ended) -> None:

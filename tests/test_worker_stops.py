@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dcp_worker.contract import Reason, Task
-from worker_process import Pod, started, task, until
+from worker_process import Pod, ran, started, task, until
 
 
 def files(url: Path) -> list[Path]:
@@ -45,15 +45,18 @@ def test_in_a_step(tmp_path: Path) -> None:
     assert files(tmp_path / "url") == []
 
 
-def test_in_a_save_the_engine_removes_what_it_wrote(tmp_path: Path) -> None:
-    with started(waiting("mid-part", tmp_path, ranks=2), tmp_path) as pod:
+def test_in_a_save_the_engine_removes_what_it_wrote_and_what_stood_there_stands(tmp_path: Path) -> None:
+    assert ran(task(tmp_path / "url"), tmp_path / "seed").result is Reason.SAVED
+    before = {path: path.read_bytes() for path in files(tmp_path / "url")}
+    work = waiting("mid-part", tmp_path, ranks=2, overwrite=True, uid="uid-2")
+    with started(work, tmp_path) as pod:
         pod.rank(0)
         pod.rank(1)
         pod.send(signal.SIGTERM)
         until(lambda: all((tmp_path / f"told-{rank}").exists() for rank in (0, 1)))
         pod.go()
         stopped(pod)
-    assert files(tmp_path / "url") == []
+    assert {path: path.read_bytes() for path in files(tmp_path / "url")} == before
 
 
 def test_after_the_commit_it_is_saved(tmp_path: Path) -> None:
