@@ -24,23 +24,28 @@ def admin(facts: Facts) -> Kube:
     return Kube(Path(facts.kubeconfig))
 
 
-@pytest.fixture(scope="session")
-def operator(facts: Facts, admin: Kube, tmp_path_factory: pytest.TempPathFactory) -> Kube:
-    """Install with `kubectl apply -k`, our images in place of the published ones; return kubectl in its namespace."""
-    folder = tmp_path_factory.mktemp("install")
+def kustomization(facts: Facts, factory: pytest.TempPathFactory, base: str = "manifests", namespace: str = "") -> Path:
+    """Make a folder for `kubectl apply -k`: the manifests, our images in place of the published ones."""
+    folder = factory.mktemp("install")
     worker = {
         "op": "replace",
         "path": "/spec/template/spec/containers/0/env/0/value",
         "value": facts.images["examples"],
     }
     name, _, tag = facts.images["operator"].rpartition(":")
-    kustomization = {
-        "resources": [f"{'../' * len(folder.parts[1:])}{str(TREE / 'manifests').lstrip('/')}"],
+    made: Body = {
+        "resources": [f"{'../' * len(folder.parts[1:])}{str(TREE / base).lstrip('/')}"],
         "images": [{"name": "ghcr.io/dcp-operator/dcp-operator", "newName": name, "newTag": tag}],
         "patches": [{"target": {"kind": "Deployment"}, "patch": json.dumps([worker])}],
     }
-    (folder / "kustomization.yaml").write_text(json.dumps(kustomization))
-    admin("apply", "-k", str(folder))
+    (folder / "kustomization.yaml").write_text(json.dumps(made | ({"namespace": namespace} if namespace else {})))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def operator(facts: Facts, admin: Kube, tmp_path_factory: pytest.TempPathFactory) -> Kube:
+    """Install with `kubectl apply -k`; return kubectl in the operator's namespace."""
+    admin("apply", "-k", str(kustomization(facts, tmp_path_factory)))
     kube = admin.within("dcp-operator")
     kube("rollout", "status", "deployment/dcp-operator", "--timeout=120s")
     return kube
