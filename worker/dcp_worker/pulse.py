@@ -19,8 +19,8 @@ from typing import Final
 SAVING: Final = "saving"
 """The one stage in which a rank's end leaves open whether there is a commit."""
 _BEAT_SECONDS: Final = 0.25
-_FRAMES: Final = 6
-"""Innermost Python frames that are looked at: FSDP and DDP call their collectives from a few frames further out."""
+_WRAPPERS: Final = ("torch/_ops.py", "torch/utils/_contextlib.py", "/contextlib.py")
+"""Frames that stand between a caller and what it calls, and say nothing."""
 
 
 class Slot(ctypes.Structure):
@@ -94,12 +94,13 @@ class Pulse:
 
 
 def _waits(frame: FrameType | None) -> bool:
-    """Return whether the thread is in a collective, or in a backward pass whose hooks may be."""
-    for _ in range(_FRAMES):
-        if frame is None:
-            return False
-        path = frame.f_code.co_filename
-        if "torch/autograd/graph" in path or ("torch/distributed/" in path and "/distributed/checkpoint/" not in path):
-            return True
+    """Return whether the thread is in a collective, or in a backward pass whose hooks may be.
+
+    Only the innermost frame tells: a module that FSDP wraps has FSDP's frames further out, whatever it does itself.
+    """
+    while frame is not None and frame.f_code.co_filename.endswith(_WRAPPERS):
         frame = frame.f_back
-    return False
+    if frame is None:
+        return False
+    path = frame.f_code.co_filename
+    return "torch/autograd/graph" in path or ("torch/distributed/" in path and "/distributed/checkpoint/" not in path)
