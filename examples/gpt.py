@@ -156,7 +156,7 @@ class Workload:
         seed: What the first values and the tokens derive from.
     """
 
-    def __init__(  # noqa: PLR0913 - the arguments of a manifest
+    def __init__(
         self,
         size: str | int = "10M",
         *,

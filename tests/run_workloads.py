@@ -42,4 +42,4 @@ class Raises(Tiny):
 
     def model(self) -> nn.Module:
         print("about to fail", flush=True)
-        raise RuntimeError("the model is not for you")  # noqa: EM101, TRY003 - a stranger's exception
+        raise RuntimeError("the model is not for you")

@@ -33,7 +33,7 @@ class Process:
         output: Called from another thread with every line that is not progress.
     """
 
-    def __init__(  # noqa: PLR0913 - a pod is all of these
+    def __init__(
         self,
         node: int,
         *,

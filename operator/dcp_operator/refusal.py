@@ -18,7 +18,7 @@ from dcp_worker.contract import Reason
 _RETRY: Final = timedelta(seconds=30)
 
 
-def refuse(  # noqa: PLR0913 - the parts of an object whose spec has no value
+def refuse(
     error: SpecError,
     *,
     generation: int,
