@@ -23,10 +23,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from operator_load import Client, checkpoint, finished_checkpoint, plain_job, plain_service
-
+from benchmarks.operator_load import Client, checkpoint, finished_checkpoint, plain_job, plain_service
 from cluster.controlplane import api_server
 from cluster.places import TREE
 from e2e.operator_process import OperatorProcess

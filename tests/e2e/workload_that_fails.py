@@ -3,34 +3,35 @@
 import os
 import signal
 import time
+from typing import Any
 
 import torch.distributed as dist
 
 import gpt
 
 
-class RaisesInRankOne(gpt.Workload):  # type: ignore[misc]
-    def step(self, *arguments: object) -> None:
+class RaisesInRankOne(gpt.Workload):
+    def step(self, *arguments: Any) -> None:
         if dist.get_rank() == 1:
             raise ValueError("rank 1 says no")
         super().step(*arguments)
 
 
-class DiesInRankOne(gpt.Workload):  # type: ignore[misc]
-    def step(self, *arguments: object) -> None:
+class DiesInRankOne(gpt.Workload):
+    def step(self, *arguments: Any) -> None:
         if dist.get_rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         super().step(*arguments)
 
 
-class HangsInRankOne(gpt.Workload):  # type: ignore[misc]
-    def step(self, *arguments: object) -> None:
+class HangsInRankOne(gpt.Workload):
+    def step(self, *arguments: Any) -> None:
         if dist.get_rank() == 1:
             time.sleep(3600)
         super().step(*arguments)
 
 
-class Slow(gpt.Workload):  # type: ignore[misc]
-    def step(self, *arguments: object) -> None:
+class Slow(gpt.Workload):
+    def step(self, *arguments: Any) -> None:
         time.sleep(1)
         super().step(*arguments)
