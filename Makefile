@@ -8,7 +8,7 @@ export UV_PYTHON_DOWNLOADS ?= never
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pure test-matrix check format lock crd cluster cluster-down bench clean
+.PHONY: help demo test test-pure test-matrix check format lock crd cluster cluster-down e2e bench bench-operator clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -71,3 +71,9 @@ bench: .venv/stamp ## The engine beside its peers; writes bench.json and bench.p
 
 clean: ## Remove what was made here
 	rm -rf .venv .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+e2e: cluster ## The operator on the cluster that `make cluster` brings up, with kubectl as a user types it (12 min on 2 cores)
+	$(PYTEST) -m e2e
+
+bench-operator: .venv/stamp ## The operator against a real API server; writes bench-operator.json (15 min)
+	$(PYTHON) tests/benchmarks/bench_operator.py

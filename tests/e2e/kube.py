@@ -69,7 +69,8 @@ class Kube:
 
     def until_status(self, name: str, true: Callable[[Body], object], seconds: float = 90) -> Body:
         """Wait until a Checkpoint's status is as wanted, and return it."""
-        return until(lambda: self.status(name), true, f"Checkpoint {name}", seconds)
+        found: Body = until(lambda: self.status(name), true, f"Checkpoint {name}", seconds)
+        return found
 
     def until_phase(self, name: str, *phases: str, seconds: float = 90) -> Body:
         """Wait until a Checkpoint is in one of the phases, and return its status."""

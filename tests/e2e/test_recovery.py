@@ -134,7 +134,6 @@ def ended(api: Kube, operator: OperatorProcess, kill: Kill, name: str) -> Any:
 
 
 def test_an_api_server_that_is_away_for_a_minute(api: Kube, between: ApiProxy, operator: OperatorProcess) -> None:
-    operator.start()
     operator.wait_in_service()
     between.away = True
     away = threading.Event()
@@ -147,7 +146,6 @@ def test_an_api_server_that_is_away_for_a_minute(api: Kube, between: ApiProxy, o
 
 
 def test_watches_that_fall_silent(api: Kube, between: ApiProxy, operator: OperatorProcess) -> None:
-    operator.start()
     operator.wait_in_service()
     between.silence()
     api.apply(checkpoint("in-silence", "default"))
@@ -155,7 +153,6 @@ def test_watches_that_fall_silent(api: Kube, between: ApiProxy, operator: Operat
 
 
 def test_a_job_that_vanished_while_the_watch_had_a_gap(api: Kube, between: ApiProxy, operator: OperatorProcess) -> None:
-    operator.start()
     operator.wait_in_service()
     api.apply(checkpoint("gap", "default"))
     status = api.until_phase("gap", "Starting")

@@ -1,0 +1,139 @@
+"""The operator's parts that need no API server: what a refusal means, whose URL it is, the last progress of a log."""
+
+import json
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+
+from dcp_operator.api import (
+    CHECKPOINTS,
+    JOBS,
+    PODS,
+    ApiError,
+    ConflictError,
+    GoneError,
+    NameTakenError,
+    RefusedError,
+    Request,
+    UnavailableError,
+    refusal,
+)
+from dcp_operator.cache import Key
+from dcp_operator.claims import Claims
+from dcp_operator.progress import last_progress
+from dcp_operator.spec import SpecError
+
+TERMINATING = {"message": "being terminated", "details": {"causes": [{"reason": "NamespaceTerminating"}]}}
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "expected"),
+    [
+        pytest.param(404, {}, GoneError, id="no such object"),
+        pytest.param(403, TERMINATING, GoneError, id="its namespace is being deleted"),
+        pytest.param(403, {"message": "exceeded quota"}, RefusedError, id="a quota"),
+        pytest.param(422, {"message": "invalid"}, RefusedError, id="an invalid object"),
+        pytest.param(409, {}, ConflictError, id="a newer version, or a name that is taken"),
+        pytest.param(401, {}, UnavailableError, id="a token that ran out on its way"),
+        pytest.param(429, {}, UnavailableError, id="too many requests"),
+        pytest.param(500, {}, UnavailableError, id="an error inside"),
+        pytest.param(503, {}, UnavailableError, id="starting or stopping"),
+    ],
+)
+def test_what_a_refusal_means(status: int, answer: dict[str, Any], expected: type[ApiError]) -> None:
+    request = Request("POST", JOBS, JOBS.path("team"))
+    assert type(refusal(request, status, {}, json.dumps(answer).encode())) is expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b'{"message": "quota of jobs"}', "quota of jobs"),
+        (b"<html>busy</html>", "POST /apis/batch/v1/namespaces/team/jobs: HTTP 400"),
+        (b"[]", "POST /apis/batch/v1/namespaces/team/jobs: HTTP 400"),
+    ],
+)
+def test_a_refusal_is_in_the_servers_words_where_it_has_any(raw: bytes, message: str) -> None:
+    assert str(refusal(Request("POST", JOBS, JOBS.path("team")), 400, {}, raw)) == message
+
+
+def test_a_refusal_says_when_to_come_back() -> None:
+    request = Request("GET", None, "/readyz")
+    assert refusal(request, HTTPStatus.TOO_MANY_REQUESTS, {"Retry-After": "7"}, b"{}").retry_after == 7
+
+
+def test_a_taken_name_says_by_whom() -> None:
+    owner = {"kind": "CronJob", "name": "nightly"}
+    existing = {"kind": "Job", "metadata": {"namespace": "team", "name": "save-1", "ownerReferences": [owner]}}
+    assert "Job team/save-1 exists already and belongs to CronJob nightly" in str(NameTakenError(existing))
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (PODS.path(None), "/api/v1/pods"),
+        (PODS.path("a", "b", "log"), "/api/v1/namespaces/a/pods/b/log"),
+        (CHECKPOINTS.path("a", "b", "status"), "/apis/dcp-operator.io/v1alpha1/namespaces/a/checkpoints/b/status"),
+    ],
+)
+def test_paths(path: str, expected: str) -> None:
+    assert path == expected
+
+
+PROGRESS = '{"dcpProgress": {"stage": "saving", "bytes": 5, "totalBytes": 10}}'
+
+
+@pytest.mark.parametrize(
+    ("log", "stage"),
+    [
+        pytest.param("", None, id="nothing yet"),
+        pytest.param(f"loading\n{PROGRESS}\nstep 3\n", "saving", id="among the workload's own lines"),
+        pytest.param(f"{PROGRESS}\n" + PROGRESS.replace("saving", "committing"), "committing", id="the last one"),
+        pytest.param(f"{PROGRESS}\n" + '{"dcpProgress": {"sta', "saving", id="a line that is cut"),
+        pytest.param('print("dcpProgress")', None, id="a line that only speaks of it"),
+        pytest.param('{"dcpProgress": {"unknown": 1}}', None, id="of another version"),
+    ],
+)
+def test_the_last_progress_of_a_log(log: str, stage: str | None) -> None:
+    found = last_progress(log)
+    assert (found and found.stage) == stage
+
+
+def save(name: str, url: str = "s3://bucket/a", **status: Any) -> Any:
+    return {
+        "metadata": {"name": name, "namespace": "team", "uid": f"uid-{name}", "generation": 1, "resourceVersion": "1"},
+        "spec": {"operation": "Save", "storage": {"url": url}, "workload": {"entrypoint": "gpt:Workload"}},
+        "status": status,
+    }
+
+
+def test_live_saves_to_one_url_are_rivals_and_others_are_not() -> None:
+    claims = Claims()
+    bodies = [save("one"), save("two"), save("elsewhere", "s3://bucket/b"), save("done", completionTime="now")]
+    keys = {body["metadata"]["name"]: Key("team", body["metadata"]["name"]) for body in bodies}
+    for body in bodies:
+        claims.note(keys[body["metadata"]["name"]], body)
+    parsed = claims.parsed(keys["one"], bodies[0])
+    assert not isinstance(parsed, SpecError)
+    assert [rival.name for rival in claims.rivals(keys["one"], parsed)] == ["two"]
+    claims.note(keys["two"], save("two", phase="Succeeded", completionTime="now"))
+    assert claims.rivals(keys["one"], parsed) == ()
+
+
+def test_a_claim_goes_with_its_checkpoint() -> None:
+    claims = Claims()
+    one, two = Key("team", "one"), Key("team", "two")
+    claims.note(one, save("one"))
+    claims.note(two, save("two"))
+    parsed = claims.parsed(one, save("one"))
+    assert not isinstance(parsed, SpecError)
+    claims.drop(two)
+    assert claims.rivals(one, parsed) == ()
+
+
+def test_a_spec_that_can_not_be_parsed_claims_nothing() -> None:
+    claims = Claims()
+    broken = save("broken", "s3a://bucket/a")
+    claims.note(Key("team", "broken"), broken)
+    assert isinstance(claims.parsed(Key("team", "broken"), broken), SpecError)
