@@ -61,7 +61,7 @@ class RangedGet:
             headers = {"Range": f"bytes={offset}-{offset + length - 1}"}
             connection.request("GET", f"{url.path}?{url.query}", headers=headers)
             response = connection.getresponse()
-            _check(response, path)
+            _check(response, path, length)
             for view in views:
                 yield from _receive(response, view, path)
             whole = not response.read(1) and not response.will_close
@@ -106,9 +106,11 @@ def _receive(response: http.client.HTTPResponse, view: memoryview, path: str) ->
         view = view[count:]
 
 
-def _check(response: http.client.HTTPResponse, path: str) -> None:
+def _check(response: http.client.HTTPResponse, path: str, length: int) -> None:
     """Raise for any answer but the range that was asked for."""
     if response.status == HTTPStatus.PARTIAL_CONTENT:
+        if response.length is not None and response.length < length:
+            raise EOFError(path)  # a store answers with what there is of the range
         return
     text = response.read(2000).decode(errors="replace")
     if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
