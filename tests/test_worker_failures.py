@@ -126,6 +126,14 @@ def test_a_torch_that_does_not_load_is_said(tmp_path: Path) -> None:
     assert "libcudart" in failure.traceback + (tmp_path / "pod" / "log").read_text()
 
 
+def test_a_torch_that_loads_for_ever_is_ended_at_the_deadline(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("import threading\nthreading.Event().wait()\n")
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    failure = first(ran(task(tmp_path / "url", active_seconds=3), tmp_path / "pod", PYTHONPATH=path))
+    assert failure.reason is Reason.DEADLINE_EXCEEDED
+    assert failure.message == "torch was still loading after activeSeconds (3 s)"
+
+
 def test_two_nodes_save_and_each_reports_its_own_ranks(tmp_path: Path) -> None:
     with nodes(task(tmp_path / "url", nodes=2), tmp_path) as (zero, one):
         assert (zero.report.result, one.report.result) == (Reason.SAVED, Reason.SAVED)

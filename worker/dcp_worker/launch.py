@@ -30,7 +30,7 @@ from dcp_worker.contract import (
     Task,
 )
 from dcp_worker.member import Warnings
-from dcp_worker.supervise import TICK_SECONDS, Orders, Site, StopAsked, Supervisor
+from dcp_worker.supervise import TICK_SECONDS, Orders, Site, StopAsked, Supervisor, TooLate
 
 JOB_INDEX_ENV: Final = "JOB_COMPLETION_INDEX"
 DEFAULT_PORT: Final = 29400
@@ -139,6 +139,11 @@ class Launcher:
             report = supervisor.run()
         except StopAsked:
             report = Report(node=self.site.node)
+        except TooLate:
+            late = f"torch was still loading after activeSeconds ({self.task.active_seconds} s)"
+            report = Report(
+                node=self.site.node, failures=[_failure(Reason.DEADLINE_EXCEEDED, late, "starting the ranks")]
+            )
         except Exception as error:  # noqa: BLE001 - as above
             message = f"{type(error).__name__}: {error}"
             report = Report(node=self.site.node, failures=[_failure(Reason.RANK_FAILED, message, "starting the ranks")])

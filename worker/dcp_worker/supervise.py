@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
 from multiprocessing.connection import Connection, wait
@@ -33,6 +34,10 @@ _MEMORY_EVENTS: Final = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgr
 
 class StopAsked(Exception):
     """The launcher was told to stop while it started its ranks."""
+
+
+class TooLate(Exception):
+    """The attempt's time was over before its ranks had started."""
 
 
 @dataclass
@@ -123,7 +128,8 @@ class Supervisor:
         """Run the ranks to their end; return the Report of this node."""
         self._oom_kills = oom_kills()
         try:
-            self._start()
+            with _alarm(self.deadline):
+                self._start()
             self._watch()
         except BaseException:
             self._signal(signal.SIGKILL)
@@ -163,7 +169,7 @@ class Supervisor:
         try:
             self.orders.check()
             process.start()
-        except StopAsked:
+        except (StopAsked, TooLate):
             if process.pid is not None:
                 process.kill()
             raise
@@ -294,6 +300,23 @@ class TorchNotLoaded(Exception):
 
     def __init__(self) -> None:
         super().__init__("the process that loads torch ended; the log of this pod says why")
+
+
+@contextmanager
+def _alarm(deadline: float) -> Iterator[None]:
+    """Raise TooLate in the block at a `time.monotonic()`: forking waits for torch with no timeout of its own."""
+
+    def ring(number: int, frame: object) -> None:
+        del number, frame
+        raise TooLate
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, max(0.001, deadline - time.monotonic()))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def oom_kills() -> int:
