@@ -7,6 +7,7 @@ so that a value in a wrong place shows.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
 )
+from torch.distributed.tensor import DTensor
 
 SEED = 0
 """The worker seeds the generators with it before it calls `model`."""
@@ -85,8 +87,8 @@ class Awkward(nn.Module):
             stream = stream + block(stream)
         logits = (self.head(stream * self.scale) + self.offset).flatten()
         # In bf16 a sum of many terms would round: each of these gradients is one term per rank.
-        brief = self.narrow(torch.ones(1, 5, dtype=torch.bfloat16)).float().sum()
-        brief = brief + torch.stack([block.shift for block in self.blocks]).float().sum()  # type: ignore[misc]
+        brief = self.narrow(torch.ones(1, 5, dtype=self.narrow.weight.dtype)).to(stream.dtype).sum()
+        brief = brief + torch.stack([block.shift for block in self.blocks]).to(stream.dtype).sum()  # type: ignore[misc]
         side = brief * tokens[0, 0] + (self.cube * 2 * self.frozen[:, None, :]).sum()
         return torch.cat([logits[:1] + side, logits[1:]])
 
@@ -296,3 +298,151 @@ def _is_same(here: Any, there: Any) -> bool:
 
 def _bits(value: Tensor) -> Tensor:
     return value.detach().contiguous().reshape(-1).view(torch.uint8)
+
+
+class Forgetful(MetaAwkward):
+    """Says that it fills its buffers, and does not."""
+
+    def init_buffers(self, model: nn.Module) -> None:
+        pass
+
+
+class Looking(MyTestModule):
+    """Looks at a value while it is made, which a tensor on the meta device has not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bound = float(self.net3.weight.abs().max())
+
+
+class Looks(Seed):
+    """`Looking` with Adam."""
+
+    architecture = Looking
+
+
+class Secretive(MyTestModule):
+    """Keeps a parameter out of its state dict, as adapters do with the model that they adapt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = nn.Parameter(torch.full((8,), 3.0), requires_grad=False)
+        self.register_state_dict_post_hook(self._without_base)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(self._not_missed)  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def _without_base(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+        state.pop(f"{prefix}base", None)
+
+    @staticmethod
+    def _not_missed(module: nn.Module, incompatible: Any) -> None:
+        incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if not key.endswith("base")]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.base
+
+
+class Adapted(Seed):
+    """`Secretive` with Adam."""
+
+    architecture = Secretive
+
+    def structure(self, model: nn.Module) -> list[str]:
+        base = next(each for name, each in model.named_parameters() if _plain(name) == "base")
+        whole = base.full_tensor() if isinstance(base, DTensor) else base
+        return [] if torch.equal(whole, torch.full((8,), 3.0)) else ["base"]
+
+
+class Wider(MyTestModule):
+    """Another shape in one layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net3 = nn.Linear(32, 65)
+        self.net4 = nn.Sequential(nn.ReLU(), nn.Linear(65, 8))
+
+
+class Reshaped(Seed):
+    """`Wider` with Adam."""
+
+    architecture = Wider
+
+
+class Longer(MyTestModule):
+    """One layer more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net5 = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net5(super().forward(x))  # type: ignore[no-any-return]
+
+
+class Constant(Seed):
+    """`Longer` with Adam, every parameter 7 at first; checks by glob what was loaded and what is as it was built."""
+
+    architecture = Longer
+
+    def __init__(self, kept: list[str] | None = None, *, trained: bool = True) -> None:
+        super().__init__()
+        self.kept = kept or []
+        self.trained = trained
+
+    def model(self) -> nn.Module:
+        model = super().model()
+        with torch.no_grad():
+            for each in model.parameters():
+                each.fill_(7)
+        return model
+
+    def loaded(self, model: nn.Module, optimizer: torch.optim.Optimizer, extra: Mapping[str, Any]) -> None:
+        found = whole_state(model, optimizer)
+        wanted, _ = Seed(exact=True).reference(steps=1, ranks=1)
+        wrong = []
+        for name, value in found.items():
+            as_built = any(fnmatchcase(name, glob) for glob in self.kept)
+            start: Any = 7.0 if name.startswith("model.") else 0.0
+            right = bool((value == start).all()) if as_built else name == "groups" or _is_same(value, wanted[name])
+            wrong += [] if right else [name]
+        if wrong:
+            raise MismatchError("; ".join(wrong))
+
+
+class Stateless(Seed):
+    """Trained by an optimizer that keeps no state."""
+
+    def optimizer(self, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(params, lr=0.5)
+
+    def loaded(self, model: nn.Module, optimizer: torch.optim.Optimizer, extra: Mapping[str, Any]) -> None:
+        if optimizer.param_groups[0]["lr"] != 0.5:
+            raise MismatchError(str(optimizer.param_groups))
+        if self.expect is not None:
+            wanted, _ = self.reference(**self.expect)
+            wanted = {name: value for name, value in wanted.items() if not name.startswith("optim.")}
+            if wrong := differences(whole_state(model, optimizer), wanted):
+                raise MismatchError("; ".join(wrong))
+
+
+class Frozen(Seed):
+    """Is not trained at all: no parameter has a gradient, and there is no optimizer."""
+
+    def model(self) -> nn.Module:
+        return super().model().requires_grad_(False)
+
+    def optimizer(self, params: Iterable[nn.Parameter]) -> None:  # type: ignore[override]
+        return None
+
+    def loaded(self, model: nn.Module, optimizer: None, extra: Mapping[str, Any]) -> None:  # type: ignore[override]
+        wanted, _ = Seed(exact=self.exact).reference(steps=0, ranks=1)
+        found = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+        if wrong := [name for name, value in found.items() if not _is_same(value, wanted[f"model.{name}"])]:
+            raise MismatchError("; ".join(wrong))
+
+
+class Searching(Seed):
+    """Has an optimizer whose step needs a closure, which a checkpoint's worker can't have."""
+
+    def optimizer(self, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.LBFGS(params)

@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from dcp_worker.contract import LoadSelection
-from dcp_worker.engine.errors import InvalidOption
+from dcp_worker.engine.errors import InvalidOption, StateMismatch
 from dcp_worker.errors import user_code
 
 _NEAR: Final = 5
@@ -47,17 +47,22 @@ def state_dict(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dic
 
 def load_state_dict(model: nn.Module, optimizer: torch.optim.Optimizer | None, loaded: Mapping[str, Any]) -> None:
     """Put a filled `state_dict` back into model and optimizer; collective."""
+    # The planner was strict already. Strict here means that every parameter is in the state dict, which may leave
+    # some out, and that each has optimizer state, which not every optimizer makes.
+    lenient = StateDictOptions(strict=False)
     with _known_warnings():
-        set_model_state_dict(model, loaded["model"], options=StateDictOptions(strict=True))
+        left = set_model_state_dict(model, loaded["model"], options=lenient).unexpected_keys
+        if left:
+            raise StateMismatch(f"the model does not take back its own {', '.join(left[:_NEAR])}")
         if optimizer is not None:
-            # The planner was strict already. Strict here means that every parameter has state, which SGD has not.
-            set_optimizer_state_dict(model, optimizer, loaded["optim"], options=StateDictOptions(strict=False))
+            set_optimizer_state_dict(model, optimizer, loaded["optim"], options=lenient)
 
 
 def init_optimizer_state(optimizer: torch.optim.Optimizer | None) -> None:
     """Give each parameter that has no optimizer state that of before its first step; the parameter stays as it is.
 
-    Left to themselves, the APIs of torch differ: one saves no state, the other that of one step of zero gradients.
+    Left to themselves, the APIs of torch differ: one saves no state, the other that of one step of zero gradients. Only
+    SGD with dampening, whose very first step has none, can't be started from a state.
     """
     if optimizer is None:
         return

@@ -1,0 +1,197 @@
+"""What a Load fills, leaves and refuses; models that are built without memory; optimizers before their first step."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rank_pool
+import state_programs as programs
+from dcp_worker.contract import Operation, Reason, Strategy
+from rank_group import values
+from rank_pool import Pool
+from tasks import Cell, failures, succeed, task
+
+SHARDED = [Cell(Strategy.FSDP2, 2), Cell(Strategy.FSDP1, 2), Cell(Strategy.HSDP, 4)]
+EVERY = [*SHARDED, Cell(Strategy.DDP, 2), Cell(Strategy.NONE, 2)]
+ONE = Cell(Strategy.NONE, 1)
+THERE = {"steps": 0, "ranks": 1}
+
+
+@pytest.fixture(scope="module")
+def saved(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that saves a workload from one rank, once."""
+    places: dict[str, Path] = {}
+
+    def save(workload: str = "Seed", steps: int = 0, **args: Any) -> Path:
+        key = f"{workload} {steps} {args}"
+        if key not in places:
+            folder = tmp_path_factory.mktemp("saved")
+            succeed(pool.work(task(Operation.SAVE, folder, ONE, workload, steps=steps, **args)))
+            places[key] = folder
+        return places[key]
+
+    return save
+
+
+# Models on the meta device
+
+
+@pytest.mark.parametrize("cell", EVERY, ids=str)
+def test_a_model_without_memory_has_its_buffers_and_ties_after_a_load(
+    pool: Pool, saved: Callable[..., Path], cell: Cell
+) -> None:
+    succeed(pool.work(task(Operation.LOAD, saved("AwkwardSeed"), cell, "MetaAwkward", expect=THERE, meta=True)))
+
+
+@pytest.mark.parametrize(
+    ("saver", "loader", "cell"),
+    [
+        *(("AwkwardSeed", "AwkwardSeed", cell) for cell in EVERY),
+        *(("Seed", "Looks", cell) for cell in SHARDED),
+        # FSDP1 insists that each parameter is in the state dict.
+        *(("Adapted", "Adapted", cell) for cell in EVERY if cell.strategy is not Strategy.FSDP1),
+    ],
+    ids=str,
+)
+def test_a_model_is_built_in_memory_where_a_load_would_leave_something_empty(
+    pool: Pool, saved: Callable[..., Path], saver: str, loader: str, cell: Cell
+) -> None:
+    succeed(pool.work(task(Operation.LOAD, saved(saver), cell, loader, expect=THERE, meta=False)))
+
+
+@pytest.mark.parametrize("cell", EVERY, ids=str)
+def test_a_buffer_that_is_neither_loaded_nor_filled_fails_the_load(
+    pool: Pool, saved: Callable[..., Path], cell: Cell
+) -> None:
+    found = failures(pool.work(task(Operation.LOAD, saved("AwkwardSeed"), cell, "Forgetful")))
+    assert len(found) == cell.ranks
+    assert {failure.reason for failure in found} == {Reason.STATE_MISMATCH}
+    assert {failure.message for failure in found} == {"neither loaded nor filled by init_buffers(): mask"}
+
+
+# What is loaded
+
+
+@pytest.mark.parametrize("cell", [ONE, *SHARDED], ids=str)
+@pytest.mark.parametrize(
+    ("load", "kept"),
+    [
+        ({"strict": False}, ["*.net5.*"]),
+        ({"exclude": ["*.net5.*"]}, ["*.net5.*"]),
+        ({"exclude": ["*.net5.*", "model.net3.*"]}, ["*.net5.*", "model.net3.*"]),
+        ({"include": ["model.net1.*"]}, ["model.net[2-5]*", "optim.*"]),
+        ({"include": ["model.*"], "exclude": ["model.net5.*"]}, ["model.net5.*", "optim.*"]),
+        ({"include": ["model.net[45].*"], "strict": False}, ["model.net[1235].*", "optim.*"]),
+    ],
+    ids=str,
+)
+def test_what_is_not_selected_or_not_there_stays_as_it_was_built(
+    pool: Pool, saved: Callable[..., Path], load: dict[str, Any], kept: list[str], cell: Cell
+) -> None:
+    url = saved("Seed", 1, exact=True)
+    succeed(pool.work(task(Operation.LOAD, url, cell, "Constant", kept=kept, load=load)))
+
+
+@pytest.mark.parametrize("cell", [ONE, *SHARDED[:2]], ids=str)
+@pytest.mark.parametrize(
+    ("workload", "load", "reason", "words"),
+    [
+        ("Constant", {}, Reason.STATE_MISMATCH, ["net5."]),
+        ("Constant", {"include": ["model.*"]}, Reason.STATE_MISMATCH, ["model.net5."]),
+        ("Reshaped", {}, Reason.STATE_MISMATCH, ["net3.", "65"]),
+        ("Reshaped", {"strict": False}, Reason.STATE_MISMATCH, ["net3.", "65"]),
+        ("Seed", {"include": ["module.*"]}, Reason.INVALID_SPEC, ["spec.load.include: 'module.*' matches no entry"]),
+        ("Seed", {"exclude": ["optim.state.net9.*"]}, Reason.INVALID_SPEC, ["spec.load.exclude:", "there are count"]),
+    ],
+    ids=str,
+)
+def test_what_can_not_be_loaded_is_named(
+    pool: Pool,
+    saved: Callable[..., Path],
+    workload: str,
+    load: dict[str, Any],
+    reason: Reason,
+    words: list[str],
+    cell: Cell,
+) -> None:
+    found = failures(pool.work(task(Operation.LOAD, saved(), cell, workload, load=load)))
+    assert {failure.reason for failure in found} == {reason}
+    assert all(word in found[0].message for word in words), found[0].message
+
+
+def test_replicas_that_do_not_divide_the_ranks_are_refused(pool: Pool, tmp_path: Path) -> None:
+    found = failures(pool.work(task(Operation.SAVE, tmp_path, Cell(Strategy.HSDP, 3))))
+    assert {failure.reason for failure in found} == {Reason.INVALID_SPEC}
+    assert found[0].message == "parallelism.replicate 2 does not divide the 3 ranks"
+
+
+# Optimizers
+
+
+@pytest.mark.parametrize("cell", EVERY, ids=str)
+def test_an_optimizer_without_state_comes_back(pool: Pool, tmp_path: Path, cell: Cell) -> None:
+    succeed(pool.work(task(Operation.SAVE, tmp_path, cell, "Stateless", steps=1, exact=True)))
+    expect = {"steps": 1, "ranks": cell.trainers}
+    for loader in (cell, ONE):
+        succeed(pool.work(task(Operation.LOAD, tmp_path, loader, "Stateless", exact=True, expect=expect)))
+
+
+@pytest.mark.parametrize("cell", EVERY, ids=str)
+def test_a_model_that_is_not_trained_comes_back(pool: Pool, tmp_path: Path, cell: Cell) -> None:
+    succeed(pool.work(task(Operation.SAVE, tmp_path, cell, "Frozen")))
+    succeed(pool.work(task(Operation.LOAD, tmp_path, cell, "Frozen")))
+
+
+def test_an_optimizer_that_can_not_step_is_the_workloads_fault(pool: Pool, tmp_path: Path) -> None:
+    found = failures(pool.work(task(Operation.SAVE, tmp_path, ONE, "Searching")))
+    assert [failure.reason for failure in found] == [Reason.ENTRYPOINT_ERROR]
+    assert "closure" in found[0].message
+
+
+@pytest.mark.parametrize("name", programs.OPTIMIZERS)
+def test_state_that_is_made_before_the_first_step_changes_nothing(pool: Pool, name: str) -> None:
+    assert values(pool.call(1, programs.early_state, name)) == [[]]
+
+
+def test_only_parameters_without_state_get_one(pool: Pool) -> None:
+    assert values(pool.call(1, programs.late_state)) == [[]]
+
+
+# Training
+
+
+@pytest.mark.parametrize("cell", [Cell(Strategy.FSDP2, 2), Cell(Strategy.FSDP1, 2), Cell(Strategy.DDP, 2)], ids=str)
+def test_a_save_goes_on_where_another_ended(pool: Pool, tmp_path: Path, cell: Cell) -> None:
+    """Two steps in one go, or one and then another from its checkpoint: the same to the last bit."""
+    succeed(pool.work(task(Operation.SAVE, tmp_path / "two", cell, steps=2)))
+    succeed(pool.work(task(Operation.SAVE, tmp_path / "first", cell, steps=1)))
+    start = {"url": f"file://{tmp_path / 'first'}"}
+    second = succeed(pool.work(task(Operation.SAVE, tmp_path / "second", cell, steps=1, from_=start)))
+    assert second.checkpoint is not None
+    assert second.checkpoint.step == 2
+    found = pool.call(1, programs.unequal_entries, *(str(tmp_path / name) for name in ("two", "second", "first")))
+    [(same, changed)] = values(found)
+    assert same == []
+    assert "model.net1.0.weight" in changed
+    assert "count.steps" in changed
+
+
+def test_the_reference_is_exact(pool: Pool) -> None:
+    """Gradients of the tests' models, summed in any order and divided by any number of ranks, are not rounded."""
+    assert values(pool.call(1, programs.rounded_gradients)) == [[]]
+
+
+def test_replicas_are_made_those_of_rank_0(pool: Pool) -> None:
+    seen = values(pool.call(3, rank_pool.joined, programs.drifted_replicas))
+    assert seen == [[], [], []]
+
+
+# Units of sharding
+
+
+@pytest.mark.parametrize("name", programs.LAYOUTS)
+def test_units(pool: Pool, name: str) -> None:
+    [(found, wanted)] = values(pool.call(1, programs.layout, name))
+    assert found == wanted
