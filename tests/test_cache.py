@@ -122,3 +122,23 @@ def test_what_nobody_reads_is_left_out(cache: Cache) -> None:
     assert found["spec"] == {"nodeName": "n1"}
     assert found["metadata"]["annotations"] == {"kept": "x"}
     assert "managedFields" not in found["metadata"]
+
+
+COMPLETE = {"conditions": [{"type": "Complete", "status": "True"}]}
+
+
+def test_a_job_that_ended_before_its_pods_did_is_to_be_confirmed_once(cache: Cache) -> None:
+    cache.put(JOBS, owned("save-1", 11, spec={"parallelism": 2}, status={}))
+    cache.put(PODS, owned("save-1-0", 12, "save-1", status={"phase": "Succeeded"}))
+    cache.put(PODS, owned("save-1-1", 13, "save-1", status={"phase": "Running"}))
+    assert cache.unconfirmed("uid-save") == []
+    cache.put(JOBS, owned("save-1", 14, spec={"parallelism": 2}, status=COMPLETE))
+    (job,) = cache.unconfirmed("uid-save")
+    cache.confirm(job)
+    assert cache.unconfirmed("uid-save") == []
+
+
+def test_a_job_whose_pods_have_all_ended_needs_no_confirmation(cache: Cache) -> None:
+    cache.put(JOBS, owned("save-1", 14, spec={"parallelism": 1}, status=COMPLETE))
+    cache.put(PODS, owned("save-1-0", 15, "save-1", status={"phase": "Failed"}))
+    assert cache.unconfirmed("uid-save") == []

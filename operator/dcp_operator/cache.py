@@ -8,7 +8,7 @@ the few that are live.
 
 import json
 import zlib
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -58,6 +58,7 @@ class Cache:
     _keys: dict[str, Key] = field(default_factory=dict)
     _owners: dict[tuple[str, str, str], str] = field(default_factory=dict)
     _deleted: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    _confirmed: set[str] = field(default_factory=set)
 
     def put(self, resource: Resource, body: Body) -> Key | None:
         """Take in a body; return the Checkpoint to look at again, None where there is nothing new or nobody's."""
@@ -104,6 +105,7 @@ class Cache:
         del self._owners[resource.kind, namespace, name]
         attempts = self._attempts[owner]
         if resource is JOBS:
+            self._confirmed.discard(uid)
             del attempts.jobs[name]
             self._drop_pods(attempts, namespace)
         elif not attempts.jobs:
@@ -123,6 +125,24 @@ class Cache:
         if found is None:
             return [], []
         return [_unpack(entry) for entry in found.jobs.values()], [_unpack(entry) for entry in found.pods.values()]
+
+    def unconfirmed(self, uid: str) -> list[Body]:
+        """Return the Checkpoint's Jobs that have ended while some of their pods are not known to have."""
+        jobs, pods = self.attempts(uid)
+        ended = Counter(
+            (pod["metadata"].get("labels") or {}).get(JOB_LABEL) for pod in pods if _has_ended(PODS, pod["status"])
+        )
+        return [
+            job
+            for job in jobs
+            if _has_ended(JOBS, job["status"])
+            and job["metadata"]["uid"] not in self._confirmed
+            and ended[job["metadata"]["name"]] < job["spec"].get("parallelism", 1)
+        ]
+
+    def confirm(self, job: Body) -> None:
+        """Note that the pods of a Job that has ended were read past the watch."""
+        self._confirmed.add(job["metadata"]["uid"])
 
     def version(self, resource: Resource, namespace: str, name: str, uid: str) -> int:
         """Return the version of an object that is here; 0 if none is, infinity's stand-in if it was deleted."""
@@ -202,15 +222,16 @@ def slim(resource: Resource, body: Body) -> Body:
 
 def _rest(resource: Resource, body: Body) -> Entry:
     """Return the body packed if it has come to its end: it will hardly be looked at again."""
-    status = body["status"]
+    return _pack(body) if _has_ended(resource, body["status"]) else body
+
+
+def _has_ended(resource: Resource, status: Body) -> bool:
     if resource is CHECKPOINTS:
-        ended = "completionTime" in status
-    elif resource is PODS:
-        ended = status.get("phase") in {"Succeeded", "Failed"}
-    else:
-        ends = {each["type"] for each in status.get("conditions") or () if each["status"] == "True"}
-        ended = not ends.isdisjoint({"Complete", "Failed"})
-    return _pack(body) if ended else body
+        return "completionTime" in status
+    if resource is PODS:
+        return status.get("phase") in {"Succeeded", "Failed"}
+    ends = {each["type"] for each in status.get("conditions") or () if each["status"] == "True"}
+    return not ends.isdisjoint({"Complete", "Failed"})
 
 
 def _newer(entry: Entry | None, body: Body) -> bool:

@@ -40,6 +40,7 @@ from dcp_operator.api import (
     owner_uids,
     refusal,
 )
+from dcp_operator.naming import JOB_LABEL
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +135,12 @@ class Cluster:
         """
         body = await self._json(Request("GET", resource, resource.path(namespace, name)))
         return {"apiVersion": resource.api_version, "kind": resource.kind, **body}
+
+    async def pods_of(self, namespace: str, job: str) -> list[Body]:
+        """Read the pods of a Job past the watch."""
+        request = Request("GET", PODS, PODS.path(namespace), query={"labelSelector": f"{JOB_LABEL}={job}"})
+        pods: list[Body] = (await self._json(request)).get("items") or []
+        return pods
 
     async def list_metadata(
         self, resource: Resource, namespace: str | None, selector: str = ""

@@ -18,6 +18,7 @@ from dcp_operator.api import (
     CHECKPOINTS,
     JOBS,
     NETWORK_POLICIES,
+    PODS,
     SERVICES,
     Body,
     ConflictError,
@@ -101,6 +102,7 @@ class Reconciler:
         if body is None or body["metadata"].get("deletionTimestamp"):
             # Owner references take the Jobs along; there is nothing to clean up by hand, so no finalizer either.
             return None
+        await self._confirm(key, body)
         decision = self._decide(key, body)
         try:
             await self._create(key, body, decision)
@@ -116,6 +118,18 @@ class Reconciler:
         if decision.wake_at is None:
             return None
         return max(SOONEST, (decision.wake_at - self.now()).total_seconds())
+
+    async def _confirm(self, key: Key, body: Body) -> None:
+        """Read the pods of a Job that has ended while some of them are not known to have, once.
+
+        The watch of Pods may be behind the watch of Jobs. A Report that is on its way must not be taken for a lost one.
+        """
+        if "completionTime" in (body.get("status") or {}):
+            return
+        for job in self.cache.unconfirmed(body["metadata"]["uid"]):
+            for pod in await self.cluster.pods_of(key.namespace, job["metadata"]["name"]):
+                self.take(PODS, pod)
+            self.cache.confirm(job)
 
     def _decide(self, key: Key, body: Body) -> Decision:
         jobs, pods = self.cache.attempts(body["metadata"]["uid"])
