@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 HERE = Path(__file__).resolve().parent
-DEADLINE = 240
+DEADLINE = 500
+pytestmark = pytest.mark.timeout(600)
 Status = dict[str, Any]
 
 
@@ -46,7 +47,7 @@ def _failing(folder: Path) -> dict[str, dict[str, Any]]:
             "entrypoint": "failing_workloads:Blocks",
             "args": {"folder": str(folder), "rank": 1},
             **two,
-            "timeouts": {"activeSeconds": 30},
+            "timeouts": {"activeSeconds": 40},
         },
     }
 
