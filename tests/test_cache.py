@@ -142,3 +142,19 @@ def test_a_job_whose_pods_have_all_ended_needs_no_confirmation(cache: Cache) -> 
     cache.put(JOBS, owned("save-1", 14, spec={"parallelism": 1}, status=COMPLETE))
     cache.put(PODS, owned("save-1-0", 15, "save-1", status={"phase": "Failed"}))
     assert cache.unconfirmed("uid-save") == []
+
+
+@pytest.mark.parametrize(
+    ("status", "rests"),
+    [
+        pytest.param({}, False, id="not begun"),
+        pytest.param({"observedGeneration": 2}, False, id="under way"),
+        pytest.param({"observedGeneration": 2, "completionTime": "now"}, True, id="finished"),
+        pytest.param({"observedGeneration": 1, "completionTime": "now"}, False, id="changed since"),
+    ],
+)
+def test_what_rests_can_wait_at_a_start(cache: Cache, status: dict[str, Any], *, rests: bool) -> None:
+    made = body("save", 20, status=status)
+    made["metadata"]["generation"] = 2
+    cache.put(CHECKPOINTS, made)
+    assert cache.at_rest(KEY) is rests

@@ -27,6 +27,8 @@ DUTY: Final = 20
 PATIENCE: Final = 10.0
 """Seconds that a watch may be behind."""
 POLL: Final = 0.05
+EACH: Final = 50e-6
+"""Seconds more between two looks, per object that is looked at: a look at many costs as much."""
 TOO_MANY: Final = 500
 """Objects read directly in one audit; the rest waits for the next, or for a new process."""
 STRIKES: Final = 3
@@ -88,7 +90,7 @@ class Audit:
         pending = [each for each in listed if self._behind(resource, each)]
         deadline = asyncio.get_running_loop().time() + patience
         while (pending or vanished) and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(POLL + EACH * (len(pending) + len(vanished)))
             pending = [each for each in pending if self._behind(resource, each)]
             vanished = [each for each in vanished if cache.version(resource, *each[:3]) == each[3]]
         for namespace, name, uid, _ in vanished:

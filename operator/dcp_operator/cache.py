@@ -36,6 +36,8 @@ class Packed(NamedTuple):
     uid: str
     version: int
     data: bytes
+    seen: bool
+    """Of a Checkpoint, whether its status is about its present spec."""
 
 
 Entry = Body | Packed
@@ -118,6 +120,11 @@ class Cache:
         """Return the Checkpoint's body; not to be changed."""
         entry = self._checkpoints.get(key)
         return None if entry is None else _unpack(entry)
+
+    def at_rest(self, key: Key) -> bool:
+        """Return whether a Checkpoint is finished, and nothing was asked of it since."""
+        entry = self._checkpoints.get(key)
+        return isinstance(entry, Packed) and entry.seen
 
     def attempts(self, uid: str) -> tuple[list[Body], list[Body]]:
         """Return the bodies of the Checkpoint's Jobs and Pods; not to be changed."""
@@ -257,7 +264,8 @@ def _version(entry: Entry | None) -> int:
 def _pack(body: Body) -> Packed:
     metadata = body["metadata"]
     text = json.dumps(body, separators=(",", ":")).encode()
-    return Packed(metadata["uid"], int(metadata["resourceVersion"]), zlib.compress(text, 1))
+    seen = body["status"].get("observedGeneration") == metadata.get("generation")
+    return Packed(metadata["uid"], int(metadata["resourceVersion"]), zlib.compress(text, 1), seen)
 
 
 def _unpack(entry: Entry) -> Body:

@@ -5,6 +5,7 @@ no operator runs), writes no annotation and keeps no state in the objects; what 
 is not kept either, since ten thousand finished Checkpoints would pay for it.
 """
 
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypedDict
 
@@ -16,6 +17,7 @@ from kubernetes.aio.client.configuration import Configuration
 from dcp_operator.api import CHECKPOINTS, JOBS, PODS, Body, Resource
 from dcp_operator.cache import Key
 from dcp_operator.naming import GROUP, UID_LABEL
+from dcp_operator.queue import WorkQueue
 from dcp_operator.reconcile import Reconciler
 
 WATCHED: Final = (CHECKPOINTS, JOBS, PODS)
@@ -24,6 +26,9 @@ INACTIVITY_SECONDS: Final = 40.0
 """Of a watch without so much as a bookmark, before it is opened anew where it stood: so a dead one is noticed."""
 REQUEST_SECONDS: Final = 30.0
 CHUNK: Final = 250
+FIRST_REST: Final = 5
+MORE_REST: Final = 55
+"""Within which seconds after a start, or a list after a gap, finished Checkpoints are looked at: the live go first."""
 IDLE_SECONDS: Final = 0.2
 """kopf keeps a task per object that was heard of; ours have nothing to wait for."""
 
@@ -33,7 +38,7 @@ def selector(resource: Resource) -> str:
     return "" if resource is CHECKPOINTS else UID_LABEL
 
 
-def registry(reconciler: Reconciler, add: Callable[[Key], None], configuration: Configuration) -> kopf.OperatorRegistry:
+def registry(reconciler: Reconciler, queue: WorkQueue[Key], configuration: Configuration) -> kopf.OperatorRegistry:
     """Return kopf's handlers: every event goes to the cache, every news to the queue."""
     handlers = kopf.OperatorRegistry()
 
@@ -43,7 +48,7 @@ def registry(reconciler: Reconciler, add: Callable[[Key], None], configuration: 
     kopf.on.login(registry=handlers)(login)
     for resource in WATCHED:
         group, _, version = resource.api_version.rpartition("/")
-        hear = _listener(resource, reconciler, add)
+        hear = _listener(resource, reconciler, queue)
         kopf.on.event(group, version, resource.plural, registry=handlers, id=resource.plural, when=hear)(_heard)
     return handlers
 
@@ -113,7 +118,7 @@ class _Patience(Iterable[float]):
             seconds = min(5.0, seconds * 2)
 
 
-def _listener(resource: Resource, reconciler: Reconciler, add: Callable[[Key], None]) -> Callable[..., bool]:
+def _listener(resource: Resource, reconciler: Reconciler, queue: WorkQueue[Key]) -> Callable[..., bool]:
     """Return the filter of a kind's events, which does all there is to do with an event, and lets none through.
 
     kopf's execution of a handler costs several times what its filters do, and what we do with an event is one look at
@@ -128,8 +133,10 @@ def _listener(resource: Resource, reconciler: Reconciler, add: Callable[[Key], N
             key = reconciler.drop(resource, metadata["namespace"], metadata["name"], metadata["uid"])
         else:
             key = reconciler.take(resource, body)
-        if key is not None:
-            add(key)
+        if key is not None and event["type"] is None and reconciler.cache.at_rest(key):
+            queue.add_after(key, FIRST_REST + zlib.crc32(str(key).encode()) % MORE_REST)
+        elif key is not None:
+            queue.add(key)
         return False
 
     return hear

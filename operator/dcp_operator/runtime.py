@@ -70,7 +70,7 @@ class Runtime:
         caring = asyncio.create_task(self._care(queue, audit, stop, ready), name="audit")
         try:
             await kopf.operator(
-                registry=registry(reconciler, queue.add, self.cluster.client.configuration),
+                registry=registry(reconciler, queue, self.cluster.client.configuration),
                 settings=kopf_settings(),
                 memories=Forgetful(),
                 standalone=True,
