@@ -122,17 +122,24 @@ class Seed:
         exact: Values that a step computes without rounding, in place of random ones.
         expect: After a Load: the steps and ranks that the checkpoint was saved with.
         meta: After a Load: whether the model was built without memory.
+        rate: The learning rate; a Load has to bring back the saved one.
     """
 
     architecture: ClassVar[Callable[[], nn.Module]] = MyTestModule
 
     def __init__(
-        self, *, exact: bool = False, expect: Mapping[str, int] | None = None, meta: bool | None = None
+        self,
+        *,
+        exact: bool = False,
+        expect: Mapping[str, int] | None = None,
+        meta: bool | None = None,
+        rate: float = 0.1,
     ) -> None:
         self.exact = exact
         self.expect = expect
         self.expect_meta = meta
         self.was_meta = False
+        self.rate = rate
         self.count = Count()
 
     def model(self) -> nn.Module:
@@ -145,7 +152,7 @@ class Seed:
         return model
 
     def optimizer(self, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(params, lr=0.1)
+        return torch.optim.Adam(params, lr=self.rate)
 
     def batch(self, rank: int) -> Tensor:
         generator = torch.Generator().manual_seed(100 + rank)
