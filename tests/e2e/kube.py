@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cluster.builds import programs
 
@@ -20,6 +20,16 @@ class KubectlError(Exception):
     def __init__(self, arguments: tuple[str, ...], output: str) -> None:
         super().__init__(f"kubectl {' '.join(arguments)}: {output}")
         self.output = output
+
+
+TERMINAL: Final = frozenset({"Succeeded", "Conflict", "Failed"})
+
+
+class EndedOtherwiseError(AssertionError):
+    """A Checkpoint ended, and not as the test expects: there is nothing left to wait for."""
+
+    def __init__(self, name: str, wanted: tuple[str, ...], status: Body) -> None:
+        super().__init__(f"Checkpoint {name} ended in {status['phase']}, not in {' or '.join(wanted)}: {status}")
 
 
 class NeverError(Exception):
@@ -73,8 +83,20 @@ class Kube:
         return found
 
     def until_phase(self, name: str, *phases: str, seconds: float = 90) -> Body:
-        """Wait until a Checkpoint is in one of the phases, and return its status."""
-        return self.until_status(name, lambda status: status.get("phase") in phases, seconds)
+        """Wait until a Checkpoint is in one of the phases and return its status; stop at once if it ends in another."""
+
+        def reached(found: Body) -> bool:
+            status = found.get("status") or {}
+            phase = status.get("phase")
+            # The end of an earlier run stands there until the operator has seen the new generation.
+            current = status.get("observedGeneration") == found["metadata"]["generation"]
+            if phase in TERMINAL and phase not in phases and current:
+                raise EndedOtherwiseError(name, phases, status)
+            return phase in phases
+
+        found: Body = until(lambda: self.get("checkpoint", name), reached, f"Checkpoint {name}", seconds)
+        status: Body = found["status"]
+        return status
 
     def events(self, name: str) -> list[Body]:
         """Return the events about a Checkpoint, oldest first."""

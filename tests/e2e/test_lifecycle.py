@@ -2,6 +2,7 @@
 
 import json
 import re
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -151,7 +152,7 @@ def test_the_standby_takes_over_when_the_leader_is_killed(kube: Kube, operator: 
 
 @pytest.fixture
 def own(admin: Kube) -> Iterator[str]:
-    name = "only-here"
+    name = f"only-{uuid.uuid4().hex[:8]}"  # the store outlives a run, and so does what stands at a URL
     admin.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}})
     yield name
     admin("delete", "namespace", name, "--wait=false")
