@@ -20,7 +20,8 @@ from dcp_worker.engine import commit
 from dcp_worker.engine.errors import CheckpointReplaced, EngineError, StateMismatch, translate
 from dcp_worker.engine.meter import Progress
 from dcp_worker.engine.ranks import PATIENCE_SECONDS, Ranks
-from dcp_worker.engine.reader import MEMORY_LIMIT, CheckpointReader
+from dcp_worker.engine.reader import CheckpointReader
+from dcp_worker.engine.store import MEMORY_LIMIT
 from dcp_worker.engine.writer import CheckpointWriter
 
 _T = TypeVar("_T")

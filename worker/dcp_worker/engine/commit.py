@@ -20,6 +20,7 @@ from dcp_worker.engine.errors import (
     EngineError,
     ReplacedTooOften,
     StaleVersion,
+    is_missing_file,
     translate,
 )
 from dcp_worker.engine.manifest import Manifest
@@ -57,9 +58,9 @@ def committed(store: Store) -> Committed | None:
     try:
         blob = store.read(layout.METADATA, tail=layout.TAIL_BYTES)
     except FileNotFoundError as error:
-        if "NoSuchBucket" in str(error):
-            raise
-        return None
+        if is_missing_file(error):
+            return None
+        raise
     return Committed(layout.parse_trailer(blob.data)[0], blob.version, blob.modified)
 
 

@@ -287,6 +287,11 @@ def translate(exc: BaseException, *, url: str = "") -> EngineError:
     return error
 
 
+def is_missing_file(exc: BaseException) -> bool:
+    """Tell a file that is not there from a whole bucket that is not: libraries raise FileNotFoundError for both."""
+    return isinstance(exc, FileNotFoundError) and "NoSuchBucket" not in str(exc)
+
+
 def _first_of(ranks: dict[int, tuple[BaseException, Any]], url: str) -> EngineError:
     errors = []
     for rank, (cause, _) in ranks.items():
@@ -299,7 +304,7 @@ def _first_of(ranks: dict[int, tuple[BaseException, Any]], url: str) -> EngineEr
 
 
 def _by_errno(exc: BaseException, text: str, url: str) -> EngineError | None:
-    if isinstance(exc, FileNotFoundError) and "NoSuchBucket" not in text:
+    if is_missing_file(exc):
         return CheckpointNotFound(url) if url else CheckpointCorrupted(text, "is missing")
     number = exc.errno if isinstance(exc, OSError) else None
     make: Callable[[str], EngineError] | None = None

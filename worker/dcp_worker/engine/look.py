@@ -6,7 +6,14 @@ from typing import Any
 
 from dcp_worker.contract import CheckpointInfo, Operation, Origin
 from dcp_worker.engine import commit, layout
-from dcp_worker.engine.errors import CheckpointCorrupted, CheckpointNotFound, EngineError, StorageDenied, translate
+from dcp_worker.engine.errors import (
+    CheckpointCorrupted,
+    CheckpointNotFound,
+    EngineError,
+    StorageDenied,
+    is_missing_file,
+    translate,
+)
 from dcp_worker.engine.manifest import Manifest
 from dcp_worker.engine.store import Store, open_store
 
@@ -92,6 +99,6 @@ def _try_out(store: Store, *, overwrite: bool) -> None:
 
 
 def _translated(error: Exception, url: str | PathLike[str]) -> EngineError:
-    if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error):
+    if is_missing_file(error):
         return CheckpointCorrupted(fspath(url), f"a file is missing: {error}")
     return translate(error)

@@ -8,7 +8,7 @@ saves, or the data went away, CheckpointReplaced is raised on all ranks.
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike, fspath
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,10 +26,7 @@ from dcp_worker.engine.errors import CheckpointCorrupted, CheckpointReplaced, In
 from dcp_worker.engine.fetch import Digests, Fetcher
 from dcp_worker.engine.manifest import Chunk, Manifest
 from dcp_worker.engine.meter import Meter, Progress
-from dcp_worker.engine.store import Store, open_store
-
-MEMORY_LIMIT: Final = 256 << 20
-"""Default bytes that a rank may hold for transfers, beyond the state itself."""
+from dcp_worker.engine.store import MEMORY_LIMIT, Store, can_open, open_store
 
 
 class CheckpointReader(StorageReader):
@@ -133,11 +130,7 @@ class CheckpointReader(StorageReader):
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | PathLike[str]) -> bool:
         """Tell whether the engine can open such a URL."""
-        try:
-            open_store(fspath(checkpoint_id))
-        except InvalidOption:
-            return False
-        return True
+        return can_open(fspath(checkpoint_id))
 
     def info(self) -> CheckpointInfo:
         """Return the summary of what was read."""

@@ -75,7 +75,7 @@ def tensors(metadata: Metadata, results: Results, files: Mapping[str, int]) -> d
                 written.payload,
             )
         )
-    return {name: _entry(metadata, name, chunks[name]) for name in chunks}
+    return {name: entry(metadata, name, chunks[name]) for name in chunks}
 
 
 def stock_files(metadata: Metadata) -> list[str]:
@@ -85,15 +85,16 @@ def stock_files(metadata: Metadata) -> list[str]:
     return sorted(name for name in names if _STOCK_NAME.fullmatch(name))
 
 
-def dtype_name(properties: object) -> str:
+def _dtype_name(properties: object) -> str:
     """Return a dtype as `float32`, without the module."""
     return str(getattr(properties, "dtype", "")).removeprefix("torch.")
 
 
-def _entry(metadata: Metadata, name: str, chunks: list[Chunk]) -> Tensor:
-    entry = metadata.state_dict_metadata[name]
-    if isinstance(entry, TensorStorageMetadata):
-        return Tensor(dtype_name(entry.properties), tuple(entry.size), tuple(chunks))
+def entry(metadata: Metadata, name: str, chunks: list[Chunk]) -> Tensor:
+    """Return the manifest's entry of one name in the state dict."""
+    stored = metadata.state_dict_metadata[name]
+    if isinstance(stored, TensorStorageMetadata):
+        return Tensor(_dtype_name(stored.properties), tuple(stored.size), tuple(chunks))
     return Tensor(None, (), tuple(chunks))
 
 

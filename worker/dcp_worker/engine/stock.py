@@ -1,11 +1,10 @@
 """Checkpoints that stock DCP saved: no manifest, no digests; what can be known of them all the same."""
 
 from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from dcp_worker.engine import metadata as dcp_metadata
 from dcp_worker.engine import record
-from dcp_worker.engine.manifest import Chunk, DataFile, Manifest, Tensor
+from dcp_worker.engine.manifest import Chunk, DataFile, Manifest
 from dcp_worker.engine.store import Store
 
 
@@ -21,11 +20,6 @@ def manifest_of_stock(store: Store, content: bytes) -> Manifest:
     for index, info in infos.items():
         place = Chunk(tuple(index.offset or ()), (), numbers[info.relative_path], info.offset, info.length, None)
         chunks[index.fqn].append(place)
-    tensors = {}
-    for name, entry in metadata.state_dict_metadata.items():
-        if isinstance(entry, TensorStorageMetadata):
-            tensors[name] = Tensor(record.dtype_name(entry.properties), tuple(entry.size), tuple(chunks[name]))
-        else:
-            tensors[name] = Tensor(None, (), tuple(chunks[name]))
+    tensors = {name: record.entry(metadata, name, chunks[name]) for name in chunks}
     files = tuple(DataFile(name, there.get(name, -1)) for name in names)
     return Manifest(url=store.url, files=files, tensors=tensors)

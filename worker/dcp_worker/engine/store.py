@@ -16,6 +16,8 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 PART_SIZE: Final = 8 << 20
 """Bytes of one part of an upload and of one ranged read."""
+MEMORY_LIMIT: Final = 256 << 20
+"""Default bytes that a rank may hold for transfers, beyond the state itself."""
 
 ATOMIC: Final = "Atomic"
 BEST_EFFORT: Final = "BestEffort"
@@ -105,6 +107,15 @@ def open_store(url: str, storage_options: Mapping[str, Any] | None = None) -> St
         raise InvalidOption.wrapping(url, error) from error
     except Exception as error:
         raise translate(error) from error
+
+
+def can_open(url: str) -> bool:
+    """Tell whether there is a store for such a URL: DCP's `validate_checkpoint_id`."""
+    try:
+        open_store(url)
+    except InvalidOption:
+        return False
+    return True
 
 
 def copied(pieces: Iterable[Buffer], targets: Iterable[memoryview], path: str) -> Iterator[memoryview]:

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from collections import defaultdict
 from collections.abc import Mapping
 from os import PathLike, fspath
 from typing import Any, Final
@@ -84,13 +85,12 @@ def _check_stock(store: Store, manifest: Manifest, on_progress: Progress | None)
     right = 0
     meter = Meter(sum(max(0, file.size) for file in manifest.files), on_progress)
     names = manifest.tensors_by_file()
+    items_of: dict[int, list[tuple[int, int, str]]] = defaultdict(list)
+    for name, tensor in manifest.tensors.items():
+        for chunk in tensor.chunks:
+            items_of[chunk.file].append((chunk.offset, chunk.length, name))
     for number, file in enumerate(manifest.files):
-        items = [
-            (chunk.offset, chunk.length, name)
-            for name, tensor in manifest.tensors.items()
-            for chunk in tensor.chunks
-            if chunk.file == number
-        ]
+        items = items_of[number]
         end = max((offset + length for offset, length, _ in items), default=0)
         if file.size < end:
             found = "is missing" if file.size < 0 else f"has {file.size} bytes, not the {end} that .metadata names"

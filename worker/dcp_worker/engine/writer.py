@@ -26,10 +26,8 @@ from dcp_worker.engine import metadata as dcp_metadata
 from dcp_worker.engine.errors import CheckpointCorrupted, InvalidOption, translate
 from dcp_worker.engine.manifest import Manifest
 from dcp_worker.engine.meter import Meter, Progress
-from dcp_worker.engine.store import PART_SIZE, Buffer, Store, open_store
+from dcp_worker.engine.store import MEMORY_LIMIT, PART_SIZE, Buffer, Store, can_open, open_store
 
-MEMORY_LIMIT: Final = 256 << 20
-"""Default bytes that a rank may hold for transfers, beyond the state itself."""
 _PARALLEL: Final = 12
 _MAX_PARTS: Final = 9_000
 _ONE_FILE: Final = 64 << 20
@@ -177,11 +175,7 @@ class CheckpointWriter(StorageWriter):
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | PathLike[str]) -> bool:
         """Tell whether the engine can open such a URL."""
-        try:
-            open_store(fspath(checkpoint_id))
-        except InvalidOption:
-            return False
-        return True
+        return can_open(fspath(checkpoint_id))
 
     def _files(self, items: list[WriteItem]) -> Iterator[list[tuple[WriteItem, int]]]:
         """Decide which items go into one file together: objects first, tensors in the planner's order."""
