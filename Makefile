@@ -31,14 +31,14 @@ check: .venv/stamp ## ruff, mypy --strict, import contracts, CRD drift
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	$(PYTHON) -m dcp_operator.crd --check
+	$(PYTHON) -m dcp_operator.checkpoint.crd --check
 
 format: .venv/stamp ## Format and fix what ruff can fix
 	.venv/bin/ruff check --fix-only -q .
 	.venv/bin/ruff format .
 
 crd: .venv/stamp ## Write manifests/crds from the models
-	$(PYTHON) -m dcp_operator.crd
+	$(PYTHON) -m dcp_operator.checkpoint.crd
 
 # --universal: one lock for every supported Python. No index line may stand in it: it would name a registry.
 LOCK := pip compile --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -q

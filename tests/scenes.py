@@ -6,11 +6,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from dcp_operator.actions import CreateAttempt, Decision, DeleteAttempt
-from dcp_operator.decide import decide
-from dcp_operator.observed import Attempt, Observed, Pod
-from dcp_operator.rivals import Rival
-from dcp_operator.spec import LOCAL, Checkpoint, parse
+from dcp_operator.checkpoint.spec import LOCAL, Checkpoint, parse
+from dcp_operator.decision.actions import CreateAttempt, Decision, DeleteAttempt
+from dcp_operator.decision.decide import decide
+from dcp_operator.decision.observed import Attempt, Observed, Pod
+from dcp_operator.decision.rivals import Rival
 from dcp_worker.contract import CheckpointInfo, RankFailure, Reason, Report
 
 NOW = datetime(2026, 11, 24, 8, 0, 0, tzinfo=UTC)

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.api import CHECKPOINTS, JOBS, PODS, Resource
-from dcp_operator.cache import Cache, Key
+from dcp_operator.kube.api import CHECKPOINTS, JOBS, PODS, Resource
+from dcp_operator.kube.cache import Cache, Key
 
 KEY = Key("team", "save")
 

@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pytest
 
-from dcp_operator.conditions import (
+from dcp_operator.checkpoint.conditions import (
     REASONS,
     conditions,
     human_bytes,
@@ -13,7 +13,7 @@ from dcp_operator.conditions import (
     message_of,
     sentence,
 )
-from dcp_operator.status import Phase, Status
+from dcp_operator.checkpoint.status import Phase, Status
 from dcp_worker.contract import Reason, Workers
 from scenes import NOW, at
 

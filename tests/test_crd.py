@@ -9,10 +9,10 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from dcp_operator import crd
-from dcp_operator.crd_rules import RULES, Rule
-from dcp_operator.spec import MUTABLE_FIELDS, CheckpointSpec
-from dcp_operator.status import Status
+from dcp_operator.checkpoint import crd
+from dcp_operator.checkpoint.crd_rules import RULES, Rule
+from dcp_operator.checkpoint.spec import MUTABLE_FIELDS, CheckpointSpec
+from dcp_operator.checkpoint.status import Status
 from scenes import MANIFEST, manifest
 
 DEFINITION = crd.custom_resource_definition()
@@ -129,7 +129,7 @@ def test_the_committed_file_is_the_generated_one() -> None:
 def test_drift_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(crd, "PATH", tmp_path / "crds" / "x.yaml")
     assert crd.main(["--check"]) == 1
-    assert "out of date; run `python -m dcp_operator.crd`" in capsys.readouterr().err
+    assert "out of date; run `make crd`" in capsys.readouterr().err
     assert crd.main([]) == 0
     assert crd.main(["--check"]) == 0
     assert yaml.safe_load(crd.PATH.read_text()) == DEFINITION

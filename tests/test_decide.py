@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.actions import CreateAttempt
-from dcp_operator.decide import decide
-from dcp_operator.observed import Attempt
+from dcp_operator.decision.actions import CreateAttempt
+from dcp_operator.decision.decide import decide
+from dcp_operator.decision.observed import Attempt
 from dcp_worker.contract import Progress, Reason, Report
 from scenes import (
     NOW,

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.actions import CreateAttempt, Decision
-from dcp_operator.observed import Attempt
-from dcp_operator.refusal import blocked, refuse
-from dcp_operator.spec import SpecError
+from dcp_operator.checkpoint.spec import SpecError
+from dcp_operator.decision.actions import CreateAttempt, Decision
+from dcp_operator.decision.observed import Attempt
+from dcp_operator.decision.refusal import blocked, refuse
 from dcp_worker.contract import Reason, Report
 from scenes import (
     NOW,

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.rivals import Rival
-from dcp_operator.status import Status
+from dcp_operator.checkpoint.status import Status
+from dcp_operator.decision.rivals import Rival
 from dcp_worker.contract import Conflict, Origin, Reason, Report
 from scenes import (
     NOW,

@@ -8,12 +8,12 @@ import jsonschema  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcp_operator.actions import CreateAttempt, Decision
-from dcp_operator.crd import custom_resource_definition
-from dcp_operator.decide import decide
-from dcp_operator.observed import Attempt, Observed, Pod
-from dcp_operator.spec import Checkpoint
-from dcp_operator.status import Phase
+from dcp_operator.checkpoint.crd import custom_resource_definition
+from dcp_operator.checkpoint.spec import Checkpoint
+from dcp_operator.checkpoint.status import Phase
+from dcp_operator.decision.actions import CreateAttempt, Decision
+from dcp_operator.decision.decide import decide
+from dcp_operator.decision.observed import Attempt, Observed, Pod
 from dcp_worker.contract import Conflict, Progress, Reason, Report
 from scenes import NOW, checkpoint, failed, saved
 

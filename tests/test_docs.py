@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from dcp_operator.conditions import REASONS
-from dcp_operator.spec import CLUSTER, parse
+from dcp_operator.checkpoint.conditions import REASONS
+from dcp_operator.checkpoint.spec import CLUSTER, parse
 from dcp_worker.contract import Reason
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dcp_operator import documents
-from dcp_operator.documents import InputError
-from dcp_operator.spec import LOCAL
+from dcp_operator.checkpoint.spec import LOCAL
+from dcp_operator.local import documents
+from dcp_operator.local.documents import InputError
 
 SAVE = """
 apiVersion: dcp-operator.io/v1alpha1

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dcp_operator import documents
-from dcp_operator.spec import LOCAL
+from dcp_operator.checkpoint.spec import LOCAL
+from dcp_operator.local import documents
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 

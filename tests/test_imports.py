@@ -20,7 +20,7 @@ def loaded(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     "statement",
     [
-        "import dcp_worker.contract, dcp_operator.decide, dcp_operator.refusal, dcp_operator.job, dcp_operator.crd",
+        "import dcp_worker.contract, dcp_operator.checkpoint.crd, dcp_operator.decision.decide, dcp_operator.kube.job",
     ],
     ids=["control plane"],
 )

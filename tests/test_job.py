@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from dcp_operator.actions import CreateAttempt
-from dcp_operator.job import Builder
-from dcp_operator.naming import INDEX_LABEL
-from dcp_operator.observed import observe
-from dcp_operator.pod_template import merged
+from dcp_operator.checkpoint.naming import INDEX_LABEL
+from dcp_operator.checkpoint.pod_template import merged
+from dcp_operator.decision.actions import CreateAttempt
+from dcp_operator.decision.observed import observe
+from dcp_operator.kube.job import Builder
 from dcp_worker.contract import CREDENTIAL_KEYS, Task
 from scenes import checkpoint
 

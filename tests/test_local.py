@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dcp_operator import documents
-from dcp_operator.processes import progress_of
-from dcp_operator.run import Run
-from dcp_operator.spec import LOCAL
-from dcp_operator.view import view
+from dcp_operator.checkpoint.spec import LOCAL
+from dcp_operator.local import documents
+from dcp_operator.local.processes import progress_of
+from dcp_operator.local.run import Run
+from dcp_operator.local.view import view
 
 MANIFEST = """
 apiVersion: dcp-operator.io/v1alpha1

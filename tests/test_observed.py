@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.naming import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL, PROBE_LABEL, RUN_LABEL
-from dcp_operator.observed import Attempt, Pod, observe
+from dcp_operator.checkpoint.naming import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL, PROBE_LABEL, RUN_LABEL
+from dcp_operator.decision.observed import Attempt, Pod, observe
 from dcp_worker.contract import Progress
 from scenes import NOW, at, saved
 

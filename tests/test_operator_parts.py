@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.api import (
+from dcp_operator.checkpoint.spec import SpecError
+from dcp_operator.kube.api import (
     CHECKPOINTS,
     JOBS,
     PODS,
@@ -19,10 +20,9 @@ from dcp_operator.api import (
     UnavailableError,
     refusal,
 )
-from dcp_operator.cache import Key
-from dcp_operator.claims import Claims
-from dcp_operator.progress import last_progress
-from dcp_operator.spec import SpecError
+from dcp_operator.kube.cache import Key
+from dcp_operator.kube.claims import Claims
+from dcp_operator.kube.progress import last_progress
 
 TERMINATING = {"message": "being terminated", "details": {"causes": [{"reason": "NamespaceTerminating"}]}}
 

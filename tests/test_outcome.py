@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.observed import Attempt
-from dcp_operator.outcome import Outcome, outcome
+from dcp_operator.decision.observed import Attempt
+from dcp_operator.decision.outcome import Outcome, outcome
 from dcp_worker.contract import Conflict, Operation, RankFailure, Reason, Report
 from scenes import at, attempt, ended, failed, running, saved
 

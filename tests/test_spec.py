@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.spec import CLUSTER, LOCAL, Checkpoint, Site, SpecError, parse
+from dcp_operator.checkpoint.spec import CLUSTER, LOCAL, Checkpoint, Site, SpecError, parse
 from dcp_worker.contract import Device, Operation, Strategy
 from scenes import URL, manifest
 

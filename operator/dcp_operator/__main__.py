@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from dcp_operator.leader import LostLeaseError
-from dcp_operator.runtime import CrdMissingError, run
-from dcp_operator.settings import Settings, own_namespace
+from dcp_operator.kube.leader import LostLeaseError
+from dcp_operator.kube.runtime import CrdMissingError, run
+from dcp_operator.kube.settings import Settings, own_namespace
 
 logger = logging.getLogger("dcp_operator")
 

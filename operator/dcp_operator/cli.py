@@ -16,12 +16,12 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from dcp_operator import documents, table
-from dcp_operator.documents import Documents, InputError
-from dcp_operator.run import run_all, succeeded
-from dcp_operator.spec import CLUSTER, LOCAL, Site
-from dcp_operator.storage_url import url_problems
-from dcp_operator.view import view
+from dcp_operator.checkpoint.spec import CLUSTER, LOCAL, Site
+from dcp_operator.checkpoint.storage_url import url_problems
+from dcp_operator.local import documents, table
+from dcp_operator.local.documents import Documents, InputError
+from dcp_operator.local.run import run_all, succeeded
+from dcp_operator.local.view import view
 
 BAD_INPUT: Final = 2
 INTERRUPTED: Final = 130

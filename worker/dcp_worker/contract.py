@@ -2,8 +2,8 @@
 
 This is the only module that both sides import. It loads neither torch nor fsspec nor a Kubernetes client, so that the
 operator stays small and starts fast. Both messages are JSON with the API's camelCase names. The sections of a Task are
-the very sections of a Checkpoint's spec that the data plane needs; `dcp_operator.spec` extends them with what only the
-control plane reads.
+the very sections of a Checkpoint's spec that the data plane needs; the operator's `spec` extends them with what only
+the control plane reads.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,0 +1,189 @@
+"""The CustomResourceDefinition, generated from the models of `spec` and `status`.
+
+`python -m dcp_operator.checkpoint.crd` writes manifests/crds; with --check it fails where the file there differs.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from dcp_operator.checkpoint.crd_rules import RULES
+from dcp_operator.checkpoint.naming import GROUP, KIND, PLURAL, VERSION
+from dcp_operator.checkpoint.spec import CheckpointSpec
+from dcp_operator.checkpoint.status import Status
+from dcp_worker.contract import REPORT_LIMIT, STORAGE_OPTIONS, Storage, StorageOption
+
+PATH: Final = Path(__file__).parents[3] / "manifests" / "crds" / f"{GROUP}_{PLURAL}.yaml"
+_HEADER: Final = "# Generated from operator/dcp_operator/checkpoint by `make crd`; do not edit.\n"
+
+_KEPT: Final = (
+    "description", "type", "format", "enum", "default", "pattern", "minimum", "maximum",
+    "minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "required",
+)  # fmt: skip
+_COLUMNS: Final = (
+    ("Operation", "string", ".spec.operation", 0),
+    ("Phase", "string", ".status.phase", 0),
+    ("Step", "integer", ".status.checkpoint.step", 0),
+    ("Size", "string", ".status.size", 0),
+    ("Duration", "string", ".status.duration", 0),
+    ("Reason", "string", ".status.reason", 0),
+    ("Age", "date", ".metadata.creationTimestamp", 0),
+    ("Ranks", "string", ".status.ranks", 1),
+    ("Throughput", "string", ".status.throughput", 1),
+    ("URL", "string", ".spec.storage.url", 1),
+)
+_OPTION_TYPES: Final = {str: "string", int: "integer", float: "number", bool: "boolean"}
+
+_NO_DEFAULT: Final[tuple[object, ...]] = ("", None, [], {})
+
+Schema = dict[str, Any]
+
+
+def custom_resource_definition() -> dict[str, Any]:
+    """Return the CustomResourceDefinition of Checkpoint."""
+    version = {
+        "name": VERSION,
+        "served": True,
+        "storage": True,
+        "schema": {"openAPIV3Schema": _object_schema()},
+        "subresources": {"status": {}},
+        "additionalPrinterColumns": [
+            {"name": name, "type": kind, "jsonPath": path} | ({"priority": priority} if priority else {})
+            for name, kind, path, priority in _COLUMNS
+        ],
+        "selectableFields": [{"jsonPath": path} for path in (".spec.operation", ".status.phase", ".status.reason")],
+    }
+    names = {
+        "kind": KIND, "listKind": f"{KIND}List", "plural": PLURAL, "singular": KIND.lower(),
+        "shortNames": ["dcp"], "categories": ["dcp"],
+    }  # fmt: skip
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "spec": {"group": GROUP, "scope": "Namespaced", "names": names, "versions": [version]},
+    }
+
+
+def render() -> str:
+    """Return the file's text."""
+    return _HEADER + yaml.dump(custom_resource_definition(), Dumper=_Plain, sort_keys=False, width=1000)
+
+
+class _Plain(yaml.SafeDumper):
+    """YAML without anchors, which no reader of a CRD expects."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - the library's signature
+        return True
+
+
+def _object_schema() -> Schema:
+    spec = _structural(CheckpointSpec.model_json_schema(by_alias=True))
+    spec["properties"]["storage"]["properties"]["options"] = _options()
+    spec["properties"]["ttlSecondsAfterFinished"]["nullable"] = True
+    status = _structural(Status.model_json_schema(by_alias=True), with_defaults=False)
+    status["properties"]["conditions"] |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+    schema: Schema = {
+        "description": "One operation, done once, on one distributed PyTorch checkpoint.",
+        "type": "object",
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "spec": spec,
+            "status": status,
+        },
+    }
+    for rule in RULES:
+        at = schema
+        for part in rule.at:
+            at = at["properties"][part]
+        at.setdefault("x-kubernetes-validations", []).append(rule.to_dict())
+    return schema
+
+
+def _structural(schema: Schema, *, with_defaults: bool = True) -> Schema:
+    """Return a pydantic JSON schema as the API server takes it: no references, no null, everything bounded."""
+    definitions = schema.get("$defs", {})
+
+    def convert(node: Schema) -> Schema:
+        node = _resolved(node, definitions)
+        kept: Schema = {key: node[key] for key in _KEPT if key in node}
+        if not with_defaults or kept.get("default") in _NO_DEFAULT:
+            kept.pop("default", None)
+        elif isinstance(kept.get("default"), dict):
+            # The API server checks this default by the section's rules before it fills in the fields' own defaults.
+            kept["default"] = {key: value for key, value in kept["default"].items() if value not in _NO_DEFAULT}
+        if kept.get("description"):
+            kept["description"] = " ".join(kept["description"].split())
+        if node.get("type") == "object":
+            return kept | _object(node, convert)
+        if node.get("type") == "array":
+            return kept | {"items": convert(node["items"])}
+        if node.get("type") == "integer":
+            return kept | {"format": "int64"}
+        bounded = node.get("type") != "string" or {"enum", "format", "maxLength"} & node.keys()
+        return kept if bounded else kept | {"maxLength": REPORT_LIMIT}
+
+    return convert(schema)
+
+
+def _object(node: Schema, convert: Any) -> Schema:  # noqa: ANN401 - the recursion of _structural
+    if "properties" not in node:
+        return {"x-kubernetes-preserve-unknown-fields": True}
+    return {"properties": {name: convert(each) for name, each in node["properties"].items()}}
+
+
+def _resolved(node: Schema, definitions: dict[str, Schema]) -> Schema:
+    """Return the node with its reference or its one alternative beside null put in; what stands at the node wins."""
+    for alternative in node.get("anyOf", ()):
+        if alternative.get("type") != "null":
+            node = _resolved(alternative, definitions) | {key: node[key] for key in node if key != "anyOf"}
+    if "$ref" in node:
+        target = definitions[node["$ref"].rpartition("/")[2]]
+        node = _resolved(target, definitions) | {key: node[key] for key in node if key != "$ref"}
+    return node
+
+
+def _options() -> Schema:
+    """Return the schema of storage.options: every option of every protocol. What is not here is never stored."""
+    found: dict[str, tuple[StorageOption, list[str]]] = {}
+    for name, options in STORAGE_OPTIONS.items():
+        for key, option in options.items():
+            found.setdefault(key, (option, []))[1].append(name)
+    return {
+        "description": " ".join(str(Storage.model_fields["options"].description).split()),
+        "type": "object",
+        "properties": {key: _option(*found[key]) for key in sorted(found)},
+    }
+
+
+def _option(option: StorageOption, protocols: list[str]) -> Schema:
+    schema: Schema = {"description": f"{option.doc} For {', '.join(protocols)}.", "type": _OPTION_TYPES[option.kind]}
+    if option.choices:
+        schema["enum"] = list(option.choices)
+    elif option.kind is str:
+        schema |= {"minLength": 1, "maxLength": 1024}
+    elif option.kind in {int, float}:
+        schema |= {"minimum": 1 if option.kind is int else 0, "maximum": 86_400}
+    return schema
+
+
+def main(arguments: list[str]) -> int:
+    """Write the file, or compare it; return the exit code."""
+    text = render()
+    if arguments == ["--check"]:
+        if PATH.is_file() and PATH.read_text() == text:
+            return 0
+        sys.stderr.write(f"{PATH} is out of date; run `make crd` and commit it\n")
+        return 1
+    PATH.parent.mkdir(parents=True, exist_ok=True)
+    PATH.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

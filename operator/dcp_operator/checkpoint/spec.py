@@ -1,0 +1,259 @@
+"""The Checkpoint's spec: its fields with their defaults, and what is wrong with one, in lines that say how to mend it.
+
+The sections that the data plane needs extend those of `dcp_worker.contract`. The CRD is generated from these models.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Self
+
+from pydantic import Field, ValidationError
+
+from dcp_operator.checkpoint.naming import API_VERSION, KIND, NAME_LIMIT, QUEUE_LABEL, job_name
+from dcp_operator.checkpoint.problems import problems
+from dcp_operator.checkpoint.rules import rule_problems
+from dcp_operator.checkpoint.storage_url import DEFAULT_PROTOCOLS, protocol, url_key
+from dcp_worker.contract import (
+    Device,
+    LoadSelection,
+    Operation,
+    Origin,
+    Parallelism,
+    Storage,
+    Task,
+    Wire,
+    Workers,
+    Workload,
+)
+
+_HANG_SECONDS: Final = 300.0
+_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+
+SecretName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+RunId = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
+
+
+class SpecError(Exception):
+    """A manifest that can't be worked on as it is; its author mends every listed problem and applies it again."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+        """One line each: `field: what is wrong; write ...`."""
+
+
+class SecretRef(Wire):
+    """A Secret in the Checkpoint's own namespace."""
+
+    name: SecretName = Field(description="Name of the Secret.")
+
+
+class StorageSpec(Storage):
+    """Where the checkpoint stands, and with which credentials."""
+
+    credentials_secret_ref: SecretRef | None = Field(
+        default=None,
+        description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the like, as environment of the ranks.",
+    )
+
+
+class WorkersSpec(Workers):
+    """How many ranks, on what, and in which pods."""
+
+    image: str | None = Field(
+        default=None, min_length=1, max_length=512, description="Worker image. Default: the one the operator runs with."
+    )
+    pod_template: dict[str, Any] = Field(
+        default_factory=dict,
+        max_length=2,
+        description="Merged into worker pods: resources, nodeSelector, tolerations, volumes, env, serviceAccountName.",
+    )
+
+
+class Timeouts(Wire):
+    """How long an attempt may take."""
+
+    start_seconds: int = Field(
+        default=600,
+        ge=1,
+        le=604_800,
+        description="Seconds until every pod runs; they do not count while queued or suspended.",
+    )
+    active_seconds: int = Field(default=3600, ge=1, le=604_800, description="Seconds of running, per attempt.")
+
+
+class CheckpointSpec(Wire):
+    """One operation on one checkpoint. Immutable once set, save for suspend, ttlSecondsAfterFinished and runId."""
+
+    operation: Operation = Field(
+        description="Save writes a checkpoint, Load reads it into a model, Verify checks its bytes."
+    )
+    storage: StorageSpec = Field(description="Where the checkpoint stands.")
+    workload: Workload | None = Field(default=None, description="What builds the model; required for Save and Load.")
+    parallelism: Parallelism = Field(default=Parallelism(), description="How the model is sharded.")
+    workers: WorkersSpec = Field(default=WorkersSpec(), description="How many ranks, and on what.")
+    load: LoadSelection = Field(default=LoadSelection(), description="Which part of the checkpoint a Load reads.")
+    retries: int = Field(
+        default=2, ge=0, le=20, description="Attempts after the first; a preempted one is not counted."
+    )
+    timeouts: Timeouts = Field(default=Timeouts(), description="How long an attempt may take.")
+    suspend: bool = Field(
+        default=False, description="true stops the attempt and starts no other until it is false again."
+    )
+    ttl_seconds_after_finished: int | None = Field(
+        default=86_400,
+        ge=0,
+        le=31_536_000,
+        description="When the Jobs of a finished Checkpoint are removed; its data never is.",
+    )
+    run_id: RunId = Field(default="", description="Change it to run the operation again.")
+
+
+MUTABLE_FIELDS: Final = ("suspend", "ttlSecondsAfterFinished", "runId")
+
+
+class Checkpoint(Wire):
+    """A Checkpoint object: who it is, and what it asks for."""
+
+    name: str
+    namespace: str = "default"
+    uid: str = ""
+    generation: int = 1
+    created: datetime = datetime.fromtimestamp(0, UTC)
+    deleting: bool = False
+    queue: str = ""
+    """Kueue's queue, from the label: its Jobs start suspended and are left to Kueue."""
+    spec: CheckpointSpec
+
+    @property
+    def origin(self) -> Origin:
+        """Who this run is in the manifest of what it saves."""
+        return Origin(namespace=self.namespace, name=self.name, uid=self.uid, run_id=self.spec.run_id)
+
+    @property
+    def nodes(self) -> int:
+        """Pods of an attempt."""
+        return self.spec.workers.num_nodes
+
+    @property
+    def url_key(self) -> str:
+        """What two Checkpoints share exactly when they work on the same place."""
+        storage = self.spec.storage
+        match protocol(storage.url):
+            case "memory":
+                return f"{self.uid}/{storage.url}"
+            case "file":
+                volumes = (self.spec.workers.pod_template.get("spec") or {}).get("volumes")
+                return f"{self.namespace}/{_digest(volumes)}/{url_key(storage)}"
+            case _:
+                return url_key(storage)
+
+    @property
+    def free_form_digest(self) -> str:
+        """Digest of the fields that the CRD's rules can't hold still, since they have no schema."""
+        spec = self.spec
+        workload = spec.workload
+        return _digest([workload and workload.args, spec.storage.options, spec.workers.pod_template])
+
+    def job_name(self, attempt: int) -> str:
+        """Return the name of an attempt's Job."""
+        return job_name(self.name, self.uid, self.spec.run_id, attempt)
+
+    def task(self, attempt: int, *, probe: bool = False) -> Task:
+        """Return what the pods of an attempt are told. A probe is one process that only looks for an earlier commit."""
+        spec = self.spec
+        return Task(
+            operation=spec.operation,
+            origin=self.origin,
+            attempt=attempt,
+            storage=Storage(url=spec.storage.url, options=spec.storage.options, overwrite=spec.storage.overwrite),
+            workload=spec.workload,
+            parallelism=spec.parallelism,
+            workers=Workers(
+                num_nodes=1 if probe else spec.workers.num_nodes,
+                num_proc_per_node=1 if probe else spec.workers.num_proc_per_node,
+                device=Device.CPU if probe else spec.workers.device,
+            ),
+            load=spec.load,
+            active_seconds=spec.timeouts.active_seconds,
+            hang_seconds=min(_HANG_SECONDS, spec.timeouts.active_seconds / 2),
+            probe=probe,
+        )
+
+
+class Site(Wire):
+    """Where a Checkpoint is to run, as far as it matters to what its spec may say."""
+
+    protocols: tuple[str, ...] = DEFAULT_PROTOCOLS
+    file_needs_volume: bool = True
+    """A path of a pod's own file system is gone with the pod."""
+
+    @classmethod
+    def local(cls) -> Self:
+        """Return the site of `dcp run`: this machine's files are there to stay, and tests may use memory."""
+        return cls(protocols=(*DEFAULT_PROTOCOLS, "memory"), file_needs_volume=False)
+
+
+CLUSTER: Final = Site()
+LOCAL: Final = Site.local()
+
+
+def parse(body: Mapping[str, Any], *, site: Site = CLUSTER) -> Checkpoint:
+    """Return the Checkpoint of a manifest or of a live object.
+
+    `dcp run` passes `site=LOCAL`, which accepts what only makes sense on one machine.
+
+    Raises:
+        SpecError: with every problem found; the object's author mends them.
+    """
+    found = list(_envelope_problems(body))
+    spec: CheckpointSpec | None = None
+    try:
+        text = json.dumps(body.get("spec"), allow_nan=False)
+        spec = CheckpointSpec.model_validate_json(text, strict=True, by_alias=True, by_name=False)
+    except ValidationError as error:
+        found += problems(error, CheckpointSpec, "spec")
+    except (TypeError, ValueError):
+        found.append("spec: holds a value that JSON does not have, such as a date or NaN; write it in quotes")
+    if spec is not None:
+        found += rule_problems(spec, site)
+    if found or spec is None:
+        raise SpecError(found)
+    return _with_metadata(body.get("metadata") or {}, spec)
+
+
+def _with_metadata(metadata: Mapping[str, Any], spec: CheckpointSpec) -> Checkpoint:
+    created = metadata.get("creationTimestamp")
+    return Checkpoint(
+        name=metadata["name"],
+        namespace=metadata.get("namespace") or "default",
+        uid=metadata.get("uid") or "",
+        generation=metadata.get("generation") or 1,
+        created=datetime.fromisoformat(created) if isinstance(created, str) else datetime.fromtimestamp(0, UTC),
+        deleting=bool(metadata.get("deletionTimestamp")),
+        queue=(metadata.get("labels") or {}).get(QUEUE_LABEL, ""),
+        spec=spec,
+    )
+
+
+def _envelope_problems(body: Mapping[str, Any]) -> Iterator[str]:
+    if body.get("apiVersion", API_VERSION) != API_VERSION:
+        yield f"apiVersion: is another group or version; write {API_VERSION}"
+    if body.get("kind", KIND) != KIND:
+        yield f"kind: is another kind; write {KIND}"
+    for key in body.keys() - {"apiVersion", "kind", "metadata", "spec", "status"}:
+        yield f"{key}: unknown field; write apiVersion, kind, metadata, spec"
+    metadata = body.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, Mapping) else None
+    if not isinstance(name, str) or not name:
+        yield "metadata.name: is missing; write a name such as save-1000"
+    elif not _LABEL.fullmatch(name) or len(name) > NAME_LIMIT:
+        yield f"metadata.name: is a label too; write at most {NAME_LIMIT} of a-z, 0-9 and '-', with no '-' at the ends"
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""What follows: (spec, observed, now) -> actions, status, events, and when to look again. Pure."""

@@ -1,0 +1,61 @@
+"""Which attempts go, and when: their data never does."""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from dcp_operator.checkpoint.spec import Checkpoint
+from dcp_operator.checkpoint.status import Phase, Status
+from dcp_operator.decision.actions import Action, DeleteAttempt
+from dcp_operator.decision.observed import Attempt, Observed
+
+_LINGER: Final = timedelta(seconds=60)
+"""How long pods may take to end after a success before they are stopped."""
+
+
+def clean_up(
+    checkpoint: Checkpoint, observed: Observed, written: Status, final: Status, now: datetime
+) -> tuple[list[Action], list[datetime]]:
+    """Return the attempts to delete now, and when to look again.
+
+    An attempt is deleted only once its outcome stands in the status as written: to stop what still runs, when the time
+    to keep it is over, or since a new runId asked for a fresh run.
+    """
+    actions: list[Action] = []
+    times: list[datetime] = []
+    for attempt in observed.attempts:
+        if attempt.deleting:
+            continue
+        if attempt.run_id != checkpoint.spec.run_id:
+            actions.append(deletion(attempt, "spec.runId asks for a new run"))
+            continue
+        due = _due(checkpoint, attempt, final, now)
+        if due is None:
+            continue
+        is_written = written.run_id == checkpoint.spec.run_id and _settled_in(written, attempt)
+        if due > now or not is_written:
+            times.append(max(due, now))
+        else:
+            actions.append(deletion(attempt, "its pods are no longer needed" if attempt.active else "its time is over"))
+    return actions, times
+
+
+def _settled_in(status: Status, attempt: Attempt) -> bool:
+    return status.phase.terminal or attempt.attempt <= status.retries.settled
+
+
+def _due(checkpoint: Checkpoint, attempt: Attempt, status: Status, now: datetime) -> datetime | None:
+    """Return when the attempt may go; None while it is under way, or for as long as no time is set."""
+    if not _settled_in(status, attempt):
+        return None
+    end = status.completion_time or now
+    if attempt.active:
+        return end + _LINGER if status.phase is Phase.SUCCEEDED else now
+    ttl = checkpoint.spec.ttl_seconds_after_finished
+    if not status.phase.terminal or ttl is None:
+        return None
+    return end + timedelta(seconds=ttl)
+
+
+def deletion(attempt: Attempt, why: str) -> DeleteAttempt:
+    """Return the action that removes an attempt."""
+    return DeleteAttempt(job_name=attempt.job_name, attempt=attempt.attempt, why=why)

@@ -1,0 +1,167 @@
+"""What to do for a Checkpoint now: a pure function of its spec, what is observed, its status and the time.
+
+Level-triggered: it never asks what happened last, so it may run twice, late, or after a crash at any point. Attempts
+that ended are settled into the status first; then an ordered chain of checks runs, and the first that has something to
+say decides.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from dcp_operator.checkpoint.conditions import message_of, sentence
+from dcp_operator.checkpoint.spec import Checkpoint
+from dcp_operator.checkpoint.status import Failure, Phase, Status
+from dcp_operator.decision.actions import Decision
+from dcp_operator.decision.clean_up import clean_up
+from dcp_operator.decision.live import queued, running, start, starting
+from dcp_operator.decision.observed import Observed
+from dcp_operator.decision.publish import events, with_conditions
+from dcp_operator.decision.rivals import Rival, holder
+from dcp_operator.decision.settle import conflicted, settle
+from dcp_operator.decision.situation import Situation, Verdict, finished
+from dcp_worker.contract import Conflict, Origin, Reason
+
+
+def decide(
+    checkpoint: Checkpoint,
+    observed: Observed,
+    status: Mapping[str, Any] | None,
+    now: datetime,
+    rivals: Sequence[Rival] = (),
+) -> Decision:
+    """Return the actions to carry out, the status to write, and when to decide again.
+
+    Args:
+        checkpoint: The parsed object.
+        observed: Its Jobs and pods, of any run.
+        status: The status as it stands in the cluster: what is not in it was never written.
+        now: The time, with a time zone.
+        rivals: Live Saves of other Checkpoints, as `Rival.of` makes them.
+    """
+    written = Status.read(status)
+    own = tuple(each for each in observed.attempts if each.run_id == checkpoint.spec.run_id)
+    situation = settle(
+        Situation(
+            checkpoint=checkpoint, attempts=own, status=_begin(checkpoint, written), now=now, rivals=tuple(rivals)
+        )
+    )
+    verdict = _first(situation)
+    return _decision(situation, verdict, written, observed)
+
+
+def _begin(checkpoint: Checkpoint, written: Status) -> Status:
+    """Return the status to go on from: a new run starts afresh, and a mended spec gets another look."""
+    if written.run_id != checkpoint.spec.run_id:
+        return Status(
+            run_id=checkpoint.spec.run_id,
+            free_form_digest=written.free_form_digest,
+            conditions=written.conditions,
+            warnings=(),
+        )
+    if written.reason is Reason.INVALID_SPEC and written.attempts == 0:
+        return written.given(phase=Phase.PENDING, reason=None, failure=None)
+    return written
+
+
+def _first(situation: Situation) -> Verdict:
+    verdicts = (check(situation) for check in CHECKS)
+    return next(verdict for verdict in verdicts if verdict is not None)
+
+
+def over(situation: Situation) -> Verdict | None:
+    """Leave a finished Checkpoint as it is: nothing that happens to pods after the result changes it."""
+    if not situation.status.phase.terminal:
+        return None
+    return Verdict(status=situation.status, message=situation.message or message_of(situation.status.conditions))
+
+
+def changed(situation: Situation) -> Verdict | None:
+    """Refuse fields that were changed under a Checkpoint that has begun, where the CRD's rules can't hold them."""
+    digest = situation.status.free_form_digest
+    if not digest or digest == situation.checkpoint.free_form_digest:
+        return None
+    message = (
+        "spec.workload.args, spec.storage.options or spec.workers.podTemplate was changed after the first attempt had "
+        "started; change it back, or apply a new Checkpoint with the new values."
+    )
+    status = finished(situation.status, Phase.FAILED, Reason.INVALID_SPEC, situation.stamp)
+    return Verdict(
+        status=status.given(failure=Failure(reason=Reason.INVALID_SPEC, message=message)),
+        message=message,
+    )
+
+
+def refused(situation: Situation) -> Verdict | None:
+    """Refuse a Save whose URL another live Save holds, before anything is started for it."""
+    if situation.attempts or situation.status.attempts:
+        return None
+    own = Rival.of(situation.checkpoint, situation.status)
+    rival = holder(own, situation.rivals) if own is not None else None
+    if rival is None:
+        return None
+    origin = Origin(namespace=rival.namespace, name=rival.name, uid=rival.uid)
+    url = situation.checkpoint.spec.storage.url
+    message = f"Checkpoint {rival.namespace}/{rival.name} is saving to the same URL ({url})."
+    conflict = Conflict(origin=origin, message=message)
+    failure = Failure(reason=Reason.OVERWRITE_CONFLICT, message=message)
+    done = conflicted(situation, situation.status, conflict, failure, attempt=None)
+    return Verdict(status=done.status, message=done.message)
+
+
+def suspended(situation: Situation) -> Verdict | None:
+    """Stop and stay stopped while spec.suspend is true. A stopped attempt is not counted; a new one follows."""
+    if not situation.checkpoint.spec.suspend:
+        return None
+    status, attempt = situation.status, situation.current
+    message = "spec.suspend is true: no attempt is started."
+    if attempt is not None:
+        message = f"spec.suspend is true: attempt {attempt.attempt} is stopped and not counted."
+        retries = status.retries.model_copy(
+            update={"settled": attempt.attempt, "uncounted": status.retries.uncounted + 1}
+        )
+        status = status.given(attempts=attempt.attempt, retries=retries)
+    elif status.phase is Phase.SUSPENDED:
+        message = message_of(status.conditions)
+    status = status.given(phase=Phase.SUSPENDED, reason=Reason.SUSPENDED, progress=None)
+    return Verdict(status=status, message=message)
+
+
+def backing_off(situation: Situation) -> Verdict | None:
+    """Wait before the next attempt, longer each time."""
+    due = situation.status.retries.next_time
+    if situation.current is not None or due is None or situation.now >= due:
+        return None
+    failure = situation.status.failure
+    message = f"Attempt {situation.number} starts at {due:%H:%M:%SZ}."
+    if failure is not None:
+        message = f"Attempt {failure.attempt} failed: {sentence(failure.message)} {message}"
+    status = situation.status.given(phase=Phase.PENDING, reason=failure and failure.reason, progress=None)
+    return Verdict(status=status, message=message, wake_at=due)
+
+
+CHECKS: Final[tuple[Callable[[Situation], Verdict | None], ...]] = (
+    over,
+    changed,
+    refused,
+    suspended,
+    backing_off,
+    start,
+    queued,
+    starting,
+    running,
+)
+"""In this order; `running` always has something to say."""
+
+
+def _decision(situation: Situation, verdict: Verdict, written: Status, observed: Observed) -> Decision:
+    checkpoint, now = situation.checkpoint, situation.now
+    final = with_conditions(verdict.status, verdict.message, written, checkpoint.generation, now)
+    deletions, times = clean_up(checkpoint, observed, written, final, now)
+    wake_at = min((each for each in (verdict.wake_at, *times) if each is not None), default=None)
+    return Decision(
+        actions=(*deletions, *verdict.actions),
+        status=final.to_dict(),
+        events=tuple(events(written, final)),
+        wake_at=wake_at,
+    )

@@ -1,0 +1,136 @@
+"""The checks about an attempt under way: queued, starting, running, and the one that starts it."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Final
+
+from dcp_operator.checkpoint.conditions import human_ranks, sentence
+from dcp_operator.checkpoint.status import JobRef, Phase, RunProgress, Status
+from dcp_operator.decision.actions import CreateAttempt
+from dcp_operator.decision.observed import Attempt
+from dcp_operator.decision.outcome import wakes
+from dcp_operator.decision.situation import Situation, Verdict, next_of
+from dcp_operator.decision.timeouts import timeout_wakes, troubled, waiting_for
+from dcp_worker.contract import Reason
+
+PROGRESS_INTERVAL: Final = timedelta(seconds=5)
+
+
+def start(situation: Situation) -> Verdict | None:
+    """Start the next attempt where its Job is not there. A Job that was created and not yet seen is created again."""
+    if situation.current is not None:
+        return None
+    checkpoint, status, number = situation.checkpoint, situation.status, situation.number
+    name = checkpoint.job_name(number)
+    queued = bool(checkpoint.queue)
+    task = checkpoint.task(number, probe=status.retries.probe)
+    return Verdict(
+        status=status.given(
+            phase=Phase.QUEUED if queued else Phase.STARTING,
+            reason=Reason.QUEUED if queued else None,
+            attempts=number,
+            start_time=status.start_time or situation.stamp,
+            completion_time=None,
+            duration_seconds=None,
+            conflict=None,
+            progress=None,
+            free_form_digest=status.free_form_digest or checkpoint.free_form_digest,
+            ranks=human_ranks(checkpoint.spec.workers),
+            job_ref=JobRef(name=name),
+        ),
+        message=_queued_message(situation, name) if queued else _starting_message(situation, name),
+        actions=(CreateAttempt(job_name=name, attempt=number, task=task, suspend=queued),),
+    )
+
+
+def queued(situation: Situation) -> Verdict | None:
+    """Wait while the Job is suspended: its queue decides when it starts."""
+    attempt = situation.current
+    if attempt is None or not attempt.suspended:
+        return None
+    status = _under_way(situation, attempt).given(phase=Phase.QUEUED, reason=Reason.QUEUED, progress=None)
+    return Verdict(status=status, message=_queued_message(situation, attempt.job_name))
+
+
+def starting(situation: Situation) -> Verdict | None:
+    """Wait until every pod runs, and say what keeps them."""
+    attempt = situation.current
+    if attempt is None or attempt.running_since is not None:
+        return None
+    kept = next((pod for pod in attempt.pods if troubled(pod) and not pod.ended), None)
+    reason = None
+    message = _starting_message(situation, attempt.job_name)
+    if kept is not None:
+        message = sentence(f"Attempt {attempt.attempt} waits: {waiting_for(kept)}")
+        if kept.unschedulable:
+            reason = Reason.UNSCHEDULABLE
+        elif kept.pull_error:
+            reason = Reason.IMAGE_PULL_FAILED
+    status = _under_way(situation, attempt).given(phase=Phase.STARTING, reason=reason, progress=None)
+    return Verdict(status=status, message=message, wake_at=_wake(situation, attempt))
+
+
+def running(situation: Situation) -> Verdict | None:
+    """Follow the progress of a running attempt; a failed pod's peers get a moment to say what they saw."""
+    attempt = situation.current
+    if attempt is None:
+        return None
+    failed = next((pod for pod in attempt.pods if pod.failed), None)
+    message = f"Attempt {attempt.attempt}: every pod of Job {attempt.job_name} runs."
+    if failed is not None:
+        message = (
+            f"Attempt {attempt.attempt}: pod {failed.name or failed.index} failed; the others' Reports are awaited."
+        )
+    progress, wake = _progress(situation, attempt)
+    status = _under_way(situation, attempt).given(phase=Phase.RUNNING, reason=None, progress=progress)
+    return Verdict(status=status, message=message, wake_at=_wake(situation, attempt, wake))
+
+
+def _under_way(situation: Situation, attempt: Attempt) -> Status:
+    """Return the status with what an observed Job proves, even if the write that followed its creation was lost."""
+    status, checkpoint = situation.status, situation.checkpoint
+    return status.given(
+        attempts=attempt.attempt,
+        start_time=status.start_time or attempt.created.replace(microsecond=0),
+        completion_time=None,
+        duration_seconds=None,
+        free_form_digest=status.free_form_digest or checkpoint.free_form_digest,
+        ranks=human_ranks(checkpoint.spec.workers),
+        job_ref=JobRef(name=attempt.job_name),
+    )
+
+
+def _progress(situation: Situation, attempt: Attempt) -> tuple[RunProgress | None, Iterable[datetime]]:
+    """Return the progress to write, at most every five seconds, and when to look again."""
+    old, new = situation.status.progress, attempt.progress
+    if new is None:
+        return old, ()
+    due = old.last_update_time + PROGRESS_INTERVAL if old is not None else situation.now
+    fresh = RunProgress(
+        stage=new.stage[:253],
+        percent=new.percent,
+        bytes=new.bytes,
+        total_bytes=new.total_bytes,
+        bytes_per_second=round(new.bytes_per_second),
+        last_update_time=situation.stamp,
+    )
+    if old is not None and fresh == old.model_copy(update={"last_update_time": situation.stamp}):
+        return old, ()
+    return (fresh, ()) if situation.now >= due else (old, (due,))
+
+
+def _wake(situation: Situation, attempt: Attempt, more: Iterable[datetime] = ()) -> datetime | None:
+    times = (*wakes(attempt), *timeout_wakes(situation.checkpoint, attempt), *more)
+    return next_of(times, situation.now)
+
+
+def _starting_message(situation: Situation, job: str) -> str:
+    nodes = 1 if situation.status.retries.probe else situation.checkpoint.nodes
+    what = "looks whether the lost attempt had committed" if situation.status.retries.probe else f"starts {nodes} pods"
+    return f"Attempt {situation.number}: Job {job} {what}."
+
+
+def _queued_message(situation: Situation, job: str) -> str:
+    if situation.checkpoint.queue:
+        return f"Job {job} waits for the queue {situation.checkpoint.queue!r} to admit it."
+    return f"Job {job} was suspended by someone other than the operator; set its spec.suspend to false to go on."

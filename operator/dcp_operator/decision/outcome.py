@@ -1,0 +1,258 @@
+"""How an attempt ended: its pods' Reports merged, the one cause picked out of the echoes it made.
+
+A rank that fails takes the others with it: they lose a peer, or hang until a timeout. The cause is picked by class, and
+within a class by time. What the cluster itself saw (a kill for memory, a preemption) explains what ranks report, so it
+comes first; a rank's "lost my peer" explains nothing, so it comes last.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import IntEnum
+from typing import Final
+
+from dcp_operator.checkpoint.conditions import REASONS
+from dcp_operator.checkpoint.status import Failure, Phase
+from dcp_operator.decision.observed import Attempt, Pod
+from dcp_worker.contract import MAX_FAILED_RANKS, CheckpointInfo, Conflict, Operation, RankFailure, Reason, Report
+
+_GRACE: Final = timedelta(seconds=60)
+"""How long the other pods of a failed one may take to report."""
+_LAG: Final = timedelta(seconds=15)
+"""How far the watch of pods may be behind the watch of Jobs."""
+
+
+class Weight(IntEnum):
+    """The table of precedence: the lowest class with a member holds the cause."""
+
+    MEMORY = 1
+    """The kernel killed a worker: everything else follows from it."""
+    POD = 2
+    """A pod went away: preempted, evicted, deleted, node lost."""
+    NAMED = 3
+    """A rank or a preflight named a specific reason: storage, entrypoint, state, device."""
+    RANK = 4
+    """A rank raised, died of a signal, or hung: whichever was first."""
+    DEADLINE = 5
+    ECHO = 6
+    """A rank lost its peer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How an attempt ended."""
+
+    reason: Reason
+    failure: Failure | None = None
+    """None for a success."""
+    counted: bool = True
+    """Whether it uses up one of spec.retries."""
+    lost: bool = False
+    """Node 0 ran and its Report is missing: a Save may have been committed all the same."""
+    failed_ranks: tuple[Failure, ...] = ()
+    failed_rank_count: int = 0
+    checkpoint: CheckpointInfo | None = None
+    conflict: Conflict | None = None
+    warnings: tuple[str, ...] = ()
+    bytes_moved: int = 0
+    seconds: float = 0.0
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the operation is done."""
+        return self.failure is None and REASONS[self.reason].phase is Phase.SUCCEEDED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cause:
+    """A candidate for why an attempt failed."""
+
+    weight: Weight
+    time: float
+    failure: Failure
+    counted: bool = True
+
+
+def outcome(attempt: Attempt, operation: Operation, now: datetime) -> Outcome | None:
+    """Return how the attempt ended, or None while it has not.
+
+    A committed Save has ended, whatever its pods do now. A Load or a Verify has ended when every pod is over. A failure
+    waits a minute for the Reports of the other pods, so that the cause is named and not its echo; not so what node 0
+    found out before its ranks started, such as a conflict.
+    """
+    chief = attempt.chief.report if attempt.chief is not None else None
+    if operation is Operation.SAVE and chief is not None and chief.result is not None:
+        return _success(chief, chief.result)
+    # A suspended Job's pods end because its queue took the admission back: the Job goes on when it is admitted again.
+    if attempt.suspended or not (_refused(chief) or _over(attempt, now)):
+        return None
+    causes = sorted(_causes(attempt, now), key=lambda cause: (cause.weight, cause.time))
+    if chief is not None and chief.result is not None and not any(cause.weight is not Weight.POD for cause in causes):
+        return _success(chief, chief.result)
+    if chief is not None and chief.conflict is not None:
+        return _conflict(attempt, chief, chief.conflict)
+    ended = _failed(attempt, causes or [_no_report(attempt)])
+    if ended.failure is not None and ended.reason is Reason.OVERWRITE_CONFLICT:
+        return replace(ended, conflict=Conflict(message=ended.failure.message))
+    return ended
+
+
+def wakes(attempt: Attempt) -> Iterator[datetime]:
+    """Yield the times at which `outcome` may change without any news."""
+    for pod in attempt.pods:
+        if pod.finished is not None and (pod.failed or pod.index == 0):
+            yield pod.finished + _GRACE
+        if pod.given_up_at is not None:
+            yield pod.given_up_at
+    if attempt.finished is not None:
+        yield attempt.finished + _LAG
+
+
+def overdue(attempt: Attempt, failure: Failure) -> Outcome:
+    """Return the outcome of an attempt that a timeout ends; if it ran, it may have committed all the same."""
+    ran = attempt.running_since is not None
+    return Outcome(reason=failure.reason, failure=failure, lost=ran and _report_lost(attempt))
+
+
+def _refused(chief: Report | None) -> bool:
+    if chief is None or chief.result is not None or chief.terminated:
+        return False
+    return chief.conflict is not None or any(failure.rank is None for failure in chief.failures)
+
+
+def _over(attempt: Attempt, now: datetime) -> bool:
+    if len(attempt.pods) >= attempt.nodes and all(pod.over(now) for pod in attempt.pods):
+        return True
+    if attempt.finished is not None and now >= attempt.finished + _LAG:
+        return True
+    first = [pod.finished for pod in attempt.pods if pod.finished is not None and (pod.failed or pod.index == 0)]
+    return bool(first) and now >= min(first) + _GRACE
+
+
+def _success(report: Report, result: Reason) -> Outcome:
+    return Outcome(
+        reason=result,
+        checkpoint=report.checkpoint,
+        warnings=tuple(report.warnings),
+        bytes_moved=report.bytes_moved,
+        seconds=report.seconds,
+    )
+
+
+def _conflict(attempt: Attempt, report: Report, conflict: Conflict) -> Outcome:
+    failure = Failure(reason=Reason.OVERWRITE_CONFLICT, message=conflict.message, attempt=attempt.attempt)
+    return Outcome(
+        reason=Reason.OVERWRITE_CONFLICT,
+        failure=failure,
+        conflict=conflict,
+        checkpoint=report.checkpoint,
+        warnings=tuple(report.warnings),
+    )
+
+
+def _failed(attempt: Attempt, causes: list[Cause]) -> Outcome:
+    first = causes[0]
+    reports = [pod.report for pod in attempt.pods if pod.report is not None]
+    ranks = [cause.failure for cause in causes if cause.failure.rank is not None]
+    return Outcome(
+        reason=first.failure.reason,
+        failure=first.failure,
+        counted=first.counted,
+        lost=_report_lost(attempt),
+        failed_ranks=tuple(ranks[:MAX_FAILED_RANKS]),
+        failed_rank_count=max(len(ranks), sum(max(each.failed_rank_count, len(each.failures)) for each in reports)),
+        warnings=tuple(warning for report in reports for warning in report.warnings)[:MAX_FAILED_RANKS],
+    )
+
+
+def _report_lost(attempt: Attempt) -> bool:
+    """Return whether node 0 may have committed and could not say so; ranks wait for one another before they save."""
+    chief = attempt.chief
+    return (chief is None or chief.report is None) and all(pod.started is not None for pod in attempt.pods)
+
+
+def _causes(attempt: Attempt, now: datetime) -> Iterator[Cause]:
+    for pod in attempt.pods:
+        if pod.phase != "Succeeded" and (cause := _pod_cause(attempt, pod, now)) is not None:
+            yield cause
+        for failure in pod.report.failures if pod.report is not None else ():
+            yield _rank_cause(attempt, pod, failure)
+    if attempt.job_failure == "DeadlineExceeded":
+        message = f"Job {attempt.job_name} ran into its activeDeadlineSeconds before its ranks reported."
+        yield Cause(weight=Weight.DEADLINE, time=0, failure=_failure(attempt, Reason.DEADLINE_EXCEEDED, message))
+    elif attempt.finished is not None and attempt.job_failure:
+        present = {pod.index for pod in attempt.pods}
+        for index in [each for each in range(attempt.nodes) if each not in present][:1]:
+            message = f"The pod of node {index} was deleted before its Report was read."
+            yield Cause(weight=Weight.POD, time=0, failure=_failure(attempt, Reason.WORKER_LOST, message))
+
+
+def _pod_cause(attempt: Attempt, pod: Pod, now: datetime) -> Cause | None:
+    """Return what the cluster itself says about a pod's end; None where only its ranks can tell."""
+    where = f"Pod {pod.name or pod.index}" + (f" on node {pod.node}" if pod.node else "")
+    weight, reason, counted = Weight.POD, Reason.WORKER_LOST, True
+    if pod.oom_killed:
+        weight, reason = Weight.MEMORY, Reason.OUT_OF_MEMORY
+        message = f"{where} was killed at its memory limit."
+    elif pod.disrupted:
+        counted = False
+        message = f"{where} was disrupted ({pod.disrupted}), which is not counted as a failed attempt. {pod.rejected}"
+    elif pod.rejected:
+        message = f"{where} was ended by its kubelet: {pod.rejected}"
+    elif pod.lost(now):
+        message = f"{where} was deleted and its node does not say that it stopped: the node is probably lost."
+    elif pod.report is not None and pod.report.terminated:
+        message = f"{where} was told to stop (SIGTERM), but not by the operator: someone deleted the pod."
+    elif pod.failed and pod.report is None and pod.started is None:
+        weight, reason = Weight.NAMED, Reason.ENTRYPOINT_ERROR
+        message = f"{where}: the container could not start ({pod.exit_reason or 'no reason'}). {pod.exit_message}"
+    elif pod.failed and (pod.report is None or not (pod.report.failures or pod.report.conflict or attempt.probe)):
+        message = f"{where} ended with exit code {pod.exit_code} and did not report why."
+    else:
+        return None
+    time = pod.finished.timestamp() if pod.finished is not None else 0.0
+    failure = _failure(attempt, reason, message, pod=pod, exit_code=pod.exit_code)
+    return Cause(weight=weight, time=time, failure=failure, counted=counted)
+
+
+def _rank_cause(attempt: Attempt, pod: Pod, failed: RankFailure) -> Cause:
+    match failed.reason:
+        case Reason.OUT_OF_MEMORY:
+            weight = Weight.MEMORY
+        case Reason.WORKER_LOST:
+            weight = Weight.ECHO
+        case Reason.RANK_FAILED | Reason.RANK_HUNG:
+            weight = Weight.RANK
+        case Reason.DEADLINE_EXCEEDED:
+            weight = Weight.DEADLINE
+        case _:
+            weight = Weight.NAMED
+    who = f"Rank {failed.rank}" if failed.rank is not None else "The launcher"
+    where = f" in pod {pod.name}" if pod.name else ""
+    stage = f" ({failed.stage})" if failed.stage else ""
+    message = f"{who}{where}{stage}: {failed.message or REASONS[failed.reason].doc}"
+    failure = _failure(attempt, failed.reason, message, pod=pod, exit_code=failed.exit_code)
+    return Cause(
+        weight=weight,
+        time=failed.time,
+        failure=failure.model_copy(update={"rank": failed.rank, "traceback": failed.traceback[-2048:]}),
+    )
+
+
+def _no_report(attempt: Attempt) -> Cause:
+    message = f"Job {attempt.job_name} ended, and none of its pods left a Report."
+    return Cause(weight=Weight.POD, time=0, failure=_failure(attempt, Reason.WORKER_LOST, message))
+
+
+def _failure(
+    attempt: Attempt, reason: Reason, message: str, *, pod: Pod | None = None, exit_code: int | None = None
+) -> Failure:
+    return Failure(
+        reason=reason,
+        message=message.strip()[:1024],
+        pod=pod.name if pod is not None else "",
+        node=pod.node if pod is not None else "",
+        exit_code=exit_code,
+        retriable=REASONS[reason].retriable,
+        attempt=attempt.attempt,
+    )

@@ -1,0 +1,42 @@
+"""What the world sees of a status: its conditions and columns, and the events of a transition."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Final
+
+from dcp_operator.checkpoint.conditions import REASONS, conditions, human_duration, message_of
+from dcp_operator.checkpoint.status import Phase, Status
+from dcp_operator.decision.actions import Event
+
+_EVENT_LIMIT: Final = 1000
+_MESSAGE_LIMIT: Final = 1800
+
+
+def with_conditions(status: Status, message: str, written: Status, generation: int, now: datetime) -> Status:
+    """Return the status with the conditions and the duration that follow from it."""
+    final = status.given(
+        observed_generation=generation,
+        duration=human_duration(status.duration_seconds) if status.duration_seconds is not None else "",
+    )
+    text, stamp = message[:_MESSAGE_LIMIT], now.replace(microsecond=0)
+    return final.given(conditions=conditions(final, text, written.conditions, stamp))
+
+
+def events(written: Status, final: Status) -> Iterator[Event]:
+    """Yield one event for a failed attempt that is followed by another, and one for a change of phase or reason."""
+    failure = final.failure
+    retried = failure is not None and failure != written.failure and not final.phase.terminal
+    if retried and failure is not None:
+        what = f"Attempt {failure.attempt} failed: {failure.message}"
+        yield Event(type="Warning", reason=failure.reason.value, message=what[:_EVENT_LIMIT])
+        if final.phase is Phase.PENDING:
+            return
+    if (written.phase, written.reason, written.attempts) == (final.phase, final.reason, final.attempts):
+        return
+    word = final.reason or final.phase
+    normal = final.reason is None or REASONS[final.reason].phase in {Phase.SUCCEEDED, Phase.QUEUED, Phase.SUSPENDED}
+    yield Event(
+        type="Normal" if normal else "Warning",
+        reason=word.value,
+        message=message_of(final.conditions)[:_EVENT_LIMIT],
+    )

@@ -1,0 +1,163 @@
+"""Ended attempts, written down in the status: the result, or the failure and whether another attempt follows."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Final
+
+from dcp_operator.checkpoint.conditions import REASONS, human_bytes, human_duration, sentence
+from dcp_operator.checkpoint.spec import Checkpoint
+from dcp_operator.checkpoint.status import Failure, Phase, Retries, Status
+from dcp_operator.decision.observed import Attempt
+from dcp_operator.decision.outcome import Outcome, outcome
+from dcp_operator.decision.situation import Situation, finished
+from dcp_operator.decision.timeouts import timed_out
+from dcp_worker.contract import CheckpointInfo, Conflict, Operation, Reason
+
+_FIRST_DELAY: Final = 5
+_LONGEST_DELAY: Final = 300
+
+
+def settle(situation: Situation) -> Situation:
+    """Return the situation with every attempt that has ended settled in its status, in their order."""
+    while not situation.status.phase.terminal and (attempt := situation.current) is not None:
+        operation = situation.checkpoint.spec.operation
+        ended = outcome(attempt, operation, situation.now) or timed_out(situation.checkpoint, attempt, situation.now)
+        if ended is None:
+            break
+        situation = _settled(situation, attempt, _own(situation.checkpoint, ended))
+    return situation
+
+
+def _own(checkpoint: Checkpoint, ended: Outcome) -> Outcome:
+    """Return a Saved for a conflict with this very run: what it met is its own commit."""
+    conflict = ended.conflict
+    if conflict is None or conflict.origin is None or not checkpoint.uid or conflict.origin != checkpoint.origin:
+        return ended
+    info = ended.checkpoint or CheckpointInfo(
+        url=checkpoint.spec.storage.url,
+        save_id=conflict.save_id,
+        created_time=conflict.created_time,
+        origin=conflict.origin,
+    )
+    return replace(ended, reason=Reason.SAVED, failure=None, conflict=None, checkpoint=info)
+
+
+def _settled(situation: Situation, attempt: Attempt, ended: Outcome) -> Situation:
+    status = situation.status.given(
+        attempts=max(situation.status.attempts, attempt.attempt),
+        start_time=situation.status.start_time or attempt.created.replace(microsecond=0),
+        progress=None,
+    )
+    if ended.succeeded:
+        return _succeeded(situation, status, attempt, ended)
+    if ended.conflict is not None and ended.failure is not None:
+        return conflicted(situation, status, ended.conflict, ended.failure, attempt=attempt.attempt)
+    retries = _book(situation, attempt, ended)
+    if attempt.probe:
+        status = status.given(retries=retries)
+    else:
+        status = status.given(
+            retries=retries,
+            failure=ended.failure,
+            failed_ranks=ended.failed_ranks,
+            failed_rank_count=ended.failed_rank_count,
+            warnings=ended.warnings,
+        )
+    failure = status.failure or ended.failure
+    if failure is None or retries.probe or (failure.retriable and retries.failed <= situation.checkpoint.spec.retries):
+        return replace(situation, status=status, message=failure.message if failure is not None else "")
+    unknown = attempt.probe and ended.lost
+    return _gave_up(situation, status, failure, unknown=unknown)
+
+
+def _book(situation: Situation, attempt: Attempt, ended: Outcome) -> Retries:
+    old = situation.status.retries
+    counted = ended.counted and not attempt.probe
+    probe = ended.lost and not attempt.probe and situation.checkpoint.spec.operation is Operation.SAVE
+    delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(10, old.failed + old.uncounted))
+    return Retries(
+        settled=attempt.attempt,
+        failed=old.failed + counted,
+        uncounted=old.uncounted + (not counted),
+        probe=probe,
+        next_time=None if probe else situation.stamp + timedelta(seconds=delay),
+    )
+
+
+def _succeeded(situation: Situation, status: Status, attempt: Attempt, ended: Outcome) -> Situation:
+    info = ended.checkpoint
+    if info is not None and not info.url:
+        info = info.model_copy(update={"url": situation.checkpoint.spec.storage.url})
+    done = finished(status, Phase.SUCCEEDED, ended.reason, situation.stamp).given(
+        checkpoint=info,
+        conflict_guard=info.conflict_guard if info is not None else "",
+        warnings=ended.warnings,
+        failure=None,
+        failed_ranks=(),
+        failed_rank_count=0,
+        size=human_bytes(info.bytes) if info is not None and info.bytes is not None else "",
+        throughput=_throughput(ended),
+        retries=status.retries.model_copy(update={"settled": attempt.attempt, "probe": False, "next_time": None}),
+    )
+    return replace(situation, status=done, message=_success_message(ended.reason, done))
+
+
+def _throughput(ended: Outcome) -> str:
+    moved = ended.bytes_moved > 0 and ended.seconds > 0
+    return f"{human_bytes(ended.bytes_moved / ended.seconds)}/s" if moved else ""
+
+
+def _success_message(reason: Reason, status: Status) -> str:
+    info = status.checkpoint or CheckpointInfo()
+    step = f" step {info.step}" if info.step is not None else ""
+    size = f": {status.size} in {info.files} files" if status.size and info.files is not None else ""
+    world = f", saved by {info.world_size} ranks" if info.world_size is not None else ""
+    took = f" It took {human_duration(status.duration_seconds)}." if status.duration_seconds else ""
+    return f"{reason}{step}{size}{world}.{took}"
+
+
+def conflicted(
+    situation: Situation, status: Status, conflict: Conflict, failure: Failure, *, attempt: int | None
+) -> Situation:
+    """Return the situation of a Save that was refused: terminal, and never tried again."""
+    message = _conflict_message(situation.checkpoint, conflict)
+    done = finished(status, Phase.CONFLICT, Reason.OVERWRITE_CONFLICT, situation.stamp).given(
+        conflict=conflict,
+        failure=failure.model_copy(update={"message": message[:1024], "retriable": False}),
+        retries=status.retries.model_copy(
+            update={"settled": attempt or status.retries.settled, "probe": False, "next_time": None}
+        ),
+    )
+    return replace(situation, status=done, message=message)
+
+
+def _conflict_message(checkpoint: Checkpoint, conflict: Conflict) -> str:
+    url = checkpoint.spec.storage.url
+    who = f", saved by {conflict.origin}" if conflict.origin is not None else ""
+    when = f" at {conflict.created_time:%Y-%m-%d %H:%M:%SZ}" if conflict.created_time is not None else ""
+    what = conflict.message or f"Checkpoint already exists at {url}{who}{when}."
+    return f"{sentence(what)} {_way_out(checkpoint, conflict)}"
+
+
+def _way_out(checkpoint: Checkpoint, conflict: Conflict) -> str:
+    origin, own = conflict.origin, checkpoint.origin
+    if origin is None or (origin.namespace, origin.name) != (own.namespace, own.name):
+        return REASONS[Reason.OVERWRITE_CONFLICT].advice
+    if origin.uid == own.uid:
+        return (
+            f"It is this Checkpoint's own, of run {origin.run_id!r}. To keep both, apply one with another URL; to "
+            "replace it, one with overwrite: true."
+        )
+    return (
+        "It is the data of an earlier Checkpoint object of this same name: data outlives its object. If that save is "
+        "the one you want, there is nothing to do; to replace it, apply with overwrite: true."
+    )
+
+
+def _gave_up(situation: Situation, status: Status, failure: Failure, *, unknown: bool) -> Situation:
+    done = finished(status, Phase.FAILED, failure.reason, situation.stamp)
+    retries = status.retries
+    count = f" That was the last of {retries.failed} attempts." if failure.retriable and retries.failed > 1 else ""
+    doubt = " Whether the save was committed could not be found out: look with `dcp inspect`." if unknown else ""
+    message = f"{sentence(failure.message)}{count}{doubt} {REASONS[failure.reason].advice}"
+    return replace(situation, status=done, message=message)

@@ -1,0 +1,64 @@
+"""What `decide`'s checks are given, and what one of them answers."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from dcp_operator.checkpoint.spec import Checkpoint
+from dcp_operator.checkpoint.status import Phase, Status
+from dcp_operator.decision.actions import Action
+from dcp_operator.decision.observed import Attempt
+from dcp_operator.decision.rivals import Rival
+from dcp_worker.contract import Reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """Everything that a check may look at."""
+
+    checkpoint: Checkpoint
+    attempts: tuple[Attempt, ...]
+    """Of this run only."""
+    status: Status
+    """As it will be written: ended attempts are settled in it."""
+    message: str = ""
+    """What the last settled attempt has to say."""
+    now: datetime
+    rivals: tuple[Rival, ...] = ()
+
+    @property
+    def stamp(self) -> datetime:
+        """The time as it stands in a status: whole seconds."""
+        return self.now.replace(microsecond=0)
+
+    @property
+    def number(self) -> int:
+        """The attempt that is under way, or the next one to start."""
+        return self.status.retries.settled + 1
+
+    @property
+    def current(self) -> Attempt | None:
+        """The attempt under way, if its Job is there."""
+        return next((each for each in self.attempts if each.attempt == self.number and not each.deleting), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a check decided; conditions and columns follow from it."""
+
+    status: Status
+    message: str
+    actions: tuple[Action, ...] = ()
+    wake_at: datetime | None = None
+
+
+def finished(status: Status, phase: Phase, reason: Reason, stamp: datetime) -> Status:
+    """Return a status in a terminal phase."""
+    end = status.completion_time or stamp
+    seconds = int((end - (status.start_time or end)).total_seconds())
+    return status.given(phase=phase, reason=reason, completion_time=end, duration_seconds=seconds, progress=None)
+
+
+def next_of(times: Iterable[datetime], now: datetime) -> datetime | None:
+    """Return the first of the times that is still to come."""
+    return min((each for each in times if each > now), default=None)

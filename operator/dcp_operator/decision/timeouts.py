@@ -1,0 +1,95 @@
+"""When an attempt has taken too long: to start, or to run."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from dcp_operator.checkpoint.spec import Checkpoint
+from dcp_operator.checkpoint.status import Failure
+from dcp_operator.decision.observed import Attempt, Pod
+from dcp_operator.decision.outcome import Outcome, overdue
+from dcp_worker.contract import Reason
+
+GRACE = timedelta(seconds=30)
+"""The launcher ends its ranks at activeSeconds and says where they were; it gets this long before it is cut short."""
+_HOPELESS = ("not found", "manifest unknown", "denied", "unauthorized", "invalid reference", "no match for platform")
+_BENIGN = {"", "ContainerCreating", "PodInitializing"}
+
+
+def timed_out(checkpoint: Checkpoint, attempt: Attempt, now: datetime) -> Outcome | None:
+    """Return the outcome that a timeout gives to the attempt, or None."""
+    due = _due(checkpoint, attempt)
+    if due is None:
+        return None
+    if attempt.running_since is not None:
+        return _deadline(checkpoint, attempt) if now >= due else None
+    hopeless = next((pod for pod in attempt.pods if _hopeless(pod)), None)
+    if hopeless is not None:
+        return overdue(attempt, _failure(attempt, Reason.IMAGE_PULL_FAILED, waiting_for(hopeless), hopeless))
+    return _not_started(checkpoint, attempt) if now >= due else None
+
+
+def timeout_wakes(checkpoint: Checkpoint, attempt: Attempt) -> Iterator[datetime]:
+    """Yield the time at which the attempt runs into its next timeout."""
+    due = _due(checkpoint, attempt)
+    if due is not None:
+        yield due
+
+
+def troubled(pod: Pod) -> bool:
+    """Whether something keeps a pod from starting that a person would want to know."""
+    return bool(pod.unschedulable) or pod.waiting not in _BENIGN
+
+
+def waiting_for(pod: Pod) -> str:
+    """Return what a pod that does not run waits for."""
+    where = f"pod {pod.name or pod.index}" + (f" on node {pod.node}" if pod.node else "")
+    if pod.unschedulable:
+        return f"{where} can't be scheduled: {pod.unschedulable}"
+    detail = f": {pod.waiting_message}" if pod.waiting_message else ""
+    return f"{where} is {pod.waiting or pod.phase}{detail}"
+
+
+def _due(checkpoint: Checkpoint, attempt: Attempt) -> datetime | None:
+    """Return when the attempt's present timeout strikes; none does while it is queued."""
+    timeouts = checkpoint.spec.timeouts
+    if attempt.suspended:
+        return None
+    if attempt.running_since is not None:
+        return attempt.running_since + timedelta(seconds=timeouts.active_seconds) + GRACE
+    # A Job that its queue has just released has no start time until its controller saw it.
+    start = attempt.started or (None if checkpoint.queue else attempt.created)
+    return start + timedelta(seconds=timeouts.start_seconds) if start is not None else None
+
+
+def _hopeless(pod: Pod) -> bool:
+    if pod.waiting == "InvalidImageName":
+        return True
+    return pod.waiting == "ImagePullBackOff" and any(word in pod.waiting_message.lower() for word in _HOPELESS)
+
+
+def _deadline(checkpoint: Checkpoint, attempt: Attempt) -> Outcome:
+    silent = next((pod for pod in attempt.pods if not pod.ended), None)
+    seconds = checkpoint.spec.timeouts.active_seconds
+    who = f"; pod {silent.name or silent.index} has not ended" if silent is not None else ""
+    message = f"Attempt {attempt.attempt} ran longer than timeouts.activeSeconds ({seconds} s){who}."
+    return overdue(attempt, _failure(attempt, Reason.DEADLINE_EXCEEDED, message, silent))
+
+
+def _not_started(checkpoint: Checkpoint, attempt: Attempt) -> Outcome:
+    seconds = checkpoint.spec.timeouts.start_seconds
+    waiting = [pod for pod in attempt.pods if pod.started is None and not pod.ended]
+    worst = next((pod for pod in waiting if troubled(pod)), waiting[0] if waiting else None)
+    why = waiting_for(worst) if worst is not None else f"only {len(attempt.pods)} of {attempt.nodes} pods were created"
+    reason = Reason.IMAGE_PULL_FAILED if worst is not None and worst.pull_error else Reason.START_TIMEOUT
+    message = f"Not every pod ran within timeouts.startSeconds ({seconds} s): {why}."
+    return overdue(attempt, _failure(attempt, reason, message, worst))
+
+
+def _failure(attempt: Attempt, reason: Reason, message: str, pod: Pod | None) -> Failure:
+    return Failure(
+        reason=reason,
+        message=message[:1024],
+        pod=pod.name if pod is not None else "",
+        node=pod.node if pod is not None else "",
+        attempt=attempt.attempt,
+    )

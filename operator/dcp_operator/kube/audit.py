@@ -1,0 +1,123 @@
+"""The watches, checked against the API server: what a watch lost, an audit finds.
+
+A watch may die silently, and a list after a gap tells nothing of what was deleted in between. So from time to time the
+names and versions of all objects are listed, without their bodies, and compared with the cache. What the watch does
+not deliver within a few seconds is read directly, and counted against that watch: a watch that falls behind in several
+audits on end is dead, and the process says so to its liveness probe.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from dcp_operator.kube import metrics
+from dcp_operator.kube.api import ApiError, GoneError, Resource
+from dcp_operator.kube.cache import Key
+from dcp_operator.kube.cluster import Cluster, Listed
+from dcp_operator.kube.handlers import WATCHED, selector
+from dcp_operator.kube.reconcile import Reconciler
+
+logger = logging.getLogger(__name__)
+
+INTERVAL: Final = 60.0
+DUTY: Final = 20
+"""An audit is followed by at least this many times its own length without one."""
+PATIENCE: Final = 10.0
+"""Seconds that a watch may be behind."""
+POLL: Final = 0.05
+EACH: Final = 50e-6
+"""Seconds more between two looks, per object that is looked at: a look at many costs as much."""
+TOO_MANY: Final = 500
+"""Objects read directly in one audit; the rest waits for the next, or for a new process."""
+STRIKES: Final = 3
+
+
+@dataclass
+class Audit:
+    """Compares the cache with the API server.
+
+    Args:
+        cluster: Where to look.
+        reconciler: Whose cache is audited.
+        add: Called with each Checkpoint that has to be looked at again.
+        namespaces: Which are served; None means all.
+    """
+
+    cluster: Cluster
+    reconciler: Reconciler
+    add: Callable[[Key], None]
+    namespaces: Sequence[str | None] = (None,)
+    _strikes: dict[str, int] = field(default_factory=dict, init=False)
+
+    @property
+    def dead(self) -> list[str]:
+        """The kinds whose watch has fallen behind in several audits on end."""
+        return [plural for plural, count in self._strikes.items() if count >= STRIKES]
+
+    async def first(self) -> None:
+        """Wait until the watches have delivered all that there was when they began, or it was read directly."""
+        for resource in WATCHED:
+            await self._audit(resource, patience=60.0)
+
+    async def forever(self) -> None:
+        """Audit again and again."""
+        loop = asyncio.get_running_loop()
+        took = 0.0
+        while True:
+            await asyncio.sleep(max(INTERVAL, DUTY * took))
+            began = loop.time()
+            for resource in WATCHED:
+                try:
+                    late = await self._audit(resource)
+                except ApiError as error:
+                    logger.info("no audit of %s: %s", resource.plural, error)
+                    continue
+                self._strikes[resource.plural] = self._strikes.get(resource.plural, 0) + 1 if late else 0
+                metrics.STALE_OBJECTS.labels(resource.plural).set(late)
+            took = loop.time() - began
+
+    async def _audit(self, resource: Resource, patience: float = PATIENCE) -> int:
+        """Bring the cache of a kind up to what a listing shows; return how many objects the watch was behind."""
+        cache = self.reconciler.cache
+        known = list(cache.known(resource))
+        listed: list[Listed] = []
+        for namespace in self.namespaces:
+            listed += [each async for each in self.cluster.list_metadata(resource, namespace, selector(resource))]
+        uids = {each.uid for each in listed}
+        vanished = [each for each in known if each[2] not in uids]
+        pending = [each for each in listed if self._behind(resource, each)]
+        deadline = asyncio.get_running_loop().time() + patience
+        while (pending or vanished) and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(POLL + EACH * (len(pending) + len(vanished)))
+            pending = [each for each in pending if self._behind(resource, each)]
+            vanished = [each for each in vanished if cache.version(resource, *each[:3]) == each[3]]
+        for namespace, name, uid, _ in vanished:
+            await self._read(resource, namespace, name, uid)
+        for each in pending[:TOO_MANY]:
+            await self._read(resource, each.namespace, each.name, each.uid)
+        if pending or vanished:
+            logger.warning(
+                "the watch of %s was behind by %d objects, %d of them deleted",
+                resource.plural,
+                len(pending) + len(vanished),
+                len(vanished),
+            )
+        return len(pending) + len(vanished)
+
+    def _behind(self, resource: Resource, each: Listed) -> bool:
+        return self.reconciler.cache.version(resource, each.namespace, each.name, each.uid) < int(each.version)
+
+    async def _read(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
+        """Take in one object directly, or its absence."""
+        try:
+            body = await self.cluster.get(resource, namespace, name)
+        except GoneError:
+            key = self.reconciler.drop(resource, namespace, name, uid)
+        else:
+            if body["metadata"]["uid"] != uid:
+                self.reconciler.drop(resource, namespace, name, uid)
+            key = self.reconciler.take(resource, body)
+        if key is not None:
+            self.add(key)

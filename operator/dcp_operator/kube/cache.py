@@ -1,0 +1,275 @@
+"""What the watches have delivered, kept small: the Checkpoints, and the Jobs and Pods of each by its uid.
+
+Two sources feed it: the watches, and the answers to our own writes, which arrive first. A body that is older than the
+one that is here is ignored, so that a late watch event never takes a reconcile back in time; what was deleted stays
+deleted, however late an answer about it comes. Finished objects are packed: ten thousand of them have to fit beside
+the few that are live.
+"""
+
+import json
+import zlib
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from dcp_operator.checkpoint.naming import JOB_LABEL, UID_LABEL
+from dcp_operator.kube.api import CHECKPOINTS, JOBS, PODS, Body, Resource
+
+TOMBSTONES: Final = 20_000
+"""How many deleted uids are remembered: far more than there can be answers on their way."""
+
+
+class Key(NamedTuple):
+    """Which Checkpoint: what the work queue holds."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class Packed(NamedTuple):
+    """A body at rest."""
+
+    uid: str
+    version: int
+    data: bytes
+    seen: bool
+    """Of a Checkpoint, whether its status is about its present spec."""
+
+
+Entry = Body | Packed
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """The Jobs and Pods of one Checkpoint, by name."""
+
+    jobs: dict[str, Entry] = field(default_factory=dict)
+    pods: dict[str, Entry] = field(default_factory=dict)
+
+
+@dataclass
+class Cache:
+    """The operator's view of the cluster."""
+
+    _checkpoints: dict[Key, Entry] = field(default_factory=dict)
+    _attempts: dict[str, Attempts] = field(default_factory=lambda: defaultdict(Attempts))
+    _keys: dict[str, Key] = field(default_factory=dict)
+    _owners: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    _deleted: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    _confirmed: set[str] = field(default_factory=set)
+
+    def put(self, resource: Resource, body: Body) -> Key | None:
+        """Take in a body; return the Checkpoint to look at again, None where there is nothing new or nobody's."""
+        metadata = body["metadata"]
+        uid: str = metadata["uid"]
+        if uid in self._deleted:
+            return None
+        if resource is CHECKPOINTS:
+            key = Key(metadata["namespace"], metadata["name"])
+            if not _newer(self._checkpoints.get(key), body):
+                return None
+            self._checkpoints[key] = _rest(resource, slim(resource, body))
+            self._keys[uid] = key
+            return key
+        owner = (metadata.get("labels") or {}).get(UID_LABEL)
+        if owner is None:
+            return None
+        shelf = self._shelf(resource, owner)
+        if not _newer(shelf.get(metadata["name"]), body):
+            return None
+        shelf[metadata["name"]] = _rest(resource, slim(resource, body))
+        self._owners[resource.kind, metadata["namespace"], metadata["name"]] = owner
+        return self._keys.get(owner)
+
+    def remove(self, resource: Resource, namespace: str, name: str, uid: str) -> Key | None:
+        """Forget an object that is gone; return the Checkpoint to look at again.
+
+        The last state of a pod is kept for as long as its Job is there: it holds the Report, or shows that somebody
+        deleted the pod while it ran.
+        """
+        self._deleted[uid] = None
+        while len(self._deleted) > TOMBSTONES:
+            self._deleted.popitem(last=False)
+        if resource is CHECKPOINTS:
+            key = Key(namespace, name)
+            self._keys.pop(uid, None)
+            if _uid(self._checkpoints.get(key)) != uid:
+                return None
+            del self._checkpoints[key]
+            return key
+        owner = self._owners.get((resource.kind, namespace, name))
+        if owner is None or _uid(self._shelf(resource, owner).get(name)) != uid:
+            return None
+        del self._owners[resource.kind, namespace, name]
+        attempts = self._attempts[owner]
+        if resource is JOBS:
+            self._confirmed.discard(uid)
+            del attempts.jobs[name]
+            self._drop_pods(attempts, namespace)
+        elif not attempts.jobs:
+            del attempts.pods[name]
+        if not attempts.jobs and not attempts.pods:
+            del self._attempts[owner]
+        return self._keys.get(owner)
+
+    def checkpoint(self, key: Key) -> Body | None:
+        """Return the Checkpoint's body; not to be changed."""
+        entry = self._checkpoints.get(key)
+        return None if entry is None else _unpack(entry)
+
+    def at_rest(self, key: Key) -> bool:
+        """Return whether a Checkpoint is finished, and nothing was asked of it since."""
+        entry = self._checkpoints.get(key)
+        return isinstance(entry, Packed) and entry.seen
+
+    def attempts(self, uid: str) -> tuple[list[Body], list[Body]]:
+        """Return the bodies of the Checkpoint's Jobs and Pods; not to be changed."""
+        found = self._attempts.get(uid)
+        if found is None:
+            return [], []
+        return [_unpack(entry) for entry in found.jobs.values()], [_unpack(entry) for entry in found.pods.values()]
+
+    def unconfirmed(self, uid: str) -> list[Body]:
+        """Return the Checkpoint's Jobs that have ended while some of their pods are not known to have."""
+        jobs, pods = self.attempts(uid)
+        ended = Counter(
+            (pod["metadata"].get("labels") or {}).get(JOB_LABEL) for pod in pods if _has_ended(PODS, pod["status"])
+        )
+        return [
+            job
+            for job in jobs
+            if _has_ended(JOBS, job["status"])
+            and job["metadata"]["uid"] not in self._confirmed
+            and ended[job["metadata"]["name"]] < job["spec"].get("parallelism", 1)
+        ]
+
+    def confirm(self, job: Body) -> None:
+        """Note that the pods of a Job that has ended were read past the watch."""
+        self._confirmed.add(job["metadata"]["uid"])
+
+    def version(self, resource: Resource, namespace: str, name: str, uid: str) -> int:
+        """Return the version of an object that is here; 0 if none is, infinity's stand-in if it was deleted."""
+        if uid in self._deleted:
+            return _DELETED
+        if resource is CHECKPOINTS:
+            entry = self._checkpoints.get(Key(namespace, name))
+        else:
+            owner = self._owners.get((resource.kind, namespace, name))
+            entry = self._shelf(resource, owner).get(name) if owner is not None else None
+        return _version(entry) if _uid(entry) == uid else 0
+
+    def known(self, resource: Resource) -> Iterator[tuple[str, str, str, int]]:
+        """Yield (namespace, name, uid, version) of every object of a kind that is here, as of now."""
+        if resource is CHECKPOINTS:
+            entries = [(key.namespace, key.name, entry) for key, entry in self._checkpoints.items()]
+        else:
+            entries = [
+                (namespace, name, self._shelf(resource, owner)[name])
+                for (kind, namespace, name), owner in self._owners.items()
+                if kind == resource.kind
+            ]
+        for namespace, name, entry in entries:
+            yield namespace, name, _uid(entry) or "", _version(entry)
+
+    def keys(self) -> list[Key]:
+        """Return every Checkpoint that is here."""
+        return list(self._checkpoints)
+
+    def count(self, resource: Resource) -> int:
+        """Return how many objects of a kind are here."""
+        if resource is CHECKPOINTS:
+            return len(self._checkpoints)
+        return sum(kind == resource.kind for kind, _, _ in self._owners)
+
+    def _drop_pods(self, attempts: Attempts, namespace: str) -> None:
+        """Forget the pods that are gone and whose Job is gone as well."""
+        for name in [each for each in attempts.pods if (PODS.kind, namespace, each) not in self._owners]:
+            if _unpack(attempts.pods[name])["metadata"]["labels"].get(JOB_LABEL) not in attempts.jobs:
+                del attempts.pods[name]
+
+    def _shelf(self, resource: Resource, owner: str) -> dict[str, Entry]:
+        attempts = self._attempts[owner]
+        return attempts.jobs if resource is JOBS else attempts.pods
+
+
+_DELETED: Final = 1 << 62
+
+_METADATA: Final = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "labels",
+    "annotations",
+    "ownerReferences",
+    "creationTimestamp",
+    "deletionTimestamp",
+)
+_LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+def slim(resource: Resource, body: Body) -> Body:
+    """Return the body without what nobody here reads: managed fields, the pod's and the template's spec."""
+    metadata = body["metadata"]
+    kept: Body = {"metadata": {key: metadata[key] for key in _METADATA if key in metadata}}
+    if _LAST_APPLIED in (metadata.get("annotations") or {}):
+        kept["metadata"]["annotations"] = {k: v for k, v in metadata["annotations"].items() if k != _LAST_APPLIED}
+    spec: dict[str, Any] = body.get("spec") or {}
+    if resource is PODS:
+        spec = {key: spec[key] for key in ("nodeName",) if key in spec}
+    elif resource is JOBS:
+        spec = {key: value for key, value in spec.items() if key not in {"template", "selector", "podFailurePolicy"}}
+    return {**kept, "spec": spec, "status": body.get("status") or {}}
+
+
+def _rest(resource: Resource, body: Body) -> Entry:
+    """Return the body packed if it has come to its end: it will hardly be looked at again."""
+    return _pack(body) if _has_ended(resource, body["status"]) else body
+
+
+def _has_ended(resource: Resource, status: Body) -> bool:
+    if resource is CHECKPOINTS:
+        return "completionTime" in status
+    if resource is PODS:
+        return status.get("phase") in {"Succeeded", "Failed"}
+    ends = {each["type"] for each in status.get("conditions") or () if each["status"] == "True"}
+    return not ends.isdisjoint({"Complete", "Failed"})
+
+
+def _newer(entry: Entry | None, body: Body) -> bool:
+    """Say whether a body is news. Versions grow over all objects of a kind, so also over one name's successive uids."""
+    return int(body["metadata"]["resourceVersion"]) > _version(entry)
+
+
+def _uid(entry: Entry | None) -> str | None:
+    if entry is None:
+        return None
+    if isinstance(entry, Packed):
+        return entry.uid
+    uid: str = entry["metadata"]["uid"]
+    return uid
+
+
+def _version(entry: Entry | None) -> int:
+    if entry is None:
+        return 0
+    return entry.version if isinstance(entry, Packed) else int(entry["metadata"]["resourceVersion"])
+
+
+def _pack(body: Body) -> Packed:
+    metadata = body["metadata"]
+    text = json.dumps(body, separators=(",", ":")).encode()
+    seen = body["status"].get("observedGeneration") == metadata.get("generation")
+    return Packed(metadata["uid"], int(metadata["resourceVersion"]), zlib.compress(text, 1), seen)
+
+
+def _unpack(entry: Entry) -> Body:
+    if isinstance(entry, Packed):
+        body: Body = json.loads(zlib.decompress(entry.data))
+        return body
+    return entry

@@ -1,0 +1,110 @@
+"""How far running attempts are, from the tail of rank 0's log. Decoration: losing it changes no decision."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from dcp_operator.checkpoint.naming import INDEX_LABEL, JOB_LABEL, WORKER_CONTAINER
+from dcp_operator.kube.api import Body
+from dcp_operator.kube.cache import Key
+from dcp_operator.kube.cluster import Cluster
+from dcp_worker.contract import PROGRESS_KEY, Progress
+
+INTERVAL: Final = 5.0
+"""Seconds between two looks at one attempt's log, at least: rank 0 writes no oftener."""
+READS_PER_SECOND: Final = 20.0
+"""Of all attempts together; with more than a hundred running, each is looked at less often."""
+
+
+@dataclass
+class _Followed:
+    progress: Progress | None = None
+    timer: asyncio.TimerHandle | None = None
+    reading: asyncio.Task[None] | None = None
+
+
+@dataclass
+class ProgressReader:
+    """Follows the log of every running attempt.
+
+    Args:
+        cluster: Where the logs are.
+        changed: Called with the Checkpoint whose progress is news.
+    """
+
+    cluster: Cluster
+    changed: Callable[[Key], None]
+    _followed: dict[tuple[Key, str], _Followed] = field(default_factory=dict, init=False)
+
+    def of(self, key: Key, jobs: Iterable[Body], pods: Iterable[Body]) -> dict[str, Progress]:
+        """Return the last known progress of the Checkpoint's running Jobs by name, and follow exactly those."""
+        running = _chiefs(jobs, pods)
+        for known in [each for each in self._followed if each[0] == key and each[1] not in running]:
+            self._forget(known)
+        found: dict[str, Progress] = {}
+        for job, pod in running.items():
+            followed = self._followed.get((key, job))
+            if followed is None:
+                followed = self._followed[key, job] = _Followed()
+                self._again(key, job, pod, followed)
+            elif followed.progress is not None:
+                found[job] = followed.progress
+        return found
+
+    def forget(self, key: Key) -> None:
+        """Stop following a Checkpoint that is gone."""
+        for known in [each for each in self._followed if each[0] == key]:
+            self._forget(known)
+
+    def stop(self) -> None:
+        """Stop following anything."""
+        for known in list(self._followed):
+            self._forget(known)
+
+    def _forget(self, known: tuple[Key, str]) -> None:
+        followed = self._followed.pop(known)
+        if followed.timer is not None:
+            followed.timer.cancel()
+        if followed.reading is not None:
+            followed.reading.cancel()
+
+    def _again(self, key: Key, job: str, pod: str, followed: _Followed) -> None:
+        wait = max(INTERVAL, len(self._followed) / READS_PER_SECOND)
+        followed.timer = asyncio.get_running_loop().call_later(wait, self._read_soon, key, job, pod, followed)
+
+    def _read_soon(self, key: Key, job: str, pod: str, followed: _Followed) -> None:
+        followed.reading = asyncio.create_task(self._read(key, job, pod, followed))
+
+    async def _read(self, key: Key, job: str, pod: str, followed: _Followed) -> None:
+        tail = await self.cluster.log_tail(key.namespace, pod, WORKER_CONTAINER)
+        progress = last_progress(tail)
+        if progress is not None and progress != followed.progress:
+            followed.progress = progress
+            self.changed(key)
+        self._again(key, job, pod, followed)
+
+
+def last_progress(log: str) -> Progress | None:
+    """Return the last progress line of a log; every other line is the workload's own."""
+    for line in reversed(log.splitlines()):
+        if PROGRESS_KEY not in line:
+            continue
+        try:
+            return Progress.model_validate(json.loads(line)[PROGRESS_KEY])
+        except (ValueError, TypeError, KeyError):
+            continue
+    return None
+
+
+def _chiefs(jobs: Iterable[Body], pods: Iterable[Body]) -> dict[str, str]:
+    """Return the name of node 0's pod of every Job where it runs."""
+    unfinished = {job["metadata"]["name"] for job in jobs if not (job.get("status") or {}).get("completionTime")}
+    found: dict[str, str] = {}
+    for pod in pods:
+        labels = pod["metadata"].get("labels") or {}
+        job = labels.get(JOB_LABEL, "")
+        if job in unfinished and labels.get(INDEX_LABEL) == "0" and pod["status"].get("phase") == "Running":
+            found[job] = pod["metadata"]["name"]
+    return found

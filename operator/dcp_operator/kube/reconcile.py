@@ -1,0 +1,239 @@
+"""One Checkpoint brought in order: gather, decide, act, write the status once, then say what happened.
+
+Everything here may be cut off at any await and started again from the top: what was created is found again, what was
+decided is decided again, and the status write is refused if the object changed in between.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any, Final
+
+from dcp_operator.checkpoint.spec import SpecError
+from dcp_operator.checkpoint.status import Phase
+from dcp_operator.decision.actions import CreateAttempt, Decision, DeleteAttempt
+from dcp_operator.decision.decide import decide
+from dcp_operator.decision.observed import observe
+from dcp_operator.decision.refusal import blocked, refuse
+from dcp_operator.kube import metrics
+from dcp_operator.kube.api import (
+    CHECKPOINTS,
+    JOBS,
+    NETWORK_POLICIES,
+    PODS,
+    SERVICES,
+    Body,
+    ConflictError,
+    GoneError,
+    NameTakenError,
+    RefusedError,
+    Resource,
+    UnavailableError,
+)
+from dcp_operator.kube.cache import Cache, Key
+from dcp_operator.kube.claims import Claims
+from dcp_operator.kube.cluster import Cluster
+from dcp_operator.kube.job import Builder
+from dcp_operator.kube.poster import Poster
+from dcp_operator.kube.progress import ProgressReader
+from dcp_operator.kube.queue import RetryLaterError
+
+logger = logging.getLogger(__name__)
+
+SOONEST: Final = 0.02
+"""Seconds between two reconciles of one Checkpoint, at least."""
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass
+class Reconciler:
+    """What the work queue calls.
+
+    Args:
+        cluster: Where to write.
+        cache: What is known of the cluster.
+        claims: Which live Saves there are, by URL.
+        builder: Makes the objects of an attempt.
+        progress: Reads the logs of running attempts.
+        poster: Posts events.
+        now: The clock.
+    """
+
+    cluster: Cluster
+    cache: Cache
+    claims: Claims
+    builder: Builder
+    progress: ProgressReader
+    poster: Poster
+    now: Callable[[], datetime] = field(default=_utc_now)
+
+    async def __call__(self, key: Key) -> float | None:
+        """Bring a Checkpoint in order; return the seconds after which to look again.
+
+        Raises:
+            RetryLaterError: The API server was in the way.
+        """
+        with metrics.RECONCILE_SECONDS.time():
+            try:
+                seconds = await self._reconcile(key)
+            except ConflictError as error:
+                await self._refresh(key)
+                metrics.RECONCILES.labels("conflict").inc()
+                logger.debug("%s: decided on an older object, deciding again: %s", key, error)
+                return SOONEST
+            except GoneError as error:
+                metrics.RECONCILES.labels("gone").inc()
+                await self._refresh(key)
+                raise RetryLaterError(str(error)) from error
+            except UnavailableError as error:
+                metrics.RECONCILES.labels("unavailable").inc()
+                raise RetryLaterError(str(error), error.retry_after) from error
+            metrics.RECONCILES.labels("done").inc()
+            return seconds
+
+    async def _reconcile(self, key: Key) -> float | None:
+        body = self.cache.checkpoint(key)
+        if body is None or body["metadata"].get("deletionTimestamp"):
+            # Owner references take the Jobs along; there is nothing to clean up by hand, so no finalizer either.
+            return None
+        await self._confirm(key, body)
+        decision = self._decide(key, body)
+        try:
+            await self._create(key, body, decision)
+        except (NameTakenError, RefusedError) as error:
+            decision = self._refused(key, body, decision, error)
+        body = await self._write(body, decision)
+        for action in decision.actions:
+            if isinstance(action, DeleteAttempt):
+                await self._delete(key, action)
+        phase = decision.status.get("phase")
+        if phase is not None and Phase(phase).terminal:
+            self.claims.settle(key)
+        if decision.wake_at is None:
+            return None
+        return max(SOONEST, (decision.wake_at - self.now()).total_seconds())
+
+    async def _confirm(self, key: Key, body: Body) -> None:
+        """Read the pods of a Job that has ended while some of them are not known to have, once.
+
+        The watch of Pods may be behind the watch of Jobs. A Report that is on its way must not be taken for a lost one.
+        """
+        if "completionTime" in (body.get("status") or {}):
+            return
+        for job in self.cache.unconfirmed(body["metadata"]["uid"]):
+            for pod in await self.cluster.pods_of(key.namespace, job["metadata"]["name"]):
+                self.take(PODS, pod)
+            self.cache.confirm(job)
+
+    def _decide(self, key: Key, body: Body) -> Decision:
+        jobs, pods = self.cache.attempts(body["metadata"]["uid"])
+        observed = observe(jobs, pods, self.progress.of(key, jobs, pods))
+        parsed = self.claims.parsed(key, body)
+        if isinstance(parsed, SpecError):
+            return refuse(
+                parsed,
+                generation=body["metadata"].get("generation", 1),
+                run_id=str((body.get("spec") or {}).get("runId") or ""),
+                observed=observed,
+                status=body.get("status"),
+                now=self.now(),
+            )
+        return decide(parsed, observed, body.get("status"), self.now(), self.claims.rivals(key, parsed))
+
+    async def _create(self, key: Key, body: Body, decision: Decision) -> None:
+        """Create what the decision asks for, the Job last: where it is, the others are."""
+        for action in decision.actions:
+            if not isinstance(action, CreateAttempt):
+                continue
+            parsed = self.claims.parsed(key, body)
+            if isinstance(parsed, SpecError):  # pragma: no cover - a refused spec has no attempt to create
+                return
+            *others, job = self.builder.objects(parsed, action)
+            # The two don't need one another.
+            await asyncio.gather(*(self.cluster.create(each) for each in others))
+            self.cache.put(JOBS, await self.cluster.create(job))
+
+    def _refused(self, key: Key, body: Body, decision: Decision, error: NameTakenError | RefusedError) -> Decision:
+        """Return the decision when the API server does not take an attempt's objects.
+
+        What is forbidden or taken may be free later, and is tried again; what is invalid stays so.
+        """
+        metadata = body["metadata"]
+        generation = metadata.get("generation", 1)
+        parsed = self.claims.parsed(key, body)
+        passing = isinstance(error, NameTakenError) or error.status == HTTPStatus.FORBIDDEN
+        if passing and not isinstance(parsed, SpecError):
+            return blocked(parsed, decision, body.get("status"), str(error), self.now())
+        jobs, pods = self.cache.attempts(metadata["uid"])
+        return refuse(
+            SpecError([f"The API server refuses the attempt's objects: {error}"]),
+            generation=generation,
+            run_id=str((body.get("spec") or {}).get("runId") or ""),
+            observed=observe(jobs, pods),
+            status=body.get("status"),
+            now=self.now(),
+        )
+
+    async def _write(self, body: Body, decision: Decision) -> Body:
+        """Write the status if it differs, and post the events only after that: they speak of what is written."""
+        before: dict[str, Any] = body.get("status") or {}
+        if decision.status == before:
+            return body
+        written = await self.cluster.replace_status(body, decision.status)
+        self.take(CHECKPOINTS, written)
+        _count(before, written)
+        for event in decision.events:
+            self.poster.post(written, event)
+        return written
+
+    async def _delete(self, key: Key, action: DeleteAttempt) -> None:
+        """Delete an attempt's objects, the Job last: while it is there, the others are looked for."""
+        logger.info("%s: deleting Job %s: %s", key, action.job_name, action.why)
+        await asyncio.gather(
+            self.cluster.delete(SERVICES, key.namespace, action.job_name),
+            self.cluster.delete(NETWORK_POLICIES, key.namespace, action.job_name),
+        )
+        await self.cluster.delete(JOBS, key.namespace, action.job_name)
+
+    async def _refresh(self, key: Key) -> None:
+        """Read a Checkpoint past the watch, whose cached body turned out to be old."""
+        try:
+            self.take(CHECKPOINTS, await self.cluster.get(CHECKPOINTS, key.namespace, key.name))
+        except GoneError:
+            body = self.cache.checkpoint(key)
+            if body is not None:
+                self.drop(CHECKPOINTS, key.namespace, key.name, body["metadata"]["uid"])
+        except UnavailableError as error:
+            raise RetryLaterError(str(error), error.retry_after) from error
+
+    def take(self, resource: Resource, body: Body) -> Key | None:
+        """Take in a body from wherever it came; return the Checkpoint to look at again."""
+        key = self.cache.put(resource, body)
+        if key is not None and resource is CHECKPOINTS:
+            self.claims.note(key, body)
+        return key
+
+    def drop(self, resource: Resource, namespace: str, name: str, uid: str) -> Key | None:
+        """Forget an object that is gone; return the Checkpoint to look at again."""
+        key = self.cache.remove(resource, namespace, name, uid)
+        if key is not None and resource is CHECKPOINTS:
+            self.claims.drop(key)
+        return key
+
+
+def _count(before: dict[str, Any], written: Body) -> None:
+    """Count a Checkpoint that has just ended."""
+    status = written["status"]
+    if before.get("completionTime") == status.get("completionTime") or not status.get("completionTime"):
+        return
+    operation = str(written["spec"].get("operation", ""))
+    metrics.FINISHED.labels(operation, str(status.get("reason", ""))).inc()
+    metrics.SECONDS.labels(operation).observe(status.get("durationSeconds") or 0)
+    if status.get("phase") == Phase.SUCCEEDED:
+        metrics.BYTES.labels(operation).inc((status.get("checkpoint") or {}).get("bytes") or 0)

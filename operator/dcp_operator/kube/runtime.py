@@ -1,0 +1,152 @@
+"""The operator's parts, put together and run: watches, queue, audit, probes, Lease."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import kopf
+from kubernetes.aio.client.api_client import ApiClient
+
+from dcp_operator.checkpoint.spec import CLUSTER
+from dcp_operator.kube import metrics
+from dcp_operator.kube.api import CHECKPOINTS, ApiError
+from dcp_operator.kube.audit import Audit
+from dcp_operator.kube.cache import Cache, Key
+from dcp_operator.kube.claims import Claims
+from dcp_operator.kube.cluster import Cluster, load_configuration
+from dcp_operator.kube.handlers import WATCHED, Forgetful, registry
+from dcp_operator.kube.handlers import settings as kopf_settings
+from dcp_operator.kube.health import STUCK_SECONDS, Health, serving
+from dcp_operator.kube.job import Builder
+from dcp_operator.kube.leader import Election
+from dcp_operator.kube.poster import Poster
+from dcp_operator.kube.progress import ProgressReader
+from dcp_operator.kube.queue import WorkQueue
+from dcp_operator.kube.reconcile import Reconciler
+from dcp_operator.kube.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class CrdMissingError(Exception):
+    """The API server does not know Checkpoints."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the API server serves no {CHECKPOINTS.plural}: apply manifests/crds first")
+
+
+@dataclass
+class Runtime:
+    """One process of the operator.
+
+    Args:
+        settings: How to run.
+        cluster: The connection to the API server.
+    """
+
+    settings: Settings
+    cluster: Cluster
+    health: Health = field(default_factory=Health)
+
+    async def work(self) -> None:
+        """Serve Checkpoints until a signal comes. Only a leader calls it."""
+        queue: WorkQueue[Key]
+        cache = Cache()
+        site = CLUSTER.model_copy(update={"protocols": self.settings.protocols or CLUSTER.protocols})
+        poster = Poster(self.cluster, lambda: queue.depth > 0)
+        progress = ProgressReader(self.cluster, lambda key: queue.add(key))  # noqa: PLW0108 - there is no queue yet
+        builder = Builder(image=self.settings.worker_image)
+        reconciler = Reconciler(self.cluster, cache, Claims(site), builder, progress, poster)
+        queue = WorkQueue(reconciler, workers=self.settings.workers)
+        audit = Audit(self.cluster, reconciler, queue.add, self.settings.namespaces or (None,))
+        self._watch_over(queue, audit, cache)
+        stop, ready = asyncio.Event(), asyncio.Event()
+        # Before kopf's: at its end it waits for, and cancels, every task that was started after it.
+        poster.start()
+        queue.start(paused=True)
+        caring = asyncio.create_task(self._care(queue, audit, stop, ready), name="audit")
+        try:
+            await kopf.operator(
+                registry=registry(reconciler, queue, self.cluster.client.configuration),
+                settings=kopf_settings(),
+                memories=Forgetful(),
+                standalone=True,
+                clusterwide=not self.settings.namespaces,
+                namespaces=self.settings.namespaces,
+                stop_flag=stop,
+                ready_flag=ready,
+            )
+        finally:
+            caring.cancel()
+            progress.stop()
+            await queue.stop()
+            await poster.stop()
+            await asyncio.gather(caring, return_exceptions=True)
+
+    async def _care(self, queue: WorkQueue[Key], audit: Audit, stop: asyncio.Event, ready: asyncio.Event) -> None:
+        """Open the queue once the cache is complete, then audit it; a failure ends the process."""
+        await ready.wait()
+        # In place of kopf's: on a signal it would wait five seconds for its own waiter on the stop flag.
+        _on_signal(stop.set)
+        try:
+            while True:
+                try:
+                    await audit.first()
+                    break
+                except ApiError as error:
+                    logger.warning("the cache can't be filled yet: %s", error)
+                    await asyncio.sleep(1)
+            queue.resume()
+            metrics.IN_SERVICE.set(1)
+            logger.info("in service: %d Checkpoints", audit.reconciler.cache.count(CHECKPOINTS))
+            await audit.forever()
+        except Exception:
+            logger.exception("the audit failed")
+            stop.set()
+
+    def _watch_over(self, queue: WorkQueue[Key], audit: Audit, cache: Cache) -> None:
+        def stuck() -> str:
+            metrics.QUEUE_DEPTH.set(queue.depth)
+            for resource in WATCHED:
+                metrics.CACHED.labels(resource.plural).set(cache.count(resource))
+            return "a reconcile hangs" if queue.longest_running > STUCK_SECONDS else ""
+
+        self.health.checks += [stuck, lambda: ", ".join(f"the watch of {plural} is dead" for plural in audit.dead)]
+
+
+async def run(settings: Settings) -> None:
+    """Run one process of the operator until a signal comes.
+
+    Raises:
+        CrdMissingError: There is nothing to serve yet; the kubelet starts the process again.
+        LostLeaseError: Another replica may work now.
+    """
+    cluster = await Cluster.connect(settings.identity)
+    electing = ApiClient(await load_configuration())
+    runtime = Runtime(settings, cluster)
+    try:
+        async with serving(runtime.health, settings.port):
+            if not await cluster.serves(CHECKPOINTS):
+                raise CrdMissingError
+            runtime.health.ready = True
+            election = Election(electing, settings.lease_namespace, settings.lease_name, settings.identity)
+            await _until_signal(election.lead(runtime.work) if settings.elect else runtime.work())
+    finally:
+        await electing.close()  # type: ignore[no-untyped-call]
+        await cluster.close()
+
+
+async def _until_signal(work: Awaitable[None]) -> None:
+    """Run the work; a signal cancels it, until the work has a better way to end."""
+    task = asyncio.ensure_future(work)
+    _on_signal(task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def _on_signal(end: Callable[[], object]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, end)

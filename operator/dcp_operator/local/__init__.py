@@ -1,0 +1,1 @@
+"""`dcp run`: the same decisions on this machine, with processes instead of Jobs."""

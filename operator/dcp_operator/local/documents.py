@@ -1,0 +1,215 @@
+"""Manifest files as kubectl reads them: YAML or JSON, many documents in one file, folders, standard input.
+
+What is wrong with a file is said in one line that names file and document; all of it is said at once.
+"""
+
+import base64
+import binascii
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from dcp_operator.checkpoint.naming import API_VERSION, GROUP, KIND
+from dcp_operator.checkpoint.spec import Checkpoint, Site, SpecError, parse
+from dcp_operator.checkpoint.storage_url import protocol
+from dcp_worker.contract import CREDENTIAL_KEYS
+
+SUFFIXES: Final = (".yaml", ".yml", ".json")
+STDIN: Final = "-"
+
+
+class InputError(Exception):
+    """Files that can't be run. `problems` holds one line for each; its caller prints them and exits with 2."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+@dataclass(frozen=True)
+class Document:
+    """One object of a file; `place` is what an error line starts with."""
+
+    place: str
+    folder: Path
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One Checkpoint of a file, as written and as parsed."""
+
+    place: str
+    folder: Path
+    """Where the file lies; the current folder for standard input."""
+    body: Mapping[str, Any]
+    checkpoint: Checkpoint
+
+
+@dataclass
+class Documents:
+    """What the files hold that matters here: Checkpoints in order, and Secrets by namespace and name."""
+
+    checkpoints: list[Source] = field(default_factory=list)
+    secrets: dict[tuple[str, str], Mapping[str, str]] = field(default_factory=dict, repr=False)
+    notes: list[str] = field(default_factory=list)
+    """One line for each document that is left out."""
+
+
+def read(files: Iterable[str], site: Site) -> Documents:
+    """Return what the files hold, checked for `site`; raise InputError with every problem of every file."""
+    found = Documents()
+    problems: list[str] = []
+    names: dict[tuple[str, str], str] = {}
+    for file in files:
+        try:
+            for document in _documents(file):
+                try:
+                    _sort(document, site, found, names)
+                except InputError as error:
+                    problems += [f"{document.place}: {problem}" for problem in error.problems]
+        except InputError as error:
+            problems += error.problems
+    if not problems and not found.checkpoints:
+        problems.append(f"no Checkpoint in {', '.join(files)}")
+    if problems:
+        raise InputError(problems)
+    return found
+
+
+def _sort(document: Document, site: Site, found: Documents, names: dict[tuple[str, str], str]) -> None:
+    body = document.body
+    kind, version = body.get("kind"), body.get("apiVersion")
+    if not isinstance(kind, str) or not isinstance(version, str):
+        raise InputError(["not a Kubernetes object: apiVersion and kind must be set"])
+    if (version, kind) == ("v1", "Secret"):
+        found.secrets[_name(body)] = _secret(body)
+    elif kind == KIND or version.partition("/")[0] == GROUP:
+        if (version, kind) != (API_VERSION, KIND):
+            raise InputError([f"apiVersion {version}, kind {kind} is not known; write {API_VERSION}, {KIND}"])
+        try:
+            checkpoint = parse(body, site=site)
+        except SpecError as error:
+            raise InputError(error.problems) from error
+        first = names.setdefault(_name(body), document.place)
+        if first != document.place:
+            raise InputError([f"{KIND} {'/'.join(_name(body))} stands in {first} already; give it another name"])
+        found.checkpoints.append(Source(document.place, document.folder, body, checkpoint))
+    else:
+        found.notes.append(f"{document.place}: {kind} left out, only {KIND} and Secret are used here")
+
+
+def _name(body: Mapping[str, Any]) -> tuple[str, str]:
+    metadata = body.get("metadata")
+    if not isinstance(metadata, Mapping) or not isinstance(metadata.get("name"), str):
+        raise InputError(["metadata.name must be set"])
+    return str(metadata.get("namespace") or "default"), metadata["name"]
+
+
+def _secret(body: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return a Secret's values; what is wrong with one is said without the value."""
+    values: dict[str, str] = {}
+    for section in ("data", "stringData"):
+        entries = body.get(section) or {}
+        if not isinstance(entries, Mapping):
+            raise InputError([f"{section} must be a mapping of strings"])
+        for key, value in entries.items():
+            if not isinstance(value, str):
+                raise InputError([f"{section}.{key} must be a string"])
+            try:
+                values[key] = base64.b64decode(value, validate=True).decode() if section == "data" else value
+            except (binascii.Error, UnicodeDecodeError) as error:
+                raise InputError([f"data.{key} must be base64 of UTF-8 text; stringData takes it as it is"]) from error
+    return values
+
+
+def credentials(checkpoint: Checkpoint, secrets: Mapping[tuple[str, str], Mapping[str, str]]) -> dict[str, str] | None:
+    """Return the environment variables that the Checkpoint's Secret stands for, or None where no file holds it."""
+    reference = checkpoint.spec.storage.credentials_secret_ref
+    secret = secrets.get((checkpoint.namespace, reference.name)) if reference is not None else None
+    if secret is None:
+        return None
+    keys = CREDENTIAL_KEYS[protocol(checkpoint.spec.storage.url)]
+    return {key: secret[key] for key in keys if key in secret}
+
+
+def _documents(file: str) -> Iterator[Document]:
+    """Yield the objects of a file, of a folder's files, or of standard input, Lists taken apart."""
+    path = Path(file)
+    if file != STDIN and path.is_dir():
+        inside = sorted(entry for entry in path.iterdir() if entry.suffix in SUFFIXES)
+        if not inside:
+            raise InputError([f"{file}: no {', '.join(SUFFIXES)} file in this folder"])
+        for entry in inside:
+            yield from _documents(str(entry))
+        return
+    name = "standard input" if file == STDIN else file
+    folder = Path.cwd() if file == STDIN else path.absolute().parent
+    for number, body in enumerate(_load(name, _text(file, name)), start=1):
+        if body is None:
+            continue
+        place = f"{name}, document {number}"
+        if not isinstance(body, dict):
+            raise InputError([f"{place}: not a Kubernetes object but a {type(body).__name__}"])
+        items = body.get("items") if body.get("kind") == "List" else None
+        if isinstance(items, list):
+            for index, item in enumerate(items, start=1):
+                inner = item if isinstance(item, dict) else {}
+                yield Document(f"{place}, item {index}", folder, inner)
+        else:
+            yield Document(place, folder, body)
+
+
+def _text(file: str, name: str) -> str:
+    try:
+        return sys.stdin.buffer.read().decode() if file == STDIN else Path(file).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError([f"{name}: not UTF-8 text"]) from error
+    except OSError as error:
+        raise InputError([f"{name}: {error.strerror or error}"]) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as Kubernetes takes it: no key twice in a mapping, and a date is a string."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if key.value in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands here twice", key.start_mark)
+        if isinstance(key.value, str):
+            seen.add(key.value)
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _load(name: str, text: str) -> Iterator[Any]:
+    """Yield each document as JSON would hold it."""
+    number = 1
+    try:
+        for body in yaml.load_all(text, Loader=_Loader):
+            yield json.loads(json.dumps(body, allow_nan=False))
+            number += 1
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError([f"{name}, document {number}{line}: {error.problem or error.context}"]) from error
+    except yaml.YAMLError as error:
+        raise InputError([f"{name}, document {number}: {' '.join(str(error).split())}"]) from error
+    except (TypeError, ValueError) as error:
+        raise InputError([f"{name}, document {number}: holds what JSON has no word for: {error}"]) from error
+    except RecursionError as error:
+        raise InputError([f"{name}, document {number}: nested too deeply"]) from error

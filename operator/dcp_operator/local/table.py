@@ -1,0 +1,64 @@
+"""The table that `kubectl get checkpoints` shows, for objects that never saw a cluster: same columns, same strings."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from dcp_operator.checkpoint.conditions import human_duration, human_ranks
+from dcp_operator.checkpoint.crd import custom_resource_definition
+from dcp_operator.checkpoint.spec import Checkpoint
+from dcp_operator.local.view import STYLES
+
+
+def results(bodies: Iterable[Mapping[str, Any]], *, wide: bool) -> Table:
+    """Return the printer columns of objects with a status."""
+    (version,) = custom_resource_definition()["spec"]["versions"]
+    columns = [each for each in version["additionalPrinterColumns"] if wide or not each.get("priority")]
+    table = _table(["Name", *(each["name"] for each in columns)])
+    for body in bodies:
+        cells = [body["metadata"]["name"], *(_cell(body, each) for each in columns)]
+        table.add_row(*map(Text, cells), style=STYLES.get(body["status"]["phase"]))
+    return table
+
+
+def _cell(body: Mapping[str, Any], column: Mapping[str, Any]) -> str:
+    value: Any = body
+    for key in column["jsonPath"].removeprefix(".").split("."):
+        value = (value or {}).get(key)
+    if value is not None and column["type"] == "date":
+        return human_duration(int((datetime.now(UTC) - datetime.fromisoformat(value)).total_seconds()))
+    return "" if value is None else str(value)
+
+
+def rehearsal(checkpoints: Iterable[Checkpoint]) -> Table:
+    """Return what would run, in order."""
+    table = _table(["Name", "Operation", "Ranks", "Strategy", "Device", "Overwrite", "Entrypoint", "URL"])
+    for checkpoint in checkpoints:
+        spec = checkpoint.spec
+        modelled = spec.workload is not None
+        table.add_row(
+            *map(
+                Text,
+                (
+                    checkpoint.name,
+                    spec.operation,
+                    human_ranks(spec.workers),
+                    spec.parallelism.strategy if modelled else "",
+                    spec.workers.device,
+                    "true" if spec.storage.overwrite else "",
+                    spec.workload.entrypoint if spec.workload is not None else "",
+                    spec.storage.url,
+                ),
+            )
+        )
+    return table
+
+
+def _table(columns: Iterable[str]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table
