@@ -8,9 +8,9 @@ from rich.console import Console
 
 from dcp_operator.checkpoint.spec import LOCAL
 from dcp_operator.local import documents
-from dcp_operator.local.processes import progress_of
 from dcp_operator.local.run import Run
 from dcp_operator.local.view import view
+from dcp_worker.contract import Progress
 
 MANIFEST = """
 apiVersion: dcp-operator.io/v1alpha1
@@ -83,5 +83,5 @@ LINES = {
 
 @pytest.mark.parametrize(("line", "percent"), LINES.values(), ids=LINES.keys())
 def test_progress_lines_are_told_from_the_workloads_own(line: str, percent: int | None) -> None:
-    progress = progress_of(line)
+    progress = Progress.of_line(line)
     assert (progress.percent if progress is not None else None) == percent

@@ -1,11 +1,13 @@
 """The operator's parts that need no API server: what a refusal means, whose URL it is, the last progress of a log."""
 
+import asyncio
 import json
 from http import HTTPStatus
 from typing import Any
 
 import pytest
 
+from dcp_operator.checkpoint.naming import INDEX_LABEL, JOB_LABEL
 from dcp_operator.checkpoint.spec import SpecError
 from dcp_operator.kube.api import (
     CHECKPOINTS,
@@ -20,9 +22,10 @@ from dcp_operator.kube.api import (
     UnavailableError,
     refusal,
 )
-from dcp_operator.kube.cache import Key
+from dcp_operator.kube.cache import Cache, Key
 from dcp_operator.kube.claims import Claims
-from dcp_operator.kube.progress import last_progress
+from dcp_operator.kube.progress import ProgressReader, last_progress
+from dcp_operator.kube.reconcile import Reconciler
 
 TERMINATING = {"message": "being terminated", "details": {"causes": [{"reason": "NamespaceTerminating"}]}}
 
@@ -98,6 +101,24 @@ PROGRESS = '{"dcpProgress": {"stage": "saving", "bytes": 5, "totalBytes": 10}}'
 def test_the_last_progress_of_a_log(log: str, stage: str | None) -> None:
     found = last_progress(log)
     assert (found and found.stage) == stage
+
+
+def test_a_checkpoint_that_is_gone_is_followed_no_more() -> None:
+    unused: Any = None
+    key = Key("team", "gone")
+    job = {"metadata": {"name": "gone-1"}, "status": {}}
+    labels = {JOB_LABEL: "gone-1", INDEX_LABEL: "0"}
+    pod = {"metadata": {"name": "gone-1-0", "labels": labels}, "status": {"phase": "Running"}}
+
+    async def scenario() -> None:
+        progress = ProgressReader(unused, lambda _: None)
+        reconciler = Reconciler(unused, Cache(), Claims(), unused, progress, unused)
+        assert progress.of(key, [job], [pod]) == {}
+        assert progress.following == {key}
+        assert await reconciler(key) is None
+        assert progress.following == set()
+
+    asyncio.run(scenario())
 
 
 def save(name: str, url: str = "s3://bucket/a", **status: Any) -> Any:

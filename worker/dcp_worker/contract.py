@@ -6,6 +6,7 @@ the very sections of a Checkpoint's spec that the data plane needs; the operator
 the control plane reads.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
@@ -255,6 +256,10 @@ class Origin(Wire):
     uid: str = ""
     run_id: str = ""
 
+    def made(self, other: "Origin | None") -> bool:
+        """Tell whether this very run made the save of that origin; a run without a uid can't be told from another."""
+        return bool(self.uid) and other == self
+
     def __str__(self) -> str:
         """Return `namespace/name (uid ...)`, or a word for a save that no Checkpoint object made."""
         if not self.name:
@@ -375,6 +380,21 @@ class Progress(Wire):
     def percent(self) -> int:
         """Whole percent of the bytes moved, 0 where the total is not known yet."""
         return min(100, 100 * self.bytes // self.total_bytes) if self.total_bytes else 0
+
+    def to_line(self) -> str:
+        """Return the line of rank 0's output that says so: JSON with one key."""
+        return json.dumps({PROGRESS_KEY: self.to_dict()})
+
+    @classmethod
+    def of_line(cls, line: str) -> "Progress | None":
+        """Return the Progress that a line of output is, or None for the workload's own output."""
+        if not line.startswith("{") or PROGRESS_KEY not in line:
+            return None
+        try:
+            message = json.loads(line)
+            return cls.model_validate(message[PROGRESS_KEY]) if [*message] == [PROGRESS_KEY] else None
+        except ValueError:
+            return None
 
 
 _SHORTER: Final = ((16, 240, 800), (8, 160, 800), (4, 120, 600), (16, 80, 0), (4, 80, 0), (1, 120, 0))

@@ -129,7 +129,7 @@ class Launcher:
         from dcp_worker.engine import find  # noqa: PLC0415
 
         found = find(self.task.storage.url, storage_options=self.task.storage.options)
-        return found if found is not None and self.task.origin.uid and found.origin == self.task.origin else None
+        return found if found is not None and self.task.origin.made(found.origin) else None
 
     def _ran(self) -> Report:
         """Run the ranks; a Save of which they could not tell the end is looked up in the store."""

@@ -74,10 +74,6 @@ class Pulse:
         self._slot.done, self._slot.total = done, total
         self._touch()
 
-    def stepped(self) -> None:
-        """Note progress that is not bytes: an optimisation step."""
-        self._touch()
-
     def _enter(self, name: str, *, transfers: bool) -> None:
         self._slot.stage = name.encode()[:63]
         self._slot.transfers = transfers

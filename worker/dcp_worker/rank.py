@@ -16,7 +16,6 @@ from types import FrameType
 from typing import Any, Final
 
 import torch
-import torch._dynamo  # the first DTensor operation of every rank would import it otherwise, after the fork
 import torch.distributed as dist
 from torch import nn
 
@@ -174,12 +173,12 @@ class Rank:
         """Return the sharded model and its optimizer."""
         with self.pulse.stage("building the model"):
             model = self._model(made)
-            _, unsaved = workload.unsaved(model)
+            fills = made if sharding.has_meta(model) and isinstance(made, workload.InitsBuffers) else None
+            buffers = workload.unsaved(model)[1] if fills else {}
         with self.pulse.stage("sharding the model"):
-            is_meta = any(tensor.is_meta for tensor, _ in sharding.tied(model))
             model = sharding.shard(model, self.task.parallelism, self.place.world_size, device)
-            if is_meta and isinstance(made, workload.InitsBuffers):
-                workload.init_buffers(made, model, unsaved)
+            if fills:
+                workload.init_buffers(fills, model, buffers)
         with self.pulse.stage("making the optimizer"), user_code("optimizer()"):
             optimizer = made.optimizer(model.parameters())
         return model, optimizer
@@ -221,7 +220,6 @@ class Rank:
         for number in range(1, steps + 1):
             with self.pulse.stage(f"step {number} of {steps}"), user_code(f"step() {number}"):
                 made.step(model, optimizer)
-            self.pulse.stepped()
 
     def _read_into(
         self, model: nn.Module, optimizer: torch.optim.Optimizer | None, extra: dict[str, Any], url: str

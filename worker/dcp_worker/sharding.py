@@ -84,6 +84,11 @@ def tied(model: nn.Module) -> Iterator[tuple[torch.Tensor, list[Holder]]]:
     yield from found.values()
 
 
+def has_meta(model: nn.Module) -> bool:
+    """Tell whether any parameter or buffer has a shape and no memory."""
+    return any(tensor.is_meta for tensor, _ in tied(model))
+
+
 def units(model: nn.Module) -> tuple[list[nn.Module], set[nn.Parameter]]:
     """Return the modules to shard on their own, inner ones before outer ones, the model last; and what stays whole.
 
@@ -173,7 +178,6 @@ def _fsdp1(model: nn.Module, world_size: int, device: torch.device) -> nn.Module
     modules, loose = units(model)
     whole = _placed(model, loose, device)
     own = {id(unit) for unit in modules}
-    is_meta = any(tensor.is_meta for tensor, _ in tied(model))
     # On one rank FSDP1 switches to NO_SHARD by itself, with a warning.
     strategy = ShardingStrategy.FULL_SHARD if world_size > 1 else ShardingStrategy.NO_SHARD
     with warnings.catch_warnings():
@@ -185,7 +189,7 @@ def _fsdp1(model: nn.Module, world_size: int, device: torch.device) -> nn.Module
             device_id=device,
             use_orig_params=True,
             auto_wrap_policy=functools.partial(lambda_auto_wrap_policy, lambda_fn=lambda each: id(each) in own),
-            param_init_fn=_initializer(model, device) if is_meta else None,
+            param_init_fn=_initializer(model, device) if has_meta(model) else None,
             ignored_states=whole,
         )
 

@@ -1,6 +1,5 @@
 """The ranks of one pod: started, watched by their pipes, ends and heartbeats, and stopped when one has failed."""
 
-import json
 import multiprocessing
 import os
 import signal
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from dcp_worker import verdict, watch
-from dcp_worker.contract import PROGRESS_KEY, Operation, Progress, RankFailure, Reason, Report, Task
+from dcp_worker.contract import Operation, Progress, RankFailure, Reason, Report, Task
 from dcp_worker.member import LAUNCHER_ENV, Outcome, Place, enter
 from dcp_worker.pulse import Slot
 
@@ -292,7 +291,7 @@ class Supervisor:
         before, self._shown = self._shown, progress
         changed = before is None or (before.stage, before.bytes) != (progress.stage, progress.bytes)
         if changed and self.site.node == 0:
-            print(json.dumps({PROGRESS_KEY: progress.to_dict()}), flush=True)  # noqa: T201 - the protocol
+            print(progress.to_line(), flush=True)  # noqa: T201 - the protocol
 
 
 class TorchNotLoaded(Exception):

@@ -179,12 +179,12 @@ def _causes(attempt: Attempt, now: datetime) -> Iterator[Cause]:
             yield _rank_cause(attempt, pod, failure)
     if attempt.job_failure == "DeadlineExceeded":
         message = f"Job {attempt.job_name} ran into its activeDeadlineSeconds before its ranks reported."
-        yield Cause(weight=Weight.DEADLINE, time=0, failure=_failure(attempt, Reason.DEADLINE_EXCEEDED, message))
+        yield Cause(weight=Weight.DEADLINE, time=0, failure=failure_of(attempt, Reason.DEADLINE_EXCEEDED, message))
     elif attempt.finished is not None and attempt.job_failure:
         present = {pod.index for pod in attempt.pods}
         for index in [each for each in range(attempt.nodes) if each not in present][:1]:
             message = f"The pod of node {index} was deleted before its Report was read."
-            yield Cause(weight=Weight.POD, time=0, failure=_failure(attempt, Reason.WORKER_LOST, message))
+            yield Cause(weight=Weight.POD, time=0, failure=failure_of(attempt, Reason.WORKER_LOST, message))
 
 
 def _pod_cause(attempt: Attempt, pod: Pod, now: datetime) -> Cause | None:
@@ -211,7 +211,7 @@ def _pod_cause(attempt: Attempt, pod: Pod, now: datetime) -> Cause | None:
     else:
         return None
     time = pod.finished.timestamp() if pod.finished is not None else 0.0
-    failure = _failure(attempt, reason, message, pod=pod, exit_code=pod.exit_code)
+    failure = failure_of(attempt, reason, message, pod=pod, exit_code=pod.exit_code)
     return Cause(weight=weight, time=time, failure=failure, counted=counted)
 
 
@@ -231,7 +231,7 @@ def _rank_cause(attempt: Attempt, pod: Pod, failed: RankFailure) -> Cause:
     where = f" in pod {pod.name}" if pod.name else ""
     stage = f" ({failed.stage})" if failed.stage else ""
     message = f"{who}{where}{stage}: {failed.message or REASONS[failed.reason].doc}"
-    failure = _failure(attempt, failed.reason, message, pod=pod, exit_code=failed.exit_code)
+    failure = failure_of(attempt, failed.reason, message, pod=pod, exit_code=failed.exit_code)
     return Cause(
         weight=weight,
         time=failed.time,
@@ -241,12 +241,13 @@ def _rank_cause(attempt: Attempt, pod: Pod, failed: RankFailure) -> Cause:
 
 def _no_report(attempt: Attempt) -> Cause:
     message = f"Job {attempt.job_name} ended, and none of its pods left a Report."
-    return Cause(weight=Weight.POD, time=0, failure=_failure(attempt, Reason.WORKER_LOST, message))
+    return Cause(weight=Weight.POD, time=0, failure=failure_of(attempt, Reason.WORKER_LOST, message))
 
 
-def _failure(
+def failure_of(
     attempt: Attempt, reason: Reason, message: str, *, pod: Pod | None = None, exit_code: int | None = None
 ) -> Failure:
+    """Return the failure as it stands in the status: bounded, with the pod's place and the reason's own retriability."""
     return Failure(
         reason=reason,
         message=message.strip()[:1024],

@@ -31,7 +31,7 @@ def settle(situation: Situation) -> Situation:
 def _own(checkpoint: Checkpoint, ended: Outcome) -> Outcome:
     """Return a Saved for a conflict with this very run: what it met is its own commit."""
     conflict = ended.conflict
-    if conflict is None or conflict.origin is None or not checkpoint.uid or conflict.origin != checkpoint.origin:
+    if conflict is None or not checkpoint.origin.made(conflict.origin):
         return ended
     info = ended.checkpoint or CheckpointInfo(
         url=checkpoint.spec.storage.url,

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from dcp_operator.checkpoint.spec import Checkpoint
-from dcp_operator.checkpoint.status import Failure
 from dcp_operator.decision.observed import Attempt, Pod
-from dcp_operator.decision.outcome import Outcome, overdue
+from dcp_operator.decision.outcome import Outcome, failure_of, overdue
 from dcp_worker.contract import Reason
 
 GRACE = timedelta(seconds=30)
@@ -24,7 +23,7 @@ def timed_out(checkpoint: Checkpoint, attempt: Attempt, now: datetime) -> Outcom
         return _deadline(checkpoint, attempt) if now >= due else None
     hopeless = next((pod for pod in attempt.pods if _hopeless(pod)), None)
     if hopeless is not None:
-        return overdue(attempt, _failure(attempt, Reason.IMAGE_PULL_FAILED, waiting_for(hopeless), hopeless))
+        return overdue(attempt, failure_of(attempt, Reason.IMAGE_PULL_FAILED, waiting_for(hopeless), pod=hopeless))
     return _not_started(checkpoint, attempt) if now >= due else None
 
 
@@ -72,7 +71,7 @@ def _deadline(checkpoint: Checkpoint, attempt: Attempt) -> Outcome:
     seconds = checkpoint.spec.timeouts.active_seconds
     who = f"; pod {silent.name or silent.index} has not ended" if silent is not None else ""
     message = f"Attempt {attempt.attempt} ran longer than timeouts.activeSeconds ({seconds} s){who}."
-    return overdue(attempt, _failure(attempt, Reason.DEADLINE_EXCEEDED, message, silent))
+    return overdue(attempt, failure_of(attempt, Reason.DEADLINE_EXCEEDED, message, pod=silent))
 
 
 def _not_started(checkpoint: Checkpoint, attempt: Attempt) -> Outcome:
@@ -82,14 +81,4 @@ def _not_started(checkpoint: Checkpoint, attempt: Attempt) -> Outcome:
     why = waiting_for(worst) if worst is not None else f"only {len(attempt.pods)} of {attempt.nodes} pods were created"
     reason = Reason.IMAGE_PULL_FAILED if worst is not None and worst.pull_error else Reason.START_TIMEOUT
     message = f"Not every pod ran within timeouts.startSeconds ({seconds} s): {why}."
-    return overdue(attempt, _failure(attempt, reason, message, worst))
-
-
-def _failure(attempt: Attempt, reason: Reason, message: str, pod: Pod | None) -> Failure:
-    return Failure(
-        reason=reason,
-        message=message[:1024],
-        pod=pod.name if pod is not None else "",
-        node=pod.node if pod is not None else "",
-        attempt=attempt.attempt,
-    )
+    return overdue(attempt, failure_of(attempt, reason, message, pod=worst))

@@ -1,7 +1,6 @@
 """How far running attempts are, from the tail of rank 0's log. Decoration: losing it changes no decision."""
 
 import asyncio
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -10,7 +9,7 @@ from dcp_operator.checkpoint.naming import INDEX_LABEL, JOB_LABEL, WORKER_CONTAI
 from dcp_operator.kube.api import Body
 from dcp_operator.kube.cache import Key
 from dcp_operator.kube.cluster import Cluster
-from dcp_worker.contract import PROGRESS_KEY, Progress
+from dcp_worker.contract import Progress
 
 INTERVAL: Final = 5.0
 """Seconds between two looks at one attempt's log, at least: rank 0 writes no oftener."""
@@ -37,6 +36,11 @@ class ProgressReader:
     cluster: Cluster
     changed: Callable[[Key], None]
     _followed: dict[tuple[Key, str], _Followed] = field(default_factory=dict, init=False)
+
+    @property
+    def following(self) -> set[Key]:
+        """The Checkpoints whose logs are looked at."""
+        return {key for key, _ in self._followed}
 
     def of(self, key: Key, jobs: Iterable[Body], pods: Iterable[Body]) -> dict[str, Progress]:
         """Return the last known progress of the Checkpoint's running Jobs by name, and follow exactly those."""
@@ -88,14 +92,7 @@ class ProgressReader:
 
 def last_progress(log: str) -> Progress | None:
     """Return the last progress line of a log; every other line is the workload's own."""
-    for line in reversed(log.splitlines()):
-        if PROGRESS_KEY not in line:
-            continue
-        try:
-            return Progress.model_validate(json.loads(line)[PROGRESS_KEY])
-        except (ValueError, TypeError, KeyError):
-            continue
-    return None
+    return next(filter(None, map(Progress.of_line, reversed(log.splitlines()))), None)
 
 
 def _chiefs(jobs: Iterable[Body], pods: Iterable[Body]) -> dict[str, str]:

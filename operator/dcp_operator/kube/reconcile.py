@@ -16,7 +16,7 @@ from dcp_operator.checkpoint.spec import SpecError
 from dcp_operator.checkpoint.status import Phase
 from dcp_operator.decision.actions import CreateAttempt, Decision, DeleteAttempt
 from dcp_operator.decision.decide import decide
-from dcp_operator.decision.observed import observe
+from dcp_operator.decision.observed import Observed, observe
 from dcp_operator.decision.refusal import blocked, refuse
 from dcp_operator.kube import metrics
 from dcp_operator.kube.api import (
@@ -101,6 +101,7 @@ class Reconciler:
         body = self.cache.checkpoint(key)
         if body is None or body["metadata"].get("deletionTimestamp"):
             # Owner references take the Jobs along; there is nothing to clean up by hand, so no finalizer either.
+            self.progress.forget(key)
             return None
         await self._confirm(key, body)
         decision = self._decide(key, body)
@@ -136,14 +137,7 @@ class Reconciler:
         observed = observe(jobs, pods, self.progress.of(key, jobs, pods))
         parsed = self.claims.parsed(key, body)
         if isinstance(parsed, SpecError):
-            return refuse(
-                parsed,
-                generation=body["metadata"].get("generation", 1),
-                run_id=str((body.get("spec") or {}).get("runId") or ""),
-                observed=observed,
-                status=body.get("status"),
-                now=self.now(),
-            )
+            return self._refuse(body, parsed, observed)
         return decide(parsed, observed, body.get("status"), self.now(), self.claims.rivals(key, parsed))
 
     async def _create(self, key: Key, body: Body, decision: Decision) -> None:
@@ -164,18 +158,19 @@ class Reconciler:
 
         What is forbidden or taken may be free later, and is tried again; what is invalid stays so.
         """
-        metadata = body["metadata"]
-        generation = metadata.get("generation", 1)
         parsed = self.claims.parsed(key, body)
         passing = isinstance(error, NameTakenError) or error.status == HTTPStatus.FORBIDDEN
         if passing and not isinstance(parsed, SpecError):
             return blocked(parsed, decision, body.get("status"), str(error), self.now())
-        jobs, pods = self.cache.attempts(metadata["uid"])
+        observed = observe(*self.cache.attempts(body["metadata"]["uid"]))
+        return self._refuse(body, SpecError([f"The API server refuses the attempt's objects: {error}"]), observed)
+
+    def _refuse(self, body: Body, error: SpecError, observed: Observed) -> Decision:
         return refuse(
-            SpecError([f"The API server refuses the attempt's objects: {error}"]),
-            generation=generation,
+            error,
+            generation=body["metadata"].get("generation", 1),
             run_id=str((body.get("spec") or {}).get("runId") or ""),
-            observed=observe(jobs, pods),
+            observed=observed,
             status=body.get("status"),
             now=self.now(),
         )

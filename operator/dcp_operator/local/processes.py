@@ -1,7 +1,6 @@
 """Pods of this machine: one `python -m dcp_worker` process with its ranks, seen as a Pod would be seen."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from dcp_worker.contract import PROGRESS_KEY, TERMINATION_LOG_ENV, Progress, Report
+from dcp_worker.contract import TERMINATION_LOG_ENV, Progress, Report
 
 GRACE_SECONDS: Final = 30.0
 """Between SIGTERM and SIGKILL, as a Pod's terminationGracePeriodSeconds."""
@@ -104,7 +103,7 @@ class Process:
     def _read(self) -> None:
         for text in self._process.stdout or ():
             line = text.rstrip("\n")
-            progress = progress_of(line)
+            progress = Progress.of_line(line)
             if progress is None:
                 self.lines.append(line)
                 self._output(self.node, line)
@@ -122,14 +121,3 @@ class Process:
         self.exit_code = code if code >= 0 else 128 - code
         self.finished = self._now()
         self._changed()
-
-
-def progress_of(line: str) -> Progress | None:
-    """Return the Progress that a line of output is, or None for the workload's own output."""
-    if not line.startswith("{"):
-        return None
-    try:
-        message = json.loads(line)
-        return Progress.model_validate(message[PROGRESS_KEY]) if [*message] == [PROGRESS_KEY] else None
-    except ValueError:
-        return None

@@ -74,7 +74,7 @@ def preflight(
         if info is None:
             raise CheckpointNotFound(store.url)
         return info
-    if info and origin and origin.uid and info.origin == origin:
+    if info and origin and origin.made(info.origin):
         return info
     if found and not overwrite:
         raise commit.conflict(store, found)
