@@ -247,7 +247,7 @@ def _no_report(attempt: Attempt) -> Cause:
 def failure_of(
     attempt: Attempt, reason: Reason, message: str, *, pod: Pod | None = None, exit_code: int | None = None
 ) -> Failure:
-    """Return the failure as it stands in the status: bounded, with the pod's place and the reason's own retriability."""
+    """Return the failure as it stands in the status: bounded, with the pod's place and its reason's retriability."""
     return Failure(
         reason=reason,
         message=message.strip()[:1024],
