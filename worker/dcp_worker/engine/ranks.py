@@ -7,10 +7,12 @@ group there is one rank and nothing is sent.
 import re
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
+import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
@@ -20,6 +22,8 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 _TRACEBACK_CHARS: Final = 4000
 _ABSENT: Final = re.compile(r"Ranks ([\d, ]+) failed to pass")
+_PROBE_TAG: Final = 0x6463706F
+"""Of a message that nobody sends."""
 
 PATIENCE_SECONDS: Final = 1800.0
 """How long the ranks wait for the slowest one in a stage, before it counts as hung."""
@@ -51,7 +55,7 @@ class Ranks:
         result: _R | EngineError | None = None
         if everyone is not None:
             result = self._combine(stage, everyone, combine)
-        shared: _R | EngineError = self._broadcast(result)
+        shared: _R | EngineError = self._broadcast(stage, result)
         return _value(shared)
 
     def scatter(self, stage: str, local: Callable[[], _T], divide: Callable[[list[_T]], list[_R]]) -> _R:
@@ -61,12 +65,12 @@ class Ranks:
         if everyone is not None:
             divided = self._combine(stage, everyone, divide)
             parts = [divided] * self.world_size if isinstance(divided, EngineError) else divided
-        mine: _R | EngineError = self._scatter(parts)
+        mine: _R | EngineError = self._scatter(stage, parts)
         return _value(mine)
 
     def first(self, stage: str, local: Callable[[], _T]) -> _T:
         """Run `local` on rank 0 alone; return its result everywhere."""
-        shared: _T | EngineError = self._broadcast(self._attempt(stage, local) if self.coordinates else None)
+        shared: _T | EngineError = self._broadcast(stage, self._attempt(stage, local) if self.coordinates else None)
         return _value(shared)
 
     def agree(self, stage: str, local: Callable[[], None]) -> None:
@@ -98,7 +102,7 @@ class Ranks:
             return [mine]
         everyone: list[Any] | None = [None] * self.world_size if self.coordinates else None
         self._meet(stage)
-        with _peers():
+        with self._peers(stage):
             dist.gather_object(mine, everyone, group=self.group, group_dst=0)
         return everyone
 
@@ -112,37 +116,50 @@ class Ranks:
         except RuntimeError as error:
             named = _ABSENT.search(str(error))
             if named is None:
-                raise PeerLost.told_by(error) from error
+                raise self._lost(stage, error) from error
             ranks = [int(rank) for rank in named[1].split(",")]
             if time.monotonic() - started < self._patience:
                 raise PeerLost.died(ranks, stage) from error
             raise PeerHung.missing(ranks, stage, self._patience) from error
 
-    def _broadcast(self, value: Any) -> Any:  # noqa: ANN401 - any picklable value
+    @contextmanager
+    def _peers(self, stage: str) -> Iterator[None]:
+        """Turn what a collective raises when a rank has died into PeerLost."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise self._lost(stage, error) from error
+
+    def _lost(self, stage: str, error: RuntimeError) -> PeerLost:
+        """Return the error that names who died. Only rank 0 can tell: the others see it go, too, once it has raised."""
+        gone = self._gone() if self.coordinates and self._monitored else []
+        return PeerLost.died(gone, stage) if gone else PeerLost.told_by(error)
+
+    def _gone(self) -> list[int]:
+        """Return the ranks whose connection is closed: gloo refuses at once to wait for a message from them."""
+        gone = []
+        for rank in range(1, self.world_size):
+            try:
+                dist.irecv(torch.empty(1), group=self.group, tag=_PROBE_TAG, group_src=rank)
+            except RuntimeError:
+                gone.append(rank)
+        return gone
+
+    def _broadcast(self, stage: str, value: Any) -> Any:  # noqa: ANN401 - any picklable value
         if self.alone:
             return value
         box = [value]
-        with _peers():
+        with self._peers(stage):
             dist.broadcast_object_list(box, group=self.group, group_src=0)
         return box[0]
 
-    def _scatter(self, parts: Sequence[Any] | None) -> Any:  # noqa: ANN401 - any picklable value
+    def _scatter(self, stage: str, parts: Sequence[Any] | None) -> Any:  # noqa: ANN401 - any picklable value
         if self.alone:
             return (parts or [None])[0]
         box: list[Any] = [None]
-        with _peers():
+        with self._peers(stage):
             dist.scatter_object_list(box, None if parts is None else list(parts), group=self.group, group_src=0)
         return box[0]
-
-
-class _peers:  # noqa: N801 - reads as a word after `with`
-    """Turn what a collective raises when a rank has died into PeerLost."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RuntimeError):
-            raise PeerLost.told_by(error) from error
 
 
 def _value(result: _T | EngineError) -> _T:
