@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Final, Self
 
@@ -27,6 +27,7 @@ from dcp_operator.kube.api import (
     CHECKPOINTS,
     EVENTS,
     JSON,
+    METADATA_LIST,
     METADATA_ONLY,
     OWNED,
     PODS,
@@ -93,7 +94,7 @@ class Cluster:
         metadata = body["metadata"]
         resource = OWNED[body["kind"]]
         try:
-            return await self._json(Request("POST", resource, resource.path(metadata["namespace"]), body))
+            return await self._write(Request("POST", resource, resource.path(metadata["namespace"]), body))
         except ConflictError:
             existing = await self.get(resource, metadata["namespace"], metadata["name"])
         if not owner_uids(existing) & owner_uids(body):
@@ -115,7 +116,7 @@ class Cluster:
             "status": dict(status),
         }
         path = CHECKPOINTS.path(metadata["namespace"], metadata["name"], "status")
-        return await self._json(Request("PUT", CHECKPOINTS, path, update))
+        return await self._write(Request("PUT", CHECKPOINTS, path, update))
 
     async def delete(self, resource: Resource, namespace: str, name: str, uid: str = "") -> None:
         """Delete an object and what it owns; one that is gone, or is another by now, is as good as deleted."""
@@ -148,7 +149,7 @@ class Cluster:
         """Yield what identifies every object, page by page, as of one moment."""
         query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
         while True:
-            request = Request("GET", resource, resource.path(namespace), query=query, accept=METADATA_ONLY)
+            request = Request("GET", resource, resource.path(namespace), query=query, accept=METADATA_LIST)
             page = await self._json(request)
             for item in page.get("items") or ():
                 metadata = item["metadata"]
@@ -207,6 +208,11 @@ class Cluster:
             return
         except ApiError as error:
             logger.warning("event %s of %s/%s: %s", reason, metadata["namespace"], metadata["name"], error)
+
+    async def _write(self, request: Request) -> Body:
+        """Send a body; return it with the metadata that it has now. To hear the rest back would tell us nothing new."""
+        written = await self._json(replace(request, accept=METADATA_ONLY))
+        return {**(request.body or {}), "metadata": written["metadata"]}
 
     async def _json(self, request: Request) -> Body:
         answer: Body = json.loads(await self._send(request))
