@@ -61,7 +61,7 @@ def test_a_secret_in_the_files_becomes_the_environment_of_its_checkpoint_alone(t
     key = base64.b64encode(b"from data").decode()
     secret = (
         "apiVersion: v1\nkind: Secret\nmetadata: {name: s3, namespace: default}\n"
-        f"data: {{AWS_ACCESS_KEY_ID: {key}, AWS_SECRET_ACCESS_KEY: {key}, unrelated: {key}}}\n"
+        f"data: {{AWS_ACCESS_KEY_ID: {key}, AWS_SECRET_ACCESS_KEY: {key}, unrelated: {key}, ca.crt: {key}}}\n"
         "stringData: {AWS_SECRET_ACCESS_KEY: from stringData}\n"
     )
     found = documents.read(written(tmp_path, save(), secret), LOCAL)
@@ -69,6 +69,7 @@ def test_a_secret_in_the_files_becomes_the_environment_of_its_checkpoint_alone(t
     assert documents.credentials(source.checkpoint, found.secrets) == {
         "AWS_ACCESS_KEY_ID": "from data",
         "AWS_SECRET_ACCESS_KEY": "from stringData",
+        "DCP_CA_CERT": "from data",
     }
     assert documents.credentials(source.checkpoint, {}) is None
     assert "from data" not in repr(found)

@@ -14,7 +14,7 @@ from cluster.places import run_dir
 from cluster.processes import Processes
 from cluster.sandbox import NODE_ADDRESS, Sandbox
 from cluster.services import REGISTRY, start_dns, start_registry, start_s3
-from cluster.versions import CLUSTER, DEBIAN_PACKAGES
+from cluster.versions import CLUSTER, missing_packages
 
 
 class NotRootError(Exception):
@@ -30,11 +30,6 @@ class MissingPackagesError(Exception):
     def __init__(self, packages: list[str]) -> None:
         command = f"apt-get install --yes --no-install-recommends {' '.join(packages)}"
         super().__init__(f"a cluster needs a few programs more; on Debian: {command}")
-
-
-def missing_packages() -> list[str]:
-    """Return the Debian packages whose programs are not on this machine."""
-    return [package for program, package in DEBIAN_PACKAGES.items() if not shutil.which(program)]
 
 
 class Bare:

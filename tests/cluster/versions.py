@@ -3,6 +3,7 @@
 A version is part of the name of the built file, so that a new version is a new build and an old checkout finds its own.
 """
 
+import shutil
 from dataclasses import dataclass
 from typing import Final
 
@@ -63,3 +64,8 @@ DEBIAN_PACKAGES: Final = {
     "docker-registry": "docker-registry",
 }
 """Program, by name or by path -> the Debian package that has it. An API server by itself needs etcd and openssl."""
+
+
+def missing_packages() -> list[str]:
+    """Return the Debian packages whose programs are not on this machine."""
+    return [package for program, package in DEBIAN_PACKAGES.items() if not shutil.which(program)]

@@ -16,6 +16,7 @@ from typing import Self
 from e2e.kube import until
 
 TICKS = os.sysconf("SC_CLK_TCK")
+DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -46,7 +47,9 @@ class OperatorProcess:
 
     def start(self) -> None:
         """Start it; it need not be in service yet."""
-        command = [sys.executable, "-m", "dcp_operator", "--worker-image", "worker", "--lease-namespace", "default"]
+        # It must not outlive a test run that was killed.
+        command = [*DIE_WITH_PARENT, sys.executable, "-m", "dcp_operator"]
+        command += ["--worker-image", "worker", "--lease-namespace", "default"]
         environment = os.environ | {"KUBECONFIG": str(self.kubeconfig)}
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(

@@ -1,9 +1,5 @@
 """Every example of manifests/examples, as it stands there; only the store and the images are those of the cluster."""
 
-import shutil
-import subprocess
-from typing import Any
-
 import pytest
 import yaml
 
@@ -52,25 +48,3 @@ def test_the_examples_are_one_kustomization(kube: Kube) -> None:
     kinds = [each["kind"] for each in yaml.safe_load_all(shown)]
     assert kinds.count("Checkpoint") == 6
     assert kinds.count("Secret") == 1
-
-
-@pytest.mark.skipif(shutil.which("lua") is None, reason="no Lua interpreter on this machine")
-@pytest.mark.parametrize(
-    ("conditions", "health"),
-    [
-        ({"Ready": "False", "Reconciling": "True"}, "Progressing"),
-        ({"Ready": "True", "Complete": "True"}, "Healthy"),
-        ({"Ready": "False", "Stalled": "True", "Failed": "True"}, "Degraded"),
-        ({"Ready": "False", "Suspended": "True"}, "Suspended"),
-    ],
-)
-def test_argo_cd_health(conditions: dict[str, str], health: str) -> None:
-    found: Any = yaml.safe_load((EXAMPLES / "gitops/argocd-health.yaml").read_text())
-    (script,) = found["data"].values()
-    rows = ", ".join(f'{{type="{kind}", status="{status}", message="m"}}' for kind, status in conditions.items())
-    program = (
-        f"local obj = {{metadata = {{generation = 1}}, status = {{observedGeneration = 1, conditions = {{{rows}}}}}}}\n"
-        f"local function check()\n{script}\nend\nprint(check().status)"
-    )
-    done = subprocess.run(["lua", "-e", program], capture_output=True, text=True, timeout=10, check=True)
-    assert done.stdout.strip() == health

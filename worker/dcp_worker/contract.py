@@ -96,6 +96,12 @@ CREDENTIAL_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Keys that a credentials Secret may hold, per protocol; each becomes an environment variable of the ranks."""
 
+CA_KEY: Final = "ca.crt"
+"""Key of a credentials Secret with the authorities to trust, in PEM; not secret, but it comes with what is."""
+CA_ENV: Final = "DCP_CA_CERT"
+"""The same, as the launcher gets it; the ranks get a file of it by the name that S3's libraries know."""
+CA_FILE_ENV: Final = "AWS_CA_BUNDLE"
+
 
 class Reason(StrEnum):
     """Why a Checkpoint stands where it stands: stable words, the vocabulary of conditions and of failures."""

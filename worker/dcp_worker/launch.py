@@ -7,15 +7,19 @@ This process imports no torch. `supervise` starts a forkserver that does, once, 
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
 from dcp_worker import verdict
 from dcp_worker.contract import (
+    CA_ENV,
+    CA_FILE_ENV,
     MASTER_ADDR_ENV,
     MASTER_PORT_ENV,
     NODE_RANK_ENV,
@@ -45,6 +49,11 @@ _T = TypeVar("_T")
 def main(environment: Mapping[str, str] | None = None) -> int:
     """Run this pod's part of the Task in the environment, write the Report, and return the exit code."""
     given = dict(os.environ if environment is None else environment)
+    with _authorities(given):
+        return _launched(given)
+
+
+def _launched(given: Mapping[str, str]) -> int:
     log = Path(given.get(TERMINATION_LOG_ENV, "/dev/termination-log"))
     launcher: Launcher | None = None
     try:
@@ -194,6 +203,21 @@ class NoAnswer(Exception):
 
     def __init__(self, url: str) -> None:
         super().__init__(f"{url}: the store does not answer")
+
+
+@contextmanager
+def _authorities(environment: dict[str, str]) -> Iterator[None]:
+    """Lay the authorities to trust out as a file, which is how every library takes them; a set variable wins."""
+    authorities = environment.pop(CA_ENV, "")
+    if not authorities or environment.get(CA_FILE_ENV):
+        yield
+        return
+    with tempfile.NamedTemporaryFile("w", prefix="dcp-ca-", suffix=".crt") as file:
+        file.write(authorities)
+        file.flush()
+        # For the ranks, and for this process's own looks at the store.
+        environment[CA_FILE_ENV] = os.environ[CA_FILE_ENV] = file.name
+        yield
 
 
 def _task(environment: Mapping[str, str]) -> Task:

@@ -56,7 +56,8 @@ class StorageSpec(Storage):
 
     credentials_secret_ref: SecretRef | None = Field(
         default=None,
-        description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the like, as environment of the ranks.",
+        description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the like, as environment of the ranks; "
+        "and ca.crt, the authorities to trust.",
     )
 
 

@@ -17,7 +17,7 @@ import yaml
 from dcp_operator.checkpoint.naming import API_VERSION, GROUP, KIND
 from dcp_operator.checkpoint.spec import Checkpoint, Site, SpecError, parse
 from dcp_operator.checkpoint.storage_url import protocol
-from dcp_worker.contract import CREDENTIAL_KEYS
+from dcp_worker.contract import CA_ENV, CA_KEY, CREDENTIAL_KEYS
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 STDIN: Final = "-"
@@ -135,7 +135,8 @@ def credentials(checkpoint: Checkpoint, secrets: Mapping[tuple[str, str], Mappin
     if secret is None:
         return None
     keys = CREDENTIAL_KEYS[protocol(checkpoint.spec.storage.url)]
-    return {key: secret[key] for key in keys if key in secret}
+    names = dict(zip(keys, keys, strict=True)) | ({CA_ENV: CA_KEY} if keys else {})
+    return {name: secret[key] for name, key in names.items() if key in secret}
 
 
 def _documents(file: str) -> Iterator[Document]:
