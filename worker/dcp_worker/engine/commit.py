@@ -148,7 +148,8 @@ def commit(store: Store, save_id: str, metadata: bytes, *, overwrite: bool) -> C
     savers that race replace one another in some order; each replaced save is returned to exactly one of them.
     A write whose answer got lost is recognised by its own save id.
     """
-    replaced: Committed | None = None
+    # A look comes before the first try: a store that refuses after a lost answer leaves open what was there before.
+    replaced = committed(store) if overwrite else None
     for _ in range(_REPLACE_TRIES):
         try:
             if replaced is None:
@@ -183,6 +184,8 @@ def commit_or_tell(store: Store, save_id: str, metadata: bytes, *, overwrite: bo
             raise unknown from second
         if found and found.save_id == save_id:
             return None
+        if found and not overwrite:
+            raise conflict(store, found) from error
         raise
 
 
@@ -195,7 +198,7 @@ def remove_replaced(store: Store, replaced: Committed, stock_files: Iterable[str
         else:
             store.delete(list(stock_files))
     except Exception as error:  # noqa: BLE001 - whatever it is, the save is committed
-        LOG.warning("%s: the data of the replaced checkpoint could not be removed: %s", store.url, error)
+        LOG.warning("%s: the data of the replaced checkpoint could not be removed: %s", store.url, translate(error))
 
 
 def remove_save(store: Store, save_id: str) -> None:

@@ -2,10 +2,14 @@
 
 Creating is `If-None-Match: *` (`ifGenerationMatch=0` on Google), replacing is `If-Match` with the ETag. Uploads are
 multipart with parts in parallel; a failed one is aborted. Reads are ranged and never cached.
+
+obstore tries again what may be sent twice. It gives up at once where no answer came to a conditional PUT or to a bulk
+delete, so these are tried again here.
 """
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from itertools import chain
 from typing import Any, Final
@@ -18,6 +22,7 @@ from obstore.store import from_url
 from dcp_worker.engine import http_range
 from dcp_worker.engine.errors import StaleVersion
 from dcp_worker.engine.options import ObstoreOptions
+from dcp_worker.engine.retry import retried
 from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, Blob, Buffer, Entry, copied
 
 _PIECE: Final = 64 << 10
@@ -34,6 +39,7 @@ class ObjectStore:
         self.url = url
         self.writers = 1  # the parts of one upload travel at once
         self.readers = 16
+        self._attempts = options.attempts
         self._bucket = (urlsplit(url).netloc, str(options.config.get("endpoint", "")))
         self._store: Any = from_url(
             url.rstrip("/"), config=options.config, client_options=options.client, retry_config=options.retry
@@ -52,14 +58,11 @@ class ObjectStore:
         """PUT that the store refuses if the object exists."""
         if self.guard() == BEST_EFFORT and self._exists(path):
             raise FileExistsError(path)
-        self._create(path, data)
+        self._put_once(path, data, lambda: self._create(path, data))
 
     def replace(self, path: str, data: bytes, version: Any) -> None:  # noqa: ANN401 - see Store
         """PUT that the store refuses if the ETag is another."""
-        try:
-            obstore.put(self._store, path, data, mode=version)
-        except (*_CONFLICTS, FileNotFoundError) as error:
-            raise StaleVersion.of(path) from error
+        self._put_once(path, data, lambda: self._replace(path, data, version))
 
     def write(self, path: str, chunks: Iterable[Buffer], *, part_size: int, parallel: int) -> None:
         """Upload in parts; a file of less than one part goes in one PUT."""
@@ -100,12 +103,13 @@ class ObjectStore:
 
     def delete(self, paths: Sequence[str]) -> None:
         """Delete in bulk."""
-        if paths:
-            try:
-                obstore.delete(self._store, paths)
-            except FileNotFoundError:
-                for path in paths:
-                    self._delete_one(path)
+        if not paths:
+            return
+        try:
+            retried(lambda: obstore.delete(self._store, paths), self._attempts)
+        except FileNotFoundError:
+            for path in paths:
+                self._delete_one(path)
 
     def guard(self) -> str:
         """Return Atomic if the store refuses a second create of one object: tried out once per bucket and process."""
@@ -118,14 +122,50 @@ class ObjectStore:
 
     def _try_guard(self) -> str:
         path = f"data-probe-{uuid.uuid4().hex}/probe"
-        self._create(path, b"")
+        with suppress(FileExistsError):  # an earlier try whose answer got lost
+            retried(lambda: self._create(path, b""), self._attempts)
         try:
-            self._create(path, b"")
+            retried(lambda: self._create(path, b""), self._attempts)
         except FileExistsError:
             return ATOMIC
         finally:
             self.delete([path])
         return BEST_EFFORT
+
+    def _put_once(self, path: str, data: bytes, put: Callable[[], None]) -> None:
+        """Carry out a PUT with a condition, again where no answer came.
+
+        If the store refuses then, an earlier try may have got through: what stands there tells. If that is another's,
+        ours may have stood in between, and whoever replaced it has removed what it names: it must not be put again.
+        """
+        unanswered: list[Exception] = []
+
+        def attempt() -> None:
+            try:
+                put()
+            except exceptions.BaseError as error:
+                unanswered.append(error)
+                raise
+
+        try:
+            retried(attempt, self._attempts)
+        except (FileExistsError, StaleVersion) as refusal:
+            if not unanswered:
+                raise
+            if not self._holds(path, data):
+                raise unanswered[-1] from refusal
+
+    def _holds(self, path: str, data: bytes) -> bool:
+        try:
+            return self.read(path).data == data
+        except FileNotFoundError:
+            return False
+
+    def _replace(self, path: str, data: bytes, version: Any) -> None:  # noqa: ANN401 - see Store
+        try:
+            obstore.put(self._store, path, data, mode=version)
+        except (*_CONFLICTS, FileNotFoundError) as error:
+            raise StaleVersion.of(path) from error
 
     def _create(self, path: str, data: bytes) -> None:
         try:

@@ -47,6 +47,7 @@ class ObstoreOptions:
     client: dict[str, Any] = field(default_factory=dict)
     retry: dict[str, Any] = field(default_factory=dict)
     network: Network = field(default_factory=lambda: Network(_CONNECT_SECONDS, _READ_SECONDS))
+    attempts: int = _ATTEMPTS
     anonymous: bool = False
     proxied: bool = False
 
@@ -88,6 +89,7 @@ def for_obstore(protocol: str, options: Mapping[str, Any]) -> ObstoreOptions:
             float(options.get("read_timeout", _READ_SECONDS)),
             options.get("ca_bundle") or os.environ.get("AWS_CA_BUNDLE"),
         ),
+        attempts=max(1, attempts),
         anonymous=bool(options.get("anon", False)),
         # A signed URL carries no header that says who pays.
         proxied="proxy_url" in options or "project" in options,

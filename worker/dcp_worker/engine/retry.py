@@ -3,28 +3,29 @@
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from dcp_worker.engine.errors import StorageUnavailable, translate
 
 _TRIES: Final = 6
 _PAUSE_SECONDS: Final = 0.2
 _LONGEST_PAUSE_SECONDS: Final = 10.0
+_ALL_SECONDS: Final = 180.0
 _T = TypeVar("_T")
 
 
-def retried(step: Callable[[], _T]) -> _T:
+def retried(step: Callable[[], _T], tries: int = _TRIES) -> _T:
     """Run a step that may be run twice, again where the store was unavailable; other errors are raised at once."""
-    tries = Retrying(
-        stop=stop_after_attempt(_TRIES),
+    retrying = Retrying(
+        stop=stop_after_attempt(tries) | stop_after_delay(_ALL_SECONDS),
         wait=wait_random_exponential(multiplier=_PAUSE_SECONDS, max=_LONGEST_PAUSE_SECONDS),
         retry=retry_if_exception(_transient),
         reraise=True,
     )
-    return tries(step)
+    return retrying(step)
 
 
 def _transient(error: BaseException) -> bool:
-    if isinstance(error, FileNotFoundError | EOFError):
+    if isinstance(error, FileNotFoundError | FileExistsError | EOFError):
         return False
     return isinstance(translate(error), StorageUnavailable)
