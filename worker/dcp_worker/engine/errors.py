@@ -15,6 +15,7 @@ EngineError                   RankFailed            whatever nobody foresaw; the
 """
 
 import errno
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Final, Self
@@ -47,6 +48,11 @@ class EngineError(Exception):
     def answered(cls, path: str, status: int, reason: str, text: str) -> Self:
         """Return the error for an HTTP answer that is not what was asked for."""
         return cls(f"{path}: the store answered {status} {reason}: {' '.join(text.split())[:300]}")
+
+    @classmethod
+    def unanswered(cls, path: str, host: str, error: BaseException) -> Self:
+        """Return the error for a request that got no answer, or a part of one."""
+        return cls(f"{path}: no whole answer from {host}: {error or type(error).__name__}")
 
     @classmethod
     def broken_off(cls, path: str) -> Self:
@@ -234,6 +240,13 @@ class StaleVersion(Exception):
         return cls(f"{path} changed since it was read")
 
 
+_HTTP_CAUSES: Final = {
+    "TimedOut": "no answer in time",
+    "IncompleteMessage": "the connection ended before the answer",
+}
+_CAUSE: Final = re.compile(rf'message: "([^"]+)"|\b({"|".join(_HTTP_CAUSES)})\b')
+"""How the HTTP client inside obstore names what went wrong."""
+
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
@@ -281,10 +294,18 @@ def translate(exc: BaseException, *, url: str = "") -> EngineError:
     ranks = getattr(exc, "failures", None)
     if isinstance(ranks, dict) and ranks:
         return _first_of(ranks, url)
-    text = " ".join(str(exc).split("\n\nDebug source")[0].split())
+    text = _text(exc)
     error = _by_errno(exc, text, url) or _by_text(text) or _by_class(exc, text) or _unforeseen(exc, text)
     error.__cause__ = exc
     return error
+
+
+def _text(exc: BaseException) -> str:
+    """Return what an error says, in one line. obstore's own sentence leaves out the cause; that is in its details."""
+    sentence, _, details = str(exc).partition("\n\nDebug source")
+    text = " ".join(sentence.split())
+    causes = [message or _HTTP_CAUSES[kind] for message, kind in _CAUSE.findall(details)]
+    return f"{text}: {causes[-1]}" if causes and causes[-1] not in text else text
 
 
 def is_missing_file(exc: BaseException) -> bool:

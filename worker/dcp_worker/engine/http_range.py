@@ -10,7 +10,7 @@ import ssl
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
@@ -55,21 +55,40 @@ class RangedGet:
         if not length:
             return
         url = urlsplit(self._url(path))
-        connection = self._connection(url.scheme, url.netloc)
-        whole = False
-        try:
+        with self._answering(path, url.netloc), self._connected(url.scheme, url.netloc) as connection:
             headers = {"Range": f"bytes={offset}-{offset + length - 1}"}
             connection.request("GET", f"{url.path}?{url.query}", headers=headers)
             response = connection.getresponse()
             _check(response, path, length)
             for view in views:
                 yield from _receive(response, view, path)
-            whole = not response.read(1) and not response.will_close
-        finally:
-            if whole:
-                self._idle.append(connection)
-            else:
+            if response.read(1) or response.will_close:
                 connection.close()
+
+    @contextmanager
+    def _answering(self, path: str, host: str) -> Iterator[None]:
+        """Name the object and the host in what the network raises; the other connections are likely broken, too."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except (OSError, http.client.HTTPException) as error:
+            with suppress(IndexError):
+                while True:
+                    self._idle.pop().close()
+            raise StorageUnavailable.unanswered(path, host, error) from error
+
+    @contextmanager
+    def _connected(self, scheme: str, netloc: str) -> Iterator[http.client.HTTPConnection]:
+        """Give a connection; keep it for the next request if it is still good."""
+        connection = self._connection(scheme, netloc)
+        try:
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+        if connection.sock:
+            self._idle.append(connection)
 
     def _url(self, path: str) -> str:
         until, url = self._signed.get(path, (0.0, ""))

@@ -228,7 +228,7 @@ class CheckpointWriter(StorageWriter):
         try:
             self.store.delete(paths)
         except Exception as error:  # noqa: BLE001 - the first error is the one to report
-            commit.LOG.warning("%s: files of a failed save could not be removed: %s", self.store.url, error)
+            commit.LOG.warning("%s: files of a failed save could not be removed: %s", self.store.url, translate(error))
 
     def _write_manifest(self, manifest: Manifest, blocks: bytes) -> layout.Trailer:
         """Write the sidecar and the manifest, and make sure, at the same time, that all data files are there."""
