@@ -1,6 +1,11 @@
 """What the ranks of the engine's tests run."""
 
+import dataclasses
+import itertools
+import os
+import signal
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +15,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from dcp_worker import engine
-from dcp_worker.engine import errors
+from dcp_worker.engine import errors, failpoints
+from s3_server import S3Server
 
 
 def full_state(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -128,10 +134,6 @@ def is_dtensor(value: object) -> bool:
 
 def save_and_die(rank: int, url: str, options: dict[str, Any] | None, point: str, dying: int, seed: int) -> None:
     """Replace the checkpoint, but the rank `dying` is killed where it reaches `point`."""
-    import os
-    import signal
-
-    from dcp_worker.engine import failpoints
 
     def hook(reached: str) -> None:
         if reached == point and rank == dying:
@@ -252,11 +254,94 @@ def save_with_a_hung_rank(rank: int, url: str, hung: int) -> None:
     """One rank stops in the middle of its data, as one with a dead disk would; the others are patient for 2 s."""
     import threading
 
-    from dcp_worker.engine import failpoints
-
     def hook(reached: str) -> None:
         if reached == "mid-part" and rank == hung:
             threading.Event().wait(20)
 
     failpoints.hook = hook
     engine.save(sharded_state(2), url, overwrite=True, patience=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Strike:
+    """Something that happens once, in one rank, where it comes to a point for the n-th time."""
+
+    point: failpoints.Point
+    act: Callable[[], object]
+    rank: int = 1
+    times: int = 1
+
+    def arm(self, rank: int) -> None:
+        count = itertools.count(1)
+
+        def hook(reached: str) -> None:
+            if reached == self.point and next(count) == self.times:
+                self.act()
+
+        if rank == self.rank:
+            failpoints.hook = hook
+
+
+LARGE = (8_195, 1_024)
+"""32 MiB of float32: two ranks upload 16 MiB each, in parts, and no number of ranks gets even shares."""
+
+
+def large_state(seed: int, *, zero: bool = False) -> dict[str, Any]:
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    rows = torch.zeros(LARGE) if zero else (torch.arange(LARGE[0] * LARGE[1]) + seed).float().reshape(LARGE)
+    sharded = distribute_tensor(rows, mesh, [Shard(0)], src_data_rank=None)
+    return {"rows": sharded, "bias": torch.full((7,), 0.0 if zero else seed), "step": 0 if zero else seed}
+
+
+def save_large(rank: int, url: str, options: dict[str, Any], seed: int, strike: Strike | None = None) -> None:
+    if strike:
+        strike.arm(rank)
+    engine.save(large_state(seed), url, storage_options=options, overwrite=True)
+
+
+def save_large_and_die(rank: int, server: S3Server, path: str, seed: int, point: failpoints.Point, dying: int) -> None:
+    """Replace the checkpoint, but a rank is killed where it comes to `point`, or where rank 0 does if it never does."""
+    import versitygw
+    from cluster.processes import until
+
+    pids = [0] * dist.get_world_size()
+    dist.all_gather_object(pids, os.getpid())
+
+    def kill() -> None:
+        if point == "mid-part":
+            until(lambda: any(versitygw.parts(server, path).values()), "a part in the store", seconds=20)
+        os.kill(pids[dying], signal.SIGKILL)
+
+    at = dying if point in {"planning", "mid-part"} else 0
+    Strike(point, kill, at, times=6 if point == "mid-part" else 1).arm(rank)
+    save_large(rank, server.url(path), server.options, seed)
+
+
+def load_and_replace_large(rank: int, url: str, options: dict[str, Any], seed: int, after: int) -> None:
+    load_large(rank, url, options, seed)
+    save_large(rank, url, options, after)
+    load_large(rank, url, options, after)
+
+
+def load_large(rank: int, url: str, options: dict[str, Any], seed: int, strike: Strike | None = None) -> int:
+    """Load, compare every value, and return the bytes that this rank's tensors needed."""
+    if strike:
+        strike.arm(rank)
+    state, expected = large_state(seed, zero=True), large_state(seed)
+    engine.load(state, url, storage_options=options)
+    assert state["step"] == seed
+    assert torch.equal(state["bias"], expected["bias"])
+    assert torch.equal(state["rows"].to_local(), expected["rows"].to_local())
+    return int(state["rows"].to_local().nbytes + state["bias"].nbytes)
+
+
+def stock_load_large(rank: int, url: str, options: dict[str, Any], seed: int) -> None:
+    from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
+
+    import stock_dcp as dcp
+
+    del rank
+    warnings.simplefilter("ignore")
+    state = large_state(seed, zero=True)
+    dcp.load(state, storage_reader=FsspecReader(url, **options))
+    assert torch.equal(state["rows"].to_local(), large_state(seed)["rows"].to_local())
