@@ -234,20 +234,3 @@ def test_stop_cancels_what_outlives_the_grace() -> None:
         assert queue.busy == 0
 
     asyncio.run(scenario())
-
-
-def test_paused_workers_take_up_nothing_until_they_are_resumed() -> None:
-    async def scenario() -> None:
-        gate = Gate()
-        gate.open.set()
-        queue = WorkQueue(gate, workers=2)
-        queue.start(paused=True)
-        queue.add("a")
-        for _ in range(10):
-            await asyncio.sleep(0)
-        assert (queue.depth, gate.started) == (1, [])
-        queue.resume()
-        await gate.until(1)
-        await queue.stop()
-
-    asyncio.run(scenario())

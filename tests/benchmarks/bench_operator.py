@@ -8,7 +8,8 @@ burst     Checkpoints applied at once, until the last one has its Job
 single    one Checkpoint at a time, from apply to its Job
 writes    requests that change something from apply to the finished status, events aside
 resident  memory of an operator that holds finished Checkpoints, each with its Job and two Pods
-restart   a new process on all of those, from its start until a Checkpoint that is applied then has its Job
+restart   a new process on all of those: the first applied Checkpoint has its Job after `first_job_seconds`; from
+          `seconds` on each that is applied has its Job within a second, and the longest wait until then was `worst`
 """
 
 import argparse
@@ -145,11 +146,15 @@ async def restart(client: Client, start: Callable[[], OperatorProcess], count: i
     """Return how long a new process takes to work on new Checkpoints, and what it weighs with all the old ones."""
     async with client.watch_jobs("single") as created:
         began = time.monotonic()
+        waits: list[tuple[float, float]] = []
         with start() as operator:
-            await client.create(checkpoint("after-restart", "single"))
-            await created.count(1)
-            seconds = time.monotonic() - began
-            await asyncio.to_thread(operator.wait_in_service)
+            # In service is who serves each, ten times on end: not only what was there when it looked first.
+            while len(waits) < 10 or max(wait for _, wait in waits[-10:]) > 1:
+                applied = time.monotonic()
+                await client.create(checkpoint(f"after-restart-{len(waits)}", "single"))
+                await created.count(len(waits) + 1)
+                waits.append((applied - began, time.monotonic() - applied))
+                await asyncio.sleep(0.5)
             settled = operator.cpu()
             while True:
                 await asyncio.sleep(5)
@@ -158,7 +163,9 @@ async def restart(client: Client, start: Callable[[], OperatorProcess], count: i
                 settled = operator.cpu()
             return {
                 "count": count,
-                "seconds": seconds,
+                "first_job_seconds": sum(waits[0]),
+                "seconds": max((sum(each) for each in waits if each[1] > 1), default=0.0),
+                "worst_wait_seconds": max(wait for _, wait in waits),
                 "resident_mebibytes": operator.resident() / MEBI,
                 "peak_mebibytes": operator.peak() / MEBI,
                 "operator_cpu_seconds": operator.cpu(),

@@ -56,11 +56,6 @@ class Audit:
         """The kinds whose watch has fallen behind in several audits on end."""
         return [plural for plural, count in self._strikes.items() if count >= STRIKES]
 
-    async def first(self) -> None:
-        """Wait until the watches have delivered all that there was when they began, or it was read directly."""
-        for resource in WATCHED:
-            await self._audit(resource, patience=60.0)
-
     async def forever(self) -> None:
         """Audit again and again."""
         loop = asyncio.get_running_loop()
@@ -78,7 +73,7 @@ class Audit:
                 metrics.STALE_OBJECTS.labels(resource.plural).set(late)
             took = loop.time() - began
 
-    async def _audit(self, resource: Resource, patience: float = PATIENCE) -> int:
+    async def _audit(self, resource: Resource) -> int:
         """Bring the cache of a kind up to what a listing shows; return how many objects the watch was behind."""
         cache = self.reconciler.cache
         known = list(cache.known(resource))
@@ -88,7 +83,7 @@ class Audit:
         uids = {each.uid for each in listed}
         vanished = [each for each in known if each[2] not in uids]
         pending = [each for each in listed if self._behind(resource, each)]
-        deadline = asyncio.get_running_loop().time() + patience
+        deadline = asyncio.get_running_loop().time() + PATIENCE
         while (pending or vanished) and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(POLL + EACH * (len(pending) + len(vanished)))
             pending = [each for each in pending if self._behind(resource, each)]

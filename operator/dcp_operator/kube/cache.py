@@ -175,7 +175,7 @@ class Cache:
         for namespace, name, entry in entries:
             yield namespace, name, _uid(entry) or "", _version(entry)
 
-    def keys(self) -> list[Key]:
+    def checkpoints(self) -> list[Key]:
         """Return every Checkpoint that is here."""
         return list(self._checkpoints)
 

@@ -147,13 +147,19 @@ class Cluster:
         self, resource: Resource, namespace: str | None, selector: str = ""
     ) -> AsyncIterator[Listed]:
         """Yield what identifies every object, page by page, as of one moment."""
+        async for item in self.list_bodies(resource, namespace, selector, accept=METADATA_LIST):
+            metadata = item["metadata"]
+            yield Listed(metadata["namespace"], metadata["name"], metadata["uid"], metadata["resourceVersion"])
+
+    async def list_bodies(
+        self, resource: Resource, namespace: str | None, selector: str = "", accept: str = JSON
+    ) -> AsyncIterator[Body]:
+        """Yield every object, page by page, as of one moment."""
         query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
         while True:
-            request = Request("GET", resource, resource.path(namespace), query=query, accept=METADATA_LIST)
-            page = await self._json(request)
+            page = await self._json(Request("GET", resource, resource.path(namespace), query=query, accept=accept))
             for item in page.get("items") or ():
-                metadata = item["metadata"]
-                yield Listed(metadata["namespace"], metadata["name"], metadata["uid"], metadata["resourceVersion"])
+                yield item
             token = page["metadata"].get("continue")
             if not token:
                 return

@@ -16,7 +16,7 @@ from kubernetes.aio.client.configuration import Configuration
 
 from dcp_operator.checkpoint.naming import GROUP, UID_LABEL
 from dcp_operator.kube.api import CHECKPOINTS, JOBS, PODS, Body, Resource
-from dcp_operator.kube.cache import Key
+from dcp_operator.kube.cache import Cache, Key
 from dcp_operator.kube.queue import WorkQueue
 from dcp_operator.kube.reconcile import Reconciler
 
@@ -133,13 +133,21 @@ def _listener(resource: Resource, reconciler: Reconciler, queue: WorkQueue[Key])
             key = reconciler.drop(resource, metadata["namespace"], metadata["name"], metadata["uid"])
         else:
             key = reconciler.take(resource, body)
-        if key is not None and event["type"] is None and reconciler.cache.at_rest(key):
-            queue.add_after(key, FIRST_REST + zlib.crc32(str(key).encode()) % MORE_REST)
+        if key is not None and event["type"] is None:
+            take_up(reconciler.cache, queue, key)
         elif key is not None:
             queue.add(key)
         return False
 
     return hear
+
+
+def take_up(cache: Cache, queue: WorkQueue[Key], key: Key) -> None:
+    """Have a Checkpoint looked at that a list names: a live one at once, a finished one within the minute."""
+    if cache.at_rest(key):
+        queue.add_after(key, FIRST_REST + zlib.crc32(str(key).encode()) % MORE_REST)
+    else:
+        queue.add(key)
 
 
 async def _heard(**_: object) -> None:

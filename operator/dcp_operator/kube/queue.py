@@ -53,7 +53,6 @@ class WorkQueue(Generic[Key]):
     _again: set[Key] = field(default_factory=set, init=False)
     _timers: dict[Key, asyncio.TimerHandle] = field(default_factory=dict, init=False)
     _failures: dict[Key, int] = field(default_factory=dict, init=False)
-    _open: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list, init=False)
 
     def add(self, key: Key) -> None:
@@ -80,15 +79,9 @@ class WorkQueue(Generic[Key]):
         self._failures.pop(key, None)
         self._drop_timer(key)
 
-    def start(self, *, paused: bool = False) -> None:
-        """Start the workers. What was added before is still there; paused, they take up nothing until `resume`."""
-        if not paused:
-            self.resume()
+    def start(self) -> None:
+        """Start the workers. What was added before is still there."""
         self._tasks = [asyncio.create_task(self._work(), name=f"reconciler-{number}") for number in range(self.workers)]
-
-    def resume(self) -> None:
-        """Let the workers take up keys."""
-        self._open.set()
 
     async def stop(self, grace: float = 10.0) -> None:
         """Take up no more keys, give the ones in work `grace` seconds, then cancel them."""
@@ -124,7 +117,6 @@ class WorkQueue(Generic[Key]):
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
-        await self._open.wait()
         while True:
             key = await self._ready.get()
             self._waiting.discard(key)

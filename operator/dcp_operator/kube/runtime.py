@@ -12,7 +12,7 @@ from kubernetes.aio.client.api_client import ApiClient
 
 from dcp_operator.checkpoint.spec import CLUSTER
 from dcp_operator.kube import metrics
-from dcp_operator.kube.api import CHECKPOINTS, ApiError
+from dcp_operator.kube.api import CHECKPOINTS
 from dcp_operator.kube.audit import Audit
 from dcp_operator.kube.cache import Cache, Key
 from dcp_operator.kube.claims import Claims
@@ -27,6 +27,7 @@ from dcp_operator.kube.progress import ProgressReader
 from dcp_operator.kube.queue import WorkQueue
 from dcp_operator.kube.reconcile import Reconciler
 from dcp_operator.kube.settings import Settings
+from dcp_operator.kube.start import fill
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +65,12 @@ class Runtime:
         audit = Audit(self.cluster, reconciler, queue.add, self.settings.namespaces or (None,))
         self._watch_over(queue, audit, cache)
         stop, ready = asyncio.Event(), asyncio.Event()
+        await fill(reconciler, queue, audit.namespaces)
+        logger.info("at work: %d Checkpoints", cache.count(CHECKPOINTS))
         # Before kopf's: at its end it waits for, and cancels, every task that was started after it.
         poster.start()
-        queue.start(paused=True)
-        caring = asyncio.create_task(self._care(queue, audit, stop, ready), name="audit")
+        queue.start()
+        caring = asyncio.create_task(self._care(audit, stop, ready), name="audit")
         try:
             await kopf.operator(
                 registry=registry(reconciler, queue, self.cluster.client.configuration),
@@ -86,22 +89,13 @@ class Runtime:
             await poster.stop()
             await asyncio.gather(caring, return_exceptions=True)
 
-    async def _care(self, queue: WorkQueue[Key], audit: Audit, stop: asyncio.Event, ready: asyncio.Event) -> None:
-        """Open the queue once the cache is complete, then audit it; a failure ends the process."""
+    async def _care(self, audit: Audit, stop: asyncio.Event, ready: asyncio.Event) -> None:
+        """Audit the watches once they are open; a failure ends the process."""
         await ready.wait()
         # In place of kopf's: on a signal it would wait five seconds for its own waiter on the stop flag.
         _on_signal(stop.set)
         try:
-            while True:
-                try:
-                    await audit.first()
-                    break
-                except ApiError as error:
-                    logger.warning("the cache can't be filled yet: %s", error)
-                    await asyncio.sleep(1)
-            queue.resume()
             metrics.IN_SERVICE.set(1)
-            logger.info("in service: %d Checkpoints", audit.reconciler.cache.count(CHECKPOINTS))
             await audit.forever()
         except Exception:
             logger.exception("the audit failed")
