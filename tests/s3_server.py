@@ -1,5 +1,6 @@
 """S3 servers as child processes, for tests: real servers that speak the real protocol."""
 
+import http.client
 import os
 import socket
 import subprocess
@@ -117,8 +118,8 @@ def _wait(endpoint: str, process: "subprocess.Popen[bytes]") -> None:
             raise ServerEndedError(process.returncode)
         try:
             urllib.request.urlopen(endpoint, timeout=1)  # noqa: S310 - our own server
-        except urllib.error.HTTPError:
-            return
+        except (urllib.error.HTTPError, http.client.HTTPException, ConnectionResetError):
+            return  # it is there, and perhaps speaks TLS alone
         except OSError:
             time.sleep(0.05)
         else:

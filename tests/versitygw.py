@@ -8,7 +8,7 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,7 +85,7 @@ def parts(server: S3Server, below: str) -> dict[str, int]:
 
 
 @contextmanager
-def running(bucket: str = "checkpoints") -> Iterator[Gateway]:
+def running(bucket: str = "checkpoints", more_flags: Sequence[str] = ()) -> Iterator[Gateway]:
     """Start versitygw over a folder in memory; it ends with this block, or with this process however that ends."""
     _skip_without_go()
     folder = Path(tempfile.mkdtemp(prefix="versitygw-", dir="/dev/shm"))
@@ -98,7 +98,7 @@ def running(bucket: str = "checkpoints") -> Iterator[Gateway]:
         counters.setblocking(False)
         flags = ["--quiet", "--keep-alive", "--port", f"127.0.0.1:{port}", "--access-log", str(log)]
         flags += ["--metrics-statsd-servers", f"127.0.0.1:{counters.getsockname()[1]}"]
-        command = [*DIE_WITH_PARENT, str(program("versitygw")), *flags, "posix", str(folder / "data")]
+        command = [*DIE_WITH_PARENT, str(program("versitygw")), *flags, *more_flags, "posix", str(folder / "data")]
         with s3_server._serving(command, port, bucket, create=False) as server:
             yield Gateway(server, folder / "data" / bucket, log, counters)
     finally:

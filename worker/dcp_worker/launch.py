@@ -207,9 +207,9 @@ class NoAnswer(Exception):
 
 @contextmanager
 def _authorities(environment: dict[str, str]) -> Iterator[None]:
-    """Lay the authorities to trust out as a file, which is how every library takes them; a set variable wins."""
+    """Lay the Secret's authorities out as a file, which is how every library takes them, in place of any others."""
     authorities = environment.pop(CA_ENV, "")
-    if not authorities or environment.get(CA_FILE_ENV):
+    if not authorities:
         yield
         return
     with tempfile.NamedTemporaryFile("w", prefix="dcp-ca-", suffix=".crt") as file:

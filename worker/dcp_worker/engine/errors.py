@@ -243,6 +243,7 @@ class StaleVersion(Exception):
 _HTTP_CAUSES: Final = {
     "TimedOut": "no answer in time",
     "IncompleteMessage": "the connection ended before the answer",
+    "InvalidCertificate": "the store's certificate is not trusted: put its authority into the Secret as ca.crt",
 }
 _CAUSE: Final = re.compile(rf'message: "([^"]+)"|\b({"|".join(_HTTP_CAUSES)})\b')
 """How the HTTP client inside obstore names what went wrong."""
