@@ -7,6 +7,7 @@ import pytest
 from dcp_operator.checkpoint.conditions import (
     REASONS,
     conditions,
+    counted,
     human_bytes,
     human_duration,
     human_ranks,
@@ -107,3 +108,8 @@ def test_ranks_for_people() -> None:
 @pytest.mark.parametrize(("text", "whole"), [("boom", "boom."), ("boom! ", "boom!"), ("", ""), ("cut…", "cut…")])
 def test_sentences(text: str, whole: str) -> None:
     assert sentence(text) == whole
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 pods"), (1, "1 pod"), (2, "2 pods")])
+def test_what_is_counted_is_said_as_people_say_it(number: int, said: str) -> None:
+    assert counted(number, "pod") == said

@@ -1,11 +1,12 @@
 """Each reason, made to happen on the cluster: what `kubectl get` shows, and the event that goes with it."""
 
 import json
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -19,7 +20,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
 SOURCE = Path(__file__).with_name("workload_that_fails.py")
 ONE = {"numProcPerNode": 1, "device": "cpu"}
+GHOST = "ghost"
 TWO_PODS = {"numNodes": 2, "device": "cpu"}
+TERM = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [GHOST]}]}
+PREFERS = {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": TERM}]}
+ON_GHOST = {"spec": {"affinity": {"nodeAffinity": PREFERS}, "tolerations": [{"key": GHOST, "operator": "Exists"}]}}
 MOUNTED = {
     "spec": {
         "volumes": [{"name": "workloads", "configMap": {"name": "workloads"}}],
@@ -102,7 +107,7 @@ def cases(facts: Facts, space: str) -> dict[str, Case]:
                 "h",
                 workload=failing("HangsInRankOne"),
                 workers={**TWO_PODS, "podTemplate": MOUNTED},
-                timeouts={"activeSeconds": 100},
+                timeouts={"activeSeconds": 180},
             ),
             failure={"rank": 1},
         ),
@@ -137,6 +142,7 @@ def cases(facts: Facts, space: str) -> dict[str, Case]:
         "full": Case(
             "StorageFull", save("f", storage={"url": "file:///small/x"}, workers={**ONE, "podTemplate": full})
         ),
+        "loaded": Case("Loaded", load("base"), "Succeeded"),
         "missing": Case("CheckpointNotFound", load("nothing-here", workers=ONE)),
         "mismatch": Case(
             "StateMismatch", load("base", workload={"entrypoint": "gpt:Workload", "args": {"size": "2M"}}, workers=ONE)
@@ -152,6 +158,7 @@ NAMES = [
     "verified",
     "conflict",
     "entrypoint",
+    "raises",
     "rank",
     "hung",
     "slow",
@@ -167,6 +174,7 @@ NAMES = [
     "device",
     "invalid",
     "suspended",
+    "loaded",
 ]
 
 
@@ -185,7 +193,10 @@ def space(admin: Kube, operator: Kube, facts: Facts) -> Iterator[Kube]:
         gpt(facts, "base", f"{name}/base"),
         gpt(facts, "damaged", f"{name}/damaged", workers=ONE),
     )
-    with Gpus(admin, 4):
+    with Gpus(admin, 4), Ghost(admin, kube) as ghost:
+        kube.apply(gpt(facts, "node", f"{name}/node", workers={**ONE, "podTemplate": ON_GHOST}))
+        ghost.run()
+        kube.until_phase("node", "Running", seconds=20)
         for saved in ("base", "damaged"):
             kube.until_phase(saved, "Succeeded", seconds=120)
         damage(facts, f"{name}/damaged")
@@ -216,6 +227,53 @@ class Gpus:
             self.admin("patch", node, "--subresource=status", "--type=json", "-p", json.dumps(patch))
 
 
+class Ghost:
+    """A node that nothing runs on: it took a pod, and was never heard of again."""
+
+    def __init__(self, admin: Kube, kube: Kube) -> None:
+        self.admin = admin
+        self.kube = kube
+
+    def __enter__(self) -> Self:
+        self.admin.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Node",
+                "metadata": {"name": GHOST, "labels": {"kubernetes.io/hostname": GHOST}},
+                "spec": {"taints": [{"key": GHOST, "effect": "NoSchedule"}]},
+            }
+        )
+        room = {"cpu": "8", "memory": "32Gi", "pods": "10", "ephemeral-storage": "100Gi"}
+        ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "ready"}
+        ready |= {"lastHeartbeatTime": now(), "lastTransitionTime": now()}
+        status = {"capacity": room, "allocatable": room, "conditions": [ready]}
+        self._patch_status(self.admin, "node", GHOST, status)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.admin("delete", "node", GHOST, "--wait=false")
+
+    def run(self) -> None:
+        """Say of the pod on the node what its kubelet would say."""
+        pod = until(
+            lambda: [each for each in self.kube.every("pod") if each["spec"].get("nodeName") == GHOST],
+            bool,
+            "the pod on the node that dies",
+        )[0]
+        state = {"name": "worker", "image": "x", "imageID": "x", "ready": True, "restartCount": 0, "started": True}
+        state["state"] = {"running": {"startedAt": now()}}
+        self._patch_status(
+            self.kube, "pod", pod["metadata"]["name"], {"phase": "Running", "containerStatuses": [state]}
+        )
+
+    def _patch_status(self, kube: Kube, kind: str, name: str, status: Body) -> None:
+        kube("patch", kind, name, "--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
 def damage(facts: Facts, path: str) -> None:
     """Flip a bit in the middle of the largest file of a checkpoint in the store, which keeps each object in a file."""
     root = run_dir() / "s3" / facts.s3.bucket / path
@@ -240,10 +298,16 @@ def test_reason(name: str, space: Kube, facts: Facts) -> None:
         assert status["failure"][key] == value
     stalled = "True" if case.phase in {"Failed", "Conflict"} else "False"
     assert condition(status, "Stalled")["status"] == stalled
-    events = until(
-        lambda: space.events(name), lambda seen: any(each["reason"] == case.reason for each in seen), "event", 20
+    heard(space, name, case.reason)
+
+
+def heard(kube: Kube, name: str, reason: str) -> list[Body]:
+    """Wait until there is an event of that reason; return all of that Checkpoint."""
+    events: list[Body] = until(
+        lambda: kube.events(name), lambda seen: any(each["reason"] == reason for each in seen), "event", 20
     )
     assert all(len(each["message"]) <= 1024 for each in events)
+    return events
 
 
 def test_unschedulable_is_shown_while_it_waits(kube: Kube, facts: Facts) -> None:
@@ -253,6 +317,7 @@ def test_unschedulable_is_shown_while_it_waits(kube: Kube, facts: Facts) -> None
     assert status["phase"] == "Starting"
     assert "didn't match Pod's node affinity/selector" in condition(status, "Ready")["message"]
     assert condition(status, "Reconciling")["status"] == "True"
+    heard(kube, "waits", "Unschedulable")
 
 
 def test_a_pod_that_is_deleted_is_a_lost_worker(kube: Kube, facts: Facts) -> None:
@@ -264,6 +329,22 @@ def test_a_pod_that_is_deleted_is_a_lost_worker(kube: Kube, facts: Facts) -> Non
     kube("delete", "pod", victim, "--grace-period=0", "--force")
     status = kube.until_phase("lost", "Failed", seconds=150)
     assert status["reason"] == "WorkerLost"
+    heard(kube, "lost", "WorkerLost")
+
+
+def test_an_evicted_pod_costs_no_attempt(kube: Kube, facts: Facts) -> None:
+    kube.apply(workloads())
+    workers = {**ONE, "podTemplate": MOUNTED}
+    kube.apply(gpt(facts, "moved", f"{kube.namespace}/moved", workload=failing("Slow", 25), workers=workers))
+    kube.until_phase("moved", "Running", seconds=60)
+    (pod,) = kube.every("pod", "dcp-operator.io/checkpoint=moved")
+    name = pod["metadata"]["name"]
+    eviction: Body = {"apiVersion": "policy/v1", "kind": "Eviction"}
+    eviction["metadata"] = {"name": name, "namespace": kube.namespace}
+    kube("create", "--raw", f"/api/v1/namespaces/{kube.namespace}/pods/{name}/eviction", "-f", "-", objects=eviction)
+    status = kube.until_phase("moved", "Succeeded", seconds=180)
+    assert (status["reason"], status["attempts"], status["retries"]["uncounted"]) == ("Saved", 2, 1)
+    assert status["retries"].get("failed", 0) == 0
 
 
 def test_queued_until_the_queue_admits_it(kube: Kube, facts: Facts) -> None:
@@ -278,3 +359,12 @@ def test_queued_until_the_queue_admits_it(kube: Kube, facts: Facts) -> None:
     # What Kueue does when it admits a workload.
     kube("patch", "job", job["metadata"]["name"], "--type=merge", "-p", '{"spec": {"suspend": false}}')
     assert kube.until_phase("queued", "Succeeded", "Failed", seconds=90)["reason"] == "Saved"
+
+
+def test_a_node_that_dies_costs_no_attempt(space: Kube) -> None:
+    """Last in the file: a silent node has 50 s, the pod 60 s more and then its grace period, and the others go on."""
+    status = space.until_phase("node", "Succeeded", seconds=400)
+    assert (status["reason"], status["retries"].get("failed", 0)) == ("Saved", 0)
+    assert status["attempts"] == 3, "the lost one, a look for its commit, and one elsewhere"
+    said = [each["message"] for each in heard(space, "node", "WorkerLost")]
+    assert any(f"on node {GHOST} was disrupted" in message for message in said), said

@@ -187,6 +187,11 @@ def human_duration(seconds: int) -> str:
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"
 
 
+def counted(number: int, what: str) -> str:
+    """Return `1 pod` or `2 pods`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def human_ranks(workers: Workers) -> str:
     """Return `16 (2x8)`: the world size, and pods x ranks per pod."""
     return f"{workers.world_size} ({workers.num_nodes}x{workers.num_proc_per_node})"

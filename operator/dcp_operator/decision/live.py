@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
-from dcp_operator.checkpoint.conditions import human_ranks, sentence
+from dcp_operator.checkpoint.conditions import counted, human_ranks, sentence
 from dcp_operator.checkpoint.status import JobRef, Phase, RunProgress, Status
 from dcp_operator.decision.actions import CreateAttempt
 from dcp_operator.decision.observed import Attempt
@@ -126,7 +126,11 @@ def _wake(situation: Situation, attempt: Attempt, more: Iterable[datetime] = ())
 
 def _starting_message(situation: Situation, job: str) -> str:
     nodes = 1 if situation.status.retries.probe else situation.checkpoint.nodes
-    what = "looks whether the lost attempt had committed" if situation.status.retries.probe else f"starts {nodes} pods"
+    what = (
+        "looks whether the lost attempt had committed"
+        if situation.status.retries.probe
+        else f"starts {counted(nodes, 'pod')}"
+    )
     return f"Attempt {situation.number}: Job {job} {what}."
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from dcp_operator.checkpoint.conditions import REASONS, human_bytes, human_duration, sentence
+from dcp_operator.checkpoint.conditions import REASONS, counted, human_bytes, human_duration, sentence
 from dcp_operator.checkpoint.spec import Checkpoint
 from dcp_operator.checkpoint.status import Failure, Phase, Retries, Status
 from dcp_operator.decision.observed import Attempt
@@ -110,8 +110,8 @@ def _throughput(ended: Outcome) -> str:
 def _success_message(reason: Reason, status: Status) -> str:
     info = status.checkpoint or CheckpointInfo()
     step = f" step {info.step}" if info.step is not None else ""
-    size = f": {status.size} in {info.files} files" if status.size and info.files is not None else ""
-    world = f", saved by {info.world_size} ranks" if info.world_size is not None else ""
+    size = f": {status.size} in {counted(info.files, 'file')}" if status.size and info.files is not None else ""
+    world = f", saved by {counted(info.world_size, 'rank')}" if info.world_size is not None else ""
     took = f" It took {human_duration(status.duration_seconds)}." if status.duration_seconds else ""
     return f"{reason}{step}{size}{world}.{took}"
 
