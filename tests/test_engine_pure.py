@@ -1,6 +1,8 @@
 """The engine's pure parts: framing, digests, ranges, manifest, trailer, the unpickler, the errors."""
 
+import dataclasses
 import io
+import json
 import pickle
 import zipfile
 from typing import Any
@@ -11,9 +13,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    STORAGE_TYPES,
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.storage import WriteResult
 
 from dcp_worker.contract import Conflict, Origin, Reason
-from dcp_worker.engine import archive, digest, errors, layout, metadata, options, ranges
+from dcp_worker.engine import archive, digest, errors, layout, metadata, options, ranges, record
 from dcp_worker.engine.manifest import Chunk, DataFile, Manifest, Tensor
 from dcp_worker.engine.payload import PIECE, Payload, rows
 from dcp_worker.engine.store import open_store
@@ -182,6 +196,16 @@ def test_a_manifest_survives_its_json() -> None:
     assert manifest.tensors_in("data/__0_0.distcp", 0, 129) == ["w"]
 
 
+@pytest.mark.parametrize("name", ["a.b", '"chunks":[1]', '\\"chunks":[1]', "chunks", 'x","chunks":[[', "ü \\ {}"])
+def test_a_manifest_takes_any_name(name: str) -> None:
+    chunk = Chunk((0,), (4,), 0, 0, 16, None)
+    tensors = {name: Tensor("float32", (4,), (chunk,)), "chunks": Tensor(None, (), ())}
+    encoded = Manifest(tensors=tensors).encode()
+    assert list(json.loads(encoded)["tensors"]) == list(tensors)
+    for text in (encoded, json.dumps(json.loads(encoded), indent=2).encode()):
+        assert Manifest.decode(text).tensors == tensors
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', "null", '{"format":1,"saveId":3}'])
 def test_what_is_no_manifest_says_so(text: str) -> None:
     with pytest.raises(ValueError, match=r"manifest|Expecting"):
@@ -208,6 +232,34 @@ def test_the_trailer_stands_behind_the_pickle_and_is_found_in_its_end() -> None:
 )
 def test_what_is_no_trailer_is_the_picklers(line: bytes) -> None:
     assert layout.parse_trailer(pickle.dumps(1) + line) == (None, 0)
+
+
+def test_the_metadata_is_what_stock_readers_know_with_what_is_equal_written_once() -> None:
+    stored: dict[str, STORAGE_TYPES] = {"b": BytesStorageMetadata()}
+    found = Metadata(stored)
+    written = [WriteResult(MetadataIndex("b"), 9, record.Written("__0_1.distcp", 0, 9))]
+    for name in "vw":
+        chunks = [ChunkStorageMetadata(torch.Size([at, 0]), torch.Size([2, 4])) for at in range(0, 400, 2)]
+        stored[name] = TensorStorageMetadata(TensorProperties(torch.bfloat16), torch.Size([400, 4]), chunks)
+        written += [
+            WriteResult(
+                MetadataIndex(name, chunk.offsets, number), 16, record.Written("__0_0.distcp", 0, 16, payload=8)
+            )
+            for number, chunk in enumerate(chunks)
+        ]
+    record.complete(found, [written], StorageMeta("s3://b/k"))
+    stock = dataclasses.replace(
+        found,
+        storage_data={
+            each.index: _StorageInfo(each.storage_data.relative_path, 0, each.size_in_bytes) for each in written
+        },
+    )
+    pickled = metadata.dump(found)
+    assert pickle.loads(pickled) == stock == metadata.load(pickled)
+    assert len(pickled) < len(pickle.dumps(stock)) / 2
+    again = metadata.load(pickled).storage_data
+    assert [index.index for index in again] == [None, *range(200), *range(200)]
+    assert {type(info) for info in again.values()} == {_StorageInfo}
 
 
 class _Runs:

@@ -4,15 +4,19 @@ Chunks are arrays, not objects: at a thousand ranks there are millions of them. 
 """
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Final, NamedTuple, Self, overload
 
 from dcp_worker.contract import CheckpointInfo, Origin
 
 FORMAT: Final = 1
+_CHUNKS: Final = re.compile(r'"chunks":\s*(\[[^"{}]*\])')
+"""Of one tensor. It can't be part of a name, where the quotes would have backslashes before them."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,19 @@ class Chunk(NamedTuple):
 
 
 class Chunks(Sequence[Chunk]):
-    """Chunks as they stand in the JSON; each becomes a Chunk when it is looked at, as few of millions are."""
+    """Chunks as they stand in the JSON, taken apart when they are first looked at, as those of few tensors are."""
 
-    def __init__(self, arrays: Sequence[Any]) -> None:
-        self._arrays = arrays
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @classmethod
+    def of(cls, chunks: Sequence[Chunk]) -> "Chunks":
+        """Return any chunks as these."""
+        return chunks if isinstance(chunks, cls) else cls(_json(chunks))
+
+    @cached_property
+    def _arrays(self) -> list[Any]:
+        return json.loads(self.text)  # type: ignore[no-any-return]
 
     def __len__(self) -> int:
         return len(self._arrays)
@@ -51,10 +64,10 @@ class Chunks(Sequence[Chunk]):
     @overload
     def __getitem__(self, index: int) -> Chunk: ...
     @overload
-    def __getitem__(self, index: slice) -> "Chunks": ...
-    def __getitem__(self, index: int | slice) -> "Chunk | Chunks":
+    def __getitem__(self, index: slice) -> Sequence[Chunk]: ...
+    def __getitem__(self, index: int | slice) -> Chunk | Sequence[Chunk]:
         if isinstance(index, slice):
-            return Chunks(self._arrays[index])
+            return [self[number] for number in range(*index.indices(len(self)))]
         offsets, sizes, *rest = self._arrays[index]
         return Chunk(tuple(offsets), tuple(sizes), *rest)
 
@@ -108,23 +121,27 @@ class Manifest:
                 {"path": file.path, "size": file.size, "crc32c": file.crc32c, "firstBlock": file.first_block}
                 for file in self.files
             ],
-            "tensors": {
-                name: {"dtype": tensor.dtype, "shape": tensor.shape, "chunks": list(tensor.chunks)}
-                for name, tensor in self.tensors.items()
-            },
         }
-        return json.dumps(document, separators=(",", ":")).encode()
+        # What is large is JSON already: it is neither taken apart nor put together again.
+        tensors = ",".join(
+            f'{_json(name)}:{{"dtype":{_json(tensor.dtype)},"shape":{_json(tensor.shape)},'
+            f'"chunks":{Chunks.of(tensor.chunks).text}}}'
+            for name, tensor in self.tensors.items()
+        )
+        return f'{_json(document)[:-1]},"tensors":{{{tensors}}}}}'.encode()
 
     @classmethod
     def decode(cls, data: bytes, url: str = "") -> Self:
         """Return the manifest in manifest.json; raise ValueError for anything else."""
         try:
-            return cls._from(json.loads(data), url)
+            chunks: list[Chunks] = []
+            document = json.loads(_CHUNKS.sub(lambda found: _set_aside(found[1], chunks), data.decode()))
+            return cls._from(document, chunks, url)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a manifest: {error!r}") from error
 
     @classmethod
-    def _from(cls, document: dict[str, Any], url: str) -> Self:
+    def _from(cls, document: dict[str, Any], chunks: Sequence[Chunks], url: str) -> Self:
         if document["format"] != FORMAT:
             raise ValueError(f"manifest format {document['format']} is not {FORMAT}; use a newer dcp-operator")
         created = document["createdTime"]
@@ -142,7 +159,10 @@ class Manifest:
             files=tuple(
                 DataFile(file["path"], file["size"], file["crc32c"], file["firstBlock"]) for file in document["files"]
             ),
-            tensors={name: _tensor(entry) for name, entry in document["tensors"].items()},
+            tensors={
+                name: Tensor(entry["dtype"], tuple(entry["shape"]), chunks[entry["chunks"]])
+                for name, entry in document["tensors"].items()
+            },
         )
 
     def info(self, digest: str = "") -> CheckpointInfo:
@@ -182,5 +202,11 @@ class Manifest:
         ]
 
 
-def _tensor(entry: dict[str, Any]) -> Tensor:
-    return Tensor(entry["dtype"], tuple(entry["shape"]), Chunks(entry["chunks"]))
+def _set_aside(text: str, chunks: list[Chunks]) -> str:
+    """Keep a tensor's chunks for later; their number stands for them in the JSON that is taken apart now."""
+    chunks.append(Chunks(text))
+    return f'"chunks":{len(chunks) - 1}'
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))

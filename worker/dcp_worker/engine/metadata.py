@@ -1,5 +1,6 @@
 """`.metadata`: DCP's pickled Metadata, read with an allow-list, written with our trailer behind it."""
 
+import copyreg
 import hashlib
 import io
 import pickle
@@ -7,10 +8,18 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    _MEM_FORMAT_ENCODING,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+)
 
 from dcp_worker.engine.errors import CheckpointCorrupted
+from dcp_worker.engine.garbage import uncollected
 from dcp_worker.engine.layout import METADATA, Trailer, parse_trailer
+from dcp_worker.engine.record import Written
 
 _DCP: Final = "torch.distributed.checkpoint"
 _ALLOWED: Final = frozenset(
@@ -74,15 +83,47 @@ def take_apart(data: bytes) -> Parts:
     return Parts(data[: len(data) - length], trailer)
 
 
+class _Pickler(pickle.Pickler):
+    """Writes the classes of which there are millions as calls of their constructors: faster, and half the size.
+
+    Names, paths, offsets and sizes come from many ranks: those that are equal are written once. A Written becomes what
+    stock readers know.
+    """
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        known: dict[Any, Any] = {}
+        once = known.setdefault
+
+        def index(of: MetadataIndex) -> tuple[Any, ...]:
+            return MetadataIndex, (once(of.fqn, of.fqn), once(of.offset, of.offset), of.index)
+
+        def chunk(of: ChunkStorageMetadata) -> tuple[Any, ...]:
+            return ChunkStorageMetadata, (once(of.offsets, of.offsets), once(of.sizes, of.sizes))
+
+        def place(of: Written) -> tuple[Any, ...]:
+            return _StorageInfo, (once(of.relative_path, of.relative_path), of.offset, of.length)
+
+        self.dispatch_table = copyreg.dispatch_table | {
+            MetadataIndex: index,
+            ChunkStorageMetadata: chunk,
+            Written: place,
+        }
+
+
 def dump(metadata: Metadata) -> bytes:
-    """Pickle as stock writers do."""
-    return pickle.dumps(metadata)
+    """Pickle for stock readers."""
+    file = io.BytesIO()
+    with uncollected():
+        _Pickler(file).dump(metadata)
+    return file.getvalue()
 
 
 def load(pickled: bytes) -> Metadata:
     """Unpickle with the allow-list: a crafted file can name nothing that runs."""
     try:
-        metadata = _Unpickler(io.BytesIO(pickled)).load()
+        with uncollected():
+            metadata = _Unpickler(io.BytesIO(pickled)).load()
     except Exception as error:
         raise CheckpointCorrupted(METADATA, f"can't be read: {error}") from error
     if not isinstance(metadata, Metadata):

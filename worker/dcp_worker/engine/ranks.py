@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
 from dcp_worker.engine.errors import EngineError, PeerHung, PeerLost, translate
+from dcp_worker.engine.garbage import uncollected
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -85,7 +86,8 @@ class Ranks:
         if failures:
             failures[0].failures = tuple(failures)
             return failures[0]
-        return self._attempt(stage, lambda: combine([one for one in everyone if not isinstance(one, EngineError)]))
+        with uncollected():
+            return self._attempt(stage, lambda: combine([one for one in everyone if not isinstance(one, EngineError)]))
 
     def _attempt(self, stage: str, step: Callable[[], _T]) -> _T | EngineError:
         try:
@@ -102,7 +104,7 @@ class Ranks:
             return [mine]
         everyone: list[Any] | None = [None] * self.world_size if self.coordinates else None
         self._meet(stage)
-        with self._peers(stage):
+        with self._peers(stage), uncollected():
             dist.gather_object(mine, everyone, group=self.group, group_dst=0)
         return everyone
 
@@ -157,7 +159,7 @@ class Ranks:
         if self.alone:
             return (parts or [None])[0]
         box: list[Any] = [None]
-        with self._peers(stage):
+        with self._peers(stage), uncollected():
             dist.scatter_object_list(box, None if parts is None else list(parts), group=self.group, group_src=0)
         return box[0]
 

@@ -1,15 +1,21 @@
 """From what every rank wrote to what `.metadata` and the manifest say about it. Pure."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from torch.distributed.checkpoint.filesystem import CURRENT_DCP_VERSION, _StorageInfo
-from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import (
+    STORAGE_TYPES,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorStorageMetadata,
+)
 from torch.distributed.checkpoint.storage import WriteResult
 
-from dcp_worker.engine.manifest import Chunk, DataFile, Tensor
+from dcp_worker.engine.manifest import Chunk, Chunks, DataFile, Tensor
 
 _STOCK_NAME: Final = re.compile(r"__\d+_\d+\.distcp")
 
@@ -23,59 +29,59 @@ class WrittenFile:
     blocks: bytes
 
 
-@dataclass(frozen=True)
-class Written:
-    """Where one item went, as a WriteResult's storage data. A file's first item carries the file itself."""
+@dataclass
+class Written(_StorageInfo):
+    """Where one item went, as a WriteResult's storage data: DCP's own note, and what the manifest says beyond it."""
 
-    path: str
-    offset: int
-    payload: int | None
+    payload: int | None = None
     file: WrittenFile | None = None
+    """With a file's first item, the file itself."""
 
 
-Results = Mapping[MetadataIndex, WriteResult]
+Places = Mapping[MetadataIndex, Written]
 
 
-def data_files(results: Iterable[WriteResult]) -> dict[str, tuple[DataFile, bytes]]:
+def complete(metadata: Metadata, results: Iterable[Iterable[WriteResult]], storage_meta: StorageMeta) -> Places:
+    """Fill in what the storage layer owes to DCP's Metadata; return where everything is."""
+    places = {result.index: result.storage_data for rank_results in results for result in rank_results}
+    metadata.version = CURRENT_DCP_VERSION
+    metadata.storage_meta = storage_meta
+    metadata.storage_data = places
+    return places
+
+
+def data_files(places: Places) -> dict[str, tuple[DataFile, bytes]]:
     """Return path -> (file, its blocks' digests), in the order in which the digests go into the sidecar."""
     files: dict[str, tuple[DataFile, bytes]] = {}
     block = 0
-    for result in results:
-        written: Written = result.storage_data
-        if file := written.file:
-            files[written.path] = (DataFile(written.path, file.size, file.crc32c, block), file.blocks)
+    for place in places.values():
+        if file := place.file:
+            path = place.relative_path
+            files[path] = (DataFile(path, file.size, file.crc32c, block), file.blocks)
             block += len(file.blocks) // 4
     return files
 
 
-def complete(metadata: Metadata, results: Results, storage_meta: StorageMeta) -> None:
-    """Fill in what the storage layer owes to DCP's Metadata, in stock DCP's own classes."""
-    metadata.version = CURRENT_DCP_VERSION
-    metadata.storage_meta = storage_meta
-    metadata.storage_data = {
-        index: _StorageInfo(result.storage_data.path, result.storage_data.offset, result.size_in_bytes)
-        for index, result in results.items()
-    }
-
-
-def tensors(metadata: Metadata, results: Results, files: Mapping[str, int]) -> dict[str, Tensor]:
-    """Return the manifest's entries; `files` numbers the data files."""
-    chunks: dict[str, list[Chunk]] = {name: [] for name in metadata.state_dict_metadata}
-    sizes = _chunk_sizes(metadata)
-    for index, result in results.items():
-        written: Written = result.storage_data
-        box = tuple(index.offset or ())
+def tensors(metadata: Metadata, places: Places, files: Mapping[str, int]) -> dict[str, Tensor]:
+    """Return the manifest's entries; `files` numbers the data files. Their chunks are written as JSON at once."""
+    chunks: dict[str, list[str]] = {name: [] for name in metadata.state_dict_metadata}
+    sizes = {name: _chunk_sizes(stored) for name, stored in metadata.state_dict_metadata.items()}
+    texts = _Texts()
+    for index, place in places.items():
+        box = index.offset or ()
         chunks[index.fqn].append(
-            Chunk(
-                box,
-                sizes.get((index.fqn, box), ()),
-                files[written.path],
-                written.offset,
-                result.size_in_bytes,
-                written.payload,
-            )
+            f"[{texts[box]},{texts[sizes[index.fqn].get(box, ())]},{files[place.relative_path]},{place.offset},"
+            f"{place.length},{'null' if place.payload is None else place.payload}]"
         )
-    return {name: entry(metadata, name, chunks[name]) for name in chunks}
+    return {name: entry(metadata, name, Chunks(f"[{','.join(chunks[name])}]")) for name in chunks}
+
+
+class _Texts(dict[tuple[int, ...], str]):
+    """Offsets or sizes -> their JSON; they are few beside the chunks that have them."""
+
+    def __missing__(self, box: tuple[int, ...]) -> str:
+        text = self[box] = f"[{','.join(map(str, box))}]"
+        return text
 
 
 def stock_files(metadata: Metadata) -> list[str]:
@@ -90,18 +96,14 @@ def _dtype_name(properties: object) -> str:
     return str(getattr(properties, "dtype", "")).removeprefix("torch.")
 
 
-def entry(metadata: Metadata, name: str, chunks: list[Chunk]) -> Tensor:
+def entry(metadata: Metadata, name: str, chunks: Sequence[Chunk]) -> Tensor:
     """Return the manifest's entry of one name in the state dict."""
     stored = metadata.state_dict_metadata[name]
     if isinstance(stored, TensorStorageMetadata):
-        return Tensor(_dtype_name(stored.properties), tuple(stored.size), tuple(chunks))
-    return Tensor(None, (), tuple(chunks))
+        return Tensor(_dtype_name(stored.properties), tuple(stored.size), chunks)
+    return Tensor(None, (), chunks)
 
 
-def _chunk_sizes(metadata: Metadata) -> dict[tuple[str, tuple[int, ...]], tuple[int, ...]]:
-    return {
-        (name, tuple(chunk.offsets)): tuple(chunk.sizes)
-        for name, entry in metadata.state_dict_metadata.items()
-        if isinstance(entry, TensorStorageMetadata)
-        for chunk in entry.chunks
-    }
+def _chunk_sizes(stored: STORAGE_TYPES) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """Return offsets -> sizes of a tensor's chunks."""
+    return {chunk.offsets: chunk.sizes for chunk in stored.chunks} if isinstance(stored, TensorStorageMetadata) else {}

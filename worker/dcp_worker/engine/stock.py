@@ -20,6 +20,6 @@ def manifest_of_stock(store: Store, content: bytes) -> Manifest:
     for index, info in infos.items():
         place = Chunk(tuple(index.offset or ()), (), numbers[info.relative_path], info.offset, info.length, None)
         chunks[index.fqn].append(place)
-    tensors = {name: record.entry(metadata, name, chunks[name]) for name in chunks}
+    tensors = {name: record.entry(metadata, name, tuple(chunks[name])) for name in chunks}
     files = tuple(DataFile(name, there.get(name, -1)) for name in names)
     return Manifest(url=store.url, files=files, tensors=tensors)

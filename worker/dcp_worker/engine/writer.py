@@ -140,10 +140,9 @@ class CheckpointWriter(StorageWriter):
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """On rank 0, after every rank said yes: manifest, commit, removal of what was replaced."""
-        written = {result.index: result for rank_results in results for result in rank_results}
-        record.complete(metadata, written, self.storage_meta())
+        places = record.complete(metadata, results, self.storage_meta())
         pickled = dcp_metadata.dump(metadata)
-        files = record.data_files(written.values())
+        files = record.data_files(places)
         blocks = b"".join(digests for _, digests in files.values())
         manifest = Manifest(
             save_id=self.save_id,
@@ -157,7 +156,7 @@ class CheckpointWriter(StorageWriter):
             metadata_sha256=dcp_metadata.Parts(pickled, None).sha256,
             block_size=digest.BLOCK,
             files=tuple(file for file, _ in files.values()),
-            tensors=record.tensors(metadata, written, {path: number for number, path in enumerate(files)}),
+            tensors=record.tensors(metadata, places, {path: number for number, path in enumerate(files)}),
         )
         trailer = self._write_manifest(manifest, blocks)
         self._commit(pickled + trailer.encode())
@@ -219,7 +218,9 @@ class CheckpointWriter(StorageWriter):
         file = record.WrittenFile(blocks.size, digest.fold(digests, blocks.size), digest.pack(digests))
         return [
             WriteResult(
-                item.index, prepared.size, record.Written(path, start, prepared.offset, None if number else file)
+                item.index,
+                prepared.size,
+                record.Written(path, start, prepared.size, payload=prepared.offset, file=None if number else file),
             )
             for number, (item, start, prepared) in enumerate(places)
         ]
