@@ -3,19 +3,14 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-HERE = Path(__file__).resolve().parent
-DEADLINE = 90
+from dcp_run import DEADLINE, ran, started
 
 
 def manifest(name: str, url: Path | str, entrypoint: str = "run_workloads:Tiny", **spec: Any) -> dict[str, Any]:
@@ -33,34 +28,6 @@ def manifest(name: str, url: Path | str, entrypoint: str = "run_workloads:Tiny",
     if body["spec"]["operation"] == "Verify":
         del body["spec"]["workload"]
     return body
-
-
-@contextmanager
-def started(*bodies: dict[str, Any], options: tuple[str, ...] = ("-o", "json")) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dcp_operator.cli", "run", "-f", "-", *options],
-        cwd=HERE,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None
-    process.stdin.write(yaml.safe_dump_all(bodies))
-    process.stdin.close()
-    process.stdin = None
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-def ran(*bodies: dict[str, Any], options: tuple[str, ...] = ("-o", "json")) -> tuple[int, str, str]:
-    with started(*bodies, options=options) as process:
-        out, err = process.communicate(timeout=DEADLINE)
-        return process.returncode, out, err
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -4,17 +4,15 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-HERE = Path(__file__).resolve().parent
+from dcp_run import started
+
 DEADLINE = 500
 pytestmark = pytest.mark.timeout(600)
 Status = dict[str, Any]
@@ -103,27 +101,6 @@ EXPECTED = {
 }
 
 
-@contextmanager
-def started(bodies: list[dict[str, Any]]) -> Iterator["subprocess.Popen[str]"]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dcp_operator.cli", "run", "-f", "-", "-o", "json"],
-        cwd=HERE,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None
-    process.stdin.write(yaml.safe_dump_all(bodies))
-    process.stdin.close()
-    process.stdin = None
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.communicate()
-
-
 def objects(process: "subprocess.Popen[str]") -> dict[str, Status]:
     out, err = process.communicate(timeout=DEADLINE)
     assert out, err
@@ -172,15 +149,15 @@ def tmpfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path | None]:
 def statuses(tmp_path_factory: pytest.TempPathFactory, tmpfs: Path | None) -> dict[str, Status]:
     """The status of every manifest: what fails by itself runs beside what needs a checkpoint first."""
     folder = tmp_path_factory.mktemp("runs")
-    with started(bodies(_failing(folder), folder)) as failing:
-        with started(bodies({"seed": {"entrypoint": "failing_workloads:Fine"}}, folder)) as seeding:
+    with started(*bodies(_failing(folder), folder)) as failing:
+        with started(*bodies({"seed": {"entrypoint": "failing_workloads:Fine"}}, folder)) as seeding:
             seed = objects(seeding)
         assert seed["seed"]["reason"] == "Saved", seed
         flip(folder / "seed", folder / "flipped")
         rows = _reading(folder)
         if tmpfs is not None:
             rows["full"] = {"entrypoint": "failing_workloads:Fine", "args": {"width": 512}, "url": tmpfs / "run"}
-        with started(bodies(rows, folder)) as reading:
+        with started(*bodies(rows, folder)) as reading:
             return {**seed, **objects(reading), **objects(failing)}
 
 

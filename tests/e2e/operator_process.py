@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -14,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from e2e.kube import until
+from s3_server import free_port
 
 TICKS = os.sysconf("SC_CLK_TCK")
 DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
@@ -116,11 +116,3 @@ class OperatorProcess:
         assert self.process is not None
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
