@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import s3_server
 import toxiproxy
-from benchmarks import bench_picture
+from benchmarks import bench_goals, bench_picture
 from benchmarks import bench_systems as systems
 from benchmarks.bench_systems import MEBI, System
 from rank_group import run_ranks, values
@@ -116,6 +116,8 @@ def _row(case: Case, name: str, runs: list[dict[str, float]]) -> dict[str, Any]:
         "save_cpu_s_per_GiB": round(best["save_cpu"] * 1024 * MEBI / size, 2),
         "load_cpu_s_per_GiB": round(best["load_cpu"] * 1024 * MEBI / size, 2),
         "peak_extra_MiB": round(max(run[what] for run in runs for what in ("save_peak", "load_peak")) / MEBI),
+        "save_MBps_runs": sorted(round(size / 1e6 / run["save_seconds"]) for run in runs),
+        "load_MBps_runs": sorted(round(size / 1e6 / run["load_seconds"]) for run in runs),
     }
 
 
@@ -131,8 +133,10 @@ def main() -> None:
     try:
         for case in cases(quick=chosen.quick):
             if chosen.only in case.name:
-                rows += run(case, chosen.repeats, folder)
-                print(bench_picture.table(rows[-len(case.systems) :], case.name), flush=True)
+                found = run(case, chosen.repeats, folder)
+                print(bench_picture.table(found, case.name), flush=True)
+                print("\n".join(bench_goals.verdicts(found, case.place)), flush=True)
+                rows += found
     finally:
         shutil.rmtree(folder)
     (chosen.out / "bench.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n")

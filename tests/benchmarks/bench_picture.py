@@ -8,11 +8,12 @@ LIMIT = "raw obstore"
 
 def table(rows: list[dict[str, Any]], case: str) -> str:
     """Return the rows of one case as text."""
-    lines = [f"{case:40} {'save MB/s':>10} {'load MB/s':>10} {'CPU s/GiB':>12} {'peak MiB':>9}"]
+    lines = [f"{case:40} {'save MB/s':>10} {'load MB/s':>10} {'slowest':>11} {'CPU s/GiB':>12} {'peak MiB':>9}"]
     for row in rows:
         if row["case"] == case:
             cpu = f"{row['save_cpu_s_per_GiB']:.2f}/{row['load_cpu_s_per_GiB']:.2f}"
-            moved = f"{row['save_MBps']:>10} {row['load_MBps']:>10}"
+            slowest = f"{row['save_MBps_runs'][0]}/{row['load_MBps_runs'][0]}"
+            moved = f"{row['save_MBps']:>10} {row['load_MBps']:>10} {slowest:>11}"
             lines.append(f"  {row['system']:38} {moved} {cpu:>12} {row['peak_extra_MiB']:>9}")
     return "\n".join(lines)
 
