@@ -8,7 +8,7 @@ export UV_PYTHON_DOWNLOADS ?= never
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pure test-matrix check format lock crd cluster cluster-down e2e bench bench-operator clean
+.PHONY: help demo test test-pure test-matrix test-torch check format lock crd cluster cluster-down e2e bench bench-operator clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,6 +25,23 @@ test-pure: .venv/stamp ## The tables over pure functions: seconds, no torch
 
 test-matrix: .venv/stamp ## Every strategy and world size against every other
 	$(PYTEST) -m matrix
+
+# One environment per torch, outside the tree; all but torch and what it brings is as locked.
+TORCHES := 2.13 2.14
+TORCH_TESTS := tests/test_torch_versions.py tests/test_engine_pure.py tests/test_engine_save_load.py \
+	tests/test_engine_faults.py tests/test_engine_states.py tests/test_stock_faults.py tests/test_state.py
+TORCH_HOME := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dcp-operator/torch-
+
+test-torch: ## The engine's tests on every earlier torch, TORCHES="2.13 2.14" (a download of several GB each)
+	@uv=$$(./.ci/uv); for torch in $(TORCHES); do \
+		home=$(TORCH_HOME)$$torch; echo "torch $$torch"; \
+		[ -x $$home/bin/python ] || $$uv venv -q --python '>=3.11' $$home; \
+		sed -nE 's/^([a-z].*==.*[^ ])  *\\$$/\1/p' requirements-dev.txt | grep -vE '^(torch|triton|cuda-|nvidia-)' \
+			> $$home/constraints.txt; \
+		$$uv pip install -q --python $$home/bin/python -c $$home/constraints.txt "torch==$$torch.*" \
+			-e '.[worker]' --group dev; \
+		$$home/bin/python -m pytest -p no:cacheprovider $(TORCH_TESTS); \
+	done
 
 check: .venv/stamp ## ruff, mypy --strict, import contracts, CRD drift
 	.venv/bin/ruff check .

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed._shard.sharded_tensor import init_from_local_shards
+from torch.distributed._shard.sharded_tensor.shard import Shard as Shard1
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
@@ -79,24 +82,20 @@ def load(rank: int, url: str, options: dict[str, Any] | None = None, seed: int =
 
 
 def stock_save(rank: int, url: str, options: dict[str, Any] | None = None, seed: int = 0) -> None:
-    from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
-
     import stock_dcp as dcp
 
     del rank
     warnings.simplefilter("ignore")
-    dcp.save(sharded_state(seed), storage_writer=FsspecWriter(url, **(options or {})))
+    dcp.save(sharded_state(seed), storage_writer=dcp.FsspecWriter(url, **(options or {})))
 
 
 def stock_load(rank: int, url: str, options: dict[str, Any] | None = None, seed: int = 0) -> list[str]:
-    from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
-
     import stock_dcp as dcp
 
     del rank
     warnings.simplefilter("ignore")
     state = sharded_state(seed, zero=True)
-    dcp.load(state, storage_reader=FsspecReader(url, **(options or {})))
+    dcp.load(state, storage_reader=dcp.FsspecReader(url, **(options or {})))
     return differences(state, seed)
 
 
@@ -108,6 +107,26 @@ def bare_round_trip(rank: int, url: str, options: dict[str, Any] | None = None) 
     state = sharded_state(3, zero=True)
     dcp.load(state, storage_reader=engine.CheckpointReader(url, storage_options=options))
     return differences(state, 3)
+
+
+def unsharded_state(value: float) -> dict[str, Any]:
+    """A ShardedTensor all of which rank 0 holds, as FSDP1 makes them, beside a nested value."""
+    mine = [Shard1.from_tensor_and_offsets(torch.full((4,), value), [0], 0)] if dist.get_rank() == 0 else []
+    return {"model": {"p": init_from_local_shards(mine, 4)}, "extra": {"step": int(value)}}
+
+
+def save_unsharded(rank: int, url: str) -> None:
+    del rank
+    warnings.simplefilter("ignore")
+    engine.save(unsharded_state(3.0), url)
+
+
+def load_unsharded(rank: int, url: str, planner: DefaultLoadPlanner | None = None) -> tuple[int, list[list[float]]]:
+    del rank
+    warnings.simplefilter("ignore")
+    state = unsharded_state(0.0)
+    engine.load(state, url, planner=planner)
+    return state["extra"]["step"], [shard.tensor.tolist() for shard in state["model"]["p"].local_shards()]
 
 
 class Failing(nn.Module):
@@ -336,12 +355,10 @@ def load_large(rank: int, url: str, options: dict[str, Any], seed: int, strike: 
 
 
 def stock_load_large(rank: int, url: str, options: dict[str, Any], seed: int) -> None:
-    from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
-
     import stock_dcp as dcp
 
     del rank
     warnings.simplefilter("ignore")
     state = large_state(seed, zero=True)
-    dcp.load(state, storage_reader=FsspecReader(url, **options))
+    dcp.load(state, storage_reader=dcp.FsspecReader(url, **options))
     assert torch.equal(state["rows"].to_local(), large_state(seed)["rows"].to_local())

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.fsspec_filesystem import FsspecReader, FsspecWriter
 
 import engine_programs as programs
 import s3_server
@@ -57,7 +56,7 @@ def zeros(count: int = 8) -> dict[str, torch.Tensor]:
 
 def stock_load(url: str, **options: Any) -> dict[str, torch.Tensor]:
     found = zeros()
-    dcp.load(found, storage_reader=FsspecReader(url, **options))
+    dcp.load(found, storage_reader=dcp.FsspecReader(url, **options))
     return found
 
 
@@ -80,7 +79,7 @@ class _Crash(Exception):
 @stock
 def test_1_stock_commits_although_a_thread_failed(tmp_path: Path) -> None:
     FaultyFileSystem.fail_name = "__0_1"
-    dcp.save(state(), storage_writer=FsspecWriter(f"faulty://{tmp_path}/c", thread_count=3))
+    dcp.save(state(), storage_writer=dcp.FsspecWriter(f"faulty://{tmp_path}/c", thread_count=3))
     metadata = FileSystemReader(f"{tmp_path}/c").read_metadata()
     assert len(metadata.storage_data) < len(metadata.state_dict_metadata)
 
@@ -110,7 +109,7 @@ def _fail_in_one_thread(reached: str) -> None:
 def test_2_stock_leaves_a_truncated_object(s3: s3_server.S3Server) -> None:
     url = s3.url("stock-2")
     with pytest.raises(BaseException, match="can't be had"):
-        dcp.save(state(), planner=_Unreadable(), storage_writer=FsspecWriter(url, endpoint_url=s3.endpoint))
+        dcp.save(state(), planner=_Unreadable(), storage_writer=dcp.FsspecWriter(url, endpoint_url=s3.endpoint))
     assert any(key.endswith(".distcp") for key in s3.keys("stock-2"))
 
 
@@ -125,14 +124,14 @@ def test_2_engine_leaves_nothing(s3: s3_server.S3Server) -> None:
 # 3. A crash in the middle of a replace.
 
 
-class _CrashesBeforeCommit(FsspecWriter):
+class _CrashesBeforeCommit(dcp.FsspecWriter):
     def finish(self, *args: Any, **kwargs: Any) -> None:
         raise _Crash
 
 
 @stock
 def test_3_stock_loads_new_data_under_old_metadata(tmp_path: Path) -> None:
-    dcp.save(state(1.0), storage_writer=FsspecWriter(str(tmp_path)))
+    dcp.save(state(1.0), storage_writer=dcp.FsspecWriter(str(tmp_path)))
     with pytest.raises(BaseException, match="_Crash"):
         dcp.save(state(2.0), storage_writer=_CrashesBeforeCommit(str(tmp_path)))
     assert stock_load(str(tmp_path))["t0"][0] == 2.0
@@ -158,10 +157,10 @@ def test_3_engine_keeps_the_old_checkpoint(tmp_path: Path) -> None:
 
 @stock
 def test_4_stock_lets_both_savers_succeed(tmp_path: Path) -> None:
-    class Slow(FsspecWriter):
+    class Slow(dcp.FsspecWriter):
         def prepare_local_plan(self, plan: Any) -> Any:
             plan = super().prepare_local_plan(plan)
-            dcp.save(state(2.0), storage_writer=FsspecWriter(str(tmp_path), overwrite=False))
+            dcp.save(state(2.0), storage_writer=dcp.FsspecWriter(str(tmp_path), overwrite=False))
             return plan
 
     dcp.save(state(1.0), storage_writer=Slow(str(tmp_path), overwrite=False))
@@ -186,9 +185,9 @@ def test_4_engine_refuses_the_second(tmp_path: Path) -> None:
 @stock
 def test_4_stock_overlooks_a_checkpoint_behind_its_cache(s3: s3_server.S3Server) -> None:
     url = s3.url("stock-4/deep/checkpoint")
-    writer = FsspecWriter(url, overwrite=False, endpoint_url=s3.endpoint)
+    writer = dcp.FsspecWriter(url, overwrite=False, endpoint_url=s3.endpoint)
     assert not writer.fs.exists(f"{url}/.metadata")
-    dcp.save(state(), storage_writer=FsspecWriter(url, endpoint_url=s3.endpoint, skip_instance_cache=True))
+    dcp.save(state(), storage_writer=dcp.FsspecWriter(url, endpoint_url=s3.endpoint, skip_instance_cache=True))
     _s3fs(writer).dircache[f"{s3.bucket}/stock-4/deep/checkpoint"] = []
     dcp.save(state(2.0), storage_writer=writer)
 
@@ -206,10 +205,10 @@ def test_4_engine_looks_past_any_cache(s3: s3_server.S3Server) -> None:
 
 @stock
 def test_5_stock_replaces_unasked_and_refuses_with_a_base_exception(tmp_path: Path) -> None:
-    dcp.save(state(1.0), storage_writer=FsspecWriter(str(tmp_path)))
-    dcp.save(state(2.0), storage_writer=FsspecWriter(str(tmp_path)))
+    dcp.save(state(1.0), storage_writer=dcp.FsspecWriter(str(tmp_path)))
+    dcp.save(state(2.0), storage_writer=dcp.FsspecWriter(str(tmp_path)))
     with pytest.raises(BaseException, match="already exists") as caught:
-        dcp.save(state(3.0), storage_writer=FsspecWriter(str(tmp_path), overwrite=False))
+        dcp.save(state(3.0), storage_writer=dcp.FsspecWriter(str(tmp_path), overwrite=False))
     assert not isinstance(caught.value, Exception)
 
 
@@ -225,9 +224,9 @@ def test_5_engine_refuses_unasked_with_an_exception_that_names_the_holder(tmp_pa
 @stock
 def test_6_stock_has_a_moment_without_metadata(tmp_path: Path) -> None:
     url = f"faulty://{tmp_path}/c"
-    dcp.save(state(), storage_writer=FsspecWriter(url))
+    dcp.save(state(), storage_writer=dcp.FsspecWriter(url))
     FaultyFileSystem.seen.clear()
-    dcp.save(state(), storage_writer=FsspecWriter(url))
+    dcp.save(state(), storage_writer=dcp.FsspecWriter(url))
     assert "rm .metadata not committed" in FaultyFileSystem.seen
 
 
@@ -257,7 +256,7 @@ def test_6_engine_is_committed_at_every_moment(tmp_path: Path) -> None:
 def test_7_stock_forgets_its_options(s3: s3_server.S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    writer = FsspecWriter(s3.url("stock-7/a"), endpoint_url=s3.endpoint, skip_instance_cache=True)
+    writer = dcp.FsspecWriter(s3.url("stock-7/a"), endpoint_url=s3.endpoint, skip_instance_cache=True)
     writer.reset(s3.url("stock-7/b"))
     assert _s3fs(writer).client_kwargs.get("endpoint_url") != s3.endpoint
     assert _s3fs(writer).endpoint_url != s3.endpoint
@@ -269,7 +268,7 @@ def test_7_engine_keeps_its_options(s3: s3_server.S3Server) -> None:
     assert engine.find(s3.url("ours-7/b"), storage_options=s3.options) is not None
 
 
-def _s3fs(writer: FsspecWriter) -> Any:
+def _s3fs(writer: dcp.FsspecWriter) -> Any:
     return writer.fs.fs  # type: ignore[attr-defined] # declared as its base, which has none
 
 
@@ -294,8 +293,8 @@ def test_8_stock_runs_code_of_a_crafted_metadata(tmp_path: Path) -> None:
 
 @stock
 def test_8_stock_runs_code_of_a_crafted_entry(tmp_path: Path) -> None:
-    dcp.save({"x": _Touch(tmp_path / "ran")}, storage_writer=FsspecWriter(f"{tmp_path}/c"))
-    dcp.load({"x": None}, storage_reader=FsspecReader(f"{tmp_path}/c"))
+    dcp.save({"x": _Touch(tmp_path / "ran")}, storage_writer=dcp.FsspecWriter(f"{tmp_path}/c"))
+    dcp.load({"x": None}, storage_reader=dcp.FsspecReader(f"{tmp_path}/c"))
     assert (tmp_path / "ran").exists()
 
 
@@ -305,7 +304,7 @@ def test_8_engine_runs_no_code(tmp_path: Path) -> None:
         engine.load(zeros(), str(tmp_path))
     with pytest.raises(CheckpointCorrupted, match="allow-list"):
         engine.verify(str(tmp_path))
-    dcp.save({"x": _Touch(tmp_path / "ran")}, storage_writer=FsspecWriter(f"{tmp_path}/c"))
+    dcp.save({"x": _Touch(tmp_path / "ran")}, storage_writer=dcp.FsspecWriter(f"{tmp_path}/c"))
     with pytest.raises(StateMismatch, match=r"mkdir.*allow-list"):
         engine.load({"x": None}, f"{tmp_path}/c")
     with pytest.raises(BaseException, match="allow-list"):
@@ -325,7 +324,7 @@ def _flip(folder: Path) -> None:
 
 @stock
 def test_9_stock_loads_a_flipped_byte_without_a_word(tmp_path: Path) -> None:
-    dcp.save(state(), storage_writer=FsspecWriter(str(tmp_path)))
+    dcp.save(state(), storage_writer=dcp.FsspecWriter(str(tmp_path)))
     _flip(tmp_path)
     found = stock_load(str(tmp_path))
     assert any(not tensor.equal(torch.ones(5000)) for tensor in found.values())
@@ -362,7 +361,7 @@ def test_10_stock_syncs_the_node_or_does_not_sync_the_file(
     """Up to torch 2.13 os.sync() for what has no descriptor; since then a warning, and nothing is synced."""
     synced: list[int] = []
     monkeypatch.setattr(os, "sync", lambda: synced.append(1))
-    dcp.save(state(), storage_writer=FsspecWriter(f"memory://{tmp_path.name}"))
+    dcp.save(state(), storage_writer=dcp.FsspecWriter(f"memory://{tmp_path.name}"))
     assert synced or any("fsync not supported" in str(warning.message) for warning in recwarn)
 
 
@@ -449,7 +448,7 @@ def test_14_stock_seeks_from_the_end_in_the_wrong_direction() -> None:
 
 
 def test_14_engine_decodes_stock_items_without_that_view(tmp_path: Path) -> None:
-    dcp.save({"x": {"nested": [1, 2]}, "t": torch.ones(3)}, storage_writer=FsspecWriter(str(tmp_path)))
+    dcp.save({"x": {"nested": [1, 2]}, "t": torch.ones(3)}, storage_writer=dcp.FsspecWriter(str(tmp_path)))
     found = {"x": {"nested": [0, 0]}, "t": torch.zeros(3)}
     engine.load(found, str(tmp_path))
     assert found["x"] == {"nested": [1, 2]}

@@ -4,7 +4,7 @@ import copyreg
 import hashlib
 import io
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import torch
@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
     MetadataIndex,
+    TensorProperties,
 )
 
 from dcp_worker.engine.errors import CheckpointCorrupted
@@ -29,7 +30,6 @@ _ALLOWED: Final = frozenset(
         (f"{_DCP}.metadata", "TensorStorageMetadata"),
         (f"{_DCP}.metadata", "BytesStorageMetadata"),
         (f"{_DCP}.metadata", "ChunkStorageMetadata"),
-        (f"{_DCP}.metadata", "TensorProperties"),
         (f"{_DCP}.metadata", "StorageMeta"),
         (f"{_DCP}.metadata", "_MEM_FORMAT_ENCODING"),
         (f"{_DCP}.filesystem", "_StorageInfo"),
@@ -45,12 +45,26 @@ _ALLOWED: Final = frozenset(
 """All that stock writers of torch 2.3 and later put into `.metadata`, dtypes aside."""
 
 
+_PROPERTIES: Final = 5
+"""What every torch keeps of a tensor's properties. Since 2.15 there are strides, too, on which earlier ones choke."""
+
+
+class _Properties(TensorProperties):
+    """Becomes TensorProperties once its state is there, of which the running torch may know less."""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        super().__setstate__(state[: len(fields(TensorProperties))])  # type: ignore[no-untyped-call]
+        self.__class__ = TensorProperties  # type: ignore[assignment]
+
+
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - pickle's own signature
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
         if (module, name) == ("builtins", "getattr"):
             return _member
+        if (module, name) == (f"{_DCP}.metadata", "TensorProperties"):
+            return _Properties
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which is not on the allow-list")
         # What Python 3.13 calls pathlib._local is pathlib elsewhere.
@@ -87,7 +101,7 @@ class _Pickler(pickle.Pickler):
     """Writes the classes of which there are millions as calls of their constructors: faster, and half the size.
 
     Names, paths, offsets and sizes come from many ranks: those that are equal are written once. A Written becomes what
-    stock readers know.
+    stock readers know, of any release.
     """
 
     def __init__(self, file: io.BytesIO) -> None:
@@ -104,10 +118,15 @@ class _Pickler(pickle.Pickler):
         def place(of: Written) -> tuple[Any, ...]:
             return _StorageInfo, (once(of.relative_path, of.relative_path), of.offset, of.length)
 
+        def properties(of: TensorProperties) -> tuple[Any, ...]:
+            new = copyreg.__newobj__  # type: ignore[attr-defined] # pickle has an opcode for it
+            return new, (TensorProperties,), of.__getstate__()[:_PROPERTIES]  # type: ignore[no-untyped-call]
+
         self.dispatch_table = copyreg.dispatch_table | {
             MetadataIndex: index,
             ChunkStorageMetadata: chunk,
             Written: place,
+            TensorProperties: properties,
         }
 
 
