@@ -134,6 +134,18 @@ def test_state_mismatch(tmp_path: Path) -> None:
         engine.load({"a": torch.zeros(4)}, url)
 
 
+def test_a_rank_without_a_shard_finds_nested_values(tmp_path: Path) -> None:
+    """DCP's own planner takes the checkpoint for one of torch 2.3 there, and looks for another name."""
+    from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+
+    url = str(tmp_path / "checkpoint")
+    values(run_ranks(2, programs.save_unsharded, url))
+    assert values(run_ranks(2, programs.load_unsharded, url)) == [(3, [[3.0] * 4]), (3, [])]
+    for result in run_ranks(2, programs.load_unsharded, url, DefaultLoadPlanner()):
+        assert isinstance(result.error, StateMismatch)
+        assert "Missing key in checkpoint state_dict: extra." in str(result.error)
+
+
 def _for_fsspec(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if not options:
         return url, {}

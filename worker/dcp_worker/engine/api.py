@@ -10,7 +10,7 @@ from os import PathLike, fspath
 from typing import Any, Protocol, TypeVar
 
 import torch.distributed as dist
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner
 from torch.distributed.checkpoint.stateful import Stateful
 from torch.distributed.checkpoint.storage import WriteResult
@@ -19,6 +19,7 @@ from dcp_worker.contract import CheckpointInfo, Origin
 from dcp_worker.engine import commit
 from dcp_worker.engine.errors import CheckpointReplaced, EngineError, StateMismatch, translate
 from dcp_worker.engine.meter import Progress
+from dcp_worker.engine.planner import ByNameLoadPlanner
 from dcp_worker.engine.ranks import PATIENCE_SECONDS, Ranks
 from dcp_worker.engine.reader import CheckpointReader
 from dcp_worker.engine.store import MEMORY_LIMIT
@@ -141,9 +142,9 @@ def load(
     )
     values = {key: plain(state_dict[key]) for key in sorted(state_dict)}
     try:
-        _load(ranks, reader, planner or DefaultLoadPlanner(), values)
+        _load(ranks, reader, planner or ByNameLoadPlanner(), values)
     except CheckpointReplaced:
-        _load(ranks, reader, planner or DefaultLoadPlanner(), values)
+        _load(ranks, reader, planner or ByNameLoadPlanner(), values)
     for key, value in values.items():
         if isinstance(state_dict[key], Stateful):
             state_dict[key].load_state_dict(value)
