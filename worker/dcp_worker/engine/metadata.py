@@ -42,7 +42,7 @@ _ALLOWED: Final = frozenset(
         ("pathlib._local", "PurePosixPath"),
     }
 )
-"""All that stock writers of torch 2.3 and later put into `.metadata`, dtypes aside."""
+"""All that stock writers of torch 2.3 and later put into `.metadata`, dtypes and TensorProperties aside."""
 
 
 _PROPERTIES: Final = 5
