@@ -178,10 +178,11 @@ def test_parts_that_broke_off_are_sent_again(
     store: Store, proxy: toxiproxy.Proxy, toxic: str, how: dict[str, int]
 ) -> None:
     strike = Strike("mid-part", partial(proxy.add, toxic, stream="upstream", **how), times=4)
-    gone = Gone(proxy)
     before = len(store.gateway.requests())
     with going_on(programs.save_large, store.url, proxy.server.options, 2, strike) as saving:
-        until(lambda: gone.count() >= 3 and proxy.toxics() == [toxic], "broken connections", seconds=20)
+        until(lambda: proxy.toxics() == [toxic], "the first strike", seconds=60)
+        gone = Gone(proxy)
+        until(lambda: gone.count() >= 3, "broken connections", seconds=20)
         proxy.remove(toxic, stream="upstream")
     values(saving.result())
     sent = [one.uri for one in store.gateway.requests()[before:] if one.operation == "s3_UploadPart"]
@@ -205,12 +206,12 @@ def test_parts_that_break_off_every_time_leave_the_old_checkpoint_and_nothing_el
 
 def test_a_stall_is_noticed_and_ridden_out(store: Store, proxy: toxiproxy.Proxy) -> None:
     strike = Strike("mid-part", partial(proxy.add, "timeout", stream="upstream", timeout=0), times=4)
-    gone = Gone(proxy)
     options = proxy.server.options | {"read_timeout": 1}
     with going_on(programs.save_large, store.url, options, 2, strike) as saving:
         # The proxy holds every connection for as long as it takes: it is the ranks that give up on them.
+        until(lambda: proxy.toxics() == ["timeout"], "the stall", seconds=60)
+        gone = Gone(proxy)
         until(lambda: gone.count() > 0, "a rank that gives up on a connection", seconds=20)
-        assert proxy.toxics() == ["timeout"]
         proxy.remove("timeout", stream="upstream")
     values(saving.result())
     assert store.tidy()
@@ -233,11 +234,11 @@ def test_a_stall_without_end_is_an_error_in_time(store: Store, proxy: toxiproxy.
 
 def test_a_stall_under_a_load_is_noticed_and_ridden_out(store: Store, proxy: toxiproxy.Proxy) -> None:
     strike = Strike("reading", partial(proxy.add, "timeout", timeout=0))
-    gone = Gone(proxy)
     options = proxy.server.options | {"read_timeout": 1}
     with going_on(programs.load_large, store.url, options, 1, strike) as loading:
+        until(lambda: proxy.toxics() == ["timeout"], "the stall", seconds=60)
+        gone = Gone(proxy)
         until(lambda: gone.count() > 0, "a rank that gives up on a connection", seconds=20)
-        assert proxy.toxics() == ["timeout"]
         proxy.remove("timeout")
     values(loading.result())
 
