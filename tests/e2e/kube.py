@@ -104,6 +104,16 @@ class Kube:
         items: list[Body] = json.loads(self("get", "events", "-o", "json", "--field-selector", field))["items"]
         return sorted(items, key=lambda event: str(event["firstTimestamp"]))
 
+    def heard(self, name: str, reason: str) -> list[Body]:
+        """Wait until there is an event of that reason about a Checkpoint; return all about it. Events come late."""
+
+        def named(events: list[Body]) -> bool:
+            return any(each["reason"] == reason for each in events)
+
+        events: list[Body] = until(lambda: self.events(name), named, f"event {reason} of {name}", 20)
+        assert all(len(each["message"]) <= 1024 for each in events)
+        return events
+
     def within(self, namespace: str) -> "Kube":
         """Return the same in another namespace."""
         return Kube(self.kubeconfig, namespace)

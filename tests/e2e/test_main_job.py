@@ -63,4 +63,4 @@ def test_minilm_saved_by_two_pods_loads_on_three_ranks_and_is_not_overwritten(ku
     assert refused["conflict"]["origin"]["name"] == "save"
     assert refused["attempts"] == 1
     assert digests(facts, path) == before
-    assert [event["reason"] for event in kube.events("again")][-1] == "OverwriteConflict"
+    kube.heard("again", "OverwriteConflict")

@@ -298,16 +298,7 @@ def test_reason(name: str, space: Kube, facts: Facts) -> None:
         assert status["failure"][key] == value
     stalled = "True" if case.phase in {"Failed", "Conflict"} else "False"
     assert condition(status, "Stalled")["status"] == stalled
-    heard(space, name, case.reason)
-
-
-def heard(kube: Kube, name: str, reason: str) -> list[Body]:
-    """Wait until there is an event of that reason; return all of that Checkpoint."""
-    events: list[Body] = until(
-        lambda: kube.events(name), lambda seen: any(each["reason"] == reason for each in seen), "event", 20
-    )
-    assert all(len(each["message"]) <= 1024 for each in events)
-    return events
+    space.heard(name, case.reason)
 
 
 def test_unschedulable_is_shown_while_it_waits(kube: Kube, facts: Facts) -> None:
@@ -317,7 +308,7 @@ def test_unschedulable_is_shown_while_it_waits(kube: Kube, facts: Facts) -> None
     assert status["phase"] == "Starting"
     assert "didn't match Pod's node affinity/selector" in condition(status, "Ready")["message"]
     assert condition(status, "Reconciling")["status"] == "True"
-    heard(kube, "waits", "Unschedulable")
+    kube.heard("waits", "Unschedulable")
 
 
 def test_a_pod_that_is_deleted_is_a_lost_worker(kube: Kube, facts: Facts) -> None:
@@ -329,7 +320,7 @@ def test_a_pod_that_is_deleted_is_a_lost_worker(kube: Kube, facts: Facts) -> Non
     kube("delete", "pod", victim, "--grace-period=0", "--force")
     status = kube.until_phase("lost", "Failed", seconds=150)
     assert status["reason"] == "WorkerLost"
-    heard(kube, "lost", "WorkerLost")
+    kube.heard("lost", "WorkerLost")
 
 
 def test_an_evicted_pod_costs_no_attempt(kube: Kube, facts: Facts) -> None:
@@ -355,7 +346,7 @@ def test_queued_until_the_queue_admits_it(kube: Kube, facts: Facts) -> None:
     job = kube.get("job", status["jobRef"]["name"])
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
     assert job["spec"]["suspend"] is True
-    assert [each["reason"] for each in kube.events("queued")] == ["Queued"]
+    assert [each["reason"] for each in kube.heard("queued", "Queued")] == ["Queued"]
     # What Kueue does when it admits a workload.
     kube("patch", "job", job["metadata"]["name"], "--type=merge", "-p", '{"spec": {"suspend": false}}')
     assert kube.until_phase("queued", "Succeeded", "Failed", seconds=90)["reason"] == "Saved"
@@ -366,5 +357,5 @@ def test_a_node_that_dies_costs_no_attempt(space: Kube) -> None:
     status = space.until_phase("node", "Succeeded", seconds=400)
     assert (status["reason"], status["retries"].get("failed", 0)) == ("Saved", 0)
     assert status["attempts"] == 3, "the lost one, a look for its commit, and one elsewhere"
-    said = [each["message"] for each in heard(space, "node", "WorkerLost")]
+    said = [each["message"] for each in space.heard("node", "WorkerLost")]
     assert any(f"on node {GHOST} was disrupted" in message for message in said), said
