@@ -24,9 +24,13 @@ from dcp_operator.kube.api import (
 )
 from dcp_operator.kube.cache import Cache, Key
 from dcp_operator.kube.claims import Claims
+from dcp_operator.kube.cluster import Cluster
+from dcp_operator.kube.job import Builder
+from dcp_operator.kube.poster import Poster
 from dcp_operator.kube.progress import ProgressReader, last_progress
-from dcp_operator.kube.reconcile import Reconciler
+from dcp_operator.kube.reconcile import LATER, Reconciler
 
+NOW = "2026-11-24T12:00:00Z"
 TERMINATING = {"message": "being terminated", "details": {"causes": [{"reason": "NamespaceTerminating"}]}}
 
 
@@ -158,3 +162,48 @@ def test_a_spec_that_can_not_be_parsed_claims_nothing() -> None:
     broken = save("broken", "s3a://bucket/a")
     claims.note(Key("team", "broken"), broken)
     assert isinstance(claims.parsed(Key("team", "broken"), broken), SpecError)
+
+
+class Written(Cluster):
+    """A cluster that takes every write and notes it."""
+
+    def __init__(self) -> None:
+        unused: Any = None
+        super().__init__(unused)
+        object.__setattr__(self, "seen", [])
+
+    async def _send(self, request: Request) -> bytes:
+        seen: list[str] = self.__dict__["seen"]
+        seen.append(f"{request.method} {request.path.split('/')[-1]}")
+        metadata = (request.body or {})["metadata"]
+        version = {"uid": f"uid-of-{metadata['name']}", "resourceVersion": str(len(seen) + 1), "creationTimestamp": NOW}
+        return json.dumps({"metadata": metadata | version}).encode()
+
+
+@pytest.mark.parametrize(
+    ("busy", "writes"),
+    [
+        pytest.param([], ["POST networkpolicies", "POST jobs", "PUT status"], id="alone"),
+        pytest.param(["another"], ["POST networkpolicies", "POST jobs"], id="while others wait"),
+        pytest.param(["another", ""], ["POST networkpolicies", "POST jobs", "PUT status"], id="and told afterwards"),
+    ],
+)
+def test_in_a_burst_jobs_come_before_what_is_said_of_them(busy: list[str], writes: list[str]) -> None:
+    cluster, cache, claims, key = Written(), Cache(), Claims(), Key("team", "one")
+    waiting = list(busy) or [""]
+    progress = ProgressReader(cluster, lambda _: None)
+    poster = Poster(cluster, lambda: True)
+    builder = Builder(image="worker")
+    reconciler = Reconciler(cluster, cache, claims, builder, progress, poster, lambda: bool(waiting[0]))
+
+    async def scenario() -> None:
+        reconciler.take(CHECKPOINTS, {**save("one"), "metadata": save("one")["metadata"] | {"creationTimestamp": NOW}})
+        while True:
+            later = await reconciler(key)
+            assert (later == LATER) is bool(waiting[0])
+            if len(waiting) == 1:
+                break
+            waiting.pop(0)
+
+    asyncio.run(scenario())
+    assert cluster.__dict__["seen"] == writes

@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 SOONEST: Final = 0.02
 """Seconds between two reconciles of one Checkpoint, at least."""
+LATER: Final = 5.0
+"""Seconds that a new Job stands in no status, at most, while other Checkpoints wait for theirs."""
 
 
 def _utc_now() -> datetime:
@@ -62,6 +64,7 @@ class Reconciler:
         builder: Makes the objects of an attempt.
         progress: Reads the logs of running attempts.
         poster: Posts events.
+        busy: Says whether other Checkpoints wait.
         now: The clock.
     """
 
@@ -71,6 +74,7 @@ class Reconciler:
     builder: Builder
     progress: ProgressReader
     poster: Poster
+    busy: Callable[[], bool] = field(default=lambda: False)
     now: Callable[[], datetime] = field(default=_utc_now)
 
     async def __call__(self, key: Key) -> float | None:
@@ -109,6 +113,10 @@ class Reconciler:
             await self._create(key, body, decision)
         except (NameTakenError, RefusedError) as error:
             decision = self._refused(key, body, decision, error)
+        else:
+            if self.busy() and any(isinstance(action, CreateAttempt) for action in decision.actions):
+                # In a burst work starts first and is told afterwards: the next look finds the Job, as after a crash.
+                return LATER
         body = await self._write(body, decision)
         for action in decision.actions:
             if isinstance(action, DeleteAttempt):

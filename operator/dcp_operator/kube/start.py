@@ -9,10 +9,10 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from dcp_operator.kube.api import CHECKPOINTS, JOBS, PODS, ApiError
+from dcp_operator.kube.api import ApiError, Resource
 from dcp_operator.kube.cache import Key
 from dcp_operator.kube.cluster import Cluster
-from dcp_operator.kube.handlers import selector, take_up
+from dcp_operator.kube.handlers import WATCHED, selector, take_up
 from dcp_operator.kube.queue import WorkQueue
 from dcp_operator.kube.reconcile import Reconciler
 
@@ -36,8 +36,10 @@ async def fill(reconciler: Reconciler, queue: WorkQueue[Key], namespaces: Sequen
 
 
 async def _listed(cluster: Cluster, reconciler: Reconciler, namespaces: Sequence[str | None]) -> None:
-    # Checkpoints last: what is known of one is then complete.
-    for resource in (JOBS, PODS, CHECKPOINTS):
+    async def take_all(resource: Resource) -> None:
         for namespace in namespaces:
             async for body in cluster.list_bodies(resource, namespace, selector(resource)):
                 reconciler.take(resource, body)
+
+    # At once: while the API server makes the next page of one, a page of another is taken in.
+    await asyncio.gather(*(take_all(resource) for resource in WATCHED))
