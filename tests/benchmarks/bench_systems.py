@@ -40,24 +40,22 @@ def _engine_load(rank: int, url: str, options: dict[str, Any], state: State) -> 
 
 def _stock(threads: int) -> System:
     def save(rank: int, url: str, options: dict[str, Any], state: State) -> None:
-        from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
         from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
         import stock_dcp as dcp
 
         del rank
         local = FileSystemWriter(url, thread_count=threads) if "://" not in url else None
-        dcp.save(state, storage_writer=local or FsspecWriter(url, thread_count=threads, **_for_s3fs(options)))
+        dcp.save(state, storage_writer=local or dcp.FsspecWriter(url, thread_count=threads, **_for_s3fs(options)))
 
     def load(rank: int, url: str, options: dict[str, Any], state: State) -> None:
-        from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
         from torch.distributed.checkpoint.filesystem import FileSystemReader
 
         import stock_dcp as dcp
 
         del rank
         dcp.load(
-            state, storage_reader=FsspecReader(url, **_for_s3fs(options)) if "://" in url else FileSystemReader(url)
+            state, storage_reader=dcp.FsspecReader(url, **_for_s3fs(options)) if "://" in url else FileSystemReader(url)
         )
 
     return System(f"stock DCP, thread_count={threads}", save, load)
