@@ -66,7 +66,11 @@ def run(case: Case, repeats: int, folder: Path) -> list[dict[str, Any]]:
                 per_rank = values(
                     run_ranks(case.ranks, systems.measure, system.name, place, options, case.megabytes, timeout=900)
                 )
-                found.setdefault(_family(system), []).append(_whole(per_rank))
+                whole = _whole(per_rank)
+                if system in systems.RAW[1:]:
+                    # They load in other ways and save in the same: three times as many tries would flatter the limit.
+                    whole = {key: value for key, value in whole.items() if not key.startswith("save")}
+                found.setdefault(_family(system), []).append(whole)
                 shutil.rmtree(data)
                 data.mkdir()
             print(f"{case.name}: repeat {repeat + 1} of {repeats}", flush=True)
@@ -107,7 +111,8 @@ def _whole(per_rank: list[dict[str, float]]) -> dict[str, float]:
 
 def _row(case: Case, name: str, runs: list[dict[str, float]]) -> dict[str, Any]:
     size = case.megabytes * MEBI
-    best = {key: min(run[key] for run in runs) for key in runs[0]}
+    samples = {key: [run[key] for run in runs if key in run] for key in runs[0]}
+    best = {key: min(runs_of) for key, runs_of in samples.items()}
     return {
         "case": case.name,
         "system": name,
@@ -115,9 +120,9 @@ def _row(case: Case, name: str, runs: list[dict[str, float]]) -> dict[str, Any]:
         "load_MBps": round(size / 1e6 / best["load_seconds"]),
         "save_cpu_s_per_GiB": round(best["save_cpu"] * 1024 * MEBI / size, 2),
         "load_cpu_s_per_GiB": round(best["load_cpu"] * 1024 * MEBI / size, 2),
-        "peak_extra_MiB": round(max(run[what] for run in runs for what in ("save_peak", "load_peak")) / MEBI),
-        "save_MBps_runs": sorted(round(size / 1e6 / run["save_seconds"]) for run in runs),
-        "load_MBps_runs": sorted(round(size / 1e6 / run["load_seconds"]) for run in runs),
+        "peak_extra_MiB": round(max(samples["save_peak"] + samples["load_peak"]) / MEBI),
+        "save_MBps_runs": sorted(round(size / 1e6 / seconds) for seconds in samples["save_seconds"]),
+        "load_MBps_runs": sorted(round(size / 1e6 / seconds) for seconds in samples["load_seconds"]),
     }
 
 
