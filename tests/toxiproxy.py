@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from cluster.processes import DIE_WITH_PARENT
 from s3_server import S3Server, free_port
 
 _ESTABLISHED: Final = "01"
 """State of a socket in /proc/net/tcp."""
-_WITH_PARENT: Final = ("setpriv", "--pdeathsig", "KILL")
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ def before(server: S3Server) -> Iterator[Proxy]:
     from cluster.builds import program
 
     port, listen = free_port(), free_port()
-    command = [*_WITH_PARENT, str(program("toxiproxy-server")), "-host", "127.0.0.1", "-port", str(port)]
+    command = [*DIE_WITH_PARENT, str(program("toxiproxy-server")), "-host", "127.0.0.1", "-port", str(port)]
     if not shutil.which(command[0]):
-        command = command[len(_WITH_PARENT) :]
+        command = command[len(DIE_WITH_PARENT) :]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     proxy = Proxy(f"http://127.0.0.1:{port}", S3Server(f"http://127.0.0.1:{listen}", server.bucket))
     upstream = urlsplit(server.endpoint).netloc

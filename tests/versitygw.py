@@ -19,11 +19,10 @@ import pytest
 import s3_server
 from cluster.builds import program
 from cluster.places import cache_dir
-from cluster.processes import until
+from cluster.processes import DIE_WITH_PARENT, until
 from cluster.versions import PROGRAMS
 from s3_server import S3Server
 
-DIE_WITH_PARENT: Final = ("setpriv", "--pdeathsig", "KILL")
 _COUNTER: Final = re.compile(r"versitygw\.(\w+),\S*\baction=GetObject\b[^:]*:(\d+)\|c")
 
 

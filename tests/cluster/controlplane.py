@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from cluster.builds import programs
 from cluster.kubectl import Kubectl
-from cluster.processes import Processes, run
+from cluster.processes import DIE_WITH_PARENT, Processes, run
 from cluster.versions import API, CLUSTER
 
 LOOPBACK: Final = "127.0.0.1"
@@ -179,7 +179,7 @@ def api_server(*, controllers: bool = True) -> Iterator[ControlPlane]:
     """Run an API server of one's own on free loopback ports, and remove all of it at the end."""
     folder = Path(tempfile.mkdtemp(prefix="dcp-operator-api-"))
     # A test run that is killed can't clean up: its death ends the programs.
-    processes = Processes(folder, ["setpriv", "--pdeathsig", "KILL"])
+    processes = Processes(folder, DIE_WITH_PARENT)
     etcd_port, port = _free_ports()
     plane = ControlPlane(folder, processes, port=port, etcd_port=etcd_port)
     try:

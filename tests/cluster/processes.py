@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 WAIT_SECONDS = 60.0
+DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
+"""Before a command: it must not outlive a test run that was killed."""
 
 
 class NotReadyError(Exception):

@@ -12,11 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from cluster.processes import DIE_WITH_PARENT
 from e2e.kube import until
 from s3_server import free_port
 
 TICKS = os.sysconf("SC_CLK_TCK")
-DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -47,7 +47,6 @@ class OperatorProcess:
 
     def start(self) -> None:
         """Start it; it need not be in service yet."""
-        # It must not outlive a test run that was killed.
         command = [*DIE_WITH_PARENT, sys.executable, "-m", "dcp_operator"]
         command += ["--worker-image", "worker", "--lease-namespace", "default"]
         environment = os.environ | {"KUBECONFIG": str(self.kubeconfig)}
