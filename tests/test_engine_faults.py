@@ -186,6 +186,18 @@ def test_a_stall_ends_with_the_read_timeout(flaky: flaky_proxy.FlakyProxy, tmp_p
     assert flaky.faults == ["stall"]
 
 
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_a_range_is_asked_for_as_often_as_the_options_say(
+    flaky: flaky_proxy.FlakyProxy, tmp_path: Path, attempts: int
+) -> None:
+    url = flaky.server.url(tmp_path.name)
+    engine.save(state(1), url, storage_options=flaky.server.options)
+    flaky.rule = lambda method, path: "reset" if method == "GET" and "distcp" in path else None
+    with pytest.raises(StorageUnavailable):
+        loaded(url, flaky.server.options | {"max_attempts": attempts})
+    assert flaky.faults == ["reset"] * attempts
+
+
 def test_a_store_that_stays_sick_is_unavailable_and_nothing_remains(
     flaky: flaky_proxy.FlakyProxy, s3: s3_server.S3Server, tmp_path: Path
 ) -> None:

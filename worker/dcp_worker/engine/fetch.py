@@ -96,7 +96,7 @@ class Fetcher:
         def one(request: Request) -> None:
             if not stop.is_set():
                 # The HTTP client tries again until the first byte of an answer; an answer that breaks off is ours.
-                retried(partial(self._one, request))
+                retried(partial(self._one, request), self._store.attempts)
                 moved(sum(read.stop - read.start for read in request.reads))
 
         with ThreadPoolExecutor(self._threads, thread_name_prefix="dcp-read") as pool:
@@ -137,6 +137,6 @@ def _read(store: Store, path: str, start: int, length: int) -> bytes:
         return bytes(data)
 
     try:
-        return retried(once)
+        return retried(once, store.attempts)
     except EOFError:
         raise CheckpointCorrupted(path, f"ends before byte {start + length}") from None

@@ -11,6 +11,7 @@ from typing import Any
 import fsspec
 
 from dcp_worker.engine.errors import StaleVersion
+from dcp_worker.engine.retry import TRIES
 from dcp_worker.engine.store import BEST_EFFORT, Blob, Buffer, Entry, copied
 
 
@@ -21,6 +22,7 @@ class FsspecStore:
         self.url = url
         self.writers = 1
         self.readers = 4
+        self.attempts = TRIES
         self._fs, self._root = fsspec.core.url_to_fs(url.rstrip("/"), **options)
 
     def read(self, path: str, *, tail: int | None = None) -> Blob:

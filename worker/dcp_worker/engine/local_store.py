@@ -16,6 +16,7 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from dcp_worker.engine.errors import InvalidOption, StaleVersion
+from dcp_worker.engine.retry import TRIES
 from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, Blob, Buffer, Entry
 
 _FLUSH_BYTES: Final = 32 << 20
@@ -34,6 +35,7 @@ class LocalStore:
         self.root = _path_of(url)
         # Nothing here waits for a network: more threads than processors only get in one another's way.
         self.writers = self.readers = min(_STREAMS, len(os.sched_getaffinity(0)))
+        self.attempts = TRIES
         self._links = True
 
     def read(self, path: str, *, tail: int | None = None) -> Blob:

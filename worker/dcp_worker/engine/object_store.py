@@ -39,7 +39,7 @@ class ObjectStore:
         self.url = url
         self.writers = 1  # the parts of one upload travel at once
         self.readers = 16
-        self._attempts = options.attempts
+        self.attempts = options.attempts
         self._bucket = (urlsplit(url).netloc, str(options.config.get("endpoint", "")))
         self._store: Any = from_url(
             url.rstrip("/"), config=options.config, client_options=options.client, retry_config=options.retry
@@ -106,7 +106,7 @@ class ObjectStore:
         if not paths:
             return
         try:
-            retried(lambda: obstore.delete(self._store, paths), self._attempts)
+            retried(lambda: obstore.delete(self._store, paths), self.attempts)
         except FileNotFoundError:
             for path in paths:
                 self._delete_one(path)
@@ -123,9 +123,9 @@ class ObjectStore:
     def _try_guard(self) -> str:
         path = f"data-probe-{uuid.uuid4().hex}/probe"
         with suppress(FileExistsError):  # an earlier try whose answer got lost
-            retried(lambda: self._create(path, b""), self._attempts)
+            retried(lambda: self._create(path, b""), self.attempts)
         try:
-            retried(lambda: self._create(path, b""), self._attempts)
+            retried(lambda: self._create(path, b""), self.attempts)
         except FileExistsError:
             return ATOMIC
         finally:
@@ -148,7 +148,7 @@ class ObjectStore:
                 raise
 
         try:
-            retried(attempt, self._attempts)
+            retried(attempt, self.attempts)
         except (FileExistsError, StaleVersion) as refusal:
             if not unanswered:
                 raise

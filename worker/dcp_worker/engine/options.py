@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from dcp_worker.contract import STORAGE_OPTIONS
 from dcp_worker.engine.errors import InvalidOption
 from dcp_worker.engine.http_range import Network
+from dcp_worker.engine.retry import TRIES
 
 OBJECT_PROTOCOLS: Final = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
 _CANONICAL: Final = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "": "file", "local": "file"}
@@ -35,7 +36,6 @@ _CONNECT_SECONDS: Final = 10.0
 _READ_SECONDS: Final = 30.0
 _ANSWER_SECONDS: Final = 120.0
 """For an upload, whose parts share the line: twelve of 8 MiB get through in that time at 1 MB/s."""
-_ATTEMPTS: Final = 6
 _RETRY_SECONDS: Final = 180.0
 
 
@@ -47,7 +47,7 @@ class ObstoreOptions:
     client: dict[str, Any] = field(default_factory=dict)
     retry: dict[str, Any] = field(default_factory=dict)
     network: Network = field(default_factory=lambda: Network(_CONNECT_SECONDS, _READ_SECONDS))
-    attempts: int = _ATTEMPTS
+    attempts: int = TRIES
     anonymous: bool = False
     proxied: bool = False
 
@@ -80,7 +80,7 @@ def for_obstore(protocol: str, options: Mapping[str, Any]) -> ObstoreOptions:
         config.setdefault("region", os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1")
         # Every byte carries our own crc32c; a second digest, sha256 of each part, would cost more than the wire.
         config["unsigned_payload"] = True
-    attempts = int(options.get("max_attempts", _ATTEMPTS))
+    attempts = int(options.get("max_attempts", TRIES))
     return ObstoreOptions(
         config=config,
         client=_client(options),
@@ -115,7 +115,7 @@ def for_botocore(options: Mapping[str, Any]) -> dict[str, Any]:
         s3={"addressing_style": style},
         connect_timeout=float(options.get("connect_timeout", _CONNECT_SECONDS)),
         read_timeout=float(options.get("read_timeout", _READ_SECONDS)),
-        retries={"total_max_attempts": int(options.get("max_attempts", _ATTEMPTS)), "mode": "standard"},
+        retries={"total_max_attempts": int(options.get("max_attempts", TRIES)), "mode": "standard"},
         proxies={"http": options["proxy_url"], "https": options["proxy_url"]} if "proxy_url" in options else None,
         signature_version=UNSIGNED if options.get("anon") else None,
     )

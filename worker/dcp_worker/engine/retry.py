@@ -7,14 +7,15 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_afte
 
 from dcp_worker.engine.errors import StorageUnavailable, translate
 
-_TRIES: Final = 6
+TRIES: Final = 6
+"""Tries of one step in all, where nobody says otherwise."""
 _PAUSE_SECONDS: Final = 0.2
 _LONGEST_PAUSE_SECONDS: Final = 10.0
 _ALL_SECONDS: Final = 180.0
 _T = TypeVar("_T")
 
 
-def retried(step: Callable[[], _T], tries: int = _TRIES) -> _T:
+def retried(step: Callable[[], _T], tries: int = TRIES) -> _T:
     """Run a step that may be run twice, again where the store was unavailable; other errors are raised at once."""
     retrying = Retrying(
         stop=stop_after_attempt(tries) | stop_after_delay(_ALL_SECONDS),

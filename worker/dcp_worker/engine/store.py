@@ -51,6 +51,8 @@ class Store(Protocol):
     """Files that one rank best writes at once."""
     readers: int
     """Ranges that one rank best reads at once."""
+    attempts: int
+    """Tries of one `fill` in all; its caller makes them, since what was filled before is filled anew."""
 
     def read(self, path: str, *, tail: int | None = None) -> Blob:
         """Return a small file, or its last `tail` bytes, as it is now: past any cache."""
