@@ -198,6 +198,12 @@ def test_a_range_is_asked_for_as_often_as_the_options_say(
     assert flaky.faults == ["reset"] * attempts
 
 
+def test_a_bucket_that_is_not_there_is_no_checkpoint_that_is_not_there(s3: s3_server.S3Server) -> None:
+    for attempt in (loaded, lambda url, options: engine.find(url, storage_options=options)):
+        with pytest.raises(StorageUnavailable, match="NoSuchBucket"):
+            attempt("s3://nowhere/x", s3.options)
+
+
 def test_a_store_that_stays_sick_is_unavailable_and_nothing_remains(
     flaky: flaky_proxy.FlakyProxy, s3: s3_server.S3Server, tmp_path: Path
 ) -> None:

@@ -289,6 +289,7 @@ def test_files_are_split_at_the_limit() -> None:
         (OSError(5, "Input/output error"), Reason.STORAGE_UNAVAILABLE),
         (RuntimeError("<Code>SignatureDoesNotMatch</Code>"), Reason.STORAGE_DENIED),
         (FileNotFoundError("<Code>NoSuchBucket</Code>"), Reason.STORAGE_UNAVAILABLE),
+        (FileNotFoundError("<Code>ContainerNotFound</Code>"), Reason.STORAGE_UNAVAILABLE),
         (RuntimeError("Connection closed by peer"), Reason.WORKER_LOST),
         (KeyError("x"), Reason.RANK_FAILED),
     ],

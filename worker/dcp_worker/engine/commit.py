@@ -113,8 +113,10 @@ def read_snapshot(store: Store) -> Snapshot:
 def _read_metadata(store: Store) -> bytes:
     try:
         return store.read(layout.METADATA).data
-    except FileNotFoundError:
-        raise CheckpointNotFound(store.url) from None
+    except FileNotFoundError as error:
+        if is_missing_file(error):
+            raise CheckpointNotFound(store.url) from None
+        raise
 
 
 def refuse_if_committed(store: Store) -> None:

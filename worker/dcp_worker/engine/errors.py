@@ -251,6 +251,8 @@ _CAUSE: Final = re.compile(rf'message: "([^"]+)"|\b({"|".join(_HTTP_CAUSES)})\b'
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
+_NO_BUCKET: Final = ("NoSuchBucket", "ContainerNotFound", "Account not found")
+
 _TEXTS: Final[tuple[tuple[type[EngineError], tuple[str, ...]], ...]] = (
     (StorageFull, ("QuotaExceeded", "InsufficientStorage", "507 Insufficient", "StorageFull", "XMinioStorageFull")),
     (
@@ -260,7 +262,7 @@ _TEXTS: Final[tuple[tuple[type[EngineError], tuple[str, ...]], ...]] = (
             "401 Unauthorized", "403 Forbidden", "Unable to locate credentials", "AuthenticationFailed",
         ),
     ),
-    (StorageUnavailable, ("NoSuchBucket", "ContainerNotFound", "Account not found")),
+    (StorageUnavailable, _NO_BUCKET),
 )  # fmt: skip
 """What stores write into their answers, whichever library hands them on. The first match wins."""
 
@@ -311,7 +313,12 @@ def _text(exc: BaseException) -> str:
 
 def is_missing_file(exc: BaseException) -> bool:
     """Tell a file that is not there from a whole bucket that is not: libraries raise FileNotFoundError for both."""
-    return isinstance(exc, FileNotFoundError) and "NoSuchBucket" not in str(exc)
+    return isinstance(exc, FileNotFoundError) and not is_missing_bucket(str(exc))
+
+
+def is_missing_bucket(text: str) -> bool:
+    """Tell whether a store's answer says that there is no such bucket, container or account."""
+    return any(mark in text for mark in _NO_BUCKET)
 
 
 def _first_of(ranks: dict[int, tuple[BaseException, Any]], url: str) -> EngineError:

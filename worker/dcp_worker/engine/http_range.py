@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
-from dcp_worker.engine.errors import StorageDenied, StorageUnavailable
+from dcp_worker.engine.errors import StorageDenied, StorageUnavailable, is_missing_bucket
 
 _PIECE: Final = 256 << 10
 """Bytes received between two looks at them; they are still in the processor's cache then."""
@@ -134,7 +134,7 @@ def _check(response: http.client.HTTPResponse, path: str, length: int) -> None:
     text = response.read(2000).decode(errors="replace")
     if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         raise EOFError(path)
-    if response.status == HTTPStatus.NOT_FOUND and "NoSuchBucket" not in text:
+    if response.status == HTTPStatus.NOT_FOUND and not is_missing_bucket(text):
         raise FileNotFoundError(path)
     denied = response.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
     raise (StorageDenied if denied else StorageUnavailable).answered(path, response.status, response.reason, text)
