@@ -7,6 +7,7 @@ obstore tries again what may be sent twice. It gives up at once where no answer 
 delete, so these are tried again here.
 """
 
+import logging
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -20,11 +21,12 @@ from obstore import exceptions
 from obstore.store import from_url
 
 from dcp_worker.engine import http_range
-from dcp_worker.engine.errors import StaleVersion
+from dcp_worker.engine.errors import StaleVersion, StorageDenied, translate
 from dcp_worker.engine.options import ObstoreOptions
 from dcp_worker.engine.retry import retried
 from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, Blob, Buffer, Entry, copied
 
+LOG = logging.getLogger("dcp_worker.engine")
 _PIECE: Final = 64 << 10
 """Bytes of an answer that are handed on together."""
 _CONFLICTS: Final = (exceptions.AlreadyExistsError, exceptions.PreconditionError)
@@ -82,10 +84,17 @@ class ObjectStore:
 
     def fill(self, path: str, offset: int, targets: Iterable[memoryview]) -> Iterator[memoryview]:
         """GET a range straight into the targets; through obstore where requests can't be signed or need a proxy."""
-        if self._direct:
-            yield from self._direct.fill(path, offset, targets)
-            return
         views = list(targets)
+        if direct := self._direct:
+            try:
+                yield from direct.fill(path, offset, views)
+            except (exceptions.BaseError, StorageDenied) as error:
+                # A URL can be signed with some credentials only, and may count for less: obstore's own request tells.
+                if self._direct:
+                    LOG.warning("%s: reads go through obstore, which is slower: %s", self.url, translate(error))
+                self._direct = None
+            else:
+                return
         end = offset + sum(map(len, views))
         try:
             result = obstore.get(self._store, path, options={"range": (offset, end)})
