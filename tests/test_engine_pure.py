@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from dcp_worker.contract import Conflict, Origin, Reason
 from dcp_worker.engine import archive, digest, errors, layout, metadata, options, ranges, record
 from dcp_worker.engine.manifest import Chunk, DataFile, Manifest, Tensor
+from dcp_worker.engine.object_store import ObjectStore
 from dcp_worker.engine.payload import PIECE, Payload, rows
 from dcp_worker.engine.store import open_store
 
@@ -322,12 +323,30 @@ def test_errors_cross_between_ranks_whole() -> None:
             {"server_side_encryption": "aws:kms", "sse_kms_key_id": "k", "addressing_style": "virtual"},
         ),
         ("gs://bucket/key", {"endpoint_url": "http://localhost:4443", "project": "p"}),
+        ("gcs://bucket/key", {}),
         ("az://container/key", {"account_name": "a", "endpoint_url": "http://localhost:10000/a", "max_attempts": 2}),
         ("abfs://container@account.dfs.core.windows.net/key", {"connect_timeout": 3.0}),
     ],
 )
 def test_every_option_is_one_that_obstore_knows(url: str, given_options: dict[str, Any]) -> None:
     assert open_store(url, given_options | {"anon": True}).url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "one", "other"),
+    [
+        ("s3://b/k", {}, {"endpoint_url": "http://localhost:9000"}),
+        ("gs://b/k", {}, {"endpoint_url": "http://localhost:4443"}),
+        ("az://b/k", {"account_name": "a"}, {"account_name": "b"}),
+    ],
+)
+def test_buckets_of_one_name_have_guards_of_their_own(url: str, one: dict[str, Any], other: dict[str, Any]) -> None:
+    def bucket(given: dict[str, Any]) -> tuple[str, ...]:
+        store = open_store(url, {"anon": True, **given})
+        assert isinstance(store, ObjectStore)
+        return store._bucket
+
+    assert bucket(one) == bucket(one) != bucket(other)
 
 
 def test_options_are_translated_and_unknown_ones_refused() -> None:

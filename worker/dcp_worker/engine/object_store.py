@@ -22,7 +22,7 @@ from obstore.store import from_url
 
 from dcp_worker.engine import http_range
 from dcp_worker.engine.errors import StaleVersion, StorageDenied, translate
-from dcp_worker.engine.options import ObstoreOptions
+from dcp_worker.engine.options import ObstoreOptions, protocol_of
 from dcp_worker.engine.retry import retried
 from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, Blob, Buffer, Entry, copied
 
@@ -31,7 +31,10 @@ _PIECE: Final = 64 << 10
 """Bytes of an answer that are handed on together."""
 _CONFLICTS: Final = (exceptions.AlreadyExistsError, exceptions.PreconditionError)
 
-_guards: dict[tuple[str, str], str] = {}
+_PLACES: Final = ("endpoint", "base_url", "account_name")
+"""Options that make of one bucket's name another bucket."""
+
+_guards: dict[tuple[str, ...], str] = {}
 
 
 class ObjectStore:
@@ -42,9 +45,13 @@ class ObjectStore:
         self.writers = 1  # the parts of one upload travel at once
         self.readers = 16
         self.attempts = options.attempts
-        self._bucket = (urlsplit(url).netloc, str(options.config.get("endpoint", "")))
+        place, protocol = urlsplit(url), protocol_of(url)
+        self._bucket = (protocol, place.netloc, *(str(options.config.get(key, "")) for key in _PLACES))
         self._store: Any = from_url(
-            url.rstrip("/"), config=options.config, client_options=options.client, retry_config=options.retry
+            place._replace(scheme=protocol).geturl().rstrip("/"),  # obstore knows one spelling: gs, not gcs
+            config=options.config,
+            client_options=options.client,
+            retry_config=options.retry,
         )  # type: ignore[call-overload]
         plain = options.proxied or options.anonymous or http_range.proxied()
         self._direct = None if plain else http_range.RangedGet(self._sign, options.network)
