@@ -27,6 +27,7 @@ def clean(
 ) -> list[str]:
     """Remove orphans below a checkpoint's URL and abort its stale uploads; return their paths. One process calls it.
 
+    Uploads are found on S3 only. Azure forgets the parts of one after a week; a Google bucket needs a lifecycle rule.
     With `dry_run`, only say what would go.
     """
     try:
