@@ -260,9 +260,11 @@ _TEXTS: Final[tuple[tuple[type[EngineError], tuple[str, ...]], ...]] = (
         (
             "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
             "401 Unauthorized", "403 Forbidden", "Unable to locate credentials", "AuthenticationFailed",
+            "Invalid Access Key", "GCP credential error",
         ),
     ),
     (StorageUnavailable, _NO_BUCKET),
+    (InvalidOption, ("Account must be specified", "Unable to recognise URL", "did not match any known pattern")),
 )  # fmt: skip
 """What stores write into their answers, whichever library hands them on. The first match wins."""
 
