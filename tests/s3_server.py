@@ -94,24 +94,33 @@ def _serving(command: list[str], port: int, bucket: str, *, create: bool = True)
         command, env={**os.environ, **root}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     server = S3Server(f"http://127.0.0.1:{port}", bucket)
-    saved = {key: os.environ.get(key) for key in credentials}
-    os.environ.update(credentials)
     try:
-        _wait(server.endpoint, process)
-        if create:
-            server.client().create_bucket(Bucket=bucket)
-        yield server
+        with environment(**credentials):
+            wait(server.endpoint, process)
+            if create:
+                server.client().create_bucket(Bucket=bucket)
+            yield server
     finally:
         process.kill()  # a graceful end would wait for connections that clients keep open
         process.wait(timeout=10)
-        for key, value in saved.items():
+
+
+@contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Set variables of this process, and set back afterwards what they were."""
+    saved = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in saved.items():
             if value is None:
-                os.environ.pop(key, None)
+                os.environ.pop(name, None)
             else:
-                os.environ[key] = value
+                os.environ[name] = value
 
 
-def _wait(endpoint: str, process: "subprocess.Popen[bytes]") -> None:
+def wait(endpoint: str, process: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         if process.poll() is not None:

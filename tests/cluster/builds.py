@@ -1,4 +1,4 @@
-"""Go programs, built once per version into the cache and shared by every checkout on the machine."""
+"""Go programs and npm packages, made once per version in the cache and shared by every checkout on the machine."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cluster.locks import exclusive
 from cluster.places import cache_dir
-from cluster.versions import KUBERNETES, PROGRAMS, GoProgram
+from cluster.versions import KUBERNETES, NPM_PACKAGES, PROGRAMS, GoProgram
 
 BUILD_SECONDS = 3600
 """A cold build of Kubernetes takes 8 minutes on two idle cores, and far longer on busy ones."""
@@ -20,10 +20,10 @@ _KUBERNETES_MODULE = "k8s.io/kubernetes"
 
 
 class BuildError(Exception):
-    """A program could not be built; the compiler's last lines say why."""
+    """A program could not be built or installed; the last lines of Go or npm say why."""
 
     def __init__(self, what: str, output: str) -> None:
-        super().__init__(f"could not build {what}; is Go there, and its module proxy reachable?\n{output[-4000:]}")
+        super().__init__(f"could not make {what}; is Go or npm there, and its registry reachable?\n{output[-4000:]}")
 
 
 def program(name: str) -> Path:
@@ -40,6 +40,19 @@ def programs(names: Iterable[str]) -> dict[str, Path]:
         with exclusive(folder / ".lock"):
             _build(folder, _missing(folder, wanted))
     return {chosen.name: folder / chosen.file_name for chosen in wanted}
+
+
+def npm_package(name: str) -> Path:
+    """Return the folder of an installed npm package, installing it with all that it needs where the cache has none."""
+    folder = cache_dir() / "npm" / f"{name}-{NPM_PACKAGES[name]}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():
+        with exclusive(folder.parent / ".lock"), tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            if not folder.exists():
+                flags = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--prefix", "installed"]
+                _run(name, "npm", "install", *flags, f"{name}@{NPM_PACKAGES[name]}", cwd=Path(scratch))
+                Path(scratch, "installed").rename(folder)
+    return folder / "node_modules" / name
 
 
 def pause() -> Path:
@@ -100,12 +113,16 @@ def _go_mod(theirs: str) -> str:
 
 
 def _go(what: str, *arguments: str, cwd: Path, environment: Mapping[str, str] | None = None) -> str:
-    if not shutil.which("go"):
-        raise BuildError(what, "go is not on PATH")
+    return _run(what, "go", *arguments, cwd=cwd, environment={"CGO_ENABLED": "0", **(environment or {})})
+
+
+def _run(what: str, *command: str, cwd: Path, environment: Mapping[str, str] | None = None) -> str:
+    if not shutil.which(command[0]):
+        raise BuildError(what, f"{command[0]} is not on PATH")
     done = subprocess.run(
-        ["go", *arguments],
+        command,
         cwd=cwd,
-        env={**os.environ, "CGO_ENABLED": "0", **(environment or {})},
+        env={**os.environ, **(environment or {})},
         capture_output=True,
         text=True,
         timeout=BUILD_SECONDS,

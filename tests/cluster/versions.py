@@ -33,7 +33,7 @@ def _kubernetes(name: str) -> GoProgram:
 API: Final = ("kube-apiserver", "kube-controller-manager", "kubectl")
 """What an API server by itself needs."""
 CLUSTER: Final = (*API, "kube-scheduler", "kubelet", "kube-proxy", "coredns", "versitygw")
-"""What one node with its control plane needs; toxiproxy-server is for the tests."""
+"""What one node with its control plane needs; toxiproxy-server and fake-gcs-server are for the tests."""
 
 PROGRAMS: Final = {
     program.name: program
@@ -41,6 +41,7 @@ PROGRAMS: Final = {
         *(_kubernetes(name) for name in (*API, "kube-scheduler", "kubelet", "kube-proxy")),
         GoProgram("coredns", "github.com/coredns/coredns", "v1.14.7"),
         GoProgram("versitygw", "github.com/versity/versitygw/cmd/versitygw", "v1.8.0"),
+        GoProgram("fake-gcs-server", "github.com/fsouza/fake-gcs-server", "v1.56.1"),
         GoProgram("toxiproxy-server", "github.com/Shopify/toxiproxy/v2/cmd/server", "v2.5.0"),
         # Nodes without a kubelet; a check of manifests against the API's schemas; a cluster where Docker is.
         GoProgram("kwok", "sigs.k8s.io/kwok/cmd/kwok", "v0.8.0"),
@@ -48,6 +49,9 @@ PROGRAMS: Final = {
         GoProgram("kind", "sigs.k8s.io/kind", "v0.33.0"),
     )
 }
+
+NPM_PACKAGES: Final = {"azurite": "3.37.0"}
+"""Name -> version of what the tests run on Node.js."""
 
 DEBIAN_PACKAGES: Final = {
     "etcd": "etcd-server",
