@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import os
 import signal
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -271,7 +272,6 @@ def _bytes_read() -> int:
 
 def save_with_a_hung_rank(rank: int, url: str, hung: int) -> None:
     """One rank stops in the middle of its data, as one with a dead disk would; the others are patient for 2 s."""
-    import threading
 
     def hook(reached: str) -> None:
         if reached == "mid-part" and rank == hung:
@@ -302,7 +302,9 @@ class Strike:
 
 
 LARGE = (8_195, 1_024)
-"""32 MiB of float32: two ranks upload 16 MiB each, in parts, and no number of ranks gets even shares."""
+"""32 MiB of float32: two ranks upload 16 MiB each, and no number of ranks gets even shares."""
+SCANT = 15 << 20
+"""A limit of memory that such a rank's tensors, if they don't lie as they are saved, exceed: they go in parts."""
 
 
 def large_state(seed: int, *, zero: bool = False) -> dict[str, Any]:
@@ -313,9 +315,23 @@ def large_state(seed: int, *, zero: bool = False) -> dict[str, Any]:
 
 
 def save_large(rank: int, url: str, options: dict[str, Any], seed: int, strike: Strike | None = None) -> None:
+    """Save, each rank's share in one request."""
     if strike:
         strike.arm(rank)
     engine.save(large_state(seed), url, storage_options=options, overwrite=True)
+
+
+def save_in_parts(rank: int, url: str, options: dict[str, Any], seed: int, strike: Strike | None = None) -> None:
+    """Save the same, each rank's share in three parts."""
+    if strike:
+        strike.arm(rank)
+    state = large_state(seed)
+    rows = state["rows"]
+    by_columns = rows.to_local().t().contiguous().t()
+    state["rows"] = DTensor.from_local(
+        by_columns, rows.device_mesh, rows.placements, run_check=False, shape=rows.shape, stride=rows.stride()
+    )
+    engine.save(state, url, storage_options=options, overwrite=True, memory_limit=SCANT)
 
 
 def save_large_and_die(rank: int, server: S3Server, path: str, seed: int, point: failpoints.Point, dying: int) -> None:
@@ -333,7 +349,16 @@ def save_large_and_die(rank: int, server: S3Server, path: str, seed: int, point:
 
     at = dying if point in {"planning", "mid-part"} else 0
     Strike(point, kill, at, times=6 if point == "mid-part" else 1).arm(rank)
-    save_large(rank, server.url(path), server.options, seed)
+    save_in_parts(rank, server.url(path), server.options, seed)
+
+
+def save_large_and_die_sending(rank: int, url: str, options: dict[str, Any], seed: int, dying: int) -> None:
+    """Replace the checkpoint over a slow line, but a rank is killed while its one request is on its way."""
+
+    def kill_later() -> None:
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+    save_large(rank, url, options, seed, Strike("mid-part", kill_later, dying))
 
 
 def load_and_replace_large(rank: int, url: str, options: dict[str, Any], seed: int, after: int) -> None:

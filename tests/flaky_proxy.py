@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from s3_server import S3Server
 
-Fault = Literal["503", "reset", "truncate", "stall", "flip", "lose answer"]
+Fault = Literal["503", "reset", "truncate", "stall", "flip", "flip sent", "lose answer"]
 Rule = Callable[[str, str], Fault | None]
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
@@ -94,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.proxy.stopped.wait()
             self.close_connection = True
         else:
-            self._forward(body, fault)
+            self._forward(_flipped(body) if fault == "flip sent" else body, fault)
 
     def _forward(self, body: bytes, fault: Fault | None) -> None:
         upstream = http.client.HTTPConnection(self.target, timeout=60)
@@ -107,8 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "lose answer":
             self._reset()
             return
-        if fault == "flip" and data:
-            data = data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]
+        if fault == "flip":
+            data = _flipped(data)
         self.proxy.answered.append((self.command, self.path, len(data)))
         length = int(response.getheader("Content-Length") or 0) if self.command == "HEAD" else len(data)
         self._answer(response.status, kept, data[: len(data) // 2] if fault == "truncate" else data, length)
@@ -133,3 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: Any) -> None: ...
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass  # noqa: N815 - names that the base class wants
+
+
+def _flipped(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([byte ^ 1 for byte in data[middle : middle + 1]]) + data[middle + 1 :]

@@ -169,10 +169,28 @@ def test_broken_answers_are_fetched_again(flaky: flaky_proxy.FlakyProxy, tmp_pat
     assert flaky.faults == [fault]
 
 
-def test_a_reset_part_is_sent_again(flaky: flaky_proxy.FlakyProxy, tmp_path: Path) -> None:
+def save_in_parts(state: dict[str, Any], url: str, options: dict[str, Any]) -> None:
+    """Save values that don't lie side by side, with too little memory to hold them: they go in parts."""
+    apart = {"w": torch.stack([state["w"], state["w"]], dim=1)[:, 0]}
+    engine.save(state | apart, url, storage_options=options, memory_limit=8 * MEBI)
+
+
+def save_in_one_request(state: dict[str, Any], url: str, options: dict[str, Any]) -> None:
+    engine.save(state, url, storage_options=options)
+
+
+IN_BOTH_WAYS = pytest.mark.parametrize(
+    ("save", "request_of"), [(save_in_one_request, "__0_0.distcp"), (save_in_parts, "partNumber=2")]
+)
+
+
+@IN_BOTH_WAYS
+def test_a_reset_request_is_sent_again(
+    flaky: flaky_proxy.FlakyProxy, tmp_path: Path, save: Any, request_of: str
+) -> None:
     url = flaky.server.url(tmp_path.name)
-    flaky.rule = flaky_proxy.once("reset", "PUT", "partNumber=2")
-    engine.save(state(1, 20), url, storage_options=flaky.server.options)
+    flaky.rule = flaky_proxy.once("reset", "PUT", request_of)
+    save(state(1, 20), url, flaky.server.options)
     assert flaky.faults == ["reset"]
     assert loaded(url, flaky.server.options, 20) == 1
 
@@ -204,13 +222,14 @@ def test_a_bucket_that_is_not_there_is_no_checkpoint_that_is_not_there(s3: s3_se
             attempt("s3://nowhere/x", s3.options)
 
 
+@IN_BOTH_WAYS
 def test_a_store_that_stays_sick_is_unavailable_and_nothing_remains(
-    flaky: flaky_proxy.FlakyProxy, s3: s3_server.S3Server, tmp_path: Path
+    flaky: flaky_proxy.FlakyProxy, s3: s3_server.S3Server, tmp_path: Path, save: Any, request_of: str
 ) -> None:
     url = flaky.server.url(tmp_path.name)
-    flaky.rule = lambda method, path: "503" if method == "PUT" and "partNumber" in path else None
+    flaky.rule = lambda method, path: "503" if method == "PUT" and request_of in path else None
     with pytest.raises(StorageUnavailable):
-        engine.save(state(1, 20), url, storage_options=flaky.server.options | QUICK)
+        save(state(1, 20), url, flaky.server.options | QUICK)
     assert s3.keys(tmp_path.name) == []
     assert s3.uploads(tmp_path.name) == []
     assert engine.find(url, storage_options=s3.options) is None

@@ -33,6 +33,7 @@ from dcp_worker.engine.object_store import ObjectStore
 from dcp_worker.engine.payload import PIECE, Payload, rows
 from dcp_worker.engine.store import open_store
 
+MEBI = 1 << 20
 SHAPES = [(), (1,), (5,), (0, 3), (4, 6), (2, 3, 4)]
 DTYPES = [
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int8, torch.uint8, torch.bool,
@@ -281,6 +282,40 @@ def test_files_are_split_at_the_limit() -> None:
 
 
 @pytest.mark.parametrize(
+    ("sizes", "files", "largest"),
+    [
+        ([], 1, 0),
+        ([5], 1, 5),
+        ([100] * 70_000, 1, 7_000_000),  # nothing is gained by more requests
+        ([20 * MEBI], 1, 20 * MEBI),  # a tensor is never divided
+        ([MEBI] * 40, 5, 8 * MEBI),
+        ([MEBI] * 300, 8, 38 * MEBI),  # one round, not one round and a ninth file
+        ([32 * MEBI] * 16 + [4096] * 16, 16, 32 * MEBI + 4096),
+        ([64 * MEBI] * 16 + [4096] * 16, 16, 64 * MEBI + 4096),
+        ([40 * MEBI] * 50, 50, 40 * MEBI),
+        ([32 * MEBI] * 64, 64, 32 * MEBI),
+        ([32 * MEBI] * 72, 8, 288 * MEBI),  # few large files, in parts
+    ],
+)
+def test_a_rank_divides_what_it_writes_to_an_object_store(sizes: list[int], files: int, largest: int) -> None:
+    count = layout.file_count(sizes, at_once=8, best=32 * MEBI)
+    assert count == files
+    groups = layout.spread(((size, size) for size in sizes), count)
+    assert max((sum(size for _, size in group) for group in groups), default=0) == largest
+
+
+def test_a_rank_writes_to_a_disk_as_many_files_as_that_takes_at_once() -> None:
+    assert layout.file_count([400 * MEBI] * 100, at_once=2, best=layout.FILE_LIMIT) == 2
+    assert layout.file_count([MEBI] * 9, at_once=2, best=layout.FILE_LIMIT) == 1
+
+
+def test_only_what_lies_as_it_is_saved_needs_no_memory() -> None:
+    tensor = torch.zeros(4, 5)
+    found = [Payload(one.nbytes, 0, one, archive.Frame(b"", b"")).in_place for one in (tensor, tensor[1:], tensor.t())]
+    assert found == [True, True, False]
+
+
+@pytest.mark.parametrize(
     ("error", "reason"),
     [
         (OSError(28, "No space left on device"), Reason.STORAGE_FULL),
@@ -325,6 +360,10 @@ def test_errors_cross_between_ranks_whole() -> None:
             "s3://bucket/key",
             {"server_side_encryption": "aws:kms", "sse_kms_key_id": "k", "addressing_style": "virtual"},
         ),
+        (
+            "s3://bucket/key",
+            {"upload_checksum": "sha256"},
+        ),
         ("gs://bucket/key", {"endpoint_url": "http://localhost:4443", "project": "p"}),
         ("gcs://bucket/key", {}),
         ("az://container/key", {"account_name": "a", "endpoint_url": "http://localhost:10000/a", "max_attempts": 2}),
@@ -361,6 +400,8 @@ def test_options_are_translated_and_unknown_ones_refused() -> None:
     assert translated.client["allow_http"] is True
     assert translated.network.read_seconds == 7
     assert translated.retry["max_retries"] == 2
+    assert translated.config["checksum_algorithm"] == "crc64nvme"
+    assert "checksum_algorithm" not in options.for_obstore("s3", {"upload_checksum": "none"}).config
     with pytest.raises(errors.InvalidOption, match="endpoint_url"):
         options.check("s3", {"endpoint": "x"})
     with pytest.raises(errors.InvalidOption, match="chained"):

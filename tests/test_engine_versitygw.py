@@ -1,7 +1,8 @@
 """What the engine promises when things break, on a real S3 server: versitygw, behind a proxy that breaks connections.
 
 `test_engine_faults.py` has the same promises on local disk and on moto. Here ranks die, connections and the store go
-away in the middle of uploads in parts, and the server's own log, files and counters say what happened.
+away in the middle of uploads, in one request and in parts, and the server's own log, files and counters say what
+happened.
 """
 
 import os
@@ -168,46 +169,72 @@ def test_a_killed_rank_leaves_the_old_checkpoint_or_the_new_one(
     engine.verify(store.url, storage_options=store.options)
 
 
+@pytest.mark.parametrize("dying", [0, 1])
+def test_a_rank_killed_while_it_sends_leaves_the_old_checkpoint(
+    store: Store, proxy: toxiproxy.Proxy, dying: int
+) -> None:
+    proxy.add("bandwidth", stream="upstream", rate=4_000)  # 16 MiB of each rank take seconds
+    results = run_ranks(2, programs.save_large_and_die_sending, store.url, proxy.server.options, 2, dying)
+    assert results[dying].exit_code == -signal.SIGKILL
+    assert isinstance(error := results[1 - dying].error, EngineError)
+    assert error.reason is Reason.WORKER_LOST
+    assert not any(f"__{dying}_0.distcp" in name for name in store.clean()), "a file that was not sent whole is none"
+    assert store.tidy()
+    store.holds(1)
+
+
 # Connections break, stall or are slow.
 
+IN_BOTH_WAYS = pytest.mark.parametrize(
+    ("save", "operation"),
+    [(programs.save_large, "s3_PutObject"), (programs.save_in_parts, "s3_UploadPart")],
+    ids=["in one request", "in parts"],
+)
 
+
+@IN_BOTH_WAYS
 @pytest.mark.parametrize(
     ("toxic", "how"), [("limit_data", {"bytes": 3 * MEBI}), ("reset_peer", {"timeout": 150})], ids=["cut off", "reset"]
 )
-def test_parts_that_broke_off_are_sent_again(
-    store: Store, proxy: toxiproxy.Proxy, toxic: str, how: dict[str, int]
+def test_what_broke_off_is_sent_again(
+    store: Store, proxy: toxiproxy.Proxy, toxic: str, how: dict[str, int], save: Any, operation: str
 ) -> None:
     strike = Strike("mid-part", partial(proxy.add, toxic, stream="upstream", **how), times=4)
     before = len(store.gateway.requests())
-    with going_on(programs.save_large, store.url, proxy.server.options, 2, strike) as saving:
+    with going_on(save, store.url, proxy.server.options | {"max_attempts": 20}, 2, strike) as saving:
         until(lambda: proxy.toxics() == [toxic], "the first strike", seconds=60)
         gone = Gone(proxy)
         until(lambda: gone.count() >= 3, "broken connections", seconds=20)
         proxy.remove(toxic, stream="upstream")
     values(saving.result())
-    sent = [one.uri for one in store.gateway.requests()[before:] if one.operation == "s3_UploadPart"]
+    sent = [one.uri for one in store.gateway.requests()[before:] if one.operation == operation]
+    assert any(".distcp" in uri for uri in sent)
     if toxic == "limit_data":
-        assert len(set(sent)) < len(sent), "the server has seen a part twice"
+        assert len(set(sent)) < len(sent), "the server has seen a request twice"
     assert store.tidy()
     store.holds(2)
 
 
-def test_parts_that_break_off_every_time_leave_the_old_checkpoint_and_nothing_else(
-    store: Store, proxy: toxiproxy.Proxy
+@IN_BOTH_WAYS
+def test_what_breaks_off_every_time_leaves_the_old_checkpoint_and_nothing_else(
+    store: Store, proxy: toxiproxy.Proxy, save: Any, operation: str
 ) -> None:
     strike = Strike("mid-part", partial(proxy.add, "limit_data", stream="upstream", bytes=3 * MEBI), times=4)
     options = proxy.server.options | {"max_attempts": 3}
-    error = error_of(run_ranks(2, programs.save_large, store.url, options, 2, strike))
+    error = error_of(run_ranks(2, save, store.url, options, 2, strike))
     assert isinstance(error, StorageUnavailable)
-    assert re.search(rf"/{store.path}/data-\w+/__{error.rank}_0\.distcp\?partNumber.*({CUT_OFF})", str(error))
+    part = r"\?partNumber" if operation == "s3_UploadPart" else ""
+    assert re.search(rf"/{store.path}/data-\w+/__{error.rank}_0\.distcp{part}.*({CUT_OFF})", str(error))
     assert store.tidy()
     store.holds(1)
 
 
-def test_a_stall_is_noticed_and_ridden_out(store: Store, proxy: toxiproxy.Proxy) -> None:
+@IN_BOTH_WAYS
+def test_a_stall_is_noticed_and_ridden_out(store: Store, proxy: toxiproxy.Proxy, save: Any, operation: str) -> None:
+    del operation
     strike = Strike("mid-part", partial(proxy.add, "timeout", stream="upstream", timeout=0), times=4)
     options = proxy.server.options | {"read_timeout": 1}
-    with going_on(programs.save_large, store.url, options, 2, strike) as saving:
+    with going_on(save, store.url, options, 2, strike) as saving:
         # The proxy holds every connection for as long as it takes: it is the ranks that give up on them.
         until(lambda: proxy.toxics() == ["timeout"], "the stall", seconds=60)
         gone = Gone(proxy)
@@ -218,11 +245,15 @@ def test_a_stall_is_noticed_and_ridden_out(store: Store, proxy: toxiproxy.Proxy)
     store.holds(2)
 
 
-def test_a_stall_without_end_is_an_error_in_time(store: Store, proxy: toxiproxy.Proxy) -> None:
+@IN_BOTH_WAYS
+def test_a_stall_without_end_is_an_error_in_time(
+    store: Store, proxy: toxiproxy.Proxy, save: Any, operation: str
+) -> None:
+    del operation
     strike = Strike("mid-part", partial(proxy.add, "timeout", stream="upstream", timeout=0), times=4)
     begun = time.monotonic()
     options = proxy.server.options | {"max_attempts": 2, "read_timeout": 0.5}
-    error = error_of(run_ranks(2, programs.save_large, store.url, options, 2, strike))
+    error = error_of(run_ranks(2, save, store.url, options, 2, strike))
     assert time.monotonic() - begun < 30
     assert isinstance(error, StorageUnavailable)
     assert re.search(rf"/{store.path}/data-\w+/__{error.rank}_0\.distcp.*no answer in time", str(error))
@@ -291,12 +322,13 @@ def test_a_store_that_stays_away_is_unavailable_and_the_old_checkpoint_stays(
 
 
 def small(seed: int) -> dict[str, Any]:
-    """Two parts and a bit, from one process."""
-    return {"w": torch.arange(9 << 18).float() + seed, "b": torch.full((3,), float(seed)), "step": seed}
+    """9 MiB by columns, from one process: two parts if memory is scant, else one request."""
+    by_columns = (torch.arange(9 << 18).float() + seed).reshape(9, -1).t().contiguous().t()
+    return {"w": by_columns, "b": torch.full((3,), float(seed)), "step": seed}
 
 
 def small_at(store: Store, options: dict[str, Any]) -> int:
-    found: dict[str, Any] = {"w": torch.zeros(9 << 18), "b": torch.zeros(3), "step": -1}
+    found: dict[str, Any] = {"w": torch.zeros(9, 1 << 18), "b": torch.zeros(3), "step": -1}
     engine.load(found, store.url, storage_options=options)
     expected = small(found["step"])
     assert torch.equal(found["w"], expected["w"])
@@ -316,6 +348,28 @@ def test_503s_are_ridden_out(store: Store, flaky: flaky_proxy.FlakyProxy) -> Non
 
 @pytest.mark.parametrize("fault", ["503", "reset", "lose answer"])
 def test_any_one_request_may_fail(gateway: Gateway, flaky: flaky_proxy.FlakyProxy, path: str, fault: Any) -> None:
+    failed = failed_one_by_one(gateway, flaky, path, fault)
+    assert {"PUT __0_0.distcp", "PUT probe", "PUT .metadata", "POST ?delete", "GET ?list-type"} <= set(failed)
+    assert {"PUT manifest.json", "PUT blocks.crc32c"} & set(failed)  # they travel together, in no fixed order
+    assert versitygw.parts(gateway.server, path) == {}
+
+
+@pytest.mark.parametrize("fault", ["503", "reset", "lose answer"])
+def test_any_one_request_of_a_save_in_parts_may_fail(
+    gateway: Gateway, flaky: flaky_proxy.FlakyProxy, path: str, fault: Any
+) -> None:
+    failed = failed_one_by_one(gateway, flaky, path, fault, memory_limit=8 * MEBI)
+    assert {"POST ?uploads", "PUT ?partNumber", "POST ?uploadId"} <= set(failed)
+    # The answer to the begin of an upload names it. Where it got lost, nobody but `clean` knows of the upload.
+    assert len(versitygw.parts(gateway.server, path)) == (fault == "lose answer")
+    Store(gateway, f"{path}/{failed.index('POST ?uploads')}").clean()
+    assert versitygw.parts(gateway.server, path) == {}
+
+
+def failed_one_by_one(
+    gateway: Gateway, flaky: flaky_proxy.FlakyProxy, path: str, fault: flaky_proxy.Fault, **options: Any
+) -> list[str]:
+    """Save as often as a save has requests, another one of which fails each time; return which they were."""
     number = 0
     failed: list[str] = []
     while len(failed) == number:
@@ -323,17 +377,11 @@ def test_any_one_request_may_fail(gateway: Gateway, flaky: flaky_proxy.FlakyProx
         engine.save(small(1), store.url, storage_options=store.options)
         object_store._guards.clear()  # so that the store is tried out anew, by requests that may fail, too
         flaky.rule = fail_the(number, fault, failed)
-        engine.save(small(2), store.url, storage_options=flaky.server.options, overwrite=True)
+        engine.save(small(2), store.url, storage_options=flaky.server.options, overwrite=True, **options)
         assert small_at(store, store.options) == 2, failed
         assert len(gateway.files(store.path)) == 4, failed
         number += 1
-    assert {"POST ?uploads", "PUT ?partNumber", "POST ?uploadId", "GET ?list-type"} <= set(failed)
-    assert {"PUT probe", "PUT .metadata", "POST ?delete"} <= set(failed)
-    assert {"PUT manifest.json", "PUT blocks.crc32c"} & set(failed)  # they travel together, in no fixed order
-    # The answer to the begin of an upload names it. Where it got lost, nobody but `clean` knows of the upload.
-    assert len(versitygw.parts(gateway.server, path)) == (fault == "lose answer")
-    Store(gateway, f"{path}/{failed.index('POST ?uploads')}").clean()
-    assert versitygw.parts(gateway.server, path) == {}
+    return failed
 
 
 def fail_the(number: int, fault: flaky_proxy.Fault, failed: list[str]) -> flaky_proxy.Rule:
@@ -393,6 +441,21 @@ def test_a_save_that_was_committed_and_replaced_under_a_lost_answer_does_not_com
 
 
 # Bytes change.
+
+
+@pytest.mark.parametrize(
+    ("memory_limit", "request_of"), [(256 * MEBI, r"__0_0\.distcp"), (8 * MEBI, r"__0_0\.distcp\?partNumber")]
+)
+def test_bytes_that_change_on_their_way_to_the_store_are_refused_by_it(
+    store: Store, flaky: flaky_proxy.FlakyProxy, memory_limit: int, request_of: str
+) -> None:
+    flaky.rule = flaky_proxy.once("flip sent", "PUT", ".distcp")
+    with pytest.raises(StorageUnavailable, match=f"{request_of}.*what arrived is not what was sent"):
+        engine.save(
+            small(2), store.url, storage_options=flaky.server.options, overwrite=True, memory_limit=memory_limit
+        )
+    assert store.tidy()
+    store.holds(1)
 
 
 def test_bytes_that_change_on_the_wire_are_noticed(store: Store, flaky: flaky_proxy.FlakyProxy) -> None:

@@ -215,6 +215,7 @@ def test_bad_urls(url: str, line: str) -> None:
         ("anon", "true", "has the wrong type or value; write true or false"),
         ("max_attempts", 0, "has the wrong type or value; write a whole number"),
         ("connect_timeout", True, "has the wrong type or value; write a number of seconds"),
+        ("upload_checksum", "crc32c", "has the wrong type or value; write crc64nvme or sha256 or none"),
         ("addressing_style", "dns", "has the wrong type or value; write auto or path or virtual"),
         ("endpoint_url", "minio:9000", "is not an address; write http://host:port"),
         ("endpoint_url", "http://u:hush@h", "holds credentials"),

@@ -68,6 +68,11 @@ STORAGE_OPTIONS: Final[Mapping[str, Mapping[str, StorageOption]]] = {
         "requester_pays": StorageOption(bool, "Accept the cost of requests to a requester-pays bucket."),
         "server_side_encryption": StorageOption(str, "Encryption at rest that writes ask for.", ("AES256", "aws:kms")),
         "sse_kms_key_id": StorageOption(str, "Name or ARN of the KMS key, with server_side_encryption aws:kms."),
+        "upload_checksum": StorageOption(
+            str,
+            "Digest by which the store checks what is sent to it; none where it knows none.",
+            ("crc64nvme", "sha256", "none"),
+        ),
     },
     "gs": {**_NETWORK, "project": StorageOption(str, "Project that requests are billed to.")},
     "az": _AZURE,

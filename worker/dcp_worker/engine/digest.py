@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Final
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
+from awscrt import checksums
 
 BLOCK: Final = 64 << 10
 """Bytes under one digest. A small block keeps the widening of a ranged read small; 64 MiB of digests cover 1 TiB."""
@@ -45,7 +45,7 @@ class BlockDigest:
             start = min(BLOCK - self._filled, len(data))
             self._extend(data[:start], done)
         whole = start + (len(data) - start) // BLOCK * BLOCK
-        done.extend(google_crc32c.value(data[at : at + BLOCK]) for at in range(start, whole, BLOCK))
+        done.extend(checksums.crc32c(data[at : at + BLOCK]) for at in range(start, whole, BLOCK))
         if whole < len(data):
             self._extend(data[whole:], done)
         return done
@@ -55,7 +55,7 @@ class BlockDigest:
         return [self._crc] if self._filled else []
 
     def _extend(self, data: Bytes, done: list[int]) -> None:
-        self._crc = google_crc32c.extend(self._crc, data)
+        self._crc = checksums.crc32c(data, self._crc)
         self._filled += len(data)
         if self._filled == BLOCK:
             done.append(self._crc)

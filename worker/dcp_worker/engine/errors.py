@@ -243,10 +243,11 @@ class StaleVersion(Exception):
 _HTTP_CAUSES: Final = {
     "TimedOut": "no answer in time",
     "IncompleteMessage": "the connection ended before the answer",
+    "BadDigest": "what arrived is not what was sent, by its checksum",
     "InvalidCertificate": "the store's certificate is not trusted: put its authority into the Secret as ca.crt",
 }
 _CAUSE: Final = re.compile(rf'message: "([^"]+)"|\b({"|".join(_HTTP_CAUSES)})\b')
-"""How the HTTP client inside obstore names what went wrong."""
+"""How the HTTP client inside obstore, or the store, names what went wrong."""
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})

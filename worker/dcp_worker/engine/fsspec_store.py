@@ -11,6 +11,7 @@ from typing import Any
 import fsspec
 
 from dcp_worker.engine.errors import StaleVersion
+from dcp_worker.engine.layout import FILE_LIMIT
 from dcp_worker.engine.retry import TRIES
 from dcp_worker.engine.store import BEST_EFFORT, Blob, Buffer, Entry, copied
 
@@ -21,6 +22,7 @@ class FsspecStore:
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         self.url = url
         self.writers = 1
+        self.file_size = FILE_LIMIT
         self.readers = 4
         self.attempts = TRIES
         self._fs, self._root = fsspec.core.url_to_fs(url.rstrip("/"), **options)

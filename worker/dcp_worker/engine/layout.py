@@ -10,7 +10,7 @@ import heapq
 import json
 import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -19,6 +19,10 @@ TAIL_BYTES: Final = 4096
 """How much of the end of `.metadata` surely holds the trailer."""
 FILE_LIMIT: Final = 32 << 30
 """Bytes after which a rank begins its next file; keeps an upload below the 10,000 parts that S3 takes."""
+_LEAST: Final = 8 << 20
+"""Bytes for which another file is worth its request."""
+_MANY: Final = 64
+"""More files of a rank than this take too long to list and to delete."""
 
 _SAVE_ID: Final = re.compile(r"[0-9a-f]{32}")
 _TRAILER: Final = "dcpOperator"
@@ -84,6 +88,18 @@ def parse_trailer(data: bytes) -> tuple[Trailer | None, int]:
     except (ValueError, TypeError, KeyError):
         return None, 0
     return (trailer, len(data) - start) if trailer.manifest == expected else (None, 0)
+
+
+def file_count(sizes: Sequence[int], *, at_once: int, best: int) -> int:
+    """Return how many files a rank's items of such sizes go to, in a store that takes `at_once` files of `best` bytes.
+
+    Files are written in rounds of `at_once`, none of which is left over at the end, and none is small but the only one.
+    """
+    rounds = max(1, round(sum(sizes) / best) // at_once)
+    count = at_once * rounds if at_once * rounds <= _MANY else at_once
+    large = sum(size >= _LEAST for size in sizes)
+    small = sum(size for size in sizes if size < _LEAST)
+    return max(1, min(count, large + small // _LEAST))
 
 
 def spread(items: Iterable[tuple[_Item, int]], bins: int) -> list[list[tuple[_Item, int]]]:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from dcp_worker.engine.errors import InvalidOption, StaleVersion
+from dcp_worker.engine.layout import FILE_LIMIT
 from dcp_worker.engine.retry import TRIES
 from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, Blob, Buffer, Entry
 
@@ -36,6 +37,7 @@ class LocalStore:
         # Nothing here waits for a network: more threads than processors only get in one another's way.
         self.writers = self.readers = min(_STREAMS, len(os.sched_getaffinity(0)))
         self.attempts = TRIES
+        self.file_size = FILE_LIMIT
         self._links = True
 
     def read(self, path: str, *, tail: int | None = None) -> Blob:

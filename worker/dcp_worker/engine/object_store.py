@@ -1,7 +1,7 @@
 """S3, Google Cloud Storage and Azure Blob Storage, through obstore.
 
-Creating is `If-None-Match: *` (`ifGenerationMatch=0` on Google), replacing is `If-Match` with the ETag. Uploads are
-multipart with parts in parallel; a failed one is aborted. Reads are ranged and never cached.
+Creating is `If-None-Match: *` (`ifGenerationMatch=0` on Google), replacing is `If-Match` with the ETag. A file
+goes up in one request, or in parts in parallel; a failed upload is aborted. Reads are ranged and never cached.
 
 obstore tries again what may be sent twice. It gives up at once where no answer came to a conditional PUT or to a bulk
 delete, so these are tried again here.
@@ -29,6 +29,9 @@ from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, Blob, Buffer, Entry, co
 LOG = logging.getLogger("dcp_worker.engine")
 _PIECE: Final = 64 << 10
 """Bytes of an answer that are handed on together."""
+_FILE_SIZE: Final = 32 << 20
+"""Bytes that travel in one request, which spares the two that begin and end an upload in parts, and the store the work
+of putting the parts together."""
 _CONFLICTS: Final = (exceptions.AlreadyExistsError, exceptions.PreconditionError)
 
 _PLACES: Final = ("endpoint", "base_url", "account_name")
@@ -42,7 +45,8 @@ class ObjectStore:
 
     def __init__(self, url: str, options: ObstoreOptions) -> None:
         self.url = url
-        self.writers = 1  # the parts of one upload travel at once
+        self.writers = 8
+        self.file_size = _FILE_SIZE
         self.readers = 16
         self.attempts = options.attempts
         place, protocol = urlsplit(url), protocol_of(url)
@@ -84,7 +88,7 @@ class ObjectStore:
             if size > part_size:
                 break
         else:
-            obstore.put(self._store, path, b"".join(head), use_multipart=False)
+            obstore.put(self._store, path, iter(head), use_multipart=False)
             return
         # obstore aborts the upload if the iterator or a part fails, so that no part stays and no object appears.
         obstore.put(self._store, path, chain(head, stream), chunk_size=part_size, max_concurrency=parallel)

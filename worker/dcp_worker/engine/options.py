@@ -78,8 +78,11 @@ def for_obstore(protocol: str, options: Mapping[str, Any]) -> ObstoreOptions:
     if protocol == "s3":
         config["virtual_hosted_style_request"] = _virtual_hosted(options)
         config.setdefault("region", os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1")
-        # Every byte carries our own crc32c; a second digest, sha256 of each part, would cost more than the wire.
+        # The signature covers no payload: sha256 of every part would cost more than the wire. The store compares a
+        # checksum, without which a byte may turn on its way, and some keep the half of a request that broke off.
         config["unsigned_payload"] = True
+        if (checksum := options.get("upload_checksum", "crc64nvme")) != "none":
+            config["checksum_algorithm"] = checksum
     attempts = int(options.get("max_attempts", TRIES))
     return ObstoreOptions(
         config=config,

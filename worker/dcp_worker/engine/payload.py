@@ -31,6 +31,11 @@ class Payload:
     source: io.BytesIO | torch.Tensor
     frame: archive.Frame
 
+    @property
+    def in_place(self) -> bool:
+        """Whether the values are sent from where they lie, without any memory of their own."""
+        return isinstance(self.source, torch.Tensor) and self.source.is_cpu and self.source.is_contiguous()
+
     def pieces(self) -> Iterator[Bytes]:
         """Give the item's bytes in order."""
         if isinstance(self.source, io.BytesIO):

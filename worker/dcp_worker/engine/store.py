@@ -49,6 +49,8 @@ class Store(Protocol):
     url: str
     writers: int
     """Files that one rank best writes at once."""
+    file_size: int
+    """Bytes of a file that is written as fast as the store can."""
     readers: int
     """Ranges that one rank best reads at once."""
     attempts: int

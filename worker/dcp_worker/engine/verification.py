@@ -4,6 +4,7 @@ import io
 import zipfile
 from collections import defaultdict
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from os import PathLike, fspath
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from dcp_worker.engine import metadata as dcp_metadata
 from dcp_worker.engine.digest import BLOCK
 from dcp_worker.engine.errors import CheckpointCorrupted, translate
 from dcp_worker.engine.fetch import Digests, Fetcher
-from dcp_worker.engine.manifest import Manifest
+from dcp_worker.engine.manifest import DataFile, Manifest
 from dcp_worker.engine.meter import Meter, Progress
 from dcp_worker.engine.stock import manifest_of_stock
 from dcp_worker.engine.store import Store, open_store
@@ -23,6 +24,7 @@ from dcp_worker.engine.store import Store, open_store
 BY_DIGESTS: Final = "every byte, by its crc32c"
 BY_ZIP: Final = "file sizes and zip CRC-32: a stock checkpoint has no digests"
 BY_SIZE: Final = "file sizes only: a stock checkpoint without CRC-32 has no digests"
+_FILES_AT_ONCE: Final = 4
 
 
 def verify(
@@ -60,22 +62,24 @@ def _check_digests(store: Store, manifest: Manifest, on_progress: Progress | Non
     names = manifest.tensors_by_file()
     paths = {file.path for file in manifest.files}
     digests = Digests.read(store, manifest, layout.blocks_path(manifest.save_id), paths)
-    fetcher = Fetcher(store, threads=store.readers, digests=digests, names=manifest.tensors_in)
+    at_once = max(1, min(_FILES_AT_ONCE, len(manifest.files)))
+    fetcher = Fetcher(store, threads=max(1, store.readers // at_once), digests=digests, names=manifest.tensors_in)
     meter = Meter(sum(file.size for file in manifest.files), on_progress)
     there = {entry.path: entry.size for entry in store.list(layout.data_folder(manifest.save_id))}
-    bad: list[CheckpointCorrupted] = []
-    for file in manifest.files:
+
+    def check(file: DataFile) -> CheckpointCorrupted | None:
         if (size := there.get(file.path)) != file.size:
             found = "is missing" if size is None else f"has {size} bytes, not {file.size}"
-            bad.append(CheckpointCorrupted(file.path, found, names.get(file.path, [])))
-            continue
+            return CheckpointCorrupted(file.path, found, names.get(file.path, []))
         reads = [ranges.Read(file.path, start, stop, None) for start, stop in ranges.windows(0, file.size)]
-        sizes = {file.path: file.size}
         try:
-            fetcher.run(ranges.requests(reads, block=BLOCK, sizes=sizes), meter.add)
+            fetcher.run(ranges.requests(reads, block=BLOCK, sizes={file.path: file.size}), meter.add)
         except CheckpointCorrupted as error:
-            bad.append(error)
-    _raise(bad)
+            return error
+        return None
+
+    with ThreadPoolExecutor(at_once, thread_name_prefix="dcp-verify") as pool:
+        _raise([error for error in pool.map(check, manifest.files) if error])
 
 
 def _check_stock(store: Store, manifest: Manifest, on_progress: Progress | None) -> str:

@@ -7,7 +7,7 @@ a rank that fails removes its own files; those of the other ranks stay behind as
 import dataclasses
 import hashlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,8 +30,8 @@ from dcp_worker.engine.store import MEMORY_LIMIT, PART_SIZE, Buffer, Store, can_
 
 _PARALLEL: Final = 12
 _MAX_PARTS: Final = 9_000
-_ONE_FILE: Final = 64 << 20
-"""A rank with less than this to write writes one file."""
+_ONE_REQUEST: Final = 80 << 20
+"""A file up to this size goes in one request if that takes no memory: what breaks off is sent again as a whole."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,11 @@ class CheckpointWriter(StorageWriter):
         meter = Meter(sum(size for items in files for _, size in items), self._on_progress)
         paths = [layout.data_path(self.save_id, assignment.rank, number) for number in range(len(files))]
         failed = threading.Event()
+        share = self._memory_limit // max(1, min(self.store.writers, len(files)))
 
         def write(path: str, items: list[tuple[WriteItem, int]]) -> list[WriteResult]:
             try:
-                return self._write_file(path, items, planner, meter, failed)
+                return self._write_file(path, items, share, planner, meter, failed)
             except BaseException:
                 failed.set()
                 raise
@@ -180,40 +181,49 @@ class CheckpointWriter(StorageWriter):
         """Decide which items go into one file together: objects first, tensors in the planner's order."""
         sizes = [(item, payload.size_of(item)) for item in items]
         sizes.sort(key=lambda entry: entry[0].type != WriteItemType.BYTE_IO)
-        small = sum(size for _, size in sizes) < _ONE_FILE
-        for group in layout.spread(sizes, 1 if small else self.store.writers):
+        count = layout.file_count([size for _, size in sizes], at_once=self.store.writers, best=self.store.file_size)
+        for group in layout.spread(sizes, count):
             yield from layout.split((entry, entry[1]) for entry in group)
 
     def _write_file(
         self,
         path: str,
         items: list[tuple[WriteItem, int]],
+        share: int,
         planner: SavePlanner,
         meter: Meter,
         failed: threading.Event,
     ) -> list[WriteResult]:
-        """Stream items into one file; their places are known as they pass."""
+        """Stream items into one file, in `share` bytes of memory; their places are known as they pass."""
+        size = sum(size for _, size in items)
+        payloads: Iterable[payload.Payload] = (payload.prepare(item, planner) for item, _ in items)
+        whole = size <= _ONE_REQUEST
+        if whole:
+            payloads = list(payloads)
+            whole = sum(one.size for one in payloads if not one.in_place) <= share
         digests: list[int] = []
         blocks = digest.BlockDigest()
         places: list[tuple[WriteItem, int, payload.Payload]] = []
 
         def stream() -> Iterator[Buffer]:
-            for item, _ in items:
-                prepared = payload.prepare(item, planner)
+            for (item, _), prepared in zip(items, payloads, strict=True):
                 start = blocks.size
                 for piece in prepared.pieces():
                     if failed.is_set():
                         raise _OtherFileFailed
                     digests.extend(blocks.update(piece))
                     yield piece.data
-                    meter.add(len(piece))
+                    if not whole:
+                        meter.add(len(piece))
                     failpoints.reach("mid-part")
                 if blocks.size - start != prepared.size:
                     raise CheckpointCorrupted(path, f"{item.index.fqn} changed its size while it was saved")
                 places.append((item, start, prepared))
 
-        part_size, parallel = _parts(sum(size for _, size in items), self._memory_limit)
+        part_size, parallel = (_ONE_REQUEST, 1) if whole else _parts(size, share)
         self.store.write(path, stream(), part_size=part_size, parallel=parallel)
+        if whole:
+            meter.add(blocks.size)
         digests += blocks.rest()
         file = record.WrittenFile(blocks.size, digest.fold(digests, blocks.size), digest.pack(digests))
         return [
