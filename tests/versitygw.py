@@ -17,10 +17,8 @@ from typing import Final
 import pytest
 
 import s3_server
-from cluster.builds import program
-from cluster.places import cache_dir
+from cluster import builds
 from cluster.processes import DIE_WITH_PARENT, until
-from cluster.versions import PROGRAMS
 from s3_server import S3Server
 
 _COUNTER: Final = re.compile(r"versitygw\.(\w+),\S*\baction=GetObject\b[^:]*:(\d+)\|c")
@@ -86,7 +84,8 @@ def parts(server: S3Server, below: str) -> dict[str, int]:
 @contextmanager
 def running(bucket: str = "checkpoints", more_flags: Sequence[str] = ()) -> Iterator[Gateway]:
     """Start versitygw over a folder in memory; it ends with this block, or with this process however that ends."""
-    _skip_without_go()
+    if lacking := builds.lacking(programs=["versitygw", "toxiproxy-server"]):
+        pytest.skip(lacking)
     folder = Path(tempfile.mkdtemp(prefix="versitygw-", dir="/dev/shm"))
     log = folder / "access.log"
     (folder / "data" / bucket).mkdir(parents=True)
@@ -97,16 +96,16 @@ def running(bucket: str = "checkpoints", more_flags: Sequence[str] = ()) -> Iter
         counters.setblocking(False)
         flags = ["--quiet", "--keep-alive", "--port", f"127.0.0.1:{port}", "--access-log", str(log)]
         flags += ["--metrics-statsd-servers", f"127.0.0.1:{counters.getsockname()[1]}"]
-        command = [*DIE_WITH_PARENT, str(program("versitygw")), *flags, *more_flags, "posix", str(folder / "data")]
+        command = [
+            *DIE_WITH_PARENT,
+            str(builds.program("versitygw")),
+            *flags,
+            *more_flags,
+            "posix",
+            str(folder / "data"),
+        ]
         with s3_server._serving(command, port, bucket, create=False) as server:
             yield Gateway(server, folder / "data" / bucket, log, counters)
     finally:
         counters.close()
         shutil.rmtree(folder)
-
-
-def _skip_without_go() -> None:
-    names = ("versitygw", "toxiproxy-server")
-    missing = [name for name in names if not (cache_dir() / "bin" / PROGRAMS[name].file_name).exists()]
-    if missing and not shutil.which("go"):
-        pytest.skip(f"{' and '.join(missing)} can't be built: there is no Go")

@@ -42,9 +42,17 @@ def programs(names: Iterable[str]) -> dict[str, Path]:
     return {chosen.name: folder / chosen.file_name for chosen in wanted}
 
 
+def lacking(*, programs: Iterable[str] = (), packages: Iterable[str] = ()) -> str:
+    """Return what the cache has not and this machine can't make, in words; empty if nothing is lacking."""
+    to_build = _missing(cache_dir() / "bin", [PROGRAMS[name] for name in programs]) if not shutil.which("go") else []
+    to_install = [name for name in packages if not _package_folder(name).exists()] if not shutil.which("npm") else []
+    words = [f"{one.name} can't be built: there is no Go" for one in to_build]
+    return "; ".join(words + [f"{name} can't be installed: there is no npm" for name in to_install])
+
+
 def npm_package(name: str) -> Path:
     """Return the folder of an installed npm package, installing it with all that it needs where the cache has none."""
-    folder = cache_dir() / "npm" / f"{name}-{NPM_PACKAGES[name]}"
+    folder = _package_folder(name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     if not folder.exists():
         with exclusive(folder.parent / ".lock"), tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
@@ -64,6 +72,10 @@ def pause() -> Path:
         with exclusive(built.parent / ".lock"):
             _go("pause", "build", "-trimpath", "-ldflags", "-s -w", "-o", str(built), str(source), cwd=source.parent)
     return built
+
+
+def _package_folder(name: str) -> Path:
+    return cache_dir() / "npm" / f"{name}-{NPM_PACKAGES[name]}"
 
 
 def _missing(folder: Path, wanted: list[GoProgram]) -> list[GoProgram]:

@@ -35,7 +35,7 @@ _CONFIG: Final = {
 _CONNECT_SECONDS: Final = 10.0
 _READ_SECONDS: Final = 30.0
 _ANSWER_SECONDS: Final = 120.0
-"""For an upload, whose parts share the line: twelve of 8 MiB get through in that time at 1 MB/s."""
+"""For an upload, whose requests share the line: eight of 32 MiB get through in that time at 2.5 MB/s."""
 _RETRY_SECONDS: Final = 180.0
 
 
