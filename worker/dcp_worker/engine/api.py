@@ -6,8 +6,9 @@ own driver has no hook for a failure, raises a BaseException, and lets every ran
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from os import PathLike, fspath
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch.distributed as dist
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
@@ -24,8 +25,6 @@ from dcp_worker.engine.ranks import PATIENCE_SECONDS, Ranks
 from dcp_worker.engine.reader import CheckpointReader
 from dcp_worker.engine.store import MEMORY_LIMIT
 from dcp_worker.engine.writer import CheckpointWriter
-
-_T = TypeVar("_T")
 
 
 class _Pending(Protocol):
@@ -97,12 +96,18 @@ def save_now(
 ) -> CheckpointInfo:
     """Save without a look at a background save: what `save` and the background itself do."""
     ranks = Ranks(process_group, url=fspath(url), patience=patience)
-    writer = _made_everywhere(ranks, lambda: CheckpointWriter(url, **options))
+    writers: list[CheckpointWriter] = []
+
+    def opened() -> CheckpointWriter:
+        if not writers:
+            writers.append(CheckpointWriter(url, **options))
+        return writers[0]
+
     try:
-        return _save(ranks, writer, planner or DefaultSavePlanner(), state_dict)
+        return _save(ranks, opened, planner or DefaultSavePlanner(), state_dict)
     except EngineError as error:
-        if ranks.coordinates and not error.commit_unknown and writer.info is None:
-            _remove_failed(writer)
+        if ranks.coordinates and not error.commit_unknown and writers and writers[0].info is None:
+            _remove_failed(writers[0])
         raise
 
 
@@ -129,35 +134,29 @@ def load(
         EngineError: a subclass per cause, see `dcp_worker.engine.errors`; `rank` names the rank that failed first.
     """
     ranks = Ranks(process_group, url=fspath(url), patience=patience)
-    reader = _made_everywhere(
-        ranks,
-        lambda: CheckpointReader(
+
+    @cache
+    def opened() -> CheckpointReader:
+        return CheckpointReader(
             url,
             storage_options=storage_options,
             check=check,
             allow=allow,
             memory_limit=memory_limit,
             on_progress=on_progress,
-        ),
-    )
+        )
+
     values = {key: plain(state_dict[key]) for key in sorted(state_dict)}
     try:
-        _load(ranks, reader, planner or ByNameLoadPlanner(), values)
+        _load(ranks, opened, planner or ByNameLoadPlanner(), values)
     except CheckpointReplaced:
-        _load(ranks, reader, planner or ByNameLoadPlanner(), values)
+        _load(ranks, opened, planner or ByNameLoadPlanner(), values)
     for key, value in values.items():
         if isinstance(state_dict[key], Stateful):
             state_dict[key].load_state_dict(value)
         else:
             state_dict[key] = value
-    return reader.info()
-
-
-def _made_everywhere(ranks: Ranks, make: Callable[[], _T]) -> _T:
-    """Make a reader or writer on every rank, or fail on every rank."""
-    box: list[_T] = []
-    ranks.agree("opening the store", lambda: box.append(make()))
-    return box[0]
+    return opened().info()
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401 - whatever a state dict holds
@@ -166,11 +165,12 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - whatever a state dict holds
 
 
 def _save(
-    ranks: Ranks, writer: CheckpointWriter, planner: SavePlanner, state_dict: Mapping[str, Any]
+    ranks: Ranks, opened: Callable[[], CheckpointWriter], planner: SavePlanner, state_dict: Mapping[str, Any]
 ) -> CheckpointInfo:
     metadata = []
 
     def plan_mine() -> SavePlan:
+        writer = opened()
         values = {key: plain(value) for key, value in state_dict.items()}
         planner.set_up_planner(values, writer.storage_meta(), ranks.coordinates)
         writer.set_up_storage_writer(ranks.coordinates)
@@ -179,26 +179,30 @@ def _save(
     def plan_all(plans: list[SavePlan]) -> list[SavePlan]:
         plans, found = planner.create_global_plan(plans)
         metadata.append(found)
-        return writer.prepare_global_plan(plans)
+        return opened().prepare_global_plan(plans)
 
     plan = ranks.scatter("planning", plan_mine, plan_all)
 
     def write() -> list[WriteResult]:
-        return writer.write_data(planner.finish_plan(plan), planner).wait()
+        return opened().write_data(planner.finish_plan(plan), planner).wait()
 
     def finish(results: list[list[WriteResult]]) -> CheckpointInfo | None:
-        writer.finish(metadata[0], results)
-        return writer.info
+        opened().finish(metadata[0], results)
+        return opened().info
 
     info = ranks.gather("writing", write, finish)
     assert info is not None  # noqa: S101 - finish sets it or raises
     return info
 
 
-def _load(ranks: Ranks, reader: CheckpointReader, planner: LoadPlanner, state_dict: dict[str, Any]) -> None:
-    reader.use(ranks.first("reading .metadata", lambda: commit.read_snapshot(reader.store)))
+def _load(
+    ranks: Ranks, opened: Callable[[], CheckpointReader], planner: LoadPlanner, state_dict: dict[str, Any]
+) -> None:
+    snapshot = ranks.first("reading .metadata", lambda: commit.read_snapshot(opened().store))
 
     def plan_mine() -> LoadPlan:
+        reader = opened()
+        reader.use(snapshot)
         metadata = reader.read_metadata()
         reader.set_up_storage_reader(metadata, ranks.coordinates)
         planner.set_up_planner(state_dict, metadata, ranks.coordinates)
@@ -208,10 +212,10 @@ def _load(ranks: Ranks, reader: CheckpointReader, planner: LoadPlanner, state_di
             raise StateMismatch(str(error).strip("'\"")) from error
 
     def plan_all(plans: list[LoadPlan]) -> list[LoadPlan]:
-        return reader.prepare_global_plan(planner.create_global_plan(plans))
+        return opened().prepare_global_plan(planner.create_global_plan(plans))
 
     plan = ranks.scatter("planning", plan_mine, plan_all)
-    ranks.agree("reading", lambda: reader.read_data(planner.finish_plan(plan), planner).wait())
+    ranks.agree("reading", lambda: opened().read_data(planner.finish_plan(plan), planner).wait())
 
 
 def _remove_failed(writer: CheckpointWriter) -> None:

@@ -20,6 +20,7 @@ _POLYNOMIAL: Final = 0x82F63B78
 _BITS: Final = 32
 
 Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.uint32]
 Matrix = tuple[int, ...]
 
 
@@ -63,16 +64,19 @@ class BlockDigest:
 
 
 def fold(blocks: Sequence[int], size: int) -> int:
-    """Return the digest of a whole file of `size` bytes from its blocks' digests."""
+    """Return the digest of a whole file of `size` bytes from its blocks' digests.
+
+    Neighbours are joined pair by pair, all pairs at once. Zeros in front change nothing: no bytes have the digest 0.
+    """
     if not blocks:
         return 0
-    tables = _tables(BLOCK)
-    crc = blocks[0]
-    for block in blocks[1:-1]:
-        crc = _shift(tables, crc) ^ block
-    if len(blocks) > 1:
-        crc = _times(_zeros(size - (len(blocks) - 1) * BLOCK), crc) ^ blocks[-1]
-    return crc
+    whole, last = blocks[:-1], blocks[-1]
+    levels = max(0, len(whole) - 1).bit_length()
+    crcs = np.zeros(1 << levels, dtype=np.uint32)
+    crcs[len(crcs) - len(whole) :] = whole
+    for level in range(levels):
+        crcs = _shift(_tables(BLOCK << level), crcs[0::2]) ^ crcs[1::2]
+    return _times(_zeros(size - len(whole) * BLOCK), int(crcs[0])) ^ last
 
 
 def pack(blocks: Iterable[int]) -> bytes:
@@ -98,23 +102,36 @@ def _times(matrix: Matrix, vector: int) -> int:
 @cache
 def _zeros(count: int) -> Matrix:
     """Return the map that `count` zero bytes apply to a CRC, by repeated squaring (as zlib's crc32_combine does)."""
-    square: Matrix = (_POLYNOMIAL, *(1 << bit for bit in range(_BITS - 1)))  # one zero bit
-    result: Matrix = tuple(1 << bit for bit in range(_BITS))
-    bits = 8 * count
-    while bits:
-        if bits & 1:
-            result = tuple(_times(square, column) for column in result)
-        square = tuple(_times(square, column) for column in square)
-        bits >>= 1
-    return result
+    if not count:
+        return tuple(1 << bit for bit in range(_BITS))
+    if count == 1:
+        bit: Matrix = (_POLYNOMIAL, *(1 << bit for bit in range(_BITS - 1)))
+        return _after(*[bit] * 8)
+    half = _zeros(count // 2)
+    return _after(half, half, _zeros(count % 2))
+
+
+def _after(first: Matrix, *others: Matrix) -> Matrix:
+    """Return the map that applies all of them."""
+    for other in others:
+        first = tuple(_times(other, column) for column in first)
+    return first
 
 
 @cache
-def _tables(count: int) -> tuple[Matrix, ...]:
+def _tables(count: int) -> tuple[Words, ...]:
+    """Return what `count` zero bytes make of each byte of a CRC."""
     matrix = _zeros(count)
-    return tuple(tuple(_times(matrix, byte << shift) for byte in range(256)) for shift in range(0, _BITS, 8))
+    tables = []
+    for shift in range(0, _BITS, 8):
+        table = np.zeros(1, dtype=np.uint32)
+        for column in matrix[shift : shift + 8]:
+            table = np.concatenate([table, table ^ np.uint32(column)])
+        tables.append(table)
+    return tuple(tables)
 
 
-def _shift(tables: tuple[Matrix, ...], crc: int) -> int:
+def _shift(tables: tuple[Words, ...], crcs: Words) -> Words:
     one, two, three, four = tables
-    return one[crc & 255] ^ two[crc >> 8 & 255] ^ three[crc >> 16 & 255] ^ four[crc >> 24]
+    shifted: Words = one[crcs & 255] ^ two[crcs >> 8 & 255] ^ three[crcs >> 16 & 255] ^ four[crcs >> 24]
+    return shifted

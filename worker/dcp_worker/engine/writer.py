@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -76,6 +77,7 @@ class CheckpointWriter(StorageWriter):
         self._memory_limit = memory_limit
         self._on_progress = on_progress
         self._coordinates = False
+        self._looked: ThreadFuture[str] | None = None
         self._guard = ""
         self._world_size = 1
         self.save_id = layout.new_save_id()
@@ -96,16 +98,22 @@ class CheckpointWriter(StorageWriter):
         self._coordinates = is_coordinator
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """On rank 0, refuse at once if there is a checkpoint, and learn whether the store refuses by itself."""
+        """On rank 0, begin to look at the store, which takes as long as the planning that goes on meanwhile."""
         failpoints.reach("planning")
         if self._coordinates:
-            if not self.overwrite:
-                commit.refuse_if_committed(self.store)
-            self._guard = self.store.guard()
+            pool = ThreadPoolExecutor(1, thread_name_prefix="dcp-look")
+            self._looked = pool.submit(self._look)
+            pool.shutdown(wait=False)
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """On rank 0, give every rank the save id and its number."""
+        """On rank 0, refuse if there is a checkpoint, before a byte moves; give every rank the save id and its number.
+
+        Raises:
+            CheckpointExists: there is one, and `overwrite` is false.
+        """
+        if self._looked:
+            self._guard = self._looked.result()
         self._world_size = len(plans)
         return [
             dataclasses.replace(plan, storage_data=_Assignment(self.save_id, rank)) for rank, plan in enumerate(plans)
@@ -176,6 +184,12 @@ class CheckpointWriter(StorageWriter):
     def validate_checkpoint_id(cls, checkpoint_id: str | PathLike[str]) -> bool:
         """Tell whether the engine can open such a URL."""
         return can_open(fspath(checkpoint_id))
+
+    def _look(self) -> str:
+        """Refuse if there is a checkpoint; return whether the store itself would."""
+        if not self.overwrite:
+            commit.refuse_if_committed(self.store)
+        return self.store.guard()
 
     def _files(self, items: list[WriteItem]) -> Iterator[list[tuple[WriteItem, int]]]:
         """Decide which items go into one file together: objects first, tensors in the planner's order."""
