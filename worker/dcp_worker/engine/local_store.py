@@ -20,10 +20,10 @@ from dcp_worker.engine.layout import FILE_LIMIT
 from dcp_worker.engine.retry import TRIES
 from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, Blob, Buffer, Entry
 
-_FLUSH_BYTES: Final = 32 << 20
+_FLUSH_BYTES: Final = 8 << 20
 """Dirty bytes after which the kernel is told to start writing, so that the final fsync finds little left to do."""
 
-_READ_BYTES: Final = 2 << 20
+_READ_BYTES: Final = 512 << 10
 """Bytes read between two looks at them."""
 _STREAMS: Final = 8
 
