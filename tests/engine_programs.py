@@ -227,6 +227,18 @@ def peak_of_a_save(rank: int, url: str, system: str) -> int:
     return _memory("VmHWM") - before
 
 
+def peak_of_a_save_to_a_store(rank: int, url: str, options: dict[str, Any], memory_limit: int) -> int:
+    """The same, by the engine, to an object store."""
+    del rank
+    engine.save({"warm": torch.zeros(3)}, f"{url}-warm", storage_options=options)
+    state = {f"t{number}": torch.ones(2048, 4096)[:, ::2] for number in range(32)}
+    with open("/proc/self/clear_refs", "w") as file:  # noqa: PTH123 - a kernel file
+        file.write("5")
+    before = _memory("VmRSS")
+    engine.save(state, url, storage_options=options, memory_limit=memory_limit)
+    return _memory("VmHWM") - before
+
+
 def _memory(field: str) -> int:
     with open("/proc/self/status") as file:  # noqa: PTH123 - a kernel file
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field))

@@ -559,3 +559,14 @@ def test_stock_fetches_more_than_a_resharded_load_needs(counted: Store) -> None:
     needed = torch.Size(programs.LARGE).numel() * 4
     print(f"needed {needed}, fetched {fetched}: {fetched / needed:.4f} times as much")
     assert fetched > 1.05 * needed
+
+
+# What it takes.
+
+
+@pytest.mark.parametrize("limit", [64 * MEBI, 256 * MEBI])
+def test_a_save_takes_no_more_memory_than_it_may(gateway: Gateway, path: str, limit: int) -> None:
+    """Of 512 MiB that don't lie as they are saved, so that they must be copied."""
+    url = gateway.server.url(path)
+    (taken,) = values(run_ranks(1, programs.peak_of_a_save_to_a_store, url, gateway.server.options, limit))
+    assert taken < limit + 32 * MEBI

@@ -186,20 +186,6 @@ def test_an_event_shortens_the_backoff_and_a_stated_delay_is_kept() -> None:
     asyncio.run(scenario())
 
 
-def test_a_forgotten_key_does_not_come_back() -> None:
-    async def scenario() -> None:
-        gate = Gate()
-        gate.open.set()
-        async with running(gate) as queue:
-            queue.add_after("gone", 0.02)
-            queue.forget("gone")
-            queue.add_after("b", 0.05)
-            await gate.until(1)
-        assert gate.started == ["b"]
-
-    asyncio.run(scenario())
-
-
 def test_stop_lets_the_work_in_hand_finish_and_takes_up_no_more() -> None:
     async def scenario() -> None:
         finished: list[str] = []

@@ -74,11 +74,6 @@ class WorkQueue(Generic[Key]):
             timer.cancel()
         self._timers[key] = loop.call_at(due, self._wake, key)
 
-    def forget(self, key: Key) -> None:
-        """Drop the key's wake-up and its history of failures: its object is gone."""
-        self._failures.pop(key, None)
-        self._drop_timer(key)
-
     def start(self) -> None:
         """Start the workers. What was added before is still there."""
         self._tasks = [asyncio.create_task(self._work(), name=f"reconciler-{number}") for number in range(self.workers)]

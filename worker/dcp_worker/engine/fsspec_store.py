@@ -13,7 +13,7 @@ import fsspec
 from dcp_worker.engine.errors import StaleVersion
 from dcp_worker.engine.layout import FILE_LIMIT
 from dcp_worker.engine.retry import TRIES
-from dcp_worker.engine.store import BEST_EFFORT, Blob, Buffer, Entry, copied
+from dcp_worker.engine.store import BEST_EFFORT, PART_SIZE, Blob, Buffer, Entry, copied
 
 
 class FsspecStore:
@@ -50,7 +50,7 @@ class FsspecStore:
         """Stream through the file system's own buffer; discard on an error, never close half a file."""
         del parallel
         self._make_parent(path)
-        file = self._fs.open(self._full(path), "wb", block_size=part_size)
+        file = self._fs.open(self._full(path), "wb", block_size=min(part_size, PART_SIZE))  # it copies what it buffers
         try:
             for chunk in chunks:
                 file.write(chunk)

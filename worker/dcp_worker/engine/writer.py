@@ -31,6 +31,8 @@ from dcp_worker.engine.store import MEMORY_LIMIT, PART_SIZE, Buffer, Store, can_
 
 _PARALLEL: Final = 12
 _MAX_PARTS: Final = 9_000
+_LEAST_SHARE: Final = 3 * PART_SIZE
+"""Memory that a file in parts takes at least: a part that travels, one that fills, and the next pieces."""
 _ONE_REQUEST: Final = 80 << 20
 """A file up to this size goes in one request if that takes no memory: what breaks off is sent again as a whole."""
 
@@ -127,7 +129,8 @@ class CheckpointWriter(StorageWriter):
         meter = Meter(sum(size for items in files for _, size in items), self._on_progress)
         paths = [layout.data_path(self.save_id, assignment.rank, number) for number in range(len(files))]
         failed = threading.Event()
-        share = self._memory_limit // max(1, min(self.store.writers, len(files)))
+        at_once = max(1, min(self.store.writers, len(files), self._memory_limit // _LEAST_SHARE))
+        share = self._memory_limit // at_once
 
         def write(path: str, items: list[tuple[WriteItem, int]]) -> list[WriteResult]:
             try:
@@ -136,7 +139,7 @@ class CheckpointWriter(StorageWriter):
                 failed.set()
                 raise
 
-        with ThreadPoolExecutor(max(1, self.store.writers), thread_name_prefix="dcp-write") as pool:
+        with ThreadPoolExecutor(at_once, thread_name_prefix="dcp-write") as pool:
             running = [pool.submit(write, path, items) for path, items in zip(paths, files, strict=True)]
         errors = [error for step in running if (error := step.exception())]
         if errors:
@@ -294,6 +297,9 @@ class _OtherFileFailed(Exception):
 
 
 def _parts(size: int, memory_limit: int) -> tuple[int, int]:
-    """Return the size of a part and how many may be in flight, within the limit and S3's 10,000 parts."""
+    """Return the size of a part and how many may be in flight, within the limit and S3's 10,000 parts.
+
+    Beyond those one part fills, and pieces for the next are being copied.
+    """
     part_size = max(PART_SIZE, -(-size // _MAX_PARTS))
-    return part_size, max(1, min(_PARALLEL, memory_limit // part_size - 1))
+    return part_size, max(1, min(_PARALLEL, memory_limit // part_size - 2))
