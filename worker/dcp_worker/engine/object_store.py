@@ -8,6 +8,7 @@ delete, so these are tried again here.
 """
 
 import logging
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -58,6 +59,7 @@ class ObjectStore:
             retry_config=options.retry,
         )  # type: ignore[call-overload]
         plain = options.proxied or options.anonymous or http_range.proxied()
+        self._ready = threading.Lock()
         self._direct = None if plain else http_range.RangedGet(self._sign, options.network)
 
     def read(self, path: str, *, tail: int | None = None) -> Blob:
@@ -82,12 +84,14 @@ class ObjectStore:
         stream = iter(chunks)
         head: list[Buffer] = []
         size = 0
-        for chunk in stream:
-            head.append(chunk)
-            size += len(chunk)
-            if size > part_size:
-                break
-        else:
+        # Files that are made ready at once only take turns at the interpreter, and all of them begin to travel late.
+        with self._ready:
+            for chunk in stream:
+                head.append(chunk)
+                size += len(chunk)
+                if size > part_size:
+                    break
+        if size <= part_size:
             obstore.put(self._store, path, iter(head), use_multipart=False)
             return
         # obstore aborts the upload if the iterator or a part fails, so that no part stays and no object appears.
