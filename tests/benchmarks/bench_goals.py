@@ -7,21 +7,26 @@ OURS: Final = "dcp-operator"
 STOCK: Final = "stock DCP, thread_count=1"
 CONNECTOR: Final = "s3torchconnector[dcp]"
 RAW: Final = "raw obstore"
+RAW_OBJECTS: Final = "raw obstore, 32 MiB objects"
 
 RATIOS: Final = {
     "s3": (
         ("save_MBps", RAW, 0.9),
+        ("save_MBps", RAW_OBJECTS, 0.9),
         ("save_MBps", CONNECTOR, 1.0),
         ("save_MBps", STOCK, 2.0),
         ("load_MBps", RAW, 0.85),
+        ("load_MBps", RAW_OBJECTS, 0.85),
         ("load_MBps", CONNECTOR, 1.5),
         ("load_MBps", STOCK, 4.0),
     ),
     "s3, far": (
         ("save_MBps", RAW, 0.9),
+        ("save_MBps", RAW_OBJECTS, 0.9),
         ("save_MBps", CONNECTOR, 1.0),
         ("save_MBps", STOCK, 3.0),
         ("load_MBps", RAW, 0.85),
+        ("load_MBps", RAW_OBJECTS, 0.85),
         ("load_MBps", CONNECTOR, 1.15),
         ("load_MBps", STOCK, 10.0),
     ),

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-LIMIT = "raw obstore"
+LIMITS = {"raw obstore": "--", "raw obstore, 32 MiB objects": ":"}
+"""What is drawn as a line, and how."""
 
 
 def table(rows: list[dict[str, Any]], case: str) -> str:
@@ -19,7 +20,7 @@ def table(rows: list[dict[str, Any]], case: str) -> str:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw one pair of bar charts per case; the dashed line is what the wire gives to obstore alone."""
+    """Draw one pair of bar charts per case; the lines are what the wire gives to obstore alone."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -30,14 +31,15 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     for line, name in zip(grid, names, strict=True):
         of_case = [row for row in rows if row["case"] == name]
         for axes, what in zip(line, ("save", "load"), strict=True):
-            bars = [row for row in of_case if row["system"] != LIMIT][::-1]
+            bars = [row for row in of_case if row["system"] not in LIMITS][::-1]
             figures = [row[f"{what}_MBps"] for row in bars]
             colours = ["#1f6feb" if row["system"] == "dcp-operator" else "#b7bdc6" for row in bars]
             drawn = axes.barh([row["system"] for row in bars], figures, color=colours)
             axes.bar_label(drawn, padding=3, fontsize=8)
             for row in of_case:
-                if row["system"] == LIMIT:
-                    axes.axvline(row[f"{what}_MBps"], color="#d1242f", linestyle="--", linewidth=1, label=LIMIT)
+                if (limit := row["system"]) in LIMITS:
+                    style = LIMITS[limit]
+                    axes.axvline(row[f"{what}_MBps"], color="#d1242f", linestyle=style, linewidth=1, label=limit)
                     axes.legend(loc="lower right", fontsize=7, frameon=False)
             axes.set_title(f"{what}, MB/s: {name}", fontsize=9, loc="left")
             axes.tick_params(labelsize=8)
