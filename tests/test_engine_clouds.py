@@ -35,7 +35,8 @@ from dcp_worker.engine.errors import (
     StorageUnavailable,
 )
 from dcp_worker.engine.object_store import ObjectStore
-from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, PART_SIZE, open_store
+from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, PART_SIZE
+from dcp_worker.engine.stores import open_store
 from flaky_proxy import FlakyProxy
 from rank_group import run_ranks, values
 

@@ -31,7 +31,7 @@ from dcp_worker.engine import archive, digest, errors, layout, metadata, options
 from dcp_worker.engine.manifest import Chunk, DataFile, Manifest, Tensor
 from dcp_worker.engine.object_store import ObjectStore
 from dcp_worker.engine.payload import PIECE, Payload, rows
-from dcp_worker.engine.store import open_store
+from dcp_worker.engine.stores import open_store
 
 MEBI = 1 << 20
 SHAPES = [(), (1,), (5,), (0, 3), (4, 6), (2, 3, 4)]

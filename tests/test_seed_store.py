@@ -8,7 +8,8 @@ import pytest
 
 import s3_server
 from dcp_worker.engine.errors import InvalidOption
-from dcp_worker.engine.store import Store, open_store
+from dcp_worker.engine.store import Store
+from dcp_worker.engine.stores import open_store
 
 Place = tuple[str, dict[str, Any]]
 PART = 5 << 20

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 from dcp_worker.engine import commit, layout, options
 from dcp_worker.engine.errors import translate
-from dcp_worker.engine.store import Entry, open_store
+from dcp_worker.engine.store import Entry
+from dcp_worker.engine.stores import open_store
 
 MINIMUM_AGE: Final = timedelta(days=1)
 

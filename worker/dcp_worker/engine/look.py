@@ -15,7 +15,8 @@ from dcp_worker.engine.errors import (
     translate,
 )
 from dcp_worker.engine.manifest import Manifest
-from dcp_worker.engine.store import Store, open_store
+from dcp_worker.engine.store import Store
+from dcp_worker.engine.stores import open_store
 
 
 def find(url: str | PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> CheckpointInfo | None:

@@ -26,7 +26,8 @@ from dcp_worker.engine.errors import CheckpointCorrupted, CheckpointReplaced, In
 from dcp_worker.engine.fetch import Digests, Fetcher
 from dcp_worker.engine.manifest import Chunk, Manifest
 from dcp_worker.engine.meter import Meter, Progress
-from dcp_worker.engine.store import MEMORY_LIMIT, Store, can_open, open_store
+from dcp_worker.engine.store import MEMORY_LIMIT, Store
+from dcp_worker.engine.stores import can_open, open_store
 
 
 class CheckpointReader(StorageReader):

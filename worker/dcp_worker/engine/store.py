@@ -1,16 +1,13 @@
-"""The few things that the engine asks of a store, whatever it is, and which store serves a URL.
+"""The few things that the engine asks of a store, whatever it is.
 
 Paths are relative to the checkpoint's URL and use `/`. `FileNotFoundError` and `FileExistsError` are part of the
 protocol; every other error is the library's own, for `errors.translate`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
-
-from dcp_worker.engine import options
-from dcp_worker.engine.errors import InvalidOption, translate
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -88,38 +85,6 @@ class Store(Protocol):
 
     def guard(self) -> str:
         """Return whether `create` refuses atomically: `Atomic`, or `BestEffort`. May ask the store, once."""
-
-
-def open_store(url: str, storage_options: Mapping[str, Any] | None = None) -> Store:
-    """Return the store that serves `url`: local files, an object store through obstore, else fsspec."""
-    given = dict(storage_options or {})
-    protocol = options.protocol_of(url)
-    options.check(protocol, given)
-    try:
-        if protocol == "file":
-            from dcp_worker.engine.local_store import LocalStore  # noqa: PLC0415 - each store loads what it needs
-
-            return LocalStore(url)
-        if protocol in options.OBJECT_PROTOCOLS:
-            from dcp_worker.engine.object_store import ObjectStore  # noqa: PLC0415
-
-            return ObjectStore(url, options.for_obstore(protocol, given))
-        from dcp_worker.engine.fsspec_store import FsspecStore  # noqa: PLC0415
-
-        return FsspecStore(url, given)
-    except (ImportError, ValueError) as error:
-        raise InvalidOption.wrapping(url, error) from error
-    except Exception as error:
-        raise translate(error) from error
-
-
-def can_open(url: str) -> bool:
-    """Tell whether there is a store for such a URL: DCP's `validate_checkpoint_id`."""
-    try:
-        open_store(url)
-    except InvalidOption:
-        return False
-    return True
 
 
 def copied(pieces: Iterable[Buffer], targets: Iterable[memoryview], path: str) -> Iterator[memoryview]:

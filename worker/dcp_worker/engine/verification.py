@@ -19,7 +19,8 @@ from dcp_worker.engine.fetch import Digests, Fetcher
 from dcp_worker.engine.manifest import DataFile, Manifest
 from dcp_worker.engine.meter import Meter, Progress
 from dcp_worker.engine.stock import manifest_of_stock
-from dcp_worker.engine.store import Store, open_store
+from dcp_worker.engine.store import Store
+from dcp_worker.engine.stores import open_store
 
 BY_DIGESTS: Final = "every byte, by its crc32c"
 BY_ZIP: Final = "file sizes and zip CRC-32: a stock checkpoint has no digests"

@@ -27,7 +27,8 @@ from dcp_worker.engine import metadata as dcp_metadata
 from dcp_worker.engine.errors import CheckpointCorrupted, InvalidOption, translate
 from dcp_worker.engine.manifest import Manifest
 from dcp_worker.engine.meter import Meter, Progress
-from dcp_worker.engine.store import MEMORY_LIMIT, PART_SIZE, Buffer, Store, can_open, open_store
+from dcp_worker.engine.store import MEMORY_LIMIT, PART_SIZE, Buffer, Store
+from dcp_worker.engine.stores import can_open, open_store
 
 _PARALLEL: Final = 12
 _MAX_PARTS: Final = 9_000

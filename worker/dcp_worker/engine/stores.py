@@ -1,0 +1,40 @@
+"""Which store serves a URL."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dcp_worker.engine import options
+from dcp_worker.engine.errors import InvalidOption, translate
+from dcp_worker.engine.store import Store
+
+
+def open_store(url: str, storage_options: Mapping[str, Any] | None = None) -> Store:
+    """Return the store that serves `url`: local files, an object store through obstore, else fsspec."""
+    given = dict(storage_options or {})
+    protocol = options.protocol_of(url)
+    options.check(protocol, given)
+    try:
+        if protocol == "file":
+            from dcp_worker.engine.local_store import LocalStore  # noqa: PLC0415 - each store loads what it needs
+
+            return LocalStore(url)
+        if protocol in options.OBJECT_PROTOCOLS:
+            from dcp_worker.engine.object_store import ObjectStore  # noqa: PLC0415
+
+            return ObjectStore(url, options.for_obstore(protocol, given))
+        from dcp_worker.engine.fsspec_store import FsspecStore  # noqa: PLC0415
+
+        return FsspecStore(url, given)
+    except (ImportError, ValueError) as error:
+        raise InvalidOption.wrapping(url, error) from error
+    except Exception as error:
+        raise translate(error) from error
+
+
+def can_open(url: str) -> bool:
+    """Tell whether there is a store for such a URL: DCP's `validate_checkpoint_id`."""
+    try:
+        open_store(url)
+    except InvalidOption:
+        return False
+    return True
