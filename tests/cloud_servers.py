@@ -14,7 +14,6 @@ import base64
 import hashlib
 import hmac
 import json
-import os
 import re
 import subprocess
 import urllib.request
@@ -29,7 +28,7 @@ from urllib.parse import quote, urlencode
 
 from cluster.builds import npm_package, program
 from cluster.processes import DIE_WITH_PARENT
-from s3_server import environment, free_port, wait
+from s3_server import child, environment, free_port
 
 ACCOUNT: Final = "testaccount"
 ACCOUNT_KEY: Final = base64.b64encode(b"the key of an account that is not").decode()
@@ -190,19 +189,9 @@ def fake_gcs_server() -> Iterator[Google]:
 
 @contextmanager
 def _serving(command: list[str], server: Cloud, **environment: str) -> Iterator[None]:
-    process = subprocess.Popen(
-        [*DIE_WITH_PARENT, *command],
-        env={**os.environ, **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait(server.endpoint, process)
+    with child([*DIE_WITH_PARENT, *command], server.endpoint, **environment):
         server.make_bucket()
         yield
-    finally:
-        process.kill()
-        process.wait(timeout=10)
 
 
 def _service_account() -> str:

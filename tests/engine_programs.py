@@ -216,26 +216,30 @@ def peak_of_a_save(rank: int, url: str, system: str) -> int:
     warnings.simplefilter("ignore")
     dcp.save({"warm": torch.zeros(3)}, storage_writer=FileSystemWriter(f"{url}-warm"))
     engine.save({"warm": torch.zeros(3)}, f"{url}-warm-too")
-    state = {f"t{number}": torch.ones(2048, 4096)[:, ::2] for number in range(32)}
-    with open("/proc/self/clear_refs", "w") as file:  # noqa: PTH123 - a kernel file
-        file.write("5")
-    before = _memory("VmRSS")
+    state = _not_contiguous()
     if system == "stock":
-        dcp.save(state, storage_writer=FileSystemWriter(url))
-    else:
-        engine.save(state, url)
-    return _memory("VmHWM") - before
+        return _peak(lambda: dcp.save(state, storage_writer=FileSystemWriter(url)))
+    return _peak(lambda: engine.save(state, url))
 
 
 def peak_of_a_save_to_a_store(rank: int, url: str, options: dict[str, Any], memory_limit: int) -> int:
     """The same, by the engine, to an object store."""
     del rank
     engine.save({"warm": torch.zeros(3)}, f"{url}-warm", storage_options=options)
-    state = {f"t{number}": torch.ones(2048, 4096)[:, ::2] for number in range(32)}
+    state = _not_contiguous()
+    return _peak(lambda: engine.save(state, url, storage_options=options, memory_limit=memory_limit))
+
+
+def _not_contiguous() -> dict[str, torch.Tensor]:
+    return {f"t{number}": torch.ones(2048, 4096)[:, ::2] for number in range(32)}
+
+
+def _peak(step: Callable[[], object]) -> int:
+    """Return the bytes that a step takes at most, beyond what this process holds before."""
     with open("/proc/self/clear_refs", "w") as file:  # noqa: PTH123 - a kernel file
         file.write("5")
     before = _memory("VmRSS")
-    engine.save(state, url, storage_options=options, memory_limit=memory_limit)
+    step()
     return _memory("VmHWM") - before
 
 
@@ -311,6 +315,11 @@ class Strike:
 
         if rank == self.rank:
             failpoints.hook = hook
+
+
+def apart(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the same values, not side by side in memory: a save must copy them."""
+    return torch.stack([tensor, tensor], dim=1)[:, 0]
 
 
 LARGE = (8_195, 1_024)

@@ -90,16 +90,22 @@ def versitygw(folder: Path, bucket: str = "checkpoints", *, access_log: Path | N
 def _serving(command: list[str], port: int, bucket: str, *, create: bool = True) -> Iterator[S3Server]:
     credentials = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
     root = {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}
-    process = subprocess.Popen(
-        command, env={**os.environ, **root}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
     server = S3Server(f"http://127.0.0.1:{port}", bucket)
+    with child(command, server.endpoint, **root), environment(**credentials):
+        if create:
+            server.client().create_bucket(Bucket=bucket)
+        yield server
+
+
+@contextmanager
+def child(command: list[str], endpoint: str, **variables: str) -> Iterator[None]:
+    """Run a server, with these variables in its environment, from when it answers until the block ends."""
+    process = subprocess.Popen(
+        command, env={**os.environ, **variables}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
-        with environment(**credentials):
-            wait(server.endpoint, process)
-            if create:
-                server.client().create_bucket(Bucket=bucket)
-            yield server
+        _wait(endpoint, process)
+        yield
     finally:
         process.kill()  # a graceful end would wait for connections that clients keep open
         process.wait(timeout=10)
@@ -120,7 +126,7 @@ def environment(**variables: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def wait(endpoint: str, process: "subprocess.Popen[bytes]") -> None:
+def _wait(endpoint: str, process: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         if process.poll() is not None:

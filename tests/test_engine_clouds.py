@@ -310,8 +310,8 @@ def test_refused_then_replaced(place: Place) -> None:
 def save_in_parts(place: Place) -> None:
     """Save values that don't lie side by side, with too little memory to hold them: three parts."""
     saved = state(1)
-    apart = {"w": torch.stack([saved["w"], saved["w"]], dim=1)[:, 0]}
-    engine.save(saved | apart, place.url, storage_options=place.options, memory_limit=PART_SIZE)
+    saved["w"] = programs.apart(saved["w"])
+    engine.save(saved, place.url, storage_options=place.options, memory_limit=PART_SIZE)
 
 
 def test_a_file_travels_in_one_request_or_in_parts(on_azure: Place, azure: Azure) -> None:

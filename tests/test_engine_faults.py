@@ -171,8 +171,7 @@ def test_broken_answers_are_fetched_again(flaky: flaky_proxy.FlakyProxy, tmp_pat
 
 def save_in_parts(state: dict[str, Any], url: str, options: dict[str, Any]) -> None:
     """Save values that don't lie side by side, with too little memory to hold them: they go in parts."""
-    apart = {"w": torch.stack([state["w"], state["w"]], dim=1)[:, 0]}
-    engine.save(state | apart, url, storage_options=options, memory_limit=8 * MEBI)
+    engine.save(state | {"w": programs.apart(state["w"])}, url, storage_options=options, memory_limit=8 * MEBI)
 
 
 def save_in_one_request(state: dict[str, Any], url: str, options: dict[str, Any]) -> None:

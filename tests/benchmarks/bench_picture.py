@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-LIMITS = {"raw obstore": "--", "raw obstore, 32 MiB objects": ":"}
+from benchmarks.bench_goals import RAW, RAW_OBJECTS
+
+LIMITS = {RAW: "--", RAW_OBJECTS: ":"}
 """What is drawn as a line, and how."""
 
 

@@ -96,18 +96,16 @@ def save_now(
 ) -> CheckpointInfo:
     """Save without a look at a background save: what `save` and the background itself do."""
     ranks = Ranks(process_group, url=fspath(url), patience=patience)
-    writers: list[CheckpointWriter] = []
 
+    @cache
     def opened() -> CheckpointWriter:
-        if not writers:
-            writers.append(CheckpointWriter(url, **options))
-        return writers[0]
+        return CheckpointWriter(url, **options)
 
     try:
         return _save(ranks, opened, planner or DefaultSavePlanner(), state_dict)
     except EngineError as error:
-        if ranks.coordinates and not error.commit_unknown and writers and writers[0].info is None:
-            _remove_failed(writers[0])
+        if ranks.coordinates and not error.commit_unknown and opened.cache_info().currsize and opened().info is None:
+            _remove_failed(opened())
         raise
 
 
