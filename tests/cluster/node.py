@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import grpc
+
 from cluster.builds import programs
 from cluster.controlplane import NODE_NAME, ControlPlane
 from cluster.images import PAUSE_IMAGE
@@ -60,7 +62,7 @@ class Node:
         path = self.folder / "containerd.toml"
         path.write_text(config)
         processes.start("containerd", ["containerd", "--config", path])
-        processes.wait("containerd", self.socket.exists)
+        processes.wait("containerd", self._serves_kubelet)
         earlier = self.ctr("containers", "list", "--quiet").split()
         if earlier:
             self.ctr("containers", "delete", *earlier)
@@ -91,6 +93,21 @@ class Node:
         """Bring an image onto the node, so that the first pod that wants it starts at once."""
         if image not in self.ctr("images", "list", "--quiet").split():
             self.ctr("images", "pull", "--plain-http", image)
+
+    def _serves_kubelet(self) -> bool:
+        """Return whether containerd answers the first question of kubelet, which gives up where it does not.
+
+        It listens long before: it first recovers the pods of an earlier cluster.
+        """
+        with grpc.insecure_channel(f"unix:{self.socket}") as channel:
+            version: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+                "/runtime.v1.RuntimeService/Version"
+            )
+            try:
+                version(b"", timeout=1)
+            except grpc.RpcError:
+                return False
+            return True
 
     def _ready(self) -> bool:
         path = "{.items[*].status.conditions[?(@.type=='Ready')].status}"
