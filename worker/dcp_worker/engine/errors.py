@@ -319,6 +319,11 @@ def is_missing_file(exc: BaseException) -> bool:
     return isinstance(exc, FileNotFoundError) and not is_missing_bucket(str(exc))
 
 
+def is_bad_digest(exc: BaseException) -> bool:
+    """Tell whether the store refused an upload because other bytes arrived than the checksum was made of."""
+    return "BadDigest" in str(exc)
+
+
 def is_missing_bucket(text: str) -> bool:
     """Tell whether a store's answer says that there is no such bucket, container or account."""
     return any(mark in text for mark in _NO_BUCKET)

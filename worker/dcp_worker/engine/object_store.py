@@ -4,7 +4,7 @@ Creating is `If-None-Match: *` (`ifGenerationMatch=0` on Google), replacing is `
 goes up in one request, or in parts in parallel; a failed upload is aborted. Reads are ranged and never cached.
 
 obstore tries again what may be sent twice. It gives up at once where no answer came to a conditional PUT or to a bulk
-delete, so these are tried again here.
+delete, and where a file did not arrive as it was sent: these are tried again here.
 """
 
 import logging
@@ -22,7 +22,7 @@ from obstore import exceptions
 from obstore.store import from_url
 
 from dcp_worker.engine import http_range
-from dcp_worker.engine.errors import StaleVersion, StorageDenied, translate
+from dcp_worker.engine.errors import StaleVersion, StorageDenied, is_bad_digest, translate
 from dcp_worker.engine.options import ObstoreOptions, protocol_of
 from dcp_worker.engine.retry import retried
 from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, Blob, Buffer, Entry, copied
@@ -92,7 +92,9 @@ class ObjectStore:
                 if size > part_size:
                     break
         if size <= part_size:
-            obstore.put(self._store, path, iter(head), use_multipart=False)
+            retried(
+                lambda: obstore.put(self._store, path, iter(head), use_multipart=False), self.attempts, on=is_bad_digest
+            )
             return
         # obstore aborts the upload if the iterator or a part fails, so that no part stays and no object appears.
         obstore.put(self._store, path, chain(head, stream), chunk_size=part_size, max_concurrency=parallel)

@@ -15,12 +15,15 @@ _ALL_SECONDS: Final = 180.0
 _T = TypeVar("_T")
 
 
-def retried(step: Callable[[], _T], tries: int = TRIES) -> _T:
-    """Run a step that may be run twice, again where the store was unavailable; other errors are raised at once."""
+def retried(step: Callable[[], _T], tries: int = TRIES, *, on: Callable[[BaseException], bool] | None = None) -> _T:
+    """Run a step that may be run twice, again on an error that `on` accepts; others are raised at once.
+
+    By default these are the errors of a store that was unavailable.
+    """
     retrying = Retrying(
         stop=stop_after_attempt(tries) | stop_after_delay(_ALL_SECONDS),
         wait=wait_random_exponential(multiplier=_PAUSE_SECONDS, max=_LONGEST_PAUSE_SECONDS),
-        retry=retry_if_exception(_transient),
+        retry=retry_if_exception(on or _transient),
         reraise=True,
     )
     return retrying(step)
