@@ -1,5 +1,6 @@
 """What the ranks of the engine's tests run."""
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -408,3 +409,68 @@ def stock_load_large(rank: int, url: str, options: dict[str, Any], seed: int) ->
     state = large_state(seed, zero=True)
     dcp.load(state, storage_reader=dcp.FsspecReader(url, **options))
     assert torch.equal(state["rows"].to_local(), large_state(seed)["rows"].to_local())
+
+
+def save_what_differs(rank: int, url: str, what: str) -> None:
+    """Every rank gives a URL or a step of its own."""
+    if what == "url":
+        engine.save(sharded_state(1), f"{url}/{rank}")
+    else:
+        engine.save(sharded_state(1), url, step=rank)
+
+
+def wait_on_one_rank_alone(rank: int, url: str) -> list[Any]:
+    """The second save fails; rank 0 alone hears of it before the third. Return what the others heard, and who saved."""
+    engine.save(sharded_state(1), f"{url}/1")
+    failing = engine.async_save(sharded_state(2), f"{url}/1")
+    if rank == 0:
+        with contextlib.suppress(errors.CheckpointExists):
+            failing.wait()
+    heard = []
+    for _ in range(2):
+        try:
+            engine.async_save(sharded_state(3), f"{url}/2", step=3).wait()
+        except errors.EngineError as error:
+            heard.append(type(error).__name__)
+        else:
+            return [*heard, engine.inspect(f"{url}/2").step]
+    return heard
+
+
+def async_save_of_sharded_tensors(rank: int, url: str) -> bool:
+    """Tensors as FSDP1 gives them; training changes them while the bytes travel."""
+    shard = Shard1.from_tensor_and_offsets(torch.full((2, 3), rank + 1.0), [2 * rank, 0], rank)
+    tensor = init_from_local_shards([shard], [2 * dist.get_world_size(), 3])
+    saving = engine.async_save({"t": tensor}, url)
+    shard.tensor.zero_()
+    saving.wait()
+    engine.load({"t": tensor}, url)
+    return bool(torch.equal(shard.tensor, torch.full((2, 3), rank + 1.0)))
+
+
+def save_in_two_process_groups(rank: int, url: str) -> int:
+    """Save, end the process group, make another one, save again."""
+    engine.async_save(sharded_state(1), f"{url}/1").wait()
+    world = dist.get_world_size()
+    dist.destroy_process_group()
+    dist.init_process_group("gloo", init_method=f"file://{url}/again", rank=rank, world_size=world)
+    engine.save(sharded_state(2), f"{url}/2")
+    engine.async_save(sharded_state(2), f"{url}/3").wait()
+    return 2 - len(differences(_loaded(f"{url}/3"), 2))
+
+
+def _loaded(url: str) -> dict[str, Any]:
+    state = sharded_state(zero=True)
+    engine.load(state, url)
+    return state
+
+
+def save_with_a_hung_rank_0(rank: int, url: str) -> None:
+    """Rank 0 stops while it plans for all; the others are patient for 1 s."""
+
+    def hook(reached: str) -> None:
+        if reached == "planning" and rank == 0:
+            threading.Event().wait(50)
+
+    failpoints.hook = hook
+    engine.save(sharded_state(2), url, patience=1)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from s3_server import S3Server
 
-Fault = Literal["503", "reset", "truncate", "stall", "flip", "flip sent", "lose answer"]
+Fault = Literal["503", "403", "reset", "truncate", "stall", "flip", "flip sent", "lose answer"]
 Rule = Callable[[str, str], Fault | None]
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
@@ -88,6 +88,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.proxy.faults.append(fault)
         if fault == "503":
             self._answer(503, [], b"<Error><Code>SlowDown</Code></Error>")
+        elif fault == "403":
+            self._answer(403, [], b"<Error><Code>AccessDenied</Code></Error>")
         elif fault == "reset":
             self._reset()
         elif fault == "stall":

@@ -1,6 +1,7 @@
 """The engine's pure parts: framing, digests, ranges, manifest, trailer, the unpickler, the errors."""
 
 import dataclasses
+import importlib
 import io
 import json
 import pickle
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
+    _MEM_FORMAT_ENCODING,
     STORAGE_TYPES,
     BytesStorageMetadata,
     ChunkStorageMetadata,
@@ -28,6 +30,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 
 from dcp_worker.contract import Conflict, Origin, Reason
 from dcp_worker.engine import archive, digest, errors, layout, metadata, options, ranges, record
+from dcp_worker.engine.errors import CheckpointCorrupted
 from dcp_worker.engine.manifest import Chunk, DataFile, Manifest, Tensor
 from dcp_worker.engine.object_store import ObjectStore
 from dcp_worker.engine.payload import PIECE, Payload, rows
@@ -222,18 +225,63 @@ def test_the_trailer_stands_behind_the_pickle_and_is_found_in_its_end() -> None:
     assert metadata.take_apart(data).pickled == pickle.dumps({"x": "\n{"})
 
 
+def test_without_a_trailer_it_is_stock_dcps() -> None:
+    assert layout.parse_trailer(pickle.dumps(1)) == (None, 0)
+
+
 @pytest.mark.parametrize(
     "line",
     [
-        b"",
+        b"\n",
         b"\n{}\n",
         b"\n{\n",
         b'\n{"dcpOperator":{"saveId":"../../etc","manifest":"data-../../etc/manifest.json","sha256":""}}\n',
         b'\n{"dcpOperator":{"saveId":"' + b"0" * 32 + b'","manifest":"elsewhere.json","sha256":""}}\n',
     ],
 )
-def test_what_is_no_trailer_is_the_picklers(line: bytes) -> None:
-    assert layout.parse_trailer(pickle.dumps(1) + line) == (None, 0)
+def test_what_is_neither_a_trailer_nor_a_pickles_end_is_damage(line: bytes) -> None:
+    with pytest.raises(CheckpointCorrupted, match="cut off or changed"):
+        layout.parse_trailer(pickle.dumps(1) + line)
+
+
+def test_no_damage_makes_one_of_our_saves_pass_for_a_stock_one() -> None:
+    save_id = layout.new_save_id()
+    pickled = pickle.dumps([layout.data_path(save_id, 0, 0)])
+    trailer = layout.Trailer(save_id, layout.manifest_path(save_id), "ab" * 32)
+    whole = pickled + trailer.encode()
+    cut = [whole[:end] for end in range(len(pickled), len(whole))]
+    flipped = [
+        whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :]
+        for at in range(len(pickled), len(whole))
+        for bit in range(8)
+    ]
+    for damaged in cut + flipped:
+        try:
+            found = metadata.take_apart(damaged).trailer
+        except CheckpointCorrupted:
+            continue
+        # White space says nothing, and a manifest of another digest is refused when it is read.
+        assert found is not None
+        assert (found.save_id, found.manifest) == (trailer.save_id, trailer.manifest)
+
+
+@pytest.mark.parametrize("name", ["pathlib PosixPath", "torch.distributed.checkpoint.metadata MetadataIndex"])
+def test_a_crafted_pickle_changes_no_class(name: str) -> None:
+    module, _, owner = name.partition(" ")
+    real = getattr(importlib.import_module(module), owner)
+    before = dict(vars(real))
+    crafted = b"c" + f"{module}\n{owner}\n".encode() + b"N}X\x07\x00\x00\x00__len__K\x01s\x86b."
+    with pytest.raises(CheckpointCorrupted, match=rf"it changes {owner}.__len__"):
+        metadata.load(crafted)
+    assert dict(vars(real)) == before
+
+
+def test_a_crafted_pickle_changes_no_member_of_an_enumeration() -> None:
+    member = _MEM_FORMAT_ENCODING.TORCH_CONTIGUOUS_FORMAT
+    name = b"torch.distributed.checkpoint.metadata\n_MEM_FORMAT_ENCODING\n"
+    with pytest.raises(CheckpointCorrupted):
+        metadata.load(b"c" + name + b"K\x00\x85R}X\x07\x00\x00\x00_value_K\x63sb.")
+    assert member.value == 0
 
 
 def test_the_metadata_is_what_stock_readers_know_with_what_is_equal_written_once() -> None:

@@ -116,6 +116,7 @@ class Rank:
                 storage_options=storage.options,
                 origin=task.origin,
                 step=step,
+                patience=task.active_seconds,
                 on_progress=self._on_progress,
             )
             # The commit is the truth: a SIGTERM from here on changes nothing.
@@ -232,6 +233,7 @@ class Rank:
             url,
             storage_options=self.task.storage.options,
             planner=state.SelectingLoadPlanner(self.task.load),
+            patience=self.task.active_seconds,
             on_progress=self._on_progress,
         )
         state.load_state_dict(model, optimizer, values)

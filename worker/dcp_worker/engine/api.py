@@ -5,9 +5,10 @@ own driver has no hook for a failure, raises a BaseException, and lets every ran
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any, Protocol
 
 import torch.distributed as dist
@@ -18,7 +19,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 
 from dcp_worker.contract import CheckpointInfo, Origin
 from dcp_worker.engine import commit
-from dcp_worker.engine.errors import CheckpointReplaced, EngineError, StateMismatch, translate
+from dcp_worker.engine.errors import CheckpointReplaced, EngineError, InvalidOption, StateMismatch, translate
 from dcp_worker.engine.meter import Progress
 from dcp_worker.engine.planner import ByNameLoadPlanner
 from dcp_worker.engine.ranks import PATIENCE_SECONDS, Ranks
@@ -69,10 +70,10 @@ def save(  # noqa: PLR0913 - keyword-only, each with its default
     Raises:
         EngineError: a subclass per cause, see `dcp_worker.engine.errors`; `rank` names the rank that failed first.
     """
-    settle()
     return save_now(
         state_dict,
         url,
+        before=settle,
         overwrite=overwrite,
         storage_options=storage_options,
         origin=origin,
@@ -89,20 +90,26 @@ def save_now(
     state_dict: Mapping[str, Any],
     url: str | PathLike[str],
     *,
+    before: Callable[[], None] = lambda: None,
+    use: str = "",
     planner: SavePlanner | None = None,
     process_group: dist.ProcessGroup | None = None,
     patience: float = PATIENCE_SECONDS,
     **options: Any,  # noqa: ANN401 - those of CheckpointWriter
 ) -> CheckpointInfo:
-    """Save without a look at a background save: what `save` and the background itself do."""
-    ranks = Ranks(process_group, url=fspath(url), patience=patience)
+    """Save what `save` or a background save was called for; what fails on a rank `before` that fails on all."""
+    ranks = Ranks(process_group, use=use, patience=patience)
 
     @cache
     def opened() -> CheckpointWriter:
         return CheckpointWriter(url, **options)
 
+    def values() -> dict[str, Any]:
+        before()
+        return {key: plain(value) for key, value in state_dict.items()}
+
     try:
-        return _save(ranks, opened, planner or DefaultSavePlanner(), state_dict)
+        return _save(ranks, opened, planner or DefaultSavePlanner(), values)
     except EngineError as error:
         if ranks.coordinates and not error.commit_unknown and opened.cache_info().currsize and opened().info is None:
             _remove_failed(opened())
@@ -131,7 +138,7 @@ def load(
     Raises:
         EngineError: a subclass per cause, see `dcp_worker.engine.errors`; `rank` names the rank that failed first.
     """
-    ranks = Ranks(process_group, url=fspath(url), patience=patience)
+    ranks = Ranks(process_group, patience=patience)
 
     @cache
     def opened() -> CheckpointReader:
@@ -159,30 +166,42 @@ def load(
 
 def plain(value: Any) -> Any:  # noqa: ANN401 - whatever a state dict holds
     """Return what a Stateful has to save, or the value itself."""
-    return value.state_dict() if isinstance(value, Stateful) else value
+    if not isinstance(value, Stateful):
+        return value
+    try:
+        return value.state_dict()
+    except OSError as error:
+        # Else a file that it misses would pass for one of the checkpoint.
+        raise EngineError(f"{type(value).__name__}.state_dict(): {type(error).__name__}: {error}") from error
 
 
 def _save(
-    ranks: Ranks, opened: Callable[[], CheckpointWriter], planner: SavePlanner, state_dict: Mapping[str, Any]
+    ranks: Ranks,
+    opened: Callable[[], CheckpointWriter],
+    planner: SavePlanner,
+    state_dict: Callable[[], dict[str, Any]],
 ) -> CheckpointInfo:
     metadata = []
 
-    def plan_mine() -> SavePlan:
+    def plan_mine() -> tuple[SavePlan, tuple[str, int | None]]:
+        values = state_dict()
         writer = opened()
-        values = {key: plain(value) for key, value in state_dict.items()}
         planner.set_up_planner(values, writer.storage_meta(), ranks.coordinates)
         writer.set_up_storage_writer(ranks.coordinates)
-        return writer.prepare_local_plan(planner.create_local_plan())
+        return writer.prepare_local_plan(planner.create_local_plan()), (writer.store.url, writer.step)
 
-    def plan_all(plans: list[SavePlan]) -> list[SavePlan]:
-        plans, found = planner.create_global_plan(plans)
+    def plan_all(offers: list[tuple[SavePlan, tuple[str, int | None]]]) -> list[SavePlan]:
+        _same("(url, step)", [call for _, call in offers])
+        plans, found = planner.create_global_plan([plan for plan, _ in offers])
         metadata.append(found)
         return opened().prepare_global_plan(plans)
 
     plan = ranks.scatter("planning", plan_mine, plan_all)
 
     def write() -> list[WriteResult]:
-        return opened().write_data(planner.finish_plan(plan), planner).wait()
+        # A planner that keeps plans would bring back what the writer told it in an earlier save.
+        final = dataclasses.replace(planner.finish_plan(plan), storage_data=plan.storage_data)
+        return opened().write_data(final, planner).wait()
 
     def finish(results: list[list[WriteResult]]) -> CheckpointInfo | None:
         opened().finish(metadata[0], results)
@@ -198,28 +217,37 @@ def _load(
 ) -> None:
     snapshot = ranks.first("reading .metadata", lambda: commit.read_snapshot(opened().store))
 
-    def plan_mine() -> LoadPlan:
+    def plan_mine() -> tuple[LoadPlan, str]:
         reader = opened()
         reader.use(snapshot)
         metadata = reader.read_metadata()
         reader.set_up_storage_reader(metadata, ranks.coordinates)
         planner.set_up_planner(state_dict, metadata, ranks.coordinates)
         try:
-            return reader.prepare_local_plan(planner.create_local_plan())
+            return reader.prepare_local_plan(planner.create_local_plan()), reader.store.url
         except (RuntimeError, ValueError, KeyError) as error:
             raise StateMismatch(str(error).strip("'\"")) from error
 
-    def plan_all(plans: list[LoadPlan]) -> list[LoadPlan]:
-        return opened().prepare_global_plan(planner.create_global_plan(plans))
+    def plan_all(offers: list[tuple[LoadPlan, str]]) -> list[LoadPlan]:
+        _same("url", [url for _, url in offers])
+        return opened().prepare_global_plan(planner.create_global_plan([plan for plan, _ in offers]))
 
     plan = ranks.scatter("planning", plan_mine, plan_all)
     ranks.agree("reading", lambda: opened().read_data(planner.finish_plan(plan), planner).wait())
 
 
+def _same(what: str, values: Sequence[object]) -> None:
+    """Refuse ranks that do not take part in one and the same call."""
+    if any(value != values[0] for value in values):
+        raise InvalidOption.differs(what, values)
+
+
 def _remove_failed(writer: CheckpointWriter) -> None:
     """Remove what a failed save wrote, on the one rank that knows that it will not be committed."""
     try:
-        commit.remove_save(writer.store, writer.save_id)
+        found = commit.committed(writer.store)
+        if found is None or found.save_id != writer.save_id:
+            commit.remove_save(writer.store, writer.save_id)
     except Exception as error:  # noqa: BLE001 - the save's own error is the one to report
         with contextlib.suppress(Exception):
             commit.LOG.warning("%s: files of a failed save remain: %s", writer.store.url, translate(error))

@@ -7,16 +7,21 @@ collectives of the background run over a gloo group of their own, apart from tho
 
 import threading
 from collections.abc import Mapping
+from functools import cache
 from os import PathLike
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined] # torch exports nothing by name
+from torch.distributed.checkpoint.staging import BlockingAsyncStager, DefaultStager, StagingOptions
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from dcp_worker.contract import CheckpointInfo
 from dcp_worker.engine import api
-from dcp_worker.engine.errors import translate
+from dcp_worker.engine.commit import LOG
+from dcp_worker.engine.errors import EngineError, translate
+from dcp_worker.engine.ranks import PATIENCE_SECONDS, Ranks
 
 
 class AsyncSave:
@@ -66,23 +71,53 @@ def async_save(
     url: str | PathLike[str],
     *,
     process_group: dist.ProcessGroup | None = None,
+    patience: float = PATIENCE_SECONDS,
     **options: Any,  # noqa: ANN401 - those of save
 ) -> AsyncSave:
     """Copy the state to host memory, return, and save it in the background; takes what `save` takes.
 
-    Collective, as `save` is. Waits first for an earlier save that is still on its way, and raises its error.
+    Collective, as `save` is: it returns once every rank has its copy. Waits first for an earlier save that is still on
+    its way, and raises its error.
     """
-    api.settle()
-    staged = _stage(state_dict)
+    staged: dict[str, Any] = {}
+
+    def stage() -> None:
+        api.settle()
+        staged.update(_stage({key: api.plain(value) for key, value in state_dict.items()}))
+
+    # What fails on one rank fails on all, so that none of them goes on to another save than the others.
+    Ranks(process_group, patience=patience).agree("staging", stage)
     handle = AsyncSave()
-    api.pending = handle
-    options["process_group"] = _own_group(process_group)
-    # No daemon: a program that ends without a wait still ends its save.
+    options |= {"process_group": process_group, "patience": patience, "use": "background"}
+    _last_at_exit()
     threading.Thread(target=handle._run, args=(staged, url, options), name="dcp-save").start()  # noqa: SLF001
+    api.pending = handle
     return handle
 
 
-def _stage(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+@cache
+def _last_at_exit() -> None:
+    """Let a program that ends without a wait end its save first.
+
+    Threads of a pool can't be started once concurrent.futures has heard of the end, which it does before the
+    interpreter waits for any thread. Whoever registers later hears of it earlier.
+    """
+    threading._register_atexit(_finish)  # type: ignore[attr-defined] # noqa: SLF001 - as concurrent.futures does
+
+
+def _finish() -> None:
+    try:
+        api.settle()
+    except EngineError as error:
+        LOG.error("the last async_save failed: %s", error)
+
+
+def _stage(values: dict[str, Any]) -> dict[str, Any]:
+    if any(isinstance(leaf, ShardedTensor) for leaf in tree_leaves(values)):
+        # The other stager takes no tensors of FSDP1.
+        return BlockingAsyncStager(type_check=False).stage(values)
+    # It copies memory as it lies, and would forget that it is to be read conjugated or negated.
+    values = tree_map_only(torch.Tensor, _resolved, values)
     cuda = torch.cuda.is_available()
     stager = DefaultStager(
         StagingOptions(
@@ -90,23 +125,12 @@ def _stage(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         )
     )
     try:
-        staged = stager.stage({key: api.plain(value) for key, value in state_dict.items()})
+        staged = stager.stage(values)
         assert isinstance(staged, dict)  # noqa: S101 - a Future only with async staging
         return staged
     finally:
         stager.close()
 
 
-_groups: dict[dist.ProcessGroup | None, dist.ProcessGroup] = {}
-
-
-def _own_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup | None:
-    """Return a gloo group of the same ranks that nobody else uses; made once, by all of them."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return None
-    if group not in _groups:
-        ranks = dist.get_process_group_ranks(group)
-        made = dist.new_group(ranks, backend="gloo", use_local_synchronization=group is not None)
-        assert isinstance(made, dist.ProcessGroup)  # noqa: S101 - this rank is a member
-        _groups[group] = made
-    return _groups[group]
+def _resolved(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.resolve_conj().resolve_neg() if type(tensor) is torch.Tensor else tensor

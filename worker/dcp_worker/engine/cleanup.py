@@ -1,22 +1,25 @@
 """Removing what killed saves left behind. Never done by a save: only whoever calls it knows that nobody is saving.
 
-An orphan is a `data-<save id>` folder that `.metadata` does not name. It goes once the newest file in it is old enough;
-a save that still writes is younger than that, and one that was robbed all the same notices before its commit.
+An orphan is a `data-<save id>` folder that `.metadata` does not name, or a small file that a probe or a commit left
+behind. A folder goes once the newest file in it is old enough; a save that still writes is younger than that, and one
+that was robbed all the same notices before its commit.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from os import PathLike, fspath
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from dcp_worker.engine import commit, layout, options
-from dcp_worker.engine.errors import translate
-from dcp_worker.engine.store import Entry
+from dcp_worker.engine import layout, options
+from dcp_worker.engine.errors import is_missing_file, translate
+from dcp_worker.engine.store import Entry, Store
 from dcp_worker.engine.stores import open_store
 
 MINIMUM_AGE: Final = timedelta(days=1)
+_LEFT: Final = re.compile(r"data-(probe-)?[0-9a-f]{32}")
+_DRAFT: Final = re.compile(r"(\.metadata|probe)\.[0-9a-f]{32}\.(tmp|link)")
 
 
 def clean(
@@ -33,9 +36,10 @@ def clean(
     """
     try:
         store = open_store(fspath(url), storage_options)
-        committed = commit.committed(store)
         before = datetime.now(UTC) - older_than
-        paths = _orphans(list(store.list("")), committed.save_id if committed else "", before)
+        # What stands there now comes after the listing: a save that commits in between is spared.
+        entries = list(store.list(""))
+        paths = _orphans(entries, _committed(store), before)
         if not dry_run:
             store.delete(paths)
         uploads = []
@@ -46,12 +50,27 @@ def clean(
     return sorted([*paths, *uploads])
 
 
-def _orphans(entries: list[Entry], committed: str, before: datetime) -> list[str]:
+def _committed(store: Store) -> bytes:
+    """Return `.metadata`, empty if there is none; CheckpointCorrupted if nobody can tell what it named."""
+    try:
+        metadata = store.read(layout.METADATA).data
+    except FileNotFoundError as error:
+        if is_missing_file(error):
+            return b""
+        raise
+    layout.parse_trailer(metadata)
+    return metadata
+
+
+def _orphans(entries: list[Entry], metadata: bytes, before: datetime) -> list[str]:
     folders: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         folder, _, rest = entry.path.partition("/")
-        if rest and layout.save_id_of(folder) not in {None, committed}:
+        # Whatever `.metadata` says of a folder, it needs it.
+        if rest and _LEFT.fullmatch(folder) and folder.encode() not in metadata:
             folders[folder].append(entry)
+        elif _DRAFT.fullmatch(entry.path):
+            folders[entry.path].append(entry)
     return [
         entry.path
         for of_folder in folders.values()
@@ -64,13 +83,14 @@ def _stale_uploads(url: str, given: Mapping[str, Any], before: datetime, *, dry_
     """Abort multipart uploads that a killed save began: their parts are stored and paid for, but in no listing."""
     import botocore.session  # noqa: PLC0415 - obstore can't list uploads
 
-    bucket, prefix = urlsplit(url).netloc, urlsplit(url).path.strip("/")
+    bucket, path = options.place_of(url)
+    prefix = f"{path}/" if path else ""
     client = botocore.session.get_session().create_client("s3", **options.for_botocore(given))
     found = []
-    pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=f"{prefix}/data-")
+    pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=f"{prefix}data-")
     for upload in (upload for page in pages for upload in page.get("Uploads", [])):
         if upload["Initiated"] < before:
-            found.append(upload["Key"].removeprefix(f"{prefix}/"))
+            found.append(upload["Key"].removeprefix(prefix))
             if not dry_run:
                 client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
     return found

@@ -20,6 +20,7 @@ from dcp_worker.engine.errors import (
     EngineError,
     ReplacedTooOften,
     StaleVersion,
+    StorageUnavailable,
     is_missing_file,
     translate,
 )
@@ -38,6 +39,8 @@ class Committed:
     """None where a stock writer saved."""
     version: Any
     modified: datetime | None = None
+    damage: CheckpointCorrupted | None = None
+    """What is wrong with that end. The URL is taken all the same."""
 
     @property
     def save_id(self) -> str:
@@ -61,7 +64,11 @@ def committed(store: Store) -> Committed | None:
         if is_missing_file(error):
             return None
         raise
-    return Committed(layout.parse_trailer(blob.data)[0], blob.version, blob.modified)
+    try:
+        trailer, _ = layout.parse_trailer(blob.data)
+    except CheckpointCorrupted as error:
+        return Committed(None, blob.version, blob.modified, error)
+    return Committed(trailer, blob.version, blob.modified)
 
 
 def describe(store: Store, found: Committed) -> CheckpointInfo:
@@ -148,7 +155,8 @@ def commit(store: Store, save_id: str, metadata: bytes, *, overwrite: bool) -> C
 
     Raises CheckpointExists, naming the winner, if another save holds the URL and `overwrite` is false. With `overwrite`
     savers that race replace one another in some order; each replaced save is returned to exactly one of them.
-    A write whose answer got lost is recognised by its own save id.
+    A write whose answer got lost is recognised by its own save id. Where it may still arrive, the error that is raised
+    has `commit_unknown`.
     """
     # A look comes before the first try: a store that refuses after a lost answer leaves open what was there before.
     replaced = committed(store) if overwrite else None
@@ -165,30 +173,41 @@ def commit(store: Store, save_id: str, metadata: bytes, *, overwrite: bool) -> C
             if found and not overwrite:
                 raise conflict(store, found) from None
             replaced = found
+        except Exception as error:
+            if _happened(store, save_id, error, replaced, overwrite=overwrite):
+                return replaced
+            raise
         else:
             return replaced
     raise ReplacedTooOften(store.url, _REPLACE_TRIES)
 
 
-def commit_or_tell(store: Store, save_id: str, metadata: bytes, *, overwrite: bool) -> Committed | None:
-    """Commit; where that failed for a reason other than a conflict, find out whether it happened all the same."""
+def _happened(store: Store, save_id: str, error: Exception, expected: Committed | None, *, overwrite: bool) -> bool:
+    """Find out whether a commit that ended in an error happened all the same.
+
+    Raises CheckpointExists as `commit` does, and an error with `commit_unknown` where nobody
+    can tell: the store can't be asked, or what stands there is what the write was to replace, so that a request that
+    got no answer may still succeed when it arrives.
+    """
+    known = translate(error, url=store.url)
     try:
-        return commit(store, save_id, metadata, overwrite=overwrite)
-    except CheckpointExists:
-        raise
-    except Exception as error:
-        try:
-            found = committed(store)
-        except Exception as second:
-            unknown = translate(error, url=store.url)
-            unknown.message += " (it is not known whether the save was committed; its data stay)"
-            unknown.commit_unknown = True
-            raise unknown from second
-        if found and found.save_id == save_id:
-            return None
-        if found and not overwrite:
-            raise conflict(store, found) from error
-        raise
+        found = committed(store)
+        arrives_late = isinstance(known, StorageUnavailable) and _version(found) == _version(expected)
+    except Exception:  # noqa: BLE001 - the first error says more
+        arrives_late = True
+    if arrives_late:
+        known.message += " (it is not known whether the save was committed; its data stay)"
+        known.commit_unknown = True
+        raise known
+    if found and found.save_id == save_id:
+        return True
+    if found and not overwrite:
+        raise conflict(store, found) from error
+    return False
+
+
+def _version(found: Committed | None) -> Any:  # noqa: ANN401 - see Store
+    return found and found.version
 
 
 def remove_replaced(store: Store, replaced: Committed, stock_files: Iterable[str] = ()) -> None:

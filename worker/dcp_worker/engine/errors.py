@@ -103,7 +103,8 @@ class CheckpointReplaced(EngineError):
 
     def __init__(self, url: str, save_id: str) -> None:
         super().__init__(
-            f"The checkpoint at {url} (save {save_id}) was replaced while it was being read. Load it again."
+            f"The checkpoint at {url} (save {save_id or 'by stock DCP'}) was replaced while it was being read. "
+            "Load it again."
         )
 
 
@@ -185,6 +186,14 @@ class PeerHung(EngineError):
         names = ", ".join(map(str, ranks[:_SHOWN]))
         return cls(f"rank {names} did not finish {stage} within {seconds:g} s of the others", rank=ranks[0])
 
+    @classmethod
+    def coordinator(cls, stage: str, seconds: float) -> Self:
+        """Return the error for a rank 0 of which nothing was heard."""
+        return cls(
+            f"rank 0 said nothing about {stage} for more than {seconds:g} s; it hangs, or waits for another rank",
+            rank=0,
+        )
+
 
 class InvalidOption(EngineError):
     """A URL or a storage option that can't be."""
@@ -215,6 +224,17 @@ class InvalidOption(EngineError):
     def without_collectives(cls) -> Self:
         """Return the error for dcp.save(use_collectives=False)."""
         return cls("use_collectives=False would commit each rank by itself; a checkpoint has one commit")
+
+    @classmethod
+    def kept_plan(cls) -> Self:
+        """Return the error for a planner that gives the plan of an earlier save to bare dcp.save."""
+        return cls("enable_plan_caching would write into the last save's folder; use engine.save, which takes it")
+
+    @classmethod
+    def differs(cls, what: str, values: Sequence[object]) -> Self:
+        """Return the error for what must be the same on every rank."""
+        rank = next(rank for rank, value in enumerate(values) if value != values[0])
+        return cls(f"{what} differs between ranks: {values[0]!r} on rank 0, {values[rank]!r} on rank {rank}")
 
     @classmethod
     def transformed(cls, name: str) -> Self:

@@ -3,6 +3,7 @@
 `memory://` lives in one process: it serves single-rank tests.
 """
 
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -37,14 +38,20 @@ class FsspecStore:
     def create(self, path: str, data: bytes) -> None:
         """Write unless the file exists."""
         self._fs.invalidate_cache()
+        if self._fs.exists(self._full(path)):
+            raise FileExistsError(path)
         self._make_parent(path)
-        self._fs.pipe_file(self._full(path), data, mode="create")
+        self._put(path, data)
 
     def replace(self, path: str, data: bytes, version: Any) -> None:  # noqa: ANN401 - see Store
         """Write if the file is still that version."""
-        if self.read(path, tail=1).version != version:
+        try:
+            current = self.read(path, tail=1).version
+        except FileNotFoundError:
+            current = None
+        if current != version:
             raise StaleVersion.of(path)
-        self._fs.pipe_file(self._full(path), data)
+        self._put(path, data)
 
     def write(self, path: str, chunks: Iterable[Buffer], *, part_size: int, parallel: int) -> None:
         """Stream through the file system's own buffer; discard on an error, never close half a file."""
@@ -84,6 +91,17 @@ class FsspecStore:
     def guard(self) -> str:
         """Return BestEffort: fsspec looks first and writes then."""
         return BEST_EFFORT
+
+    def _put(self, path: str, data: bytes) -> None:
+        """Write beside the name and rename, where there is such a thing: the name never shows half a file."""
+        draft = self._full(f"{path}.{uuid.uuid4().hex}.tmp")
+        try:
+            self._fs.pipe_file(draft, data)
+            self._fs.mv(draft, self._full(path))
+        except BaseException:
+            with suppress(Exception):
+                self._fs.rm_file(draft)
+            raise
 
     def _full(self, path: str) -> str:
         return f"{self._root}/{path}".rstrip("/")

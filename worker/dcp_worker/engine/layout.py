@@ -8,11 +8,14 @@ data-<save id>/blocks.crc32c
 
 import heapq
 import json
+import pickle
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
+
+from dcp_worker.engine.errors import CheckpointCorrupted
 
 METADATA: Final = ".metadata"
 TAIL_BYTES: Final = 4096
@@ -26,6 +29,7 @@ _MANY: Final = 64
 
 _SAVE_ID: Final = re.compile(r"[0-9a-f]{32}")
 _TRAILER: Final = "dcpOperator"
+_MARK: Final = f'\n{{"{_TRAILER}":'.encode()
 _Item = TypeVar("_Item")
 
 
@@ -39,12 +43,6 @@ def data_folder(save_id: str) -> str:
     if not _SAVE_ID.fullmatch(save_id):
         raise ValueError(f"{save_id!r} is not a save id")
     return f"data-{save_id}"
-
-
-def save_id_of(folder: str) -> str | None:
-    """Return whose data folder this is, None for any other folder."""
-    save_id = folder.removeprefix("data-")
-    return save_id if folder != save_id and _SAVE_ID.fullmatch(save_id) else None
 
 
 def manifest_path(save_id: str) -> str:
@@ -77,17 +75,23 @@ class Trailer:
 
 
 def parse_trailer(data: bytes) -> tuple[Trailer | None, int]:
-    """Return the trailer at the end of `data`, None where a stock writer wrote it, and the trailer's length."""
-    start = data.rfind(b"\n{")
-    if start < 0 or not data.endswith(b"}\n"):
+    """Return the trailer at the end of `data`, None where a stock writer wrote it, and the trailer's length.
+
+    Raises:
+        CheckpointCorrupted: it is neither. A trailer that was cut off or changed must not pass for a stock writer's
+            end, since then nothing else would be checked.
+    """
+    start = data.rfind(_MARK)
+    if start < 0 and data.endswith(pickle.STOP):
         return None, 0
     try:
-        fields = json.loads(data[start:])[_TRAILER]
+        fields = json.loads(data[max(0, start) :])[_TRAILER]
         trailer = Trailer(fields["saveId"], fields["manifest"], fields["sha256"])
-        expected = manifest_path(trailer.save_id)
+        if trailer.manifest == manifest_path(trailer.save_id):
+            return trailer, len(data) - start
     except (ValueError, TypeError, KeyError):
-        return None, 0
-    return (trailer, len(data) - start) if trailer.manifest == expected else (None, 0)
+        pass
+    raise CheckpointCorrupted(METADATA, "was cut off or changed: its end is neither ours nor stock DCP's")
 
 
 def file_count(sizes: Sequence[int], *, at_once: int, best: int) -> int:

@@ -5,6 +5,7 @@ half a file. Replacing takes a lock on the folder itself, checks the version aga
 synced, since a commit that a power cut takes back is none.
 """
 
+import errno
 import fcntl
 import os
 import uuid
@@ -13,10 +14,10 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
 
 from dcp_worker.engine.errors import InvalidOption, StaleVersion
 from dcp_worker.engine.layout import FILE_LIMIT
+from dcp_worker.engine.options import place_of
 from dcp_worker.engine.retry import TRIES
 from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, Blob, Buffer, Entry
 
@@ -26,6 +27,8 @@ _FLUSH_BYTES: Final = 8 << 20
 _READ_BYTES: Final = 512 << 10
 """Bytes read between two looks at them."""
 _STREAMS: Final = 8
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+"""How a file system says that it has no hard links."""
 
 
 class LocalStore:
@@ -38,7 +41,6 @@ class LocalStore:
         self.writers = self.readers = min(_STREAMS, len(os.sched_getaffinity(0)))
         self.attempts = TRIES
         self.file_size = FILE_LIMIT
-        self._links = True
 
     def read(self, path: str, *, tail: int | None = None) -> Blob:
         """Return the file as it is now; the version is its inode with its times."""
@@ -58,8 +60,9 @@ class LocalStore:
                 os.link(draft, target)
             except FileExistsError:
                 raise
-            except OSError:
-                self._links = False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
                 self._create_locked(draft, target)
         _sync_folder(target.parent)
 
@@ -81,13 +84,13 @@ class LocalStore:
         del part_size, parallel  # the page cache is the only buffer
         target = self.root / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with target.open("xb", buffering=0) as file:
+        with target.open("xb", buffering=0) as file:
+            try:
                 _write_all(file.fileno(), chunks)
                 os.fsync(file.fileno())
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
+            except BaseException:
+                target.unlink(missing_ok=True)
+                raise
         _sync_folder(target.parent)
 
     def fill(self, path: str, offset: int, targets: Iterable[memoryview]) -> Iterator[memoryview]:
@@ -126,8 +129,22 @@ class LocalStore:
                     folder.rmdir()
 
     def guard(self) -> str:
-        """Return Atomic where the file system has hard links, which the first `create` found out."""
-        return ATOMIC if self._links else BEST_EFFORT
+        """Return Atomic where the file system has hard links: tried out in the folder itself."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        draft = self.root / f"probe.{uuid.uuid4().hex}.tmp"
+        link = draft.with_suffix(".link")
+        draft.touch(exist_ok=False)
+        try:
+            os.link(draft, link)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return BEST_EFFORT
+        else:
+            return ATOMIC
+        finally:
+            draft.unlink(missing_ok=True)
+            link.unlink(missing_ok=True)
 
     @contextmanager
     def _finished(self, target: Path, data: bytes) -> Iterator[Path]:
@@ -153,10 +170,10 @@ class LocalStore:
 def _path_of(url: str) -> Path:
     if "://" not in url:
         return Path(url).absolute()
-    parts = urlsplit(url)
-    if parts.netloc not in {"", "localhost"}:
+    host, path = place_of(url)
+    if host not in {"", "localhost"}:
         raise InvalidOption.with_host(url)
-    return Path(unquote(parts.path))
+    return Path("/", path)
 
 
 def _version(stat: os.stat_result) -> tuple[int, int, int]:

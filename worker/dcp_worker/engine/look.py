@@ -24,7 +24,7 @@ def find(url: str | PathLike[str], *, storage_options: Mapping[str, Any] | None 
     try:
         store = open_store(fspath(url), storage_options)
         found = commit.committed(store)
-        return commit.describe(store, found) if found else None
+        return commit.describe(store, _intact(found)) if found else None
     except Exception as error:
         raise _translated(error, url) from error
 
@@ -72,8 +72,9 @@ def preflight(
     except Exception as error:
         raise _translated(error, url) from error
     if operation is not Operation.SAVE:
-        if info is None:
+        if found is None:
             raise CheckpointNotFound(store.url)
+        _intact(found)
         return info
     if info and origin and origin.made(info.origin):
         return info
@@ -81,6 +82,13 @@ def preflight(
         raise commit.conflict(store, found)
     _try_out(store, overwrite=overwrite)
     return None
+
+
+def _intact(found: commit.Committed) -> commit.Committed:
+    """Refuse a checkpoint that is to be read and is damaged."""
+    if found.damage:
+        raise found.damage
+    return found
 
 
 def _try_out(store: Store, *, overwrite: bool) -> None:

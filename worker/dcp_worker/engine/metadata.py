@@ -4,6 +4,7 @@ import copyreg
 import hashlib
 import io
 import pickle
+import re
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -45,11 +46,29 @@ _ALLOWED: Final = frozenset(
 """All that stock writers of torch 2.3 and later put into `.metadata`, dtypes and TensorProperties aside."""
 
 
+_OWN_FILE: Final = re.compile(rb"data-[0-9a-f]{32}/__\d+_\d+\.distcp")
 _PROPERTIES: Final = 5
 """What every torch keeps of a tensor's properties. Since 2.15 there are strides, too, on which earlier ones choke."""
 
 
-class _Properties(TensorProperties):
+class _Sealed(type):
+    """Of a class that stands for another while a pickle is read: a pickle may set attributes on what it names."""
+
+    def __setattr__(cls, name: str, value: object) -> None:
+        raise pickle.UnpicklingError(f"it changes {cls.__name__}.{name}")
+
+
+def _sealed(real: Any) -> Any:  # noqa: ANN401 - a class or a function
+    """Return what makes the same as `real` when it is called or instantiated, and can't be changed by a pickle."""
+
+    class Meta(_Sealed):
+        __call__ = staticmethod(real)
+
+    new = staticmethod(lambda _, *args: real.__new__(real, *args))
+    return Meta(real.__name__, (), {"__new__": new})
+
+
+class _Properties(TensorProperties, metaclass=_Sealed):
     """Becomes TensorProperties once its state is there, of which the running torch may know less."""
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -62,20 +81,40 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
         if (module, name) == ("builtins", "getattr"):
-            return _member
+            return _sealed(_member)
         if (module, name) == (f"{_DCP}.metadata", "TensorProperties"):
             return _Properties
+        if (module, name) == (f"{_DCP}.metadata", "_MEM_FORMAT_ENCODING"):
+            return _Encoding
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which is not on the allow-list")
         # What Python 3.13 calls pathlib._local is pathlib elsewhere.
-        return super().find_class(module.removesuffix("._local"), name)
+        return _sealed(super().find_class(module.removesuffix("._local"), name))
+
+
+class _Encoding(metaclass=_Sealed):
+    """Stands for the enumeration of memory formats, whose members are one and the same for the whole process."""
+
+    def __new__(cls, value: int) -> Any:  # noqa: ANN401 - a member of another class
+        return _MEM_FORMAT_ENCODING(value)
 
 
 def _member(owner: type, name: str) -> Any:  # noqa: ANN401 - stands for getattr
     """Stand in for getattr, by which early releases of Python 3.11 pickle a member of an enumeration."""
-    if owner is not _MEM_FORMAT_ENCODING or name not in _MEM_FORMAT_ENCODING.__members__:
+    if owner is not _Encoding or name not in _MEM_FORMAT_ENCODING.__members__:
         raise pickle.UnpicklingError(f"it takes {name!r} of {owner!r}, which is not on the allow-list")
     return _MEM_FORMAT_ENCODING[name]
+
+
+_MEMBERS: Final = {member: dict(vars(member)) for member in _MEM_FORMAT_ENCODING}
+
+
+def _restore_members() -> None:
+    """Undo what a pickle did to a member of the enumeration."""
+    for member, state in _MEMBERS.items():
+        if vars(member) != state:
+            vars(member).clear()
+            vars(member).update(state)
 
 
 @dataclass(frozen=True)
@@ -92,8 +131,14 @@ class Parts:
 
 
 def take_apart(data: bytes) -> Parts:
-    """Split the bytes of `.metadata`."""
+    """Split the bytes of `.metadata`.
+
+    Raises:
+        CheckpointCorrupted: its end is damaged, or one of our saves has lost its trailer, and with it all digests.
+    """
     trailer, length = parse_trailer(data)
+    if trailer is None and _OWN_FILE.search(data):
+        raise CheckpointCorrupted(METADATA, "has lost its last line, which names the digests of what it names")
     return Parts(data[: len(data) - length], trailer)
 
 
@@ -145,6 +190,8 @@ def load(pickled: bytes) -> Metadata:
             metadata = _Unpickler(io.BytesIO(pickled)).load()
     except Exception as error:
         raise CheckpointCorrupted(METADATA, f"can't be read: {error}") from error
+    finally:
+        _restore_members()
     if not isinstance(metadata, Metadata):
         raise CheckpointCorrupted(METADATA, f"holds a {type(metadata).__name__}, not DCP's Metadata")
     return metadata

@@ -15,7 +15,7 @@ from contextlib import suppress
 from datetime import timedelta
 from itertools import chain
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote
 
 import obstore
 from obstore import exceptions
@@ -23,7 +23,7 @@ from obstore.store import from_url
 
 from dcp_worker.engine import http_range
 from dcp_worker.engine.errors import StaleVersion, StorageDenied, is_bad_digest, translate
-from dcp_worker.engine.options import ObstoreOptions, protocol_of
+from dcp_worker.engine.options import ObstoreOptions, place_of, protocol_of
 from dcp_worker.engine.retry import retried
 from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, Blob, Buffer, Entry, copied
 
@@ -50,10 +50,11 @@ class ObjectStore:
         self.file_size = _FILE_SIZE
         self.readers = 16
         self.attempts = options.attempts
-        place, protocol = urlsplit(url), protocol_of(url)
-        self._bucket = (protocol, place.netloc, *(str(options.config.get(key, "")) for key in _PLACES))
+        protocol = protocol_of(url)  # obstore knows one spelling: gs, not gcs
+        bucket, path = place_of(url)
+        self._bucket = (protocol, bucket, *(str(options.config.get(key, "")) for key in _PLACES))
         self._store: Any = from_url(
-            place._replace(scheme=protocol).geturl().rstrip("/"),  # obstore knows one spelling: gs, not gcs
+            f"{protocol}://{bucket}/{quote(path)}",
             config=options.config,
             client_options=options.client,
             retry_config=options.retry,
@@ -169,8 +170,14 @@ class ObjectStore:
         except FileExistsError:
             return ATOMIC
         finally:
-            self.delete([path])
+            self._delete_probe(path)
         return BEST_EFFORT
+
+    def _delete_probe(self, path: str) -> None:
+        try:
+            self.delete([path])
+        except Exception as error:  # noqa: BLE001 - what was asked is known; `clean` removes it later
+            LOG.warning("%s/%s could not be removed: %s", self.url, path, translate(error))
 
     def _put_once(self, path: str, data: bytes, put: Callable[[], None]) -> None:
         """Carry out a PUT with a condition, again where no answer came.

@@ -50,5 +50,6 @@ def decode(name: str, file: str, stream: io.BytesIO, allow: Sequence[type] = ())
         if refused := _REFUSED.search(str(error)):
             raise StateMismatch.not_allowed(name, file, refused[1]) from error
         raise CheckpointCorrupted(file, f"{name} can't be decoded: {error}", [name]) from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointCorrupted(file, f"{name} can't be decoded: {error}", [name]) from error
+    except Exception as error:  # torch trips over damaged bytes in many ways
+        detail = f"{name} can't be decoded: {type(error).__name__}: {error}"
+        raise CheckpointCorrupted(file, detail, [name]) from error

@@ -60,6 +60,12 @@ def protocol_of(url: str) -> str:
     return _CANONICAL.get(protocol, protocol)
 
 
+def place_of(url: str) -> tuple[str, str]:
+    """Return a URL's bucket (or host) and the path in it, both as they stand: fsspec knows no escapes either."""
+    bucket, _, path = url.partition("://")[2].partition("/")
+    return bucket, path.rstrip("/")
+
+
 def check(protocol: str, options: Mapping[str, Any]) -> None:
     """Refuse options that the protocol does not know; other fsspec protocols take what their library takes."""
     known = STORAGE_OPTIONS.get(protocol)

@@ -23,6 +23,8 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 _TRACEBACK_CHARS: Final = 4000
 _ABSENT: Final = re.compile(r"Ranks ([\d, ]+) failed to pass")
+_TIMED_OUT: Final = re.compile(r"[Tt]imed out")
+_SLACK_SECONDS: Final = 30.0
 _PROBE_TAG: Final = 0x6463706F
 """Of a message that nobody sends."""
 
@@ -31,19 +33,20 @@ PATIENCE_SECONDS: Final = 1800.0
 
 
 class Ranks:
-    """The ranks of one save or load. Rank 0 of the group coordinates."""
+    """The ranks of one save or load. Rank 0 of the group coordinates.
+
+    `use` names a purpose whose messages must not meet those of another that goes on at the same time.
+    """
 
     def __init__(
-        self, group: dist.ProcessGroup | None = None, *, url: str = "", patience: float = PATIENCE_SECONDS
+        self, group: dist.ProcessGroup | None = None, *, use: str = "", patience: float = PATIENCE_SECONDS
     ) -> None:
         self.alone = not (dist.is_available() and dist.is_initialized())
-        self.group = None if self.alone else group or _gloo_group()
+        # gloo alone can say which rank did not come.
+        self.group = None if self.alone else own_group(group, use, patience)
         self.rank = 0 if self.alone else dist.get_rank(self.group)
         self.world_size = 1 if self.alone else dist.get_world_size(self.group)
-        self._url = url
         self._patience = patience
-        # Only gloo can say which rank did not come.
-        self._monitored = not self.alone and dist.get_backend(self.group) == dist.Backend.GLOO
 
     @property
     def coordinates(self) -> bool:
@@ -93,7 +96,7 @@ class Ranks:
         try:
             return step()
         except (Exception, CheckpointException) as error:  # noqa: BLE001 - carried to all ranks and raised there
-            known = translate(error, url=self._url)
+            known = translate(error)
             known.rank = self.rank if known.rank is None else known.rank
             known.stage = known.stage or stage
             known.traceback = known.traceback or "".join(traceback.format_exception(error))[-_TRACEBACK_CHARS:]
@@ -110,8 +113,6 @@ class Ranks:
 
     def _meet(self, stage: str) -> None:
         """Wait for every rank; on rank 0, name the one that died or does not come."""
-        if not self._monitored:
-            return
         started = time.monotonic()
         try:
             dist.monitored_barrier(self.group, timedelta(seconds=self._patience), wait_all_ranks=True)
@@ -126,15 +127,20 @@ class Ranks:
 
     @contextmanager
     def _peers(self, stage: str) -> Iterator[None]:
-        """Turn what a collective raises when a rank has died into PeerLost."""
+        """Turn what a collective raises when a rank has died into PeerLost or PeerHung."""
         try:
             yield
         except RuntimeError as error:
             raise self._lost(stage, error) from error
 
-    def _lost(self, stage: str, error: RuntimeError) -> PeerLost:
-        """Return the error that names who died. Only rank 0 can tell: the others see it go, too, once it has raised."""
-        gone = self._gone() if self.coordinates and self._monitored else []
+    def _lost(self, stage: str, error: RuntimeError) -> PeerLost | PeerHung:
+        """Return the error that names who died or hangs.
+
+        Only rank 0 can tell for the others, which see it go, too, once it has raised.
+        """
+        if not self.coordinates and _TIMED_OUT.search(str(error)):
+            return PeerHung.coordinator(stage, self._patience)
+        gone = self._gone() if self.coordinates else []
         return PeerLost.died(gone, stage) if gone else PeerLost.told_by(error)
 
     def _gone(self) -> list[int]:
@@ -170,17 +176,25 @@ def _value(result: _T | EngineError) -> _T:
     return result
 
 
-_twins: dict[int, dist.ProcessGroup] = {}
+_own: dict[tuple[dist.ProcessGroup, str, float], dist.ProcessGroup] = {}
 
 
-def _gloo_group() -> dist.ProcessGroup:
-    """Return the default group if it is gloo's, else a gloo twin of it, which all ranks make the first time."""
-    default = dist.group.WORLD
-    assert isinstance(default, dist.ProcessGroup)  # noqa: S101 - initialised, or we would be alone
-    if dist.get_backend(default) == dist.Backend.GLOO:
-        return default
-    if id(default) not in _twins:
-        twin = dist.new_group(backend="gloo")
-        assert isinstance(twin, dist.ProcessGroup)  # noqa: S101 - every rank is a member
-        _twins[id(default)] = twin
-    return _twins[id(default)]
+def own_group(group: dist.ProcessGroup | None, use: str, patience: float) -> dist.ProcessGroup:
+    """Return a gloo group of the same ranks that nobody else uses; all of them make it the first time.
+
+    In it a rank waits for rank 0 a little longer than rank 0 waits for the others, so that the one who knows speaks
+    first.
+    """
+    of = group or dist.group.WORLD
+    assert isinstance(of, dist.ProcessGroup)  # noqa: S101 - initialised, and this rank is a member
+    key = (of, use, patience)
+    if key not in _own:
+        made = dist.new_group(
+            dist.get_process_group_ranks(of),
+            backend="gloo",
+            timeout=timedelta(seconds=patience + _SLACK_SECONDS),
+            use_local_synchronization=group is not None,
+        )
+        assert isinstance(made, dist.ProcessGroup)  # noqa: S101 - as above
+        _own[key] = made
+    return _own[key]

@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
 from dcp_worker.contract import CheckpointInfo
-from dcp_worker.engine import commit, layout, objects, placement, ranges
+from dcp_worker.engine import commit, layout, objects, payload, placement, ranges
 from dcp_worker.engine import metadata as dcp_metadata
 from dcp_worker.engine.digest import BLOCK
 from dcp_worker.engine.errors import CheckpointCorrupted, CheckpointReplaced, InvalidOption, translate
@@ -140,6 +140,7 @@ class CheckpointReader(StorageReader):
         return CheckpointInfo(url=self.store.url)
 
     def _read(self, plan: LoadPlan, planner: LoadPlanner) -> None:
+        payload.await_devices()
         places = [(item, self._info_of(item)) for item in plan.items]
         direct: list[ranges.Read] = []
         targets: list[tuple[ReadItem, torch.Tensor]] = []
@@ -215,6 +216,7 @@ class CheckpointReader(StorageReader):
         """Tell a checkpoint that was replaced under the load from one that lost a file."""
         save_id = self.manifest.save_id if self.manifest else ""
         now = commit.committed(self.store)
-        if save_id and (now is None or now.save_id != save_id):
+        # Of two stock checkpoints nobody can tell one from the other.
+        if now is None or now.save_id != save_id:
             return CheckpointReplaced(self.store.url, save_id)
         return CheckpointCorrupted(path, "a data file is missing")

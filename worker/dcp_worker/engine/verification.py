@@ -46,17 +46,28 @@ def verify(
     try:
         store = open_store(fspath(url), storage_options)
         snapshot = commit.read_snapshot(store)
-        parts = dcp_metadata.take_apart(snapshot.metadata)
-        dcp_metadata.load(parts.pickled)
-        if parts.trailer and snapshot.manifest is not None:
-            manifest = commit.decode_manifest(snapshot.manifest, parts.trailer, store.url)
-            commit.check_pickle(parts.sha256, manifest)
-            _check_digests(store, manifest, on_progress)
-            return manifest.info(parts.trailer.sha256).model_copy(update={"verified": BY_DIGESTS})
-        manifest = manifest_of_stock(store, snapshot.metadata)
-        return manifest.info().model_copy(update={"verified": _check_stock(store, manifest, on_progress)})
+        try:
+            return _verified(store, snapshot, on_progress)
+        except (CheckpointCorrupted, FileNotFoundError):
+            # Replaced meanwhile, it lost its files to that: then the new one is what there is to verify.
+            now = commit.read_snapshot(store)
+            if now == snapshot:
+                raise
+            return _verified(store, now, on_progress)
     except Exception as error:
-        raise translate(error, url=fspath(url)) from error
+        raise translate(error) from error
+
+
+def _verified(store: Store, snapshot: commit.Snapshot, on_progress: Progress | None) -> CheckpointInfo:
+    parts = dcp_metadata.take_apart(snapshot.metadata)
+    dcp_metadata.load(parts.pickled)
+    if parts.trailer and snapshot.manifest is not None:
+        manifest = commit.decode_manifest(snapshot.manifest, parts.trailer, store.url)
+        commit.check_pickle(parts.sha256, manifest)
+        _check_digests(store, manifest, on_progress)
+        return manifest.info(parts.trailer.sha256).model_copy(update={"verified": BY_DIGESTS})
+    manifest = manifest_of_stock(store, snapshot.metadata)
+    return manifest.info().model_copy(update={"verified": _check_stock(store, manifest, on_progress)})
 
 
 def _check_digests(store: Store, manifest: Manifest, on_progress: Progress | None) -> None:
@@ -132,8 +143,8 @@ def _zip_state(data: bytes) -> tuple[int, str]:
                     right += member.file_size > 0
                 except zipfile.BadZipFile:
                     wrong = "has a wrong or no CRC-32"
-    except zipfile.BadZipFile as error:
-        return 0, f"is no archive: {error}"
+    except Exception as error:  # noqa: BLE001 - zipfile raises whatever it trips over in a damaged directory
+        return 0, f"is no archive: {type(error).__name__}: {error}"
     return right, wrong
 
 

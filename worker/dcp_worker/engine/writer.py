@@ -38,12 +38,13 @@ _ONE_REQUEST: Final = 80 << 20
 """A file up to this size goes in one request if that takes no memory: what breaks off is sent again as a whole."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Assignment:
-    """What rank 0 tells each rank with its plan."""
+    """What rank 0 tells each rank with its plan. A planner that keeps plans would bring the last save's again."""
 
     save_id: str
     rank: int
+    used: bool = False
 
 
 class CheckpointWriter(StorageWriter):
@@ -76,7 +77,7 @@ class CheckpointWriter(StorageWriter):
         """Rank 0, after the commit: what was saved."""
         self._options = storage_options
         self._origin = origin
-        self._step = step
+        self.step = step
         self._memory_limit = memory_limit
         self._on_progress = on_progress
         self._coordinates = False
@@ -125,7 +126,11 @@ class CheckpointWriter(StorageWriter):
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Write this rank's files; on an error remove them and raise an EngineError."""
         assignment: _Assignment = plan.storage_data
+        if assignment.used:
+            raise InvalidOption.kept_plan()
+        assignment.used = True
         self.save_id = assignment.save_id
+        payload.await_devices()
         files = list(self._files(plan.items))
         meter = Meter(sum(size for items in files for _, size in items), self._on_progress)
         paths = [layout.data_path(self.save_id, assignment.rank, number) for number in range(len(files))]
@@ -161,7 +166,7 @@ class CheckpointWriter(StorageWriter):
             save_id=self.save_id,
             url=self.store.url,
             origin=self._origin,
-            step=self._step,
+            step=self.step,
             world_size=self._world_size,
             torch_version=torch.__version__,
             created_time=datetime.now(UTC).replace(microsecond=0),
@@ -279,7 +284,7 @@ class CheckpointWriter(StorageWriter):
     def _commit(self, content: bytes) -> None:
         failpoints.reach("before commit")
         stock_files = self._stock_files() if self.overwrite else []
-        replaced = commit.commit_or_tell(self.store, self.save_id, content, overwrite=self.overwrite)
+        replaced = commit.commit(self.store, self.save_id, content, overwrite=self.overwrite)
         failpoints.reach("after commit")
         if replaced:
             commit.remove_replaced(self.store, replaced, stock_files)

@@ -1,0 +1,340 @@
+"""Ways in which a checkpoint got lost, mixed or silently wrong once: what callers, stores and damage can do to it."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.planner import SavePlanner
+
+import engine_programs as programs
+import flaky_proxy
+import s3_server
+from dcp_worker import engine
+from dcp_worker.engine import commit, failpoints, layout
+from dcp_worker.engine.errors import (
+    CheckpointCorrupted,
+    CheckpointExists,
+    CheckpointNotFound,
+    CheckpointReplaced,
+    EngineError,
+    InvalidOption,
+    PeerHung,
+    StorageUnavailable,
+)
+from dcp_worker.engine.fsspec_store import FsspecStore
+from dcp_worker.engine.local_store import LocalStore
+from dcp_worker.engine.stores import open_store
+from rank_group import run_ranks, values
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[s3_server.S3Server]:
+    with s3_server.running() as server:
+        yield server
+
+
+@pytest.fixture
+def hooked() -> Iterator[None]:
+    yield
+    failpoints.hook = None
+
+
+@pytest.fixture
+def forgotten() -> None:
+    """Let no test see the plans that another one's planner kept."""
+    for name, value in vars(SavePlanner).items():
+        if name.startswith("_cached"):
+            value.clear()
+
+
+def state(seed: float) -> dict[str, Any]:
+    return {"w": torch.full((70_000,), float(seed))}
+
+
+def seed_at(url: str, options: dict[str, Any] | None = None) -> float:
+    found = {"w": torch.zeros(70_000)}
+    engine.load(found, url, storage_options=options)
+    assert torch.equal(found["w"], torch.full((70_000,), found["w"][0].item()))
+    return found["w"][0].item()
+
+
+# What callers do.
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_a_planner_that_keeps_plans_saves_every_time_anew(tmp_path: Path) -> None:
+    for seed, url in enumerate([tmp_path / "a", tmp_path / "a", tmp_path / "b"]):
+        engine.save(state(seed), url, overwrite=True, planner=DefaultSavePlanner(enable_plan_caching=True))
+    assert seed_at(str(tmp_path / "a")) == 1
+    assert seed_at(str(tmp_path / "b")) == 2
+
+
+@pytest.mark.usefixtures("forgotten")
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_bare_dcp_with_a_planner_that_keeps_plans_leaves_the_last_save_alone(tmp_path: Path) -> None:
+    def save(seed: float) -> None:
+        writer = engine.CheckpointWriter(tmp_path, overwrite=True)
+        dcp.save(state(seed), storage_writer=writer, planner=DefaultSavePlanner(enable_plan_caching=True), no_dist=True)
+
+    save(1)
+    with pytest.raises(CheckpointException, match="enable_plan_caching"):
+        save(2)
+    assert seed_at(str(tmp_path)) == 1
+    assert engine.verify(tmp_path).save_id == engine.inspect(tmp_path).save_id
+
+
+@pytest.mark.parametrize("what", ["url", "step"])
+def test_ranks_that_save_different_things_are_told_so(tmp_path: Path, what: str) -> None:
+    for result in run_ranks(2, programs.save_what_differs, str(tmp_path), what):
+        assert isinstance(result.error, InvalidOption)
+        assert "differs between ranks" in str(result.error)
+    assert list(tmp_path.rglob(".metadata")) == []
+
+
+def test_an_error_that_one_rank_alone_has_seen_stops_all(tmp_path: Path) -> None:
+    """Else one rank would go on to the next save, and two steps would meet in one checkpoint."""
+    assert values(run_ranks(2, programs.wait_on_one_rank_alone, str(tmp_path))) == [["CheckpointExists", 3]] * 2
+    assert values(run_ranks(2, programs.load, f"{tmp_path}/2", None, 3)) == [[], []]
+
+
+@pytest.mark.parametrize(("point", "fails"), [("planning", False), ("mid-part", False), ("before commit", True)])
+def test_a_program_that_ends_without_a_wait_ends_its_save(tmp_path: Path, point: str, *, fails: bool) -> None:
+    program = f"""
+import threading, torch
+from dcp_worker import engine
+from dcp_worker.engine import failpoints
+def hook(reached):
+    if reached == {point!r}:
+        threading.Event().wait(0.5)
+        if {fails}:
+            raise OSError(28, "No space left on device")
+failpoints.hook = hook
+engine.async_save({{"w": torch.full((70_000,), 5.0)}}, {str(tmp_path)!r})
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    if fails:
+        assert "the last async_save failed: rank 0: [Errno 28] No space left on device" in done.stderr
+        assert engine.find(tmp_path) is None
+    else:
+        assert done.stderr == ""
+        assert seed_at(str(tmp_path)) == 5
+
+
+def test_async_saves_take_what_saves_take(tmp_path: Path) -> None:
+    z = torch.complex(torch.arange(5.0), torch.arange(5.0))
+    given = {"conj": z.conj(), "neg": z.conj().imag, "view": z[::2], "scalar": torch.tensor(3)}
+    engine.async_save(given, tmp_path).wait()
+    found = {name: torch.zeros_like(value) for name, value in given.items()}
+    engine.load(found, tmp_path)
+    assert all(torch.equal(found[name], value) for name, value in given.items())
+
+
+def test_async_saves_take_the_tensors_of_fsdp1(tmp_path: Path) -> None:
+    assert values(run_ranks(2, programs.async_save_of_sharded_tensors, str(tmp_path))) == [True, True]
+
+
+def test_a_new_process_group_is_no_hindrance(tmp_path: Path) -> None:
+    assert values(run_ranks(2, programs.save_in_two_process_groups, str(tmp_path))) == [2, 2]
+
+
+def test_a_hung_rank_0_is_named(tmp_path: Path) -> None:
+    results = run_ranks(3, programs.save_with_a_hung_rank_0, str(tmp_path), ends=[1, 2], timeout=60)
+    for result in results[1:]:
+        assert isinstance(result.error, PeerHung)
+        assert result.error.rank == 0
+        assert "rank 0 said nothing about planning for more than 1 s" in str(result.error)
+
+
+def test_a_file_that_a_state_misses_is_not_one_of_the_checkpoint(tmp_path: Path) -> None:
+    class Missing:
+        def state_dict(self) -> dict[str, Any]:
+            raise FileNotFoundError(2, "No such file or directory", "vocabulary.json")
+
+        def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    with pytest.raises(EngineError, match=r"Missing\.state_dict\(\): FileNotFoundError: .*vocabulary\.json"):
+        engine.save({"data": Missing()}, tmp_path)
+
+
+# What URLs say.
+
+
+@pytest.mark.parametrize("name", ["run#1", "run?a=1", "a%20b", "a%2Fb", "a b+c", "ü"])
+def test_a_url_means_what_it_means_to_fsspec(s3: s3_server.S3Server, tmp_path: Path, name: str) -> None:
+    engine.save(state(1), s3.url(f"{tmp_path.name}/run"), storage_options=s3.options)
+    engine.save(state(2), s3.url(f"{tmp_path.name}/{name}"), storage_options=s3.options)
+    assert seed_at(s3.url(f"{tmp_path.name}/run"), s3.options) == 1
+    assert seed_at(s3.url(f"{tmp_path.name}/{name}"), s3.options) == 2
+    assert f"{tmp_path.name}/{name}/.metadata" in s3.keys(tmp_path.name)
+    engine.save(state(1), f"file://{tmp_path}/run")
+    engine.save(state(2), f"file://{tmp_path}/{name}")
+    assert seed_at(f"{tmp_path}/run") == 1
+    assert seed_at(f"{tmp_path}/{name}") == 2
+
+
+# What stores do.
+
+
+class LateStore(LocalStore):
+    """Gives no answer to a replace, and carries it out later."""
+
+    late: Callable[[], None]
+
+    def replace(self, path: str, data: bytes, version: Any) -> None:
+        self.late = lambda: LocalStore.replace(self, path, data, version)
+        raise TimeoutError("no answer")
+
+
+def test_a_commit_that_may_still_arrive_keeps_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.save(state(1), tmp_path)
+    store = LateStore(str(tmp_path))
+    monkeypatch.setattr("dcp_worker.engine.writer.open_store", lambda *_: store)
+    with pytest.raises(StorageUnavailable, match="not known whether the save was committed") as caught:
+        engine.save(state(2), tmp_path, overwrite=True)
+    assert caught.value.commit_unknown
+    assert seed_at(str(tmp_path)) == 1
+    store.late()
+    assert seed_at(str(tmp_path)) == 2
+
+
+def test_a_commit_that_somebody_else_forestalled_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.save(state(1), tmp_path)
+    store = LateStore(str(tmp_path))
+    monkeypatch.setattr("dcp_worker.engine.writer.open_store", lambda *_: store)
+
+    def overtaken(path: str, data: bytes, version: Any) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr("dcp_worker.engine.writer.open_store", open_store)
+            engine.save(state(3), tmp_path, overwrite=True)
+        LateStore.replace(store, path, data, version)
+
+    monkeypatch.setattr(store, "replace", overtaken)
+    with pytest.raises(StorageUnavailable) as caught:
+        engine.save(state(2), tmp_path, overwrite=True)
+    assert not caught.value.commit_unknown
+    assert seed_at(str(tmp_path)) == 3
+    assert [path.name for path in tmp_path.glob("data-*")] == [layout.data_folder(engine.inspect(tmp_path).save_id)]
+
+
+def test_a_store_that_forbids_deletes_can_be_saved_to(s3: s3_server.S3Server, tmp_path: Path) -> None:
+    url = s3.url(tmp_path.name)
+    with flaky_proxy.before(s3) as proxy:
+        proxy.rule = lambda method, path: "403" if method == "DELETE" or path.endswith("?delete") else None
+        assert engine.save(state(1), url, storage_options=proxy.server.options).conflict_guard == "Atomic"
+        with pytest.raises(CheckpointExists):
+            engine.save(state(2), url, storage_options=proxy.server.options)
+        assert engine.save(state(3), url, storage_options=proxy.server.options, overwrite=True)
+        assert "403" in proxy.faults
+    assert seed_at(url, s3.options) == 3
+    # What could not be deleted then is found later, and nothing else is.
+    gone = engine.clean(url, storage_options=s3.options, older_than=timedelta(0))
+    assert len({name.partition("/")[0] for name in gone}) == 2
+    assert seed_at(url, s3.options) == 3
+
+
+def test_a_file_system_without_hard_links_is_best_effort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("dcp_worker.engine.local_store.os.link", refuse)
+    assert engine.save(state(1), tmp_path).conflict_guard == "BestEffort"
+    with pytest.raises(CheckpointExists):
+        engine.save(state(2), tmp_path)
+    assert seed_at(str(tmp_path)) == 1
+    assert engine.clean(tmp_path, older_than=timedelta(0)) == []
+
+
+def test_another_file_system_never_shows_half_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FsspecStore(f"file://{tmp_path}", {})
+    monkeypatch.setattr("dcp_worker.engine.writer.open_store", lambda *_: store)
+    engine.save(state(1), tmp_path)
+
+    def breaks_off(path: str, data: bytes) -> None:
+        Path(path).write_bytes(data[: len(data) // 2])
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(store._fs, "pipe_file", breaks_off)
+    engine_state = store.read(layout.METADATA)
+    with pytest.raises(OSError, match="Input/output"):
+        store.replace(layout.METADATA, b"x" * 1000, engine_state.version)
+    assert seed_at(str(tmp_path)) == 1
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("data-")) == [".metadata"]
+
+
+# What damage does.
+
+
+@pytest.mark.parametrize("left", [-2, -40, 0])
+def test_a_damaged_commit_is_no_checkpoint_and_loses_nothing(tmp_path: Path, left: int) -> None:
+    engine.save(state(1), tmp_path)
+    metadata = tmp_path / ".metadata"
+    whole = metadata.read_bytes()
+    end = left or len(whole) - layout.parse_trailer(whole)[1]  # 0: the trailer is gone altogether
+    metadata.write_bytes(whole[:end])
+    before = sorted(tmp_path.rglob("*"))
+    for look in (engine.inspect, engine.verify, seed_at):
+        with pytest.raises(CheckpointCorrupted, match=r"\.metadata"):
+            look(str(tmp_path))
+    with pytest.raises(CheckpointExists):
+        engine.save(state(2), tmp_path)
+    if left:
+        with pytest.raises(CheckpointCorrupted, match=r"\.metadata"):
+            engine.find(tmp_path)
+        with pytest.raises(CheckpointCorrupted, match=r"\.metadata"):
+            engine.clean(tmp_path, older_than=timedelta(0))
+    else:
+        assert engine.clean(tmp_path, older_than=timedelta(0)) == []
+    assert sorted(tmp_path.rglob("*")) == before
+    engine.save(state(3), tmp_path, overwrite=True)
+    assert seed_at(str(tmp_path)) == 3
+
+
+def test_a_missing_digest_file_is_damage(tmp_path: Path) -> None:
+    saved = engine.save(state(1), tmp_path)
+    (tmp_path / layout.blocks_path(saved.save_id)).unlink()
+    for look in (engine.verify, seed_at):
+        with pytest.raises(CheckpointCorrupted, match=r"blocks\.crc32c"):
+            look(str(tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_damage_to_a_stock_checkpoint_is_damage_wherever_it_is(tmp_path: Path) -> None:
+    dcp.save({"w": torch.arange(9.0), "o": {"a": [1, 2]}}, checkpoint_id=tmp_path, no_dist=True)
+    (file,) = tmp_path.glob("*.distcp")
+    whole = file.read_bytes()
+    found = 0
+
+    def load(url: Path) -> None:
+        engine.load({"o": {"a": [0, 0]}}, url)
+
+    for at in range(0, len(whole), 23):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        for look in (engine.verify, load):
+            try:
+                look(tmp_path)
+            except CheckpointCorrupted:
+                found += 1
+    assert found > len(whole) // 80
+
+
+@pytest.mark.usefixtures("hooked")
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_stock_checkpoint_that_is_replaced_under_a_load_is_loaded_anew(tmp_path: Path) -> None:
+    dcp.save(state(1), checkpoint_id=tmp_path, no_dist=True)
+    snapshot = commit.read_snapshot(open_store(str(tmp_path)))
+    reader = engine.CheckpointReader(tmp_path)
+    reader.use(snapshot)
+    reader.read_metadata()
+    engine.save(state(2), tmp_path, overwrite=True)
+    assert isinstance(reader._gone("__0_0.distcp"), CheckpointReplaced)
+    (tmp_path / ".metadata").unlink()
+    with pytest.raises(CheckpointNotFound):
+        seed_at(str(tmp_path))
