@@ -39,6 +39,15 @@ BAD = {
     "entrypoint": ("gpt:Workload", "gpt.Workload", "spec.workload.entrypoint: "),
     "wrong type": ("overwrite: true", 'overwrite: "yes"', "spec.storage.overwrite: has the wrong type"),
     "operation": ("operation: Save", "operation: Sve", "spec.operation: "),
+    "namespace": ("{name: one}", "{name: one, namespace: 5}", "metadata.namespace: has the wrong type"),
+    "labels": ("{name: one}", "{name: one, labels: [x]}", "metadata.labels: has the wrong type; write a mapping"),
+    "created": ("{name: one}", "{name: one, creationTimestamp: now}", "metadata.creationTimestamp: has the wrong type"),
+    "generation": ("{name: one}", "{name: one, generation: x}", "metadata.generation: has the wrong type"),
+    "environment": (
+        "numNodes: 2,",
+        "podTemplate: {spec: {containers: [{name: worker, env: [{name: [A], value: x}]}]}},",
+        "spec.workers.podTemplate.spec.containers[0].env[0].name: has the wrong type",
+    ),
     "no spec": (SAVE.partition("spec:")[2], " {}", "spec."),
 }
 

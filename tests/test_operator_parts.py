@@ -2,13 +2,18 @@
 
 import asyncio
 import json
+import sys
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any
 
 import pytest
 
+from dcp_operator.__main__ import RECURSION_LIMIT
+from dcp_operator.checkpoint import spec
 from dcp_operator.checkpoint.naming import INDEX_LABEL, JOB_LABEL
 from dcp_operator.checkpoint.spec import SpecError
+from dcp_operator.decision.rivals import Rival
 from dcp_operator.kube.api import (
     CHECKPOINTS,
     JOBS,
@@ -28,7 +33,9 @@ from dcp_operator.kube.cluster import Cluster
 from dcp_operator.kube.job import Builder
 from dcp_operator.kube.poster import Poster
 from dcp_operator.kube.progress import ProgressReader, last_progress
+from dcp_operator.kube.queue import WorkQueue
 from dcp_operator.kube.reconcile import LATER, Reconciler
+from dcp_operator.kube.start import fill
 
 NOW = "2026-11-24T12:00:00Z"
 TERMINATING = {"message": "being terminated", "details": {"causes": [{"reason": "NamespaceTerminating"}]}}
@@ -164,20 +171,107 @@ def test_a_spec_that_can_not_be_parsed_claims_nothing() -> None:
     assert isinstance(claims.parsed(Key("team", "broken"), broken), SpecError)
 
 
+DEEP = '{"spec":' * 3000 + "{}" + "}" * 3000
+
+
+@pytest.fixture
+def _deep() -> Iterator[None]:
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(RECURSION_LIMIT)
+    yield
+    sys.setrecursionlimit(before)
+
+
+class Listing(Cluster):
+    """A cluster whose lists hold these Checkpoints, as JSON."""
+
+    def __init__(self, *items: str) -> None:
+        unused: Any = None
+        super().__init__(unused)
+        object.__setattr__(self, "items", items)
+
+    async def _send(self, request: Request) -> bytes:
+        items: tuple[str, ...] = self.__dict__["items"] if request.resource is CHECKPOINTS else ()
+        return f'{{"metadata": {{}}, "items": [{", ".join(items)}]}}'.encode()
+
+
+def templated(name: str, template: str) -> str:
+    body = save(name)
+    body["spec"]["workers"] = {"podTemplate": "TEMPLATE"}
+    return json.dumps(body).replace('"TEMPLATE"', template)
+
+
+@pytest.mark.usefixtures("_deep")
+@pytest.mark.parametrize(
+    "template",
+    [
+        pytest.param(
+            '{"spec": {"containers": [{"name": "worker", "env": [{"name": ["A"]}]}]}}', id="a key that is a list"
+        ),
+        pytest.param('{"spec": "nope"}', id="a spec that is text"),
+        pytest.param(DEEP, id="nested deeply"),
+    ],
+)
+def test_a_malformed_checkpoint_keeps_no_other_from_being_worked_on(template: str) -> None:
+    unused: Any = None
+    cluster, queue = Listing(templated("bad", template), json.dumps(save("good"))), WorkQueue[Key](unused)
+    reconciler = Reconciler(cluster, Cache(), Claims(), unused, unused, unused)
+    asyncio.run(fill(reconciler, queue, [None]))
+    assert (reconciler.cache.count(CHECKPOINTS), queue.depth) == (2, 2)
+    body = reconciler.cache.checkpoint(Key("team", "bad"))
+    assert body is not None
+    assert isinstance(reconciler.claims.parsed(Key("team", "bad"), body), SpecError)
+
+
+def test_what_can_not_be_read_is_logged_once_with_its_cause(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(spec, "rule_problems", lambda *_: 1 / 0)
+    claims, key = Claims(), Key("team", "one")
+    for _ in range(2):
+        assert isinstance(claims.parsed(key, save("one")), SpecError)
+    (record,) = caplog.records
+    assert record.getMessage() == "team/one: the spec can't be read"
+    assert record.exc_info is not None
+
+
+def test_a_claim_that_can_not_be_made_is_that_checkpoints_trouble_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Rival, "of", lambda *_: 1 / 0)
+    unused: Any = None
+    reconciler = Reconciler(unused, Cache(), Claims(), unused, unused, unused)
+    assert reconciler.take(CHECKPOINTS, save("one")) == Key("team", "one")
+    assert "team/one" in caplog.text
+
+
 class Written(Cluster):
-    """A cluster that takes every write and notes it."""
+    """A cluster that takes every write and notes it, with the last status."""
 
     def __init__(self) -> None:
         unused: Any = None
         super().__init__(unused)
         object.__setattr__(self, "seen", [])
+        object.__setattr__(self, "status", {})
 
     async def _send(self, request: Request) -> bytes:
         seen: list[str] = self.__dict__["seen"]
         seen.append(f"{request.method} {request.path.split('/')[-1]}")
-        metadata = (request.body or {})["metadata"]
+        body = request.body or {}
+        self.__dict__["status"].update(body.get("status", {}))
+        metadata = body["metadata"]
         version = {"uid": f"uid-of-{metadata['name']}", "resourceVersion": str(len(seen) + 1), "creationTimestamp": NOW}
         return json.dumps({"metadata": metadata | version}).encode()
+
+
+def reconciling(
+    cluster: Cluster, busy: Callable[[], bool] = lambda: False, builder: type[Builder] = Builder
+) -> Reconciler:
+    """Return a reconciler that knows of one new Checkpoint."""
+    progress, poster = ProgressReader(cluster, lambda _: None), Poster(cluster, lambda: True)
+    reconciler = Reconciler(cluster, Cache(), Claims(), builder(image="worker"), progress, poster, busy)
+    reconciler.take(CHECKPOINTS, {**save("one"), "metadata": save("one")["metadata"] | {"creationTimestamp": NOW}})
+    return reconciler
 
 
 @pytest.mark.parametrize(
@@ -189,15 +283,11 @@ class Written(Cluster):
     ],
 )
 def test_in_a_burst_jobs_come_before_what_is_said_of_them(busy: list[str], writes: list[str]) -> None:
-    cluster, cache, claims, key = Written(), Cache(), Claims(), Key("team", "one")
+    cluster, key = Written(), Key("team", "one")
     waiting = list(busy) or [""]
-    progress = ProgressReader(cluster, lambda _: None)
-    poster = Poster(cluster, lambda: True)
-    builder = Builder(image="worker")
-    reconciler = Reconciler(cluster, cache, claims, builder, progress, poster, lambda: bool(waiting[0]))
+    reconciler = reconciling(cluster, lambda: bool(waiting[0]))
 
     async def scenario() -> None:
-        reconciler.take(CHECKPOINTS, {**save("one"), "metadata": save("one")["metadata"] | {"creationTimestamp": NOW}})
         while True:
             later = await reconciler(key)
             assert (later == LATER) is bool(waiting[0])
@@ -207,3 +297,24 @@ def test_in_a_burst_jobs_come_before_what_is_said_of_them(busy: list[str], write
 
     asyncio.run(scenario())
     assert cluster.__dict__["seen"] == writes
+
+
+class Broken(Builder):
+    """Makes no objects of what no check has foreseen."""
+
+    def objects(self, *_: object) -> Any:
+        raise TypeError("unhashable type: 'list'")
+
+
+def test_what_no_job_can_be_made_of_is_an_invalid_spec(caplog: pytest.LogCaptureFixture) -> None:
+    cluster = Written()
+    assert asyncio.run(once(reconciling(cluster, builder=Broken))) is None
+    assert cluster.__dict__["seen"] == ["PUT status"]
+    status = cluster.__dict__["status"]
+    assert (status["phase"], status["reason"]) == ("Failed", "InvalidSpec")
+    assert "no Job can be made of it (TypeError)" in status["failure"]["message"]
+    assert "unhashable" in caplog.text
+
+
+async def once(reconciler: Reconciler) -> float | None:
+    return await reconciler(Key("team", "one"))

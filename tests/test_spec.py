@@ -1,9 +1,11 @@
 """What a manifest may say, and the lines that a bad one gets."""
 
+import re
 from typing import Any
 
 import pytest
 
+from dcp_operator.checkpoint import spec as spec_module
 from dcp_operator.checkpoint.spec import CLUSTER, LOCAL, Checkpoint, Site, SpecError, parse
 from dcp_worker.contract import Device, Operation, Strategy
 from scenes import URL, manifest
@@ -284,12 +286,69 @@ def test_good_endpoints(url: str) -> None:
             ".spec.containers[0].env: AWS_SECRET_ACCESS_KEY holds a secret in plain text; move it to",
         ),
         ({"spec": {"initContainers": [{"image": "x"}]}}, ".spec.initContainers[0].name: is missing"),
+        (
+            worker(env=[{"name": ["A"], "value": "x"}]),
+            ".spec.containers[0].env[0].name: has the wrong type; write a str",
+        ),
+        (worker(volumeMounts=[{"mountPath": {}}]), ".spec.containers[0].volumeMounts[0].mountPath: has the wrong type"),
+        ({"spec": {"containers": [{"name": ["x"]}]}}, ".spec.containers[0].name: has the wrong type; write a string"),
+        ({"spec": {"initContainers": [{"name": 5}]}}, ".spec.initContainers[0].name: has the wrong type"),
+        ({"spec": {"volumes": [{"name": {"a": 1}}]}}, ".spec.volumes[0].name: has the wrong type; write a string"),
+        ({"spec": {"tolerations": [{"key": ["x"]}]}}, ".spec.tolerations[0].key: has the wrong type; write a string"),
+        ({"spec": {"tolerations": [{"effect": []}]}}, ".spec.tolerations[0].effect: has the wrong type"),
     ],
 )
 def test_bad_templates(template: dict[str, Any], line: str) -> None:
     (found,) = problems({POD_TEMPLATE: template})
     assert found.startswith(POD_TEMPLATE + line), found
     assert "hush" not in found
+
+
+@pytest.mark.parametrize("spec", ["nope", ["nope"], 5, True])
+def test_a_template_of_another_shape_mounts_nothing(spec: object) -> None:
+    (found,) = problems({POD_TEMPLATE: {"spec": spec}, "spec.storage.url": "file:///data/x"})
+    assert found == f"{POD_TEMPLATE}: metadata and spec have the wrong type; write mappings"
+
+
+@pytest.mark.parametrize("levels", [300, 3000])
+@pytest.mark.parametrize("field", [POD_TEMPLATE, "spec.workload.args"])
+def test_what_is_nested_too_deeply_is_said(field: str, levels: int) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(levels):
+        deep = {"spec": deep}
+    body = manifest()
+    *parents, last = field.split(".")
+    at = body
+    for part in parents:
+        at = at[part]
+    at[last] = deep
+    with pytest.raises(SpecError) as caught:
+        parse(body)
+    (found,) = caught.value.problems
+    assert re.match(r"spec: can't be read.*; write at most 100 levels", found), found
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"metadata.namespace": 5}, "metadata.namespace: has the wrong type; write a string"),
+        ({"metadata.labels": ["x"]}, "metadata.labels: has the wrong type; write a mapping"),
+        ({"metadata.labels": {"a": 1}}, "metadata.labels.a: has the wrong type; write a string"),
+        ({"metadata.generation": "x"}, "metadata.generation: has the wrong type; write a whole number"),
+        ({"metadata.creationTimestamp": "now"}, "metadata.creationTimestamp: has the wrong type; write a time such as"),
+        ({"metadata.creationTimestamp": "2026-01-01"}, "metadata.creationTimestamp: has the wrong type; write a time"),
+    ],
+)
+def test_bad_metadata(changes: dict[str, Any], line: str) -> None:
+    (found,) = problems(changes)
+    assert found.startswith(line), found
+
+
+def test_what_nobody_thought_of_is_a_problem_of_the_object_that_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spec_module, "rule_problems", lambda *_: 1 / 0)
+    with pytest.raises(SpecError, match=r"^spec: can't be read \(ZeroDivisionError\)") as caught:
+        parse(manifest())
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
 def test_a_good_template() -> None:

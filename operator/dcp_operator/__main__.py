@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -14,6 +14,9 @@ from dcp_operator.kube.settings import Settings, own_namespace
 
 logger = logging.getLogger("dcp_operator")
 
+
+RECURSION_LIMIT: Final = 30_000
+"""The API server takes objects of 10,000 levels. One that could not be read would keep all others from being listed."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -65,6 +68,7 @@ def main(
         elect=elect,
         lease_namespace=lease_namespace or own_namespace(),
     )
+    sys.setrecursionlimit(RECURSION_LIMIT)
     # A collection walks every object there is, and a start with many Checkpoints makes millions that are no garbage:
     # by default a third of the time went there.
     gc.collect()

@@ -30,6 +30,7 @@ _VOLUMES: Final = {
 """Volume types of Pod Security `restricted`."""
 _MERGE_KEYS: Final = {
     "containers": ("name",),
+    "initContainers": ("name",),
     "volumes": ("name",),
     "env": ("name",),
     "volumeMounts": ("mountPath",),
@@ -124,10 +125,16 @@ def _volume_problems(spec: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _shape_problems(field: str, node: Mapping[str, Any], lists: tuple[str, ...]) -> Iterator[str]:
+    """Yield what `merged` could not merge: the API server would refuse it too, but it gets to see the Job alone."""
     for key in lists:
         items = node.get(key, [])
         if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
             yield f"{field}.{key}: has the wrong type; write a list of mappings"
+            continue
+        for index, item in enumerate(items):
+            for part in _MERGE_KEYS[key]:
+                if not isinstance(item.get(part), str | None):
+                    yield f"{field}.{key}[{index}].{part}: has the wrong type; write a string"
 
 
 def _container_problems(field: str, container: Mapping[str, Any]) -> Iterator[str]:
@@ -136,7 +143,7 @@ def _container_problems(field: str, container: Mapping[str, Any]) -> Iterator[st
     if container.get("securityContext") is not None:
         yield f"{field}.securityContext: is not accepted; drop it, the operator sets the restricted profile"
     for _, entry in _mappings(container.get("env")):
-        if entry.get("name") in _SECRET_ENV and entry.get("value"):
+        if str(entry.get("name")) in _SECRET_ENV and entry.get("value"):
             yield f"{field}.env: {entry['name']} holds a secret in plain text; move it to credentialsSecretRef"
     yield from _access_problems(field, container)
     yield from _shape_problems(field, container, ("env", "volumeMounts"))

@@ -15,9 +15,12 @@ _TYPES = {
     "list": "a list",
     "dict": "a mapping",
     "model": "a mapping",
+    "datetime": "a time such as 2026-01-31T08:00:00Z",
+    "timezone": "a time such as 2026-01-31T08:00:00Z",
 }
 _SENTENCES = {
     "missing": "is missing; write {name}: ...",
+    "json_invalid": "can't be read ({error}); write at most 100 levels, and whole characters",
     "enum": "is not one of its values; write {expected}",
     "greater_than_equal": "is too small; write {ge} or more",
     "less_than_equal": "is too large; write {le} or less",

@@ -1,7 +1,7 @@
 """Rules between the fields of a spec, each broken one said in a line `field: what is wrong; write ...`."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from dcp_operator.checkpoint.pod_template import mounted_paths, template_problems
@@ -84,9 +84,10 @@ def _place_problems(spec: "CheckpointSpec", site: "Site") -> Iterator[str]:
     url = spec.storage.url
     if protocol(url) == "memory" and spec.workers.world_size > 1:
         yield "spec.storage.url: memory lives in one process; write one rank, or file:///path"
-    if protocol(url) == "file" and site.file_needs_volume:
+    template = spec.workers.pod_template
+    if protocol(url) == "file" and site.file_needs_volume and isinstance(template.get("spec", {}), Mapping):
         path = url.removeprefix("file://")
-        if not any(path.startswith(mount.rstrip("/") + "/") for mount in mounted_paths(spec.workers.pod_template)):
+        if not any(path.startswith(mount.rstrip("/") + "/") for mount in mounted_paths(template)):
             yield (
                 "spec.storage.url: a path of the pod's own file system is gone with the pod; mount a volume over it in "
                 "spec.workers.podTemplate (containers: [{name: worker, volumeMounts: [...]}]), or write s3://..."

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, ValidationError
+from pydantic import AwareDatetime, ConfigDict, Field, ValidationError
 
 from dcp_operator.checkpoint.naming import API_VERSION, KIND, NAME_LIMIT, QUEUE_LABEL, job_name
 from dcp_operator.checkpoint.problems import problems
@@ -185,6 +185,21 @@ class Checkpoint(Wire):
         )
 
 
+class _Metadata(Wire):
+    """What is read of an object's metadata; the API server vouches for it, a file on this machine does not."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: Any = None
+    """Looked at with the envelope, which says more about it."""
+    namespace: str | None = None
+    uid: str | None = None
+    generation: int | None = None
+    creation_timestamp: AwareDatetime | None = None
+    deletion_timestamp: AwareDatetime | None = None
+    labels: dict[str, str] | None = None
+
+
 class Site(Wire):
     """Where a Checkpoint is to run, as far as it matters to what its spec may say."""
 
@@ -210,32 +225,46 @@ def parse(body: Mapping[str, Any], *, site: Site = CLUSTER) -> Checkpoint:
     Raises:
         SpecError: with every problem found; the object's author mends them.
     """
+    try:
+        return _parsed(body, site)
+    except SpecError:
+        raise
+    except Exception as error:
+        # Free-form fields hold what nobody thought of. It is that object's trouble, never that of the others.
+        raise SpecError(
+            [f"spec: can't be read ({type(error).__name__}); write each value with its own type"]
+        ) from error
+
+
+def _parsed(body: Mapping[str, Any], site: Site) -> Checkpoint:
     found = list(_envelope_problems(body))
+    metadata: _Metadata | None = None
     spec: CheckpointSpec | None = None
+    try:
+        metadata = _Metadata.model_validate(body.get("metadata") or {})
+    except ValidationError as error:
+        found += problems(error, _Metadata, "metadata")
     try:
         text = json.dumps(body.get("spec"), allow_nan=False)
         spec = CheckpointSpec.model_validate_json(text, strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
         found += problems(error, CheckpointSpec, "spec")
+    except RecursionError:
+        found.append("spec: can't be read; write at most 100 levels")
     except (TypeError, ValueError):
         found.append("spec: holds a value that JSON does not have, such as a date or NaN; write it in quotes")
     if spec is not None:
         found += rule_problems(spec, site)
-    if found or spec is None:
+    if found or metadata is None or spec is None:
         raise SpecError(found)
-    return _with_metadata(body.get("metadata") or {}, spec)
-
-
-def _with_metadata(metadata: Mapping[str, Any], spec: CheckpointSpec) -> Checkpoint:
-    created = metadata.get("creationTimestamp")
     return Checkpoint(
-        name=metadata["name"],
-        namespace=metadata.get("namespace") or "default",
-        uid=metadata.get("uid") or "",
-        generation=metadata.get("generation") or 1,
-        created=datetime.fromisoformat(created) if isinstance(created, str) else datetime.fromtimestamp(0, UTC),
-        deleting=bool(metadata.get("deletionTimestamp")),
-        queue=(metadata.get("labels") or {}).get(QUEUE_LABEL, ""),
+        name=metadata.name,
+        namespace=metadata.namespace or "default",
+        uid=metadata.uid or "",
+        generation=metadata.generation or 1,
+        created=metadata.creation_timestamp or datetime.fromtimestamp(0, UTC),
+        deleting=metadata.deletion_timestamp is not None,
+        queue=(metadata.labels or {}).get(QUEUE_LABEL, ""),
         spec=spec,
     )
 

@@ -1,5 +1,6 @@
 """The parsed Checkpoints that are live, and which of them save to the same URL."""
 
+import logging
 from collections import defaultdict
 from dataclasses import dataclass, field
 
@@ -9,6 +10,8 @@ from dcp_operator.checkpoint.status import Status
 from dcp_operator.decision.rivals import Rival
 from dcp_operator.kube.api import Body
 from dcp_operator.kube.cache import Key
+
+logger = logging.getLogger(__name__)
 
 _Identity = tuple[object, ...]
 
@@ -44,6 +47,8 @@ class Claims:
             found = parse({"metadata": metadata, "spec": body.get("spec")}, site=self.site)
         except SpecError as error:
             found = error
+            if error.__cause__ is not None:
+                logger.exception("%s: the spec can't be read", key)
         self._parsed[key] = (identity, found)
         return found
 

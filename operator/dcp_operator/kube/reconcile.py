@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final
 
-from dcp_operator.checkpoint.spec import SpecError
+from dcp_operator.checkpoint.spec import Checkpoint, SpecError
 from dcp_operator.checkpoint.status import Phase
 from dcp_operator.decision.actions import CreateAttempt, Decision, DeleteAttempt
 from dcp_operator.decision.decide import decide
@@ -113,6 +113,8 @@ class Reconciler:
             await self._create(key, body, decision)
         except (NameTakenError, RefusedError) as error:
             decision = self._refused(key, body, decision, error)
+        except SpecError as error:
+            decision = self._refuse(body, error, observe(*self.cache.attempts(body["metadata"]["uid"])))
         else:
             if self.busy() and any(isinstance(action, CreateAttempt) for action in decision.actions):
                 # In a burst work starts first and is told afterwards: the next look finds the Job, as after a crash.
@@ -156,10 +158,19 @@ class Reconciler:
             parsed = self.claims.parsed(key, body)
             if isinstance(parsed, SpecError):  # pragma: no cover - a refused spec has no attempt to create
                 return
-            *others, job = self.builder.objects(parsed, action)
+            *others, job = self._built(key, parsed, action)
             # The two don't need one another.
             await asyncio.gather(*(self.cluster.create(each) for each in others))
             self.cache.put(JOBS, await self.cluster.create(job))
+
+    def _built(self, key: Key, checkpoint: Checkpoint, action: CreateAttempt) -> tuple[Body, ...]:
+        try:
+            return self.builder.objects(checkpoint, action)
+        except Exception as error:
+            # To try again would change nothing: what is built depends on the spec alone.
+            logger.exception("%s: no Job can be made of the spec", key)
+            what = f"spec.workers.podTemplate: no Job can be made of it ({type(error).__name__})"
+            raise SpecError([f"{what}; write each value with its own type"]) from error
 
     def _refused(self, key: Key, body: Body, decision: Decision, error: NameTakenError | RefusedError) -> Decision:
         """Return the decision when the API server does not take an attempt's objects.
@@ -219,7 +230,11 @@ class Reconciler:
         """Take in a body from wherever it came; return the Checkpoint to look at again."""
         key = self.cache.put(resource, body)
         if key is not None and resource is CHECKPOINTS:
-            self.claims.note(key, body)
+            try:
+                self.claims.note(key, body)
+            except Exception:
+                # One Checkpoint must not keep the others from being listed, watched or audited.
+                logger.exception("%s: what it claims can't be read", key)
         return key
 
     def drop(self, resource: Resource, namespace: str, name: str, uid: str) -> Key | None:
