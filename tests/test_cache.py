@@ -17,7 +17,9 @@ def body(name: str, version: int, *, uid: str = "", labels: dict[str, str] | Non
 
 def owned(name: str, version: int, job: str = "", **sections: Any) -> Any:
     labels = {"dcp-operator.io/checkpoint-uid": "uid-save", "dcp-operator.io/job": job or name}
-    return body(name, version, labels=labels, **sections)
+    made = body(name, version, labels=labels, **sections)
+    made["metadata"]["ownerReferences"] = [{"uid": f"uid-{job}" if job else "uid-save"}]
+    return made
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def test_only_a_newer_body_is_news(cache: Cache, *, version: int, news: bool) ->
 def test_a_job_and_its_pods_are_found_by_the_checkpoint(cache: Cache) -> None:
     assert cache.put(JOBS, owned("save-1", 11)) == KEY
     assert cache.put(PODS, owned("save-1-0", 12, "save-1")) == KEY
-    jobs, pods = cache.attempts("uid-save")
+    jobs, pods = cache.attempts("team", "uid-save")
     assert [each["metadata"]["name"] for each in (*jobs, *pods)] == ["save-1", "save-1-0"]
 
 
@@ -50,7 +52,37 @@ def test_objects_of_a_checkpoint_that_is_not_here_yet_wait_for_it() -> None:
     cache = Cache()
     assert cache.put(JOBS, owned("save-1", 11)) is None
     assert cache.put(CHECKPOINTS, body("save", 10)) == KEY
-    assert len(cache.attempts("uid-save")[0]) == 1
+    assert len(cache.attempts("team", "uid-save")[0]) == 1
+
+
+def forged(made: Any, **metadata: Any) -> Any:
+    return {**made, "metadata": made["metadata"] | metadata}
+
+
+@pytest.mark.parametrize(
+    ("resource", "made"),
+    [
+        pytest.param(
+            JOBS, forged(owned("save-1", 50, status={"x": 1}), namespace="other"), id="Job of another namespace"
+        ),
+        pytest.param(JOBS, forged(owned("save-2", 50), ownerReferences=[]), id="Job without an owner"),
+        pytest.param(JOBS, forged(owned("save-2", 50), ownerReferences=[{"uid": "else"}]), id="Job of another owner"),
+        pytest.param(PODS, forged(owned("save-1-0", 50, "save-1"), namespace="other"), id="Pod of another namespace"),
+        pytest.param(PODS, forged(owned("x", 50, "save-1"), ownerReferences=[]), id="Pod without an owner"),
+        pytest.param(PODS, forged(owned("x", 50, "save-1"), ownerReferences=[{"uid": "uid-save"}]), id="Pod of no Job"),
+        pytest.param(PODS, owned("x", 50, "save-2"), id="Pod of a Job that is not here"),
+    ],
+)
+def test_a_label_alone_makes_nothing_an_attempt(cache: Cache, resource: Resource, made: Any) -> None:
+    cache.put(JOBS, owned("save-1", 11))
+    cache.put(PODS, owned("save-1-0", 12, "save-1"))
+    before = cache.attempts("team", "uid-save")
+    key = cache.put(resource, made)
+    assert cache.attempts("team", "uid-save") == before
+    assert key is None or made["metadata"]["namespace"] == "team"
+    # It is known all the same: an audit would take what is left out for a watch that has fallen behind.
+    where = made["metadata"]
+    assert cache.version(resource, where["namespace"], where["name"], where["uid"]) == 50
 
 
 def test_somebody_elses_job_is_nobodys(cache: Cache) -> None:
@@ -80,19 +112,20 @@ def test_a_pods_last_state_is_kept_until_its_job_goes(cache: Cache) -> None:
     cache.put(JOBS, owned("save-1", 11))
     cache.put(PODS, owned("save-1-0", 12, "save-1", status={"phase": "Running"}))
     assert cache.remove(PODS, "team", "save-1-0", "uid-save-1-0") == KEY
-    assert cache.attempts("uid-save")[1][0]["status"] == {"phase": "Running"}
+    assert cache.attempts("team", "uid-save")[1][0]["status"] == {"phase": "Running"}
     assert list(cache.known(PODS)) == []
     cache.remove(JOBS, "team", "save-1", "uid-save-1")
-    assert cache.attempts("uid-save") == ([], [])
+    assert cache.attempts("team", "uid-save") == ([], [])
 
 
 def test_pods_that_outlive_their_job_go_by_themselves(cache: Cache) -> None:
     cache.put(JOBS, owned("save-1", 11))
     cache.put(PODS, owned("save-1-0", 12, "save-1"))
     cache.remove(JOBS, "team", "save-1", "uid-save-1")
-    assert len(cache.attempts("uid-save")[1]) == 1
+    assert cache.count(PODS) == 1
+    assert cache.attempts("team", "uid-save") == ([], [])
     cache.remove(PODS, "team", "save-1-0", "uid-save-1-0")
-    assert cache.attempts("uid-save") == ([], [])
+    assert cache.count(PODS) == 0
 
 
 @pytest.mark.parametrize(
@@ -105,8 +138,10 @@ def test_pods_that_outlive_their_job_go_by_themselves(cache: Cache) -> None:
     ids=["Checkpoint", "Job", "Pod"],
 )
 def test_what_is_finished_is_packed_and_reads_the_same(cache: Cache, resource: Resource, made: Any) -> None:
+    if resource is PODS:
+        cache.put(JOBS, owned("save-1", 11))
     cache.put(resource, made)
-    jobs, pods = cache.attempts("uid-save")
+    jobs, pods = cache.attempts("team", "uid-save")
     found = [cache.checkpoint(KEY), *jobs, *pods][-1]
     assert found is not None
     assert found["status"] == made["status"]
@@ -117,8 +152,9 @@ def test_what_nobody_reads_is_left_out(cache: Cache) -> None:
     heavy = owned("save-1-0", 12, "save-1", spec={"nodeName": "n1", "containers": ["much"]}, status={})
     heavy["metadata"]["managedFields"] = ["much"]
     heavy["metadata"]["annotations"] = {"kubectl.kubernetes.io/last-applied-configuration": "much", "kept": "x"}
+    cache.put(JOBS, owned("save-1", 11))
     cache.put(PODS, heavy)
-    found = cache.attempts("uid-save")[1][0]
+    found = cache.attempts("team", "uid-save")[1][0]
     assert found["spec"] == {"nodeName": "n1"}
     assert found["metadata"]["annotations"] == {"kept": "x"}
     assert "managedFields" not in found["metadata"]
@@ -131,17 +167,17 @@ def test_a_job_that_ended_before_its_pods_did_is_to_be_confirmed_once(cache: Cac
     cache.put(JOBS, owned("save-1", 11, spec={"parallelism": 2}, status={}))
     cache.put(PODS, owned("save-1-0", 12, "save-1", status={"phase": "Succeeded"}))
     cache.put(PODS, owned("save-1-1", 13, "save-1", status={"phase": "Running"}))
-    assert cache.unconfirmed("uid-save") == []
+    assert cache.unconfirmed("team", "uid-save") == []
     cache.put(JOBS, owned("save-1", 14, spec={"parallelism": 2}, status=COMPLETE))
-    (job,) = cache.unconfirmed("uid-save")
+    (job,) = cache.unconfirmed("team", "uid-save")
     cache.confirm(job)
-    assert cache.unconfirmed("uid-save") == []
+    assert cache.unconfirmed("team", "uid-save") == []
 
 
 def test_a_job_whose_pods_have_all_ended_needs_no_confirmation(cache: Cache) -> None:
     cache.put(JOBS, owned("save-1", 14, spec={"parallelism": 1}, status=COMPLETE))
     cache.put(PODS, owned("save-1-0", 15, "save-1", status={"phase": "Failed"}))
-    assert cache.unconfirmed("uid-save") == []
+    assert cache.unconfirmed("team", "uid-save") == []
 
 
 @pytest.mark.parametrize(

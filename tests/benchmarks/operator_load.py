@@ -201,6 +201,11 @@ def plain_service(name: str, namespace: str) -> Body:
     }
 
 
+def owner(body: Body) -> Body:
+    """The reference that makes an object another's."""
+    return {key: body[key] for key in ("apiVersion", "kind")} | {key: body["metadata"][key] for key in ("name", "uid")}
+
+
 def plain_job(name: str, namespace: str, labels: dict[str, str] | None = None) -> Body:
     """An Indexed Job of about the operator's size."""
     environment = [{"name": f"VARIABLE_{number}", "value": "x" * 40} for number in range(20)]
@@ -243,6 +248,7 @@ def running_pod(job: Body, index: int) -> Body:
             "name": f"{job['metadata']['name']}-{index}",
             "namespace": job["metadata"]["namespace"],
             "labels": labels,
+            "ownerReferences": [owner(job)],
         },
         "spec": spec,
     }
@@ -289,7 +295,9 @@ async def finished_checkpoint(client: Client, name: str, namespace: str) -> Body
         "dcp-operator.io/job": f"{name}-1",
     }
     await client.write_status(body, finished_status(name))
-    return await client.create(plain_job(f"{name}-1", namespace, labels))
+    job = plain_job(f"{name}-1", namespace, labels)
+    job["metadata"]["ownerReferences"] = [owner(body)]
+    return await client.create(job)
 
 
 def finished_status(name: str) -> Body:

@@ -1,4 +1,6 @@
-"""What the watches have delivered, kept small: the Checkpoints, and the Jobs and Pods of each by its uid.
+"""What the watches have delivered, kept small: the Checkpoints, and the Jobs and Pods of each.
+
+A label says whose an object may be, its namespace and its owner reference whether it is: anybody may write labels.
 
 Two sources feed it: the watches, and the answers to our own writes, which arrive first. A body that is older than the
 one that is here is ignored, so that a late watch event never takes a reconcile back in time; what was deleted stays
@@ -14,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from dcp_operator.checkpoint.naming import JOB_LABEL, UID_LABEL
-from dcp_operator.kube.api import CHECKPOINTS, JOBS, PODS, Body, Resource
+from dcp_operator.kube.api import CHECKPOINTS, JOBS, PODS, Body, Resource, owner_uids
 
 TOMBSTONES: Final = 20_000
 """How many deleted uids are remembered: far more than there can be answers on their way."""
@@ -41,6 +43,8 @@ class Packed(NamedTuple):
 
 
 Entry = Body | Packed
+Owner = tuple[str, str]
+"""Namespace and uid of the Checkpoint that an object's label names."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,9 @@ class Cache:
     """The operator's view of the cluster."""
 
     _checkpoints: dict[Key, Entry] = field(default_factory=dict)
-    _attempts: dict[str, Attempts] = field(default_factory=lambda: defaultdict(Attempts))
-    _keys: dict[str, Key] = field(default_factory=dict)
-    _owners: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    _attempts: dict[Owner, Attempts] = field(default_factory=lambda: defaultdict(Attempts))
+    _keys: dict[Owner, Key] = field(default_factory=dict)
+    _owners: dict[tuple[str, str, str], Owner] = field(default_factory=dict)
     _deleted: OrderedDict[str, None] = field(default_factory=OrderedDict)
     _confirmed: set[str] = field(default_factory=set)
 
@@ -73,11 +77,12 @@ class Cache:
             if not _newer(self._checkpoints.get(key), body):
                 return None
             self._checkpoints[key] = _rest(resource, slim(resource, body))
-            self._keys[uid] = key
+            self._keys[key.namespace, uid] = key
             return key
-        owner = (metadata.get("labels") or {}).get(UID_LABEL)
-        if owner is None:
+        label = (metadata.get("labels") or {}).get(UID_LABEL)
+        if label is None:
             return None
+        owner = (metadata["namespace"], label)
         shelf = self._shelf(resource, owner)
         if not _newer(shelf.get(metadata["name"]), body):
             return None
@@ -96,7 +101,7 @@ class Cache:
             self._deleted.popitem(last=False)
         if resource is CHECKPOINTS:
             key = Key(namespace, name)
-            self._keys.pop(uid, None)
+            self._keys.pop((namespace, uid), None)
             if _uid(self._checkpoints.get(key)) != uid:
                 return None
             del self._checkpoints[key]
@@ -126,19 +131,19 @@ class Cache:
         entry = self._checkpoints.get(key)
         return isinstance(entry, Packed) and entry.seen
 
-    def attempts(self, uid: str) -> tuple[list[Body], list[Body]]:
-        """Return the bodies of the Checkpoint's Jobs and Pods; not to be changed."""
-        found = self._attempts.get(uid)
+    def attempts(self, namespace: str, uid: str) -> tuple[list[Body], list[Body]]:
+        """Return the bodies of the Jobs that the Checkpoint owns and of the Pods that these own; not to be changed."""
+        found = self._attempts.get((namespace, uid))
         if found is None:
             return [], []
-        return [_unpack(entry) for entry in found.jobs.values()], [_unpack(entry) for entry in found.pods.values()]
+        jobs = [job for job in map(_unpack, found.jobs.values()) if uid in owner_uids(job)]
+        uids = {job["metadata"]["name"]: job["metadata"]["uid"] for job in jobs}
+        return jobs, [pod for pod in map(_unpack, found.pods.values()) if uids.get(_job_of(pod)) in owner_uids(pod)]
 
-    def unconfirmed(self, uid: str) -> list[Body]:
+    def unconfirmed(self, namespace: str, uid: str) -> list[Body]:
         """Return the Checkpoint's Jobs that have ended while some of their pods are not known to have."""
-        jobs, pods = self.attempts(uid)
-        ended = Counter(
-            (pod["metadata"].get("labels") or {}).get(JOB_LABEL) for pod in pods if _has_ended(PODS, pod["status"])
-        )
+        jobs, pods = self.attempts(namespace, uid)
+        ended = Counter(_job_of(pod) for pod in pods if _has_ended(PODS, pod["status"]))
         return [
             job
             for job in jobs
@@ -188,10 +193,10 @@ class Cache:
     def _drop_pods(self, attempts: Attempts, namespace: str) -> None:
         """Forget the pods that are gone and whose Job is gone as well."""
         for name in [each for each in attempts.pods if (PODS.kind, namespace, each) not in self._owners]:
-            if _unpack(attempts.pods[name])["metadata"]["labels"].get(JOB_LABEL) not in attempts.jobs:
+            if _job_of(_unpack(attempts.pods[name])) not in attempts.jobs:
                 del attempts.pods[name]
 
-    def _shelf(self, resource: Resource, owner: str) -> dict[str, Entry]:
+    def _shelf(self, resource: Resource, owner: Owner) -> dict[str, Entry]:
         attempts = self._attempts[owner]
         return attempts.jobs if resource is JOBS else attempts.pods
 
@@ -266,6 +271,12 @@ def _pack(body: Body) -> Packed:
     text = json.dumps(body, separators=(",", ":")).encode()
     seen = body["status"].get("observedGeneration") == metadata.get("generation")
     return Packed(metadata["uid"], int(metadata["resourceVersion"]), zlib.compress(text, 1), seen)
+
+
+def _job_of(pod: Body) -> str:
+    """Return the name of the Job that a Pod's label names."""
+    name: str = (pod["metadata"].get("labels") or {}).get(JOB_LABEL, "")
+    return name
 
 
 def _unpack(entry: Entry) -> Body:

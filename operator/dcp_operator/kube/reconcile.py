@@ -16,7 +16,7 @@ from dcp_operator.checkpoint.spec import Checkpoint, SpecError
 from dcp_operator.checkpoint.status import Phase
 from dcp_operator.decision.actions import CreateAttempt, Decision, DeleteAttempt
 from dcp_operator.decision.decide import decide
-from dcp_operator.decision.observed import Observed, observe
+from dcp_operator.decision.observed import observe
 from dcp_operator.decision.refusal import blocked, refuse
 from dcp_operator.kube import metrics
 from dcp_operator.kube.api import (
@@ -114,7 +114,7 @@ class Reconciler:
         except (NameTakenError, RefusedError) as error:
             decision = self._refused(key, body, decision, error)
         except SpecError as error:
-            decision = self._refuse(body, error, observe(*self.cache.attempts(body["metadata"]["uid"])))
+            decision = self._refuse(key, body, error)
         else:
             if self.busy() and any(isinstance(action, CreateAttempt) for action in decision.actions):
                 # In a burst work starts first and is told afterwards: the next look finds the Job, as after a crash.
@@ -137,17 +137,17 @@ class Reconciler:
         """
         if "completionTime" in (body.get("status") or {}):
             return
-        for job in self.cache.unconfirmed(body["metadata"]["uid"]):
+        for job in self.cache.unconfirmed(key.namespace, body["metadata"]["uid"]):
             for pod in await self.cluster.pods_of(key.namespace, job["metadata"]["name"]):
                 self.take(PODS, pod)
             self.cache.confirm(job)
 
     def _decide(self, key: Key, body: Body) -> Decision:
-        jobs, pods = self.cache.attempts(body["metadata"]["uid"])
+        jobs, pods = self.cache.attempts(key.namespace, body["metadata"]["uid"])
         observed = observe(jobs, pods, self.progress.of(key, jobs, pods))
         parsed = self.claims.parsed(key, body)
         if isinstance(parsed, SpecError):
-            return self._refuse(body, parsed, observed)
+            return self._refuse(key, body, parsed)
         return decide(parsed, observed, body.get("status"), self.now(), self.claims.rivals(key, parsed))
 
     async def _create(self, key: Key, body: Body, decision: Decision) -> None:
@@ -181,15 +181,14 @@ class Reconciler:
         passing = isinstance(error, NameTakenError) or error.status == HTTPStatus.FORBIDDEN
         if passing and not isinstance(parsed, SpecError):
             return blocked(parsed, decision, body.get("status"), str(error), self.now())
-        observed = observe(*self.cache.attempts(body["metadata"]["uid"]))
-        return self._refuse(body, SpecError([f"The API server refuses the attempt's objects: {error}"]), observed)
+        return self._refuse(key, body, SpecError([f"The API server refuses the attempt's objects: {error}"]))
 
-    def _refuse(self, body: Body, error: SpecError, observed: Observed) -> Decision:
+    def _refuse(self, key: Key, body: Body, error: SpecError) -> Decision:
         return refuse(
             error,
             generation=body["metadata"].get("generation", 1),
             run_id=str((body.get("spec") or {}).get("runId") or ""),
-            observed=observed,
+            observed=observe(*self.cache.attempts(key.namespace, body["metadata"]["uid"])),
             status=body.get("status"),
             now=self.now(),
         )
