@@ -1,9 +1,15 @@
 """`dcp` without running a rank: what is refused, what is rehearsed, what is validated."""
 
 import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner, Result
 
 from dcp_operator.cli import app
@@ -88,6 +94,20 @@ def test_a_rehearsal_lists_what_would_run_and_runs_nothing() -> None:
     assert row.split() == ["one", "Save", "8", "(2x4)", "fsdp2", "auto", "true", "gpt:Workload", "s3://bucket/run"]
 
 
+@pytest.mark.parametrize(("form", "read"), [("json", json.loads), ("yaml", yaml.safe_load)])
+def test_a_rehearsal_is_printed_as_asked_for(form: str, read: Callable[[str], Any]) -> None:
+    result = dcp("run", "-f", "-", "--rehearse", "-o", form, stdin=SAVE)
+    assert (result.exit_code, read(result.stdout)) == (0, yaml.safe_load(SAVE))
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_results_about_a_url_come_as_json_too(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    became: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda _, arguments: became.append(arguments))
+    dcp(command, "file:///x/run", "-o", "json")
+    assert became == [[sys.executable, "-m", "dcp_worker", command, "file:///x/run", "-o", "json"]]
+
+
 def test_valid_manifests_are_named() -> None:
     result = dcp("validate", "-f", "-", stdin=SAVE + "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: x}\n")
     assert result.exit_code == 0
@@ -106,7 +126,9 @@ def test_a_path_of_this_machine_is_valid_for_run_but_not_for_a_cluster() -> None
 def test_a_url_that_is_no_store_is_refused_before_torch_is_loaded() -> None:
     for command, url, said in (
         ("inspect", "ftp://host/run", "URL: protocol 'ftp' is not allowed"),
-        ("verify", "runs/step-1000", "URL: has no protocol; write file:///runs/step-1000"),
+        ("verify", "runs/step-1000", f"URL: has no protocol; write file://{Path.cwd()}/runs/step-1000"),
+        ("inspect", "../ckpt", f"URL: has no protocol; write file://{Path.cwd().parent}/ckpt"),
+        ("inspect", "simplecache::s3://bucket/run", "URL: chained URLs are not accepted"),
     ):
         result = dcp(command, url)
         assert (result.exit_code, result.stdout) == (2, "")

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterable
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dcp_operator.checkpoint.spec import CLUSTER, LOCAL, Site
-from dcp_operator.checkpoint.storage_url import url_problems
+from dcp_operator.checkpoint.storage_url import protocol, url_problems
 from dcp_operator.local import documents, table
 from dcp_operator.local.documents import Documents, InputError
 from dcp_operator.local.run import run_all, succeeded
@@ -53,11 +54,14 @@ class Output(StrEnum):
     JSON = "json"
 
 
-class InspectOutput(StrEnum):
-    """How an inspection is printed."""
+class LookOutput(StrEnum):
+    """How a look at a URL is printed."""
 
     TABLE = "table"
     JSON = "json"
+
+
+Look = Annotated[LookOutput, typer.Option("-o", "--output", help="table or json.")]
 
 
 @app.command()
@@ -84,7 +88,10 @@ def run(
     """
     found = _read(files, LOCAL)
     if rehearse:
-        _print(table.rehearsal([source.checkpoint for source in found.checkpoints]))
+        if output in {Output.YAML, Output.JSON}:
+            _show([dict(source.body) for source in found.checkpoints], output)
+        else:
+            _print(table.rehearsal([source.checkpoint for source in found.checkpoints]))
         return
     _need_worker()
     console = Console(stderr=True)
@@ -114,18 +121,15 @@ def validate(
 
 
 @app.command()
-def inspect(
-    url: Url,
-    output: Annotated[InspectOutput, typer.Option("-o", "--output", help="table or json.")] = InspectOutput.TABLE,
-) -> None:
+def inspect(url: Url, output: Look = LookOutput.TABLE) -> None:
     """Say what stands at a URL: step, world size, tensors, sizes, origin, age. Needs the worker extra."""
-    _worker("inspect", url, *(["-o", "json"] if output is InspectOutput.JSON else []))
+    _worker("inspect", url, output)
 
 
 @app.command()
-def verify(url: Url) -> None:
+def verify(url: Url, output: Look = LookOutput.TABLE) -> None:
     """Read every byte of a checkpoint and compare it with its digests. Needs the worker extra."""
-    _worker("verify", url)
+    _worker("verify", url, output)
 
 
 def _read(files: list[str], site: Site) -> Documents:
@@ -152,13 +156,15 @@ def _show(bodies: list[dict[str, Any]], output: Output) -> None:
             _print(table.results(bodies, wide=output is Output.WIDE))
 
 
-def _worker(command: str, url: str, *options: str) -> NoReturn:
+def _worker(command: str, url: str, output: LookOutput) -> NoReturn:
     """Become `python -m dcp_worker`: the data plane is a program of its own, never imported here."""
+    if not protocol(url) and "::" not in url:
+        _refuse([f"URL: has no protocol; write file://{Path(url).resolve()}, or s3://bucket/path"])
     if problems := [*url_problems("URL", url, LOCAL.protocols)]:
         _refuse(problems)
     _need_worker()
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "dcp_worker", command, url, *options])  # noqa: S606 - our own program, no shell
+    os.execv(sys.executable, [sys.executable, "-m", "dcp_worker", command, url, "-o", output])  # noqa: S606 - our own program, no shell
 
 
 def _need_worker() -> None:
