@@ -33,9 +33,11 @@ from dcp_operator.kube.cluster import Cluster
 from dcp_operator.kube.job import Builder
 from dcp_operator.kube.poster import Poster
 from dcp_operator.kube.progress import ProgressReader, last_progress
-from dcp_operator.kube.queue import WorkQueue
+from dcp_operator.kube.queue import RetryLaterError, WorkQueue
 from dcp_operator.kube.reconcile import LATER, Reconciler
 from dcp_operator.kube.start import fill
+from dcp_worker.contract import Reason
+from scenes import failed
 
 NOW = "2026-11-24T12:00:00Z"
 TERMINATING = {"message": "being terminated", "details": {"causes": [{"reason": "NamespaceTerminating"}]}}
@@ -260,8 +262,8 @@ class Written(Cluster):
         body = request.body or {}
         self.__dict__["status"].update(body.get("status", {}))
         metadata = body["metadata"]
-        version = {"uid": f"uid-of-{metadata['name']}", "resourceVersion": str(len(seen) + 1), "creationTimestamp": NOW}
-        return json.dumps({"metadata": metadata | version}).encode()
+        given = {"uid": f"uid-of-{metadata['name']}", "creationTimestamp": NOW}
+        return json.dumps({"metadata": given | metadata | {"resourceVersion": str(len(seen) + 1)}}).encode()
 
 
 def reconciling(
@@ -318,3 +320,56 @@ def test_what_no_job_can_be_made_of_is_an_invalid_spec(caplog: pytest.LogCapture
 
 async def once(reconciler: Reconciler) -> float | None:
     return await reconciler(Key("team", "one"))
+
+
+class Picky(Written):
+    """Refuses statuses that hold any of these fields."""
+
+    def __init__(self, *fields: str) -> None:
+        super().__init__()
+        object.__setattr__(self, "fields", fields)
+
+    async def _send(self, request: Request) -> bytes:
+        for name in self.__dict__["fields"]:
+            if name in (request.body or {}).get("status", {}):
+                self.__dict__["seen"].append(f"refused {name}")
+                raise RefusedError(f"status.{name}: Invalid value", HTTPStatus.UNPROCESSABLE_ENTITY)
+        return await super()._send(request)
+
+
+async def after_a_failed_rank(cluster: Written) -> None:
+    """Reconcile a Checkpoint, then once more when its only pod has failed."""
+    reconciler = reconciling(cluster)
+    await once(reconciler)
+    (job,), _ = reconciler.cache.attempts("team", "uid-one")
+    name, template = job["metadata"]["name"], job["metadata"]["labels"]
+    ended = {"exitCode": 1, "finishedAt": NOW, "message": failed(Reason.STORAGE_FULL).encode()}
+    metadata: Any = {
+        "name": f"{name}-0",
+        "namespace": "team",
+        "uid": "p",
+        "resourceVersion": "99",
+        "creationTimestamp": NOW,
+    }
+    metadata |= {"labels": template, "ownerReferences": [{"uid": job["metadata"]["uid"]}]}
+    status = {"phase": "Failed", "containerStatuses": [{"name": "worker", "state": {"terminated": ended}}]}
+    reconciler.take(PODS, {"metadata": metadata, "status": status})
+    await once(reconciler)
+
+
+def test_a_status_that_is_refused_is_written_without_its_decoration(caplog: pytest.LogCaptureFixture) -> None:
+    cluster = Picky("failedRanks")
+    asyncio.run(after_a_failed_rank(cluster))
+    assert cluster.__dict__["seen"][-3:] == ["PUT status", "refused failedRanks", "PUT status"]
+    status = cluster.__dict__["status"]
+    assert (status["phase"], status["reason"], status["failedRankCount"]) == ("Failed", "StorageFull", 1)
+    (line,) = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert line.getMessage().startswith(
+        "team/one: written without warnings, failedRanks, progress, since the status is "
+    )
+    assert line.exc_info is None
+
+
+def test_a_status_that_is_refused_whole_is_tried_again_later() -> None:
+    with pytest.raises(RetryLaterError, match=r"status\.phase: Invalid value"):
+        asyncio.run(once(reconciling(Picky("phase"))))

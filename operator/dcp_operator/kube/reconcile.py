@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 SOONEST: Final = 0.02
 """Seconds between two reconciles of one Checkpoint, at least."""
+DECORATION: Final = ("warnings", "failedRanks", "progress")
+"""What a status can do without."""
 LATER: Final = 5.0
 """Seconds that a new Job stands in no status, at most, while other Checkpoints wait for theirs."""
 
@@ -81,7 +83,7 @@ class Reconciler:
         """Bring a Checkpoint in order; return the seconds after which to look again.
 
         Raises:
-            RetryLaterError: The API server was in the way.
+            RetryLaterError: The API server was in the way, or refuses what is written.
         """
         with metrics.RECONCILE_SECONDS.time():
             try:
@@ -98,6 +100,9 @@ class Reconciler:
             except UnavailableError as error:
                 metrics.RECONCILES.labels("unavailable").inc()
                 raise RetryLaterError(str(error), error.retry_after) from error
+            except RefusedError as error:
+                metrics.RECONCILES.labels("refused").inc()
+                raise RetryLaterError(str(error)) from error
             metrics.RECONCILES.labels("done").inc()
             return seconds
 
@@ -198,7 +203,14 @@ class Reconciler:
         before: dict[str, Any] = body.get("status") or {}
         if decision.status == before:
             return body
-        written = await self.cluster.replace_status(body, decision.status)
+        try:
+            written = await self.cluster.replace_status(body, decision.status)
+        except RefusedError as error:
+            # Words of ranks and of stores are in there. How it ended must not depend on how they spell it.
+            who, left_out = f"{body['metadata']['namespace']}/{body['metadata']['name']}", ", ".join(DECORATION)
+            logger.warning("%s: written without %s, since the status is refused: %s", who, left_out, error)
+            bare = {name: value for name, value in decision.status.items() if name not in DECORATION}
+            written = await self.cluster.replace_status(body, bare)
         self.take(CHECKPOINTS, written)
         _count(before, written)
         for event in decision.events:
