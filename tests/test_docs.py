@@ -6,13 +6,17 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.main import get_command
 
 from dcp_operator.checkpoint.conditions import REASONS
 from dcp_operator.checkpoint.spec import CLUSTER, parse
+from dcp_operator.cli import app
 from dcp_worker.contract import Reason
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+OPERATOR = (ROOT / "docs/operator.md").read_text(encoding="utf-8")
+MANIFESTS = ROOT / "manifests"
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
@@ -28,6 +32,42 @@ def test_every_manifest_is_valid_on_a_cluster(text: str) -> None:
     body: dict[str, Any]
     for body in yaml.safe_load_all(text):
         assert parse(body, site=CLUSTER).name
+
+
+def test_every_command_line_of_the_first_steps_is_accepted(tmp_path: Path) -> None:
+    lines = [line.partition("  ")[0] for line in README.splitlines() if line.startswith("dcp ")]
+    group: Any = get_command(app)
+    for line in lines:
+        _, name, *words = re.sub(r"\[(.*) \.\.\.\]", r"\1", line).replace("FILE", str(tmp_path)).split()
+        group.commands[name].make_context(name, words)
+    assert len(lines) == 6
+
+
+def test_the_install_names_images_where_the_manifests_take_them() -> None:
+    (overlay,) = (
+        found
+        for text in re.findall(r"```yaml\n(.*?)```", OPERATOR, re.DOTALL)
+        if "images" in (found := yaml.safe_load(text))
+    )
+    base = yaml.safe_load((MANIFESTS / "operator/kustomization.yaml").read_text())
+    assert overlay["images"][0]["name"] == base["images"][0]["newName"]
+    assert all((ROOT / each).is_dir() for each in overlay["resources"])
+    (patch,) = yaml.safe_load(overlay["patches"][0]["patch"])
+    at: Any = yaml.safe_load((MANIFESTS / "operator/deployment.yaml").read_text())
+    *path, last = patch["path"].strip("/").split("/")
+    for part in path:
+        at = at[int(part) if isinstance(at, list) else part]
+    assert (at["name"], last) == ("DCP_WORKER_IMAGE", "value")
+
+
+@pytest.mark.parametrize("path", sorted((MANIFESTS / "examples").glob("*.yaml")), ids=lambda path: path.name)
+def test_what_an_example_has_you_type_works_on_it_alone(path: Path) -> None:
+    text = path.read_text()
+    named = re.findall(r"^#.*kubectl apply -f (\S+)", text, re.MULTILINE)
+    assert named in ([], [path.name])
+    assert len([each for each in yaml.safe_load_all(text) if each["kind"] == "Checkpoint"]) <= 1
+    listed = yaml.safe_load((MANIFESTS / "examples/kustomization.yaml").read_text())["resources"]
+    assert path.name in {*listed, "kustomization.yaml"}
 
 
 def test_every_make_command_exists() -> None:

@@ -22,10 +22,10 @@ def documents(name: str, facts: Facts, space: str) -> list[Body]:
 
 
 def test_quickstart_and_conflict(kube: Kube, facts: Facts) -> None:
-    save, load, verify = documents("quickstart.yaml", facts, kube.namespace)
-    kube.apply(save)
+    kube.apply(*documents("quickstart-save.yaml", facts, kube.namespace))
     kube("wait", "--for=condition=Complete", "checkpoint/quickstart-save", "--timeout=120s", timeout=130)
-    kube.apply(load, verify, *documents("conflict.yaml", facts, kube.namespace))
+    for name in ("quickstart-load.yaml", "quickstart-verify.yaml", "conflict.yaml"):
+        kube.apply(*documents(name, facts, kube.namespace))
     kube("wait", "--for=condition=Complete", "checkpoint/quickstart-load", "--timeout=120s", timeout=130)
     kube("wait", "--for=condition=Complete", "checkpoint/quickstart-verify", "--timeout=120s", timeout=130)
     kube("wait", "--for=condition=Failed", "checkpoint/conflict", "--timeout=120s", timeout=130)

@@ -68,8 +68,8 @@ REASONS: Final[dict[Reason, Meaning]] = {
         "Mend spec.workers.image or its pull secret, and apply a new Checkpoint.",
     ),
     Reason.UNSCHEDULABLE: Meaning(
-        Phase.FAILED,
-        "The scheduler finds no node for a worker pod.",
+        Phase.STARTING,
+        "The scheduler finds no node for a worker pod; if it stays so, the attempt ends as StartTimeout.",
         "Add nodes, or mend resources, nodeSelector or tolerations in spec.workers.podTemplate.",
     ),
     Reason.START_TIMEOUT: Meaning(
