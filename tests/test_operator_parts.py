@@ -137,7 +137,12 @@ def test_a_checkpoint_that_is_gone_is_followed_no_more() -> None:
 def save(name: str, url: str = "s3://bucket/a", **status: Any) -> Any:
     return {
         "metadata": {"name": name, "namespace": "team", "uid": f"uid-{name}", "generation": 1, "resourceVersion": "1"},
-        "spec": {"operation": "Save", "storage": {"url": url}, "workload": {"entrypoint": "gpt:Workload"}},
+        "spec": {
+            "operation": "Save",
+            "storage": {"url": url},
+            "workload": {"entrypoint": "gpt:Workload"},
+            "ttlSecondsAfterFinished": 0,
+        },
         "status": status,
     }
 
@@ -258,8 +263,12 @@ class Written(Cluster):
 
     async def _send(self, request: Request) -> bytes:
         seen: list[str] = self.__dict__["seen"]
-        seen.append(f"{request.method} {request.path.split('/')[-1]}")
         body = request.body or {}
+        if request.method == "DELETE":
+            plural = request.path.split("/")[-2]
+            seen.append(f"DELETE {plural} {body.get('preconditions', {}).get('uid', '')}".strip())
+            return b"{}"
+        seen.append(f"{request.method} {request.path.split('/')[-1]}")
         self.__dict__["status"].update(body.get("status", {}))
         metadata = body["metadata"]
         given = {"uid": f"uid-of-{metadata['name']}", "creationTimestamp": NOW}
@@ -322,6 +331,38 @@ async def once(reconciler: Reconciler) -> float | None:
     return await reconciler(Key("team", "one"))
 
 
+class NoJobs(Written):
+    """Refuses Jobs, for this reason."""
+
+    def __init__(self, status: HTTPStatus) -> None:
+        super().__init__()
+        object.__setattr__(self, "reason", status)
+
+    async def _send(self, request: Request) -> bytes:
+        if request.method == "POST" and request.resource is JOBS:
+            raise RefusedError("no", self.__dict__["reason"])
+        return await super()._send(request)
+
+
+@pytest.mark.parametrize("status", [HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.FORBIDDEN])
+def test_what_was_made_for_a_job_that_is_refused_goes_again(status: HTTPStatus) -> None:
+    cluster = NoJobs(status)
+    reconciler = reconciling(cluster)
+    asyncio.run(once(reconciler))
+    made, discarded, told = cluster.__dict__["seen"]
+    assert (made, told) == ("POST networkpolicies", "PUT status")
+    assert discarded.startswith("DELETE networkpolicies uid-of-one-")
+
+
+def test_a_job_is_deleted_as_the_one_that_was_seen() -> None:
+    cluster = Written()
+    reconciler = asyncio.run(after_a_failed_rank(cluster))
+    (job,), _ = reconciler.cache.attempts("team", "uid-one")
+    asyncio.run(once(reconciler))
+    *_, last = cluster.__dict__["seen"]
+    assert last == f"DELETE jobs {job['metadata']['uid']}"
+
+
 class Picky(Written):
     """Refuses statuses that hold any of these fields."""
 
@@ -337,7 +378,7 @@ class Picky(Written):
         return await super()._send(request)
 
 
-async def after_a_failed_rank(cluster: Written) -> None:
+async def after_a_failed_rank(cluster: Written) -> Reconciler:
     """Reconcile a Checkpoint, then once more when its only pod has failed."""
     reconciler = reconciling(cluster)
     await once(reconciler)
@@ -355,6 +396,7 @@ async def after_a_failed_rank(cluster: Written) -> None:
     status = {"phase": "Failed", "containerStatuses": [{"name": "worker", "state": {"terminated": ended}}]}
     reconciler.take(PODS, {"metadata": metadata, "status": status})
     await once(reconciler)
+    return reconciler
 
 
 def test_a_status_that_is_refused_is_written_without_its_decoration(caplog: pytest.LogCaptureFixture) -> None:

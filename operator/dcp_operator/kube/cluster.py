@@ -3,7 +3,8 @@
 A thin layer over the transport of `kubernetes.aio`: JSON bodies go in and come out as dicts, without the generated
 models, which cost memory and time and drop fields that they do not know. Every write is safe to repeat, for an answer
 may get lost on its way: creation finds its own earlier object, a status write carries the resourceVersion that it was
-decided on, deletion carries the uid, an event's name derives from what it says.
+decided on, the deletion of what was seen carries its uid, an event's name derives from what it says. Services and
+NetworkPolicies of an attempt are deleted by the name alone, which nobody else's have: they are not watched.
 """
 
 import hashlib

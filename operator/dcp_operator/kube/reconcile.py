@@ -23,6 +23,7 @@ from dcp_operator.kube.api import (
     CHECKPOINTS,
     JOBS,
     NETWORK_POLICIES,
+    OWNED,
     PODS,
     SERVICES,
     Body,
@@ -127,7 +128,7 @@ class Reconciler:
         body = await self._write(body, decision)
         for action in decision.actions:
             if isinstance(action, DeleteAttempt):
-                await self._delete(key, action)
+                await self._delete(key, body, action)
         phase = decision.status.get("phase")
         if phase is not None and Phase(phase).terminal:
             self.claims.settle(key)
@@ -165,8 +166,13 @@ class Reconciler:
                 return
             *others, job = self._built(key, parsed, action)
             # The two don't need one another.
-            await asyncio.gather(*(self.cluster.create(each) for each in others))
-            self.cache.put(JOBS, await self.cluster.create(job))
+            made = await asyncio.gather(*(self.cluster.create(each) for each in others))
+            try:
+                self.cache.put(JOBS, await self.cluster.create(job))
+            except (NameTakenError, RefusedError):
+                # Nothing leads to them without the Job.
+                await asyncio.gather(*(self._discard(each) for each in made))
+                raise
 
     def _built(self, key: Key, checkpoint: Checkpoint, action: CreateAttempt) -> tuple[Body, ...]:
         try:
@@ -217,14 +223,21 @@ class Reconciler:
             self.poster.post(written, event)
         return written
 
-    async def _delete(self, key: Key, action: DeleteAttempt) -> None:
+    async def _delete(self, key: Key, body: Body, action: DeleteAttempt) -> None:
         """Delete an attempt's objects, the Job last: while it is there, the others are looked for."""
         logger.info("%s: deleting Job %s: %s", key, action.job_name, action.why)
         await asyncio.gather(
             self.cluster.delete(SERVICES, key.namespace, action.job_name),
             self.cluster.delete(NETWORK_POLICIES, key.namespace, action.job_name),
         )
-        await self.cluster.delete(JOBS, key.namespace, action.job_name)
+        jobs, _ = self.cache.attempts(key.namespace, body["metadata"]["uid"])
+        for job in jobs:
+            if job["metadata"]["name"] == action.job_name:
+                await self.cluster.delete(JOBS, key.namespace, action.job_name, job["metadata"]["uid"])
+
+    async def _discard(self, made: Body) -> None:
+        metadata = made["metadata"]
+        await self.cluster.delete(OWNED[made["kind"]], metadata["namespace"], metadata["name"], metadata["uid"])
 
     async def _refresh(self, key: Key) -> None:
         """Read a Checkpoint past the watch, whose cached body turned out to be old."""
