@@ -14,7 +14,7 @@ from dcp_operator.checkpoint.pod_template import merged
 from dcp_operator.decision.actions import CreateAttempt
 from dcp_operator.decision.observed import observe
 from dcp_operator.kube.job import Builder
-from dcp_worker.contract import CA_ENV, CA_KEY, CREDENTIAL_KEYS, Task
+from dcp_worker.contract import CA_ENV, CA_KEY, CREDENTIAL_KEYS, CREDENTIALS_ENV, Task
 from scenes import checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -149,7 +149,8 @@ def test_credentials_are_references_to_known_keys() -> None:
     for key in CREDENTIAL_KEYS["s3"]:
         assert variables[key] == {"secretKeyRef": {"name": "s3", "key": key, "optional": True}}
     assert variables[CA_ENV] == {"secretKeyRef": {"name": "s3", "key": CA_KEY, "optional": True}}
-    assert not environment(pod_spec()).keys() & {*CREDENTIAL_KEYS["s3"], CA_ENV}
+    assert variables[CREDENTIALS_ENV] == "s3"
+    assert not environment(pod_spec()).keys() & {*CREDENTIAL_KEYS["s3"], CA_ENV, CREDENTIALS_ENV}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from dcp_worker.contract import NODE_RANK_ENV, TASK_ENV, Operation, Reason, Source
+from dcp_worker.contract import (
+    CA_FILE_ENV,
+    CREDENTIAL_KEYS,
+    CREDENTIALS_ENV,
+    NODE_RANK_ENV,
+    TASK_ENV,
+    Operation,
+    Reason,
+    Source,
+)
 from worker_process import Pod, ran, started, task
 
 WITHOUT_TORCH = "loading torch"
@@ -199,6 +208,20 @@ def test_a_store_that_refuses(operation: Operation, endpoint: str, reason: Reaso
     secret = CREDENTIALS["AWS_SECRET_ACCESS_KEY"].encode()
     assert secret not in pod.written
     assert secret not in pod.log.encode()
+
+
+@pytest.mark.parametrize("given", [{}, {"AWS_ACCESS_KEY": "misspelt"}], ids=["no Secret", "no key of it"])
+def test_a_secret_that_gives_nothing_is_named(
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for key in (*CREDENTIAL_KEYS["s3"], CA_FILE_ENV):
+        monkeypatch.delenv(key, raising=False)
+    with started(task("s3://bucket/run"), tmp_path, **given, **{CREDENTIALS_ENV: "s3-typo"}) as pod:
+        settled(pod)
+    (failure,) = pod.report.failures
+    assert (failure.reason, failure.stage) == (Reason.STORAGE_DENIED, "preflight")
+    keys = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, ca.crt"
+    assert failure.message == f"Secret s3-typo is not there, or holds none of {keys}"
 
 
 class Silent(socketserver.BaseRequestHandler):

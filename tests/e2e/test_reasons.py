@@ -77,6 +77,7 @@ def cases(facts: Facts, space: str) -> dict[str, Case]:
     elsewhere = at("unavailable")
     elsewhere["options"]["endpoint_url"] = "http://10.90.0.2:1"
     wrong = at("denied", credentialsSecretRef={"name": "wrong"})
+    absent = at("keyless", credentialsSecretRef={"name": "absent"})
     on_host = {"spec": {"volumes": [{"name": "node", "hostPath": {"path": "/"}}]}}
     full = {
         "spec": {
@@ -139,6 +140,7 @@ def cases(facts: Facts, space: str) -> dict[str, Case]:
             "StorageUnavailable", save("u", storage=elsewhere, workers=ONE), failure={"retriable": True}
         ),
         "denied": Case("StorageDenied", save("d", storage=wrong, workers=ONE)),
+        "keyless": Case("StorageDenied", save("n", storage=absent, workers=ONE), says="Secret absent is not there"),
         "full": Case(
             "StorageFull", save("f", storage={"url": "file:///small/x"}, workers={**ONE, "podTemplate": full})
         ),
@@ -167,6 +169,7 @@ NAMES = [
     "timeout",
     "unavailable",
     "denied",
+    "keyless",
     "full",
     "missing",
     "mismatch",

@@ -106,6 +106,8 @@ CA_KEY: Final = "ca.crt"
 CA_ENV: Final = "DCP_CA_CERT"
 """The same, as the launcher gets it; the ranks get a file of it by the name that S3's libraries know."""
 CA_FILE_ENV: Final = "AWS_CA_BUNDLE"
+CREDENTIALS_ENV: Final = "DCP_CREDENTIALS_SECRET"
+"""Name of the Secret that a pod's credentials were to come from."""
 
 
 class Reason(StrEnum):

@@ -20,6 +20,9 @@ from dcp_worker import verdict
 from dcp_worker.contract import (
     CA_ENV,
     CA_FILE_ENV,
+    CA_KEY,
+    CREDENTIAL_KEYS,
+    CREDENTIALS_ENV,
     MASTER_ADDR_ENV,
     MASTER_PORT_ENV,
     NODE_RANK_ENV,
@@ -120,6 +123,7 @@ class Launcher:
         from dcp_worker.engine import preflight  # noqa: PLC0415 - loads the store's libraries
 
         task, storage = self.task, self.task.storage
+        _need_credentials(storage.url, self.site.environment)
         if task.probe:
             return self._own_commit()
         if task.workload is not None and task.workload.from_ is not None:
@@ -218,6 +222,15 @@ def _authorities(environment: dict[str, str]) -> Iterator[None]:
         # For the ranks, and for this process's own looks at the store.
         environment[CA_FILE_ENV] = os.environ[CA_FILE_ENV] = file.name
         yield
+
+
+def _need_credentials(url: str, environment: Mapping[str, str]) -> None:
+    """Raise where the pod's Secret gave it nothing: Kubernetes starts it all the same, since each key is optional."""
+    from dcp_worker.engine.errors import StorageDenied  # noqa: PLC0415
+
+    name, keys = environment.get(CREDENTIALS_ENV), CREDENTIAL_KEYS.get(url.partition("://")[0], ())
+    if name and not any(environment.get(key) for key in (*keys, CA_FILE_ENV)):
+        raise StorageDenied(f"Secret {name} is not there, or holds none of {', '.join((*keys, CA_KEY))}")
 
 
 def _task(environment: Mapping[str, str]) -> Task:

@@ -26,7 +26,16 @@ from dcp_operator.checkpoint.pod_template import merged
 from dcp_operator.checkpoint.spec import Checkpoint
 from dcp_operator.checkpoint.storage_url import protocol
 from dcp_operator.decision.actions import CreateAttempt
-from dcp_worker.contract import CA_ENV, CA_KEY, CREDENTIAL_KEYS, MASTER_ADDR_ENV, MASTER_PORT_ENV, TASK_ENV, Device
+from dcp_worker.contract import (
+    CA_ENV,
+    CA_KEY,
+    CREDENTIAL_KEYS,
+    CREDENTIALS_ENV,
+    MASTER_ADDR_ENV,
+    MASTER_PORT_ENV,
+    TASK_ENV,
+    Device,
+)
 
 Body = dict[str, Any]
 
@@ -186,10 +195,12 @@ def _credentials(checkpoint: Checkpoint) -> list[Body]:
     reference = checkpoint.spec.storage.credentials_secret_ref
     if reference is None:
         return []
-    names = {key: key for key in CREDENTIAL_KEYS.get(protocol(checkpoint.spec.storage.url), ())}
-    if names:
-        names[CA_ENV] = CA_KEY
-    return [
+    keys = CREDENTIAL_KEYS.get(protocol(checkpoint.spec.storage.url), ())
+    if not keys:
+        return []
+    names = {key: key for key in keys} | {CA_ENV: CA_KEY}
+    # No key need be there, so no reference can be required: the launcher says it where none was.
+    return [{"name": CREDENTIALS_ENV, "value": reference.name}] + [
         {"name": name, "valueFrom": {"secretKeyRef": {"name": reference.name, "key": key, "optional": True}}}
         for name, key in names.items()
     ]
