@@ -169,9 +169,10 @@ class Reconciler:
             made = await asyncio.gather(*(self.cluster.create(each) for each in others))
             try:
                 self.cache.put(JOBS, await self.cluster.create(job))
-            except (NameTakenError, RefusedError):
-                # Nothing leads to them without the Job.
-                await asyncio.gather(*(self._discard(each) for each in made))
+            except RefusedError as error:
+                # Nothing leads to them without the Job. What is forbidden is tried again, and may be there unseen.
+                if error.status != HTTPStatus.FORBIDDEN:
+                    await asyncio.gather(*(self._discard(each) for each in made))
                 raise
 
     def _built(self, key: Key, checkpoint: Checkpoint, action: CreateAttempt) -> tuple[Body, ...]:
@@ -213,10 +214,10 @@ class Reconciler:
             written = await self.cluster.replace_status(body, decision.status)
         except RefusedError as error:
             # Words of ranks and of stores are in there. How it ended must not depend on how they spell it.
-            who, left_out = f"{body['metadata']['namespace']}/{body['metadata']['name']}", ", ".join(DECORATION)
-            logger.warning("%s: written without %s, since the status is refused: %s", who, left_out, error)
             bare = {name: value for name, value in decision.status.items() if name not in DECORATION}
             written = await self.cluster.replace_status(body, bare)
+            who, left_out = f"{body['metadata']['namespace']}/{body['metadata']['name']}", ", ".join(DECORATION)
+            logger.warning("%s: written without %s, since the status is refused: %s", who, left_out, error)
         self.take(CHECKPOINTS, written)
         _count(before, written)
         for event in decision.events:
