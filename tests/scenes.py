@@ -53,6 +53,11 @@ def at(seconds: float) -> datetime:
     return NOW + timedelta(seconds=seconds)
 
 
+def stamp(seconds: float) -> str:
+    """Return a time as the API server writes it."""
+    return f"{at(seconds):%Y-%m-%dT%H:%M:%SZ}"
+
+
 def running(index: int = 0, **fields: Any) -> Pod:
     return replace(Pod(index=index, name=f"pod-{index}", node=f"node-{index}", phase="Running", started=NOW), **fields)
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from dcp_operator.checkpoint.naming import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL
 from dcp_operator.decision.actions import CreateAttempt
 from dcp_operator.decision.decide import decide
-from dcp_operator.decision.observed import Attempt
+from dcp_operator.decision.observed import Attempt, observe
 from dcp_worker.contract import Progress, Reason, Report
 from scenes import (
     NOW,
@@ -26,6 +27,7 @@ from scenes import (
     running,
     saved,
     settled,
+    stamp,
     true,
 )
 
@@ -203,6 +205,50 @@ def test_a_queue_may_take_its_admission_back() -> None:
     found = decided(attempt(*pods, of=of, suspended=True), of=of, status=RUNNING)
     assert phase(found) == ("Queued", "Queued")
     assert found.actions == ()
+
+
+def test_pods_of_before_a_resume_say_nothing_until_the_job_controller_has_resumed_it() -> None:
+    """Kueue takes the admission back and gives it again after startSeconds; pods are seen later than their Job."""
+    of = checkpoint(QUEUED_LABEL | {"spec.workers.numNodes": 1})
+    labels = {ATTEMPT_LABEL: "1", JOB_LABEL: of.job_name(1)}
+    told = Report(terminated=True).encode()
+    ended_ = {"startedAt": stamp(0), "finishedAt": stamp(30), "exitCode": 1, "message": told}
+    old = {
+        "metadata": {
+            "name": "old",
+            "creationTimestamp": stamp(0),
+            "labels": labels | {INDEX_LABEL: "0"},
+            "deletionTimestamp": stamp(80),
+        },
+        "status": {"phase": "Failed", "containerStatuses": [{"name": "worker", "state": {"terminated": ended_}}]},
+    }
+    fresh = {
+        "metadata": {"name": "new", "creationTimestamp": stamp(904), "labels": labels | {INDEX_LABEL: "0"}},
+        "status": {
+            "phase": "Running",
+            "containerStatuses": [{"name": "worker", "state": {"running": {"startedAt": stamp(904)}}}],
+        },
+    }
+
+    def job(started: float, suspended: str, since: float) -> dict[str, Any]:
+        condition = {"type": "Suspended", "status": suspended, "lastTransitionTime": stamp(since)}
+        return {
+            "metadata": {"name": of.job_name(1), "creationTimestamp": stamp(0), "labels": labels},
+            "spec": {"parallelism": 1, "suspend": False},
+            "status": {"startTime": stamp(started), "conditions": [condition]},
+        }
+
+    status = RUNNING
+    for now, bodies, expected in (
+        (903, (job(0, "True", 20), [old]), "Queued"),
+        (905, (job(905, "False", 905), [old]), "Starting"),
+        (905, (job(905, "False", 905), [old, fresh]), "Running"),
+        (1600, (job(905, "False", 905), [old, fresh]), "Running"),
+    ):
+        found = decide(of, observe([bodies[0]], bodies[1]), status, at(now))
+        assert (phase(found)[0], found.actions) == (expected, ())
+        status = found.status
+    assert status["attempts"] == 1
 
 
 def with_progress(moved: int) -> Attempt:

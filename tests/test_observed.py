@@ -179,10 +179,58 @@ def test_of_two_pods_with_one_index_the_one_that_says_more_counts() -> None:
     assert seen_attempt(told, fresh).pods[0].name == "j-0-x"
 
 
-def test_pods_of_before_a_resume_do_not_count() -> None:
-    resumed = {"type": "Suspended", "status": "False", "lastTransitionTime": T5}
-    body = job({"startTime": T5, "conditions": [resumed]})
-    assert [each.index for each in seen_attempt(pod(0, created=T0), pod(1, created=T9), body=body).pods] == [1]
+SUSPENDED = {"type": "Suspended", "status": "True", "lastTransitionTime": T0}
+RESUMED = {"type": "Suspended", "status": "False", "lastTransitionTime": T5}
+
+
+def deleted(body: dict[str, Any], due: str, seconds: int | None = None) -> dict[str, Any]:
+    grace = {} if seconds is None else {"deletionGracePeriodSeconds": seconds}
+    return {**body, "metadata": body["metadata"] | {"deletionTimestamp": due} | grace}
+
+
+@pytest.mark.parametrize(
+    ("body", "suspended"),
+    [
+        pytest.param(job({"conditions": [SUSPENDED]}, suspend=True), True, id="suspended"),
+        pytest.param(job({"conditions": [SUSPENDED]}), True, id="resumed, and the Job controller has not seen it"),
+        pytest.param(job({"conditions": [RESUMED]}), False, id="resumed"),
+        pytest.param(job({"conditions": [RESUMED]}, suspend=True), True, id="suspended anew"),
+        pytest.param(
+            job({"conditions": [SUSPENDED, {"type": "Failed", "status": "True", "lastTransitionTime": T9}]}),
+            False,
+            id="ended under suspension",
+        ),
+    ],
+)
+def test_a_job_is_suspended_until_its_controller_has_resumed_it(body: dict[str, Any], suspended: bool) -> None:  # noqa: FBT001
+    assert seen_attempt(body=body).suspended is suspended
+
+
+LIVE = container(running={"startedAt": T5})
+TOLD = container(terminated={"startedAt": T0, "finishedAt": T9, "exitCode": 1, "message": '{"terminated":true}'})
+A_MINUTE_AFTER_RESUME, A_MINUTE_AFTER_RESUME_AND_ONE = "2026-11-24T08:01:05Z", "2026-11-24T08:01:06Z"
+
+
+@pytest.mark.parametrize(
+    ("body", "counts"),
+    [
+        pytest.param(pod(created=T0, containerStatuses=LIVE), True, id="created before the Job controller says so"),
+        pytest.param(pod(created=T9, containerStatuses=LIVE), True, id="created after"),
+        pytest.param(deleted(pod(containerStatuses=LIVE), A_MINUTE_AFTER_RESUME), False, id="deleted by suspension"),
+        pytest.param(deleted(pod(phase="Failed", containerStatuses=TOLD), T9, 9), False, id="and ended"),
+        pytest.param(deleted(pod(phase="Pending"), T5, 0), False, id="and never scheduled"),
+        pytest.param(deleted(pod(containerStatuses=LIVE), A_MINUTE_AFTER_RESUME_AND_ONE), True, id="drained later"),
+        pytest.param(deleted(pod(phase="Failed", containerStatuses=TOLD), T9, 0), True, id="deleted at once later"),
+        pytest.param(pod(phase="Failed", containerStatuses=TOLD), True, id="failed by itself, and is not replaced"),
+    ],
+)
+def test_pods_that_a_suspension_deleted_do_not_count(body: dict[str, Any], counts: bool) -> None:  # noqa: FBT001
+    found = seen_attempt(body, body=job({"startTime": T5, "conditions": [RESUMED]}))
+    assert bool(found.pods) is counts
+
+
+def test_without_a_suspension_a_deleted_pod_counts() -> None:
+    assert seen_attempt(deleted(pod(containerStatuses=LIVE), T0)).pods
 
 
 def test_pods_created_before_a_late_start_time_count() -> None:

@@ -23,6 +23,8 @@ PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
 
 _STUCK: Final = timedelta(seconds=30)
 """A pod that is still there this long after its deletion was due is on a node that no longer answers."""
+_TERMINATION_SECONDS: Final = 60
+"""How long our pods have to end; what a deletion gives them where its body doesn't say otherwise."""
 _PULL_ERRORS: Final = {
     "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
     "RegistryUnavailable", "SignatureValidationFailed",
@@ -97,6 +99,7 @@ class Attempt:
     run_id: str = ""
     probe: bool = False
     suspended: bool = False
+    """Its Job is held back, mostly by its queue, or the Job controller has yet to see that it no longer is."""
     deleting: bool = False
     started: datetime | None = None
     """When the Job was created or last resumed."""
@@ -152,7 +155,6 @@ def _attempt(body: Body, pods: list[Body], progress: Mapping[str, Progress]) -> 
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     labels = _labels(body)
     end = _condition(status, "Failed") or _condition(status, "Complete") or {}
-    started = _optional_time(status.get("startTime"))
     resumed = _optional_time((_condition(status, "Suspended", "False") or {}).get("lastTransitionTime"))
     return Attempt(
         job_name=metadata["name"],
@@ -161,16 +163,27 @@ def _attempt(body: Body, pods: list[Body], progress: Mapping[str, Progress]) -> 
         nodes=spec.get("parallelism", 1),
         run_id=labels.get(RUN_LABEL, ""),
         probe=labels.get(PROBE_LABEL) == "true",
-        suspended=bool(spec.get("suspend")),
+        # The Job controller resets startTime and the condition after it has created the pods anew: up to then all that
+        # is known of the Job is of before the suspension, whatever its spec says by now.
+        suspended=not end and (bool(spec.get("suspend")) or _condition(status, "Suspended") is not None),
         deleting=bool(metadata.get("deletionTimestamp")),
-        started=started,
+        started=_optional_time(status.get("startTime")),
         finished=_optional_time(end.get("lastTransitionTime")),
         job_failure=end.get("reason", "") if end.get("type") == "Failed" else "",
-        # A queue that took its admission back and gave it again leaves pods of before behind for a moment. Not by the
-        # start time, which a Job controller whose first status write failed sets after it has created the pods.
-        pods=_latest([_pod(each) for each in pods if resumed is None or _created(each) >= resumed]),
+        pods=_latest([_pod(each) for each in pods if not (resumed is not None and _deleted_by(each, resumed))]),
         progress=progress.get(metadata["name"]),
     )
+
+
+def _deleted_by(pod: Body, resumed: datetime) -> bool:
+    """Return whether a pod was deleted before the Job was resumed: the Job controller deletes those it suspends.
+
+    Their creation tells nothing: those of after the resume are created before the Job is said to be resumed.
+    """
+    metadata = pod["metadata"]
+    due = _optional_time(metadata.get("deletionTimestamp"))
+    grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds", _TERMINATION_SECONDS))
+    return due is not None and due - grace <= resumed
 
 
 def _latest(pods: list[Pod]) -> tuple[Pod, ...]:
