@@ -120,6 +120,16 @@ def test_the_deadline() -> None:
     assert phase(decided(attempt(*pods), status=RUNNING, now=at(3630))) == ("Pending", "RankFailed")
 
 
+def test_a_pod_that_is_given_up_is_named_while_the_others_are_awaited() -> None:
+    live = attempt(running(0), running(1, deleting=at(0)))
+    assert decided(live, status=RUNNING, now=at(29)).wake_at == at(30)
+    found = decided(live, status=RUNNING, now=at(30))
+    assert phase(found) == ("Running", None)
+    assert message(found) == "Attempt 1: pod pod-1 on node node-1 is lost; the others' Reports are awaited."
+    assert found.wake_at == at(90)
+    assert decided(live, status=found.status, now=at(90)).status["failure"]["reason"] == "WorkerLost"
+
+
 def test_a_lost_report_costs_one_uncounted_probe() -> None:
     of = checkpoint({"spec.retries": 0})
     first = decided(attempt(ended(0, exit_code=137), of=of), of=of, status=RUNNING)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dcp_operator.decision.observed import Attempt
-from dcp_operator.decision.outcome import Outcome, outcome
+from dcp_operator.decision.outcome import Outcome, outcome, wakes
 from dcp_worker.contract import Conflict, Operation, RankFailure, Reason, Report
 from scenes import at, attempt, ended, failed, running, saved
 
@@ -216,3 +216,14 @@ def test_a_lost_node() -> None:
     found = certain(ended(0, LOST_PEER), lost)
     assert found.failure is not None
     assert "the node is probably lost" in found.failure.message
+
+
+def test_a_lost_node_gives_the_others_a_minute_to_report() -> None:
+    found = attempt(running(0), running(1, deleting=at(0), disrupted="DeletionByTaintManager"))
+    assert outcome(found, Operation.SAVE, at(89)) is None
+    assert {at(30), at(90)} <= set(wakes(found))
+    lost = outcome(found, Operation.SAVE, at(90))
+    assert lost is not None
+    assert (lost.reason, lost.counted, lost.lost) == (Reason.WORKER_LOST, False, True)
+    assert lost.failure is not None
+    assert lost.failure.node == "node-1"

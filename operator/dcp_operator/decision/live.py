@@ -71,16 +71,15 @@ def starting(situation: Situation) -> Verdict | None:
 
 
 def running(situation: Situation) -> Verdict | None:
-    """Follow the progress of a running attempt; a failed pod's peers get a moment to say what they saw."""
+    """Follow the progress of a running attempt; the peers of a failed or lost pod get a moment to say what they saw."""
     attempt = situation.current
     if attempt is None:
         return None
-    failed = next((pod for pod in attempt.pods if pod.failed), None)
     message = f"Attempt {attempt.attempt}: every pod of Job {attempt.job_name} runs."
-    if failed is not None:
-        message = (
-            f"Attempt {attempt.attempt}: pod {failed.name or failed.index} failed; the others' Reports are awaited."
-        )
+    gone = next((pod for pod in attempt.pods if pod.failed or pod.lost(situation.now)), None)
+    if gone is not None:
+        what = f"{gone.name or gone.index} failed" if gone.failed else f"{gone.name} on node {gone.node} is lost"
+        message = f"Attempt {attempt.attempt}: pod {what}; the others' Reports are awaited."
     progress, wake = _progress(situation, attempt)
     status = _under_way(situation, attempt).given(phase=Phase.RUNNING, reason=None, progress=progress)
     return Verdict(status=status, message=message, wake_at=_wake(situation, attempt, wake))

@@ -17,7 +17,7 @@ from dcp_operator.decision.observed import Attempt, Pod
 from dcp_worker.contract import MAX_FAILED_RANKS, CheckpointInfo, Conflict, Operation, RankFailure, Reason, Report
 
 _GRACE: Final = timedelta(seconds=60)
-"""How long the other pods of a failed one may take to report."""
+"""How long the other pods of one that failed or is lost may take to report."""
 _LAG: Final = timedelta(seconds=15)
 """How far the watch of pods may be behind the watch of Jobs."""
 
@@ -77,8 +77,8 @@ def outcome(attempt: Attempt, operation: Operation, now: datetime) -> Outcome | 
     """Return how the attempt ended, or None while it has not.
 
     A committed Save has ended, whatever its pods do now. A Load or a Verify has ended when every pod is over. A failure
-    waits a minute for the Reports of the other pods, so that the cause is named and not its echo; not so what node 0
-    found out before its ranks started, such as a conflict.
+    or the loss of a pod waits a minute for the Reports of the other pods, so that the cause is named and not its echo;
+    not so what node 0 found out before its ranks started, such as a conflict.
     """
     chief = attempt.chief.report if attempt.chief is not None else None
     if operation is Operation.SAVE and chief is not None and chief.result is not None:
@@ -99,11 +99,8 @@ def outcome(attempt: Attempt, operation: Operation, now: datetime) -> Outcome | 
 
 def wakes(attempt: Attempt) -> Iterator[datetime]:
     """Yield the times at which `outcome` may change without any news."""
-    for pod in attempt.pods:
-        if pod.finished is not None and (pod.failed or pod.index == 0):
-            yield pod.finished + _GRACE
-        if pod.given_up_at is not None:
-            yield pod.given_up_at
+    for end in _ends(attempt):
+        yield from (end, end + _GRACE)
     if attempt.finished is not None:
         yield attempt.finished + _LAG
 
@@ -125,8 +122,16 @@ def _over(attempt: Attempt, now: datetime) -> bool:
         return True
     if attempt.finished is not None and now >= attempt.finished + _LAG:
         return True
-    first = [pod.finished for pod in attempt.pods if pod.finished is not None and (pod.failed or pod.index == 0)]
-    return bool(first) and now >= min(first) + _GRACE
+    return any(now >= end + _GRACE for end in _ends(attempt))
+
+
+def _ends(attempt: Attempt) -> Iterator[datetime]:
+    """Yield when the pods end that the others do not outlive for long: node 0's, failed ones, and those given up."""
+    for pod in attempt.pods:
+        if pod.given_up_at is not None:
+            yield pod.given_up_at
+        elif pod.finished is not None and (pod.failed or pod.index == 0):
+            yield pod.finished
 
 
 def _success(report: Report, result: Reason) -> Outcome:
