@@ -189,6 +189,14 @@ def test_failed_ranks_are_listed_and_counted() -> None:
     assert found.failed_rank_count == 40
 
 
+@pytest.mark.parametrize(
+    "report", [saved(), failed(), Report(conflict=Conflict(save_id="s9"))], ids=["saved", "failed", "conflict"]
+)
+def test_warnings_are_as_many_and_as_long_as_a_status_may_hold(report: Report) -> None:
+    found = certain(ended(0, report.model_copy(update={"warnings": ["w" * 4000] * 40})))
+    assert found.warnings == ("w" * 2048,) * 16
+
+
 def test_a_conflict() -> None:
     found = certain(ended(0, Report(conflict=Conflict(save_id="s9", message="Checkpoint already exists"))))
     assert (found.reason, found.conflict and found.conflict.save_id) == (Reason.OVERWRITE_CONFLICT, "s9")

@@ -20,6 +20,9 @@ _GRACE: Final = timedelta(seconds=60)
 """How long the other pods of one that failed or is lost may take to report."""
 _LAG: Final = timedelta(seconds=15)
 """How far the watch of pods may be behind the watch of Jobs."""
+_MAX_WARNINGS: Final = 16
+_MAX_TEXT: Final = 2048
+"""What a status may hold; an image of the user's own may report more."""
 
 
 class Weight(IntEnum):
@@ -138,7 +141,7 @@ def _success(report: Report, result: Reason) -> Outcome:
     return Outcome(
         reason=result,
         checkpoint=report.checkpoint,
-        warnings=tuple(report.warnings),
+        warnings=_warnings(report),
         bytes_moved=report.bytes_moved,
         seconds=report.seconds,
     )
@@ -151,7 +154,7 @@ def _conflict(attempt: Attempt, report: Report, conflict: Conflict) -> Outcome:
         failure=failure,
         conflict=conflict,
         checkpoint=report.checkpoint,
-        warnings=tuple(report.warnings),
+        warnings=_warnings(report),
     )
 
 
@@ -166,8 +169,12 @@ def _failed(attempt: Attempt, causes: list[Cause]) -> Outcome:
         lost=_report_lost(attempt),
         failed_ranks=tuple(ranks[:MAX_FAILED_RANKS]),
         failed_rank_count=max(len(ranks), sum(max(each.failed_rank_count, len(each.failures)) for each in reports)),
-        warnings=tuple(warning for report in reports for warning in report.warnings)[:MAX_FAILED_RANKS],
+        warnings=_warnings(*reports),
     )
+
+
+def _warnings(*reports: Report) -> tuple[str, ...]:
+    return tuple(warning[:_MAX_TEXT] for report in reports for warning in report.warnings)[:_MAX_WARNINGS]
 
 
 def _report_lost(attempt: Attempt) -> bool:
@@ -240,7 +247,7 @@ def _rank_cause(attempt: Attempt, pod: Pod, failed: RankFailure) -> Cause:
     return Cause(
         weight=weight,
         time=failed.time,
-        failure=failure.model_copy(update={"rank": failed.rank, "traceback": failed.traceback[-2048:]}),
+        failure=failure.model_copy(update={"rank": failed.rank, "traceback": failed.traceback[-_MAX_TEXT:]}),
     )
 
 
