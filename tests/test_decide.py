@@ -61,7 +61,9 @@ def test_a_lost_status_write_is_made_up_for() -> None:
 def test_starting_pods_change_nothing() -> None:
     found = decided(attempt(running(0), nodes=2), status=STARTED)
     assert (found.status, found.actions, found.events) == (STARTED, (), ())
-    assert found.wake_at == at(600)
+    assert found.wake_at == at(30)
+    every = decided(attempt(running(0), running(1, started=None, phase="Pending")), status=STARTED, now=at(30))
+    assert (every.status, every.wake_at) == (STARTED, at(600))
 
 
 def test_running() -> None:
@@ -162,8 +164,13 @@ def test_why_it_did_not_start(pod: dict[str, str], reason: str, text: str) -> No
 
 
 def test_no_pod_was_made() -> None:
-    found = decided(attempt(nodes=2), status=STARTED, now=at(600))
-    assert "only 0 of 2 pods were created" in message(found)
+    live = attempt(nodes=2)
+    assert decided(live, status=STARTED).wake_at == at(30)
+    soon = decided(live, status=STARTED, now=at(30))
+    assert phase(soon) == ("Starting", None)
+    assert message(soon) == f"Attempt 1: 0 of 2 pods were created; look at the events of Job {live.job_name}."
+    found = decided(live, status=soon.status, now=at(600))
+    assert f"only 0 of 2 pods were created; look at the events of Job {live.job_name}." in message(found)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ from dcp_operator.decision.actions import CreateAttempt
 from dcp_operator.decision.observed import Attempt
 from dcp_operator.decision.outcome import wakes
 from dcp_operator.decision.situation import Situation, Verdict, next_of
-from dcp_operator.decision.timeouts import timeout_wakes, troubled, waiting_for
+from dcp_operator.decision.timeouts import timeout_wakes, troubled, uncreated, waiting_for
 from dcp_worker.contract import Reason
 
 PROGRESS_INTERVAL: Final = timedelta(seconds=5)
+_PODS_DUE: Final = timedelta(seconds=30)
+"""How long the Job controller may take to create pods before that is worth a word."""
 
 
 def start(situation: Situation) -> Verdict | None:
@@ -60,14 +62,18 @@ def starting(situation: Situation) -> Verdict | None:
     kept = next((pod for pod in attempt.pods if troubled(pod) and not pod.ended), None)
     reason = None
     message = _starting_message(situation, attempt.job_name)
+    few = len(attempt.pods) < attempt.nodes
+    due = [attempt.started + _PODS_DUE] if few and attempt.started is not None else []
     if kept is not None:
         message = sentence(f"Attempt {attempt.attempt} waits: {waiting_for(kept)}")
         if kept.unschedulable:
             reason = Reason.UNSCHEDULABLE
         elif kept.pull_error:
             reason = Reason.IMAGE_PULL_FAILED
+    elif any(situation.now >= each for each in due):
+        message = f"Attempt {attempt.attempt}: {uncreated(attempt)}."
     status = _under_way(situation, attempt).given(phase=Phase.STARTING, reason=reason, progress=None)
-    return Verdict(status=status, message=message, wake_at=_wake(situation, attempt))
+    return Verdict(status=status, message=message, wake_at=_wake(situation, attempt, due))
 
 
 def running(situation: Situation) -> Verdict | None:

@@ -48,6 +48,11 @@ def waiting_for(pod: Pod) -> str:
     return f"{where} is {pod.waiting or pod.phase}{detail}"
 
 
+def uncreated(attempt: Attempt) -> str:
+    """Return how many pods there are, and where it stands why there are no more: a quota, Pod Security, a webhook."""
+    return f"{len(attempt.pods)} of {attempt.nodes} pods were created; look at the events of Job {attempt.job_name}"
+
+
 def _due(checkpoint: Checkpoint, attempt: Attempt) -> datetime | None:
     """Return when the attempt's present timeout strikes; none does while it is queued."""
     timeouts = checkpoint.spec.timeouts
@@ -78,7 +83,7 @@ def _not_started(checkpoint: Checkpoint, attempt: Attempt) -> Outcome:
     seconds = checkpoint.spec.timeouts.start_seconds
     waiting = [pod for pod in attempt.pods if pod.started is None and not pod.ended]
     worst = next((pod for pod in waiting if troubled(pod)), waiting[0] if waiting else None)
-    why = waiting_for(worst) if worst is not None else f"only {len(attempt.pods)} of {attempt.nodes} pods were created"
+    why = waiting_for(worst) if worst is not None else f"only {uncreated(attempt)}"
     reason = Reason.IMAGE_PULL_FAILED if worst is not None and worst.pull_error else Reason.START_TIMEOUT
     message = f"Not every pod ran within timeouts.startSeconds ({seconds} s): {why}."
     return overdue(attempt, failure_of(attempt, reason, message, pod=worst))
