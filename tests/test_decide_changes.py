@@ -81,8 +81,11 @@ def test_a_spec_that_changes_under_way_is_refused(field: str) -> None:
     live = attempt(running(0), running(1), of=of)
     first = decided(live, of=of, status=RUNNING)
     assert phase(first) == ("Failed", "InvalidSpec")
-    assert "change it back" in message(first)
+    assert "change it back and write another spec.runId" in message(first)
     assert deleted(decided(live, of=of, status=first.status)) == [1]
+    assert phase(decided(status=first.status)) == ("Failed", "InvalidSpec")
+    again = checkpoint({"spec.runId": "2"})
+    assert phase(decided(of=again, status=first.status)) == ("Starting", None)
     done = settled(ended(0, saved()))
     assert decided(of=of, status=done.status).status == done.status
 
@@ -153,7 +156,7 @@ def test_a_mended_spec_is_worked_on() -> None:
 def test_an_invalid_spec_stops_what_runs_and_leaves_a_result_alone() -> None:
     live = attempt(running(0), running(1))
     first = refused(RUNNING, live)
-    assert first.actions == ()
+    assert deleted(first) == [1]
     assert deleted(refused(first.status, live)) == [1]
     done = settled(ended(0, saved()))
     assert refused(done.status).status == done.status | {"observedGeneration": 2}
@@ -171,3 +174,22 @@ def test_what_the_api_server_refuses_is_tried_again_and_given_up_in_the_end() ->
     assert (same.status, same.events) == (found.status, ())
     late = blocked(checkpoint(), decided(status=found.status, now=at(601)), found.status, "exceeded quota", at(601))
     assert phase(late) == ("Failed", "StartTimeout")
+
+
+@pytest.mark.parametrize(
+    ("status", "attempts"),
+    [
+        pytest.param(RUNNING, 1, id="a Job that vanished under way"),
+        pytest.param(settled(ended(0, exit_code=137)).status, 2, id="a probe"),
+        pytest.param(settled(ended(0, failed())).status, 2, id="a retry that ran for long"),
+    ],
+)
+def test_a_later_attempt_is_refused_for_as_long_as_the_first_before_it_is_given_up(
+    status: Mapping[str, Any], attempts: int
+) -> None:
+    for now, expected in ((9000, "Pending"), (9030, "Pending"), (9599, "Pending"), (9600, "Failed")):
+        intended = decided(status=status, now=at(now))
+        assert [number for number, _ in created(intended)] == [attempts]
+        found = blocked(checkpoint(), intended, status, "exceeded quota", at(now))
+        assert phase(found)[0] == expected
+        status = found.status

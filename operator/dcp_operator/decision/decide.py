@@ -83,7 +83,7 @@ def changed(situation: Situation) -> Verdict | None:
         return None
     message = (
         "spec.workload.args, spec.storage.options or spec.workers.podTemplate was changed after the first attempt had "
-        "started; change it back, or apply a new Checkpoint with the new values."
+        "started. To go on, change it back and write another spec.runId, or apply a new Checkpoint with the new values."
     )
     status = finished(situation.status, Phase.FAILED, Reason.INVALID_SPEC, situation.stamp)
     return Verdict(

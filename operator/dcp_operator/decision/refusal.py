@@ -27,7 +27,10 @@ def refuse(
     status: Mapping[str, Any] | None,
     now: datetime,
 ) -> Decision:
-    """Return the decision for an object whose spec can't be parsed: Failed with InvalidSpec, its attempts stopped."""
+    """Return the decision for an object whose spec can't be parsed: Failed with InvalidSpec, its attempts stopped.
+
+    They are deleted along with the first write: nothing but their own end would bring another look at the object.
+    """
     written = Status.read(status)
     if written.phase.terminal and written.reason is not Reason.INVALID_SPEC:
         return Decision(actions=(), status=written.given(observed_generation=generation).to_dict())
@@ -37,8 +40,7 @@ def refuse(
     )
     actions = tuple(deletion(each, "the spec is invalid") for each in observed.attempts if each.active)
     final = with_conditions(done, message, written, generation, now)
-    settled = actions if written.phase.terminal else ()
-    return Decision(actions=settled, status=final.to_dict(), events=tuple(events(written, final)))
+    return Decision(actions=actions, status=final.to_dict(), events=tuple(events(written, final)))
 
 
 def blocked(
@@ -47,7 +49,8 @@ def blocked(
     """Return the decision to write in place of one whose objects the API server refused to create.
 
     A quota, an admission policy or an object of the same name that is not ours is for a person to mend: it is said in
-    the conditions, tried again every half minute, and given up when the attempt should long have started.
+    the conditions, tried again every half minute, and given up when the attempt should long have started: startSeconds
+    after it was first refused.
 
     Args:
         checkpoint: The object.
@@ -58,8 +61,9 @@ def blocked(
     """
     written, intended = Status.read(status), Status.read(decision.status)
     message = f"Attempt {intended.attempts} can't be created: {sentence(refusal)}"
-    under_way = [each.last_transition_time for each in intended.conditions if each.type == "Reconciling"]
-    since = max([*under_way, *filter(None, [intended.retries.next_time])], default=now)
+    # Only here does an attempt that was begun count as Pending: then next_time is when it was first refused.
+    again = written.phase is Phase.PENDING and written.attempts == intended.attempts
+    since = (again and written.retries.next_time) or now.replace(microsecond=0)
     due = since + timedelta(seconds=checkpoint.spec.timeouts.start_seconds)
     if now >= due:
         failure = Failure(reason=Reason.START_TIMEOUT, message=message[:1024], attempt=intended.attempts)
@@ -67,7 +71,8 @@ def blocked(
         message = f"{message} {REASONS[Reason.START_TIMEOUT].advice}"
         final = with_conditions(done.given(failure=failure), message, written, checkpoint.generation, now)
         return Decision(actions=(), status=final.to_dict(), events=tuple(events(written, final)))
-    pending = intended.given(phase=Phase.PENDING, reason=None)
+    retries = intended.retries.model_copy(update={"next_time": since})
+    pending = intended.given(phase=Phase.PENDING, reason=None, retries=retries)
     final = with_conditions(pending, f"{message} It is tried again.", written, checkpoint.generation, now)
     changes = tuple(events(written, final))
     return replace(decision, actions=(), status=final.to_dict(), events=changes, wake_at=min(now + _RETRY, due))
