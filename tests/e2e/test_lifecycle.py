@@ -4,6 +4,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -53,6 +54,25 @@ def test_suspended_resumed_deleted_while_running(kube: Kube, facts: Facts) -> No
 
     kube("delete", "checkpoint", "long", "--timeout=30s")
     until(lambda: left(kube, "long"), lambda found: not found, "the deleted Checkpoint's end", 90)
+
+
+def test_a_job_that_its_queue_suspends_and_resumes_goes_on_as_the_same_attempt(kube: Kube, facts: Facts) -> None:
+    """As Kueue does to preempt: the Job is suspended by somebody else, for longer than a start may take."""
+    body = slow(facts, "queued", kube.namespace)
+    body["spec"] |= {"workload": failing("Slow", 15), "timeouts": {"startSeconds": 30}}
+    kube.apply(workloads(), body)
+    status = kube.until_phase("queued", "Running", seconds=120)
+    job = status["jobRef"]["name"]
+    started = datetime.fromisoformat(kube.get("job", job)["status"]["startTime"])
+
+    kube("patch", "job", job, "--type=merge", "-p", '{"spec": {"suspend": true}}')
+    kube.until_phase("queued", "Queued", seconds=30)
+    until(lambda: datetime.now(UTC), lambda now: now > started + timedelta(seconds=40), "the end of startSeconds", 60)
+    kube("patch", "job", job, "--type=merge", "-p", '{"spec": {"suspend": false}}')
+
+    status = kube.until_phase("queued", "Succeeded", seconds=120)
+    assert (status["reason"], status["attempts"], status["jobRef"]["name"]) == ("Saved", 1, job)
+    assert status["retries"] == {"settled": 1}
 
 
 def test_run_again_and_removed_when_its_time_is_over(kube: Kube, facts: Facts) -> None:
