@@ -1,10 +1,12 @@
 """Failures: what is tried again, what is looked up, what is given up, and conflicts."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from dcp_operator.checkpoint.status import Status
+from dcp_operator.decision.observed import Pod
 from dcp_operator.decision.rivals import Rival
 from dcp_worker.contract import Conflict, Origin, Reason, Report
 from scenes import (
@@ -102,6 +104,27 @@ def test_a_preempted_attempt_is_not_counted() -> None:
     assert found.status["retries"] | {"nextTime": ""} == {"settled": 3, "uncounted": 3, "nextTime": ""}
 
 
+def test_uncounted_attempts_have_an_end_as_well() -> None:
+    of = checkpoint({"spec.retries": 0})
+    status = RUNNING
+    pod = ended(0, Report(terminated=True), disrupted="EvictionByEvictionAPI")
+    for number in range(1, 101):
+        found = decided(attempt(pod, number=number, of=of), of=of, status=status)
+        assert phase(found) == ("Pending", "WorkerLost")
+        status = found.status
+    found = decided(attempt(pod, number=101, of=of), of=of, status=status)
+    assert phase(found) == ("Failed", "WorkerLost")
+    assert "That was the last of 101 attempts that are not counted." in message(found)
+
+
+def test_a_pod_that_its_node_evicts_for_what_it_uses_is_counted() -> None:
+    of = checkpoint({"spec.retries": 0})
+    text = "Evicted: The node was low on resource: memory. Container worker was using 3Gi, request is 0."
+    found = settled(ended(0, Report(terminated=True), disrupted="TerminationByKubelet", rejected=text), of=of)
+    assert phase(found) == ("Failed", "WorkerLost")
+    assert f"was ended by its kubelet: {text}" in message(found)
+
+
 def test_two_ends_at_once_are_settled_in_order() -> None:
     one, two = attempt(ended(0, failed())), attempt(ended(0, failed(Reason.RANK_HUNG)), number=2)
     found = decided(two, one)
@@ -147,8 +170,56 @@ def test_a_lost_report_costs_one_uncounted_probe() -> None:
     assert phase(empty) == ("Failed", "WorkerLost")
     assert empty.status["failure"]["attempt"] == 1
 
-    silent = decided(attempt(ended(0), number=2, of=of, probe=True), of=of, status=first.status, now=at(20))
-    assert "could not be found out" in message(silent)
+
+def lost() -> Mapping[str, Any]:
+    """Return the status after the one attempt of a Save lost its Report."""
+    of = checkpoint({"spec.retries": 0})
+    return decided(attempt(ended(0, exit_code=137), of=of), of=of, status=RUNNING).status
+
+
+@pytest.mark.parametrize(
+    ("pod", "says"),
+    [
+        pytest.param(ended(0), "ended with exit code 1 and did not report why", id="silent"),
+        pytest.param(ended(0, Report(terminated=True)), "told to stop", id="told to stop"),
+        pytest.param(ended(0, disrupted="PreemptionByScheduler"), "disrupted", id="preempted"),
+        pytest.param(ended(0, failed(Reason.STORAGE_UNAVAILABLE, rank=None)), "StorageUnavailable here", id="no store"),
+    ],
+)
+def test_a_probe_that_could_not_look_is_repeated_and_in_the_end_says_so(pod: Pod, says: str) -> None:
+    of = checkpoint({"spec.retries": 0})
+    status = lost()
+    for number, delay in ((2, 10), (3, 20)):
+        found = decided(attempt(pod, number=number, of=of, probe=True), of=of, status=status)
+        assert phase(found) == ("Pending", "WorkerLost")
+        assert found.wake_at == at(delay)
+        status = found.status
+        assert created(decided(of=of, status=status, now=at(delay))) == [(number + 1, True)]
+    empty = decided(attempt(ended(0, Report()), number=4, of=of, probe=True), of=of, status=status)
+    assert phase(empty) == ("Failed", "WorkerLost")
+    assert "could not be found out" not in message(empty)
+    found = decided(attempt(pod, number=4, of=of, probe=True), of=of, status=status)
+    assert phase(found) == ("Failed", "WorkerLost")
+    assert "Whether the save was committed could not be found out" in message(found)
+    assert says in message(found)
+    assert found.status["failure"]["attempt"] == 1
+
+
+def test_a_probe_that_another_can_not_mend_is_not_repeated() -> None:
+    of = checkpoint({"spec.retries": 0})
+    pod = ended(0, failed(Reason.STORAGE_DENIED, rank=None))
+    found = decided(attempt(pod, number=2, of=of, probe=True), of=of, status=lost())
+    assert phase(found) == ("Failed", "WorkerLost")
+    assert "could not be found out" in message(found)
+    assert "StorageDenied here" in message(found)
+
+
+def test_where_retries_are_left_they_find_out_what_the_probe_could_not() -> None:
+    status = settled(ended(0, exit_code=137)).status
+    denied = ended(0, failed(Reason.STORAGE_DENIED, rank=None))
+    found = decided(attempt(denied, number=2, probe=True), status=status)
+    assert phase(found) == ("Pending", "WorkerLost")
+    assert created(decided(status=found.status, now=at(60))) == [(3, False)]
 
 
 def test_after_an_empty_probe_the_retries_go_on() -> None:

@@ -142,6 +142,14 @@ def test_the_cause(pods: tuple[Any, ...], reason: Reason, rank: int | None) -> N
         pytest.param((ended(0, LOST_PEER), PREEMPTED), False, id="preempted"),
         pytest.param((ended(0, disrupted="EvictionByEvictionAPI"),), False, id="drained"),
         pytest.param((ended(0, rejected="Evicted: over its own limit"),), True, id="evicted for its own use"),
+        pytest.param(
+            (ended(0, disrupted="TerminationByKubelet", rejected="Evicted: The node was low on resource: memory."),),
+            True,
+            id="evicted for the node's sake",
+        ),
+        pytest.param(
+            (ended(0, disrupted="TerminationByKubelet", rejected="Terminated: node shutdown"),), False, id="shut down"
+        ),
         pytest.param((ended(0, failed()),), True, id="failed"),
         pytest.param((PREEMPTED, replace(OOM, index=0)), True, id="out of memory as well"),
     ],

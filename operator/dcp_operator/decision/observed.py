@@ -52,7 +52,7 @@ class Pod:
     exit_message: str = ""
     oom_killed: bool = False
     disrupted: str = ""
-    """Reason of the condition DisruptionTarget: preempted, drained, evicted for the node's sake, or node lost."""
+    """Reason of the condition DisruptionTarget: preempted, drained, ended by its kubelet, or node lost."""
     rejected: str = ""
     """Why the kubelet ended the whole pod: Evicted, NodeShutdown, UnexpectedAdmissionError..., with its message."""
     deleting: datetime | None = None
@@ -68,6 +68,11 @@ class Pod:
     def failed(self) -> bool:
         """Whether it is done and did not succeed."""
         return self.phase == "Failed"
+
+    @property
+    def evicted(self) -> bool:
+        """Whether its kubelet ended it to relieve the node, as the pod that used most beyond its requests."""
+        return self.rejected.startswith("Evicted")
 
     @property
     def pull_error(self) -> bool:

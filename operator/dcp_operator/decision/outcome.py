@@ -206,7 +206,7 @@ def _pod_cause(attempt: Attempt, pod: Pod, now: datetime) -> Cause | None:
     if pod.oom_killed:
         weight, reason = Weight.MEMORY, Reason.OUT_OF_MEMORY
         message = f"{where} was killed at its memory limit."
-    elif pod.disrupted:
+    elif pod.disrupted and not pod.evicted:
         counted = False
         message = f"{where} was disrupted ({pod.disrupted}), which is not counted as a failed attempt. {pod.rejected}"
     elif pod.rejected:

@@ -15,6 +15,10 @@ from dcp_worker.contract import CheckpointInfo, Conflict, Operation, Reason
 
 _FIRST_DELAY: Final = 5
 _LONGEST_DELAY: Final = 300
+_PROBES: Final = 3
+"""How often it is looked whether a lost attempt had committed, where the store or the pod is in the way."""
+_MOST_UNCOUNTED: Final = 100
+"""Attempts that don't count against spec.retries, at most: one that is always preempted must come to an end as well."""
 
 
 def settle(situation: Situation) -> Situation:
@@ -64,23 +68,40 @@ def _settled(situation: Situation, attempt: Attempt, ended: Outcome) -> Situatio
             warnings=ended.warnings,
         )
     failure = status.failure or ended.failure
-    if failure is None or retries.probe or (failure.retriable and retries.failed <= situation.checkpoint.spec.retries):
+    left = retries.failed <= situation.checkpoint.spec.retries and retries.uncounted <= _MOST_UNCOUNTED
+    if failure is None or retries.probe or (failure.retriable and left):
         return replace(situation, status=status, message=failure.message if failure is not None else "")
-    unknown = attempt.probe and ended.lost
-    return _gave_up(situation, status, failure, unknown=unknown)
+    return _gave_up(situation, status, failure, _unseen(attempt, ended))
+
+
+def _unseen(attempt: Attempt, ended: Outcome) -> Failure | None:
+    """Return why a probe could not look whether a save is committed; None if it saw that it is not."""
+    report = attempt.chief.report if attempt.chief is not None else None
+    looked = report is not None and not report.failures and not report.terminated
+    return ended.failure if attempt.probe and not looked else None
+
+
+def _probe_follows(situation: Situation, attempt: Attempt, ended: Outcome) -> bool:
+    """Return whether the next attempt is to look only, whether the Save that was lost with its Report had committed."""
+    if not attempt.probe:
+        return ended.lost and situation.checkpoint.spec.operation is Operation.SAVE
+    unseen, lost = _unseen(attempt, ended), situation.status.failure
+    if unseen is None or lost is None or lost.attempt is None:
+        return False
+    return unseen.retriable and attempt.attempt < lost.attempt + _PROBES
 
 
 def _book(situation: Situation, attempt: Attempt, ended: Outcome) -> Retries:
     old = situation.status.retries
     counted = ended.counted and not attempt.probe
-    probe = ended.lost and not attempt.probe and situation.checkpoint.spec.operation is Operation.SAVE
+    probe = _probe_follows(situation, attempt, ended)
     delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(10, old.failed + old.uncounted))
     return Retries(
         settled=attempt.attempt,
         failed=old.failed + counted,
         uncounted=old.uncounted + (not counted),
         probe=probe,
-        next_time=None if probe else situation.stamp + timedelta(seconds=delay),
+        next_time=None if probe and not attempt.probe else situation.stamp + timedelta(seconds=delay),
     )
 
 
@@ -154,10 +175,20 @@ def _way_out(checkpoint: Checkpoint, conflict: Conflict) -> str:
     )
 
 
-def _gave_up(situation: Situation, status: Status, failure: Failure, *, unknown: bool) -> Situation:
+def _gave_up(situation: Situation, status: Status, failure: Failure, unseen: Failure | None) -> Situation:
     done = finished(status, Phase.FAILED, failure.reason, situation.stamp)
-    retries = status.retries
-    count = f" That was the last of {retries.failed} attempts." if failure.retriable and retries.failed > 1 else ""
-    doubt = " Whether the save was committed could not be found out: look with `dcp inspect`." if unknown else ""
-    message = f"{sentence(failure.message)}{count}{doubt} {REASONS[failure.reason].advice}"
+    doubt = ""
+    if unseen is not None:
+        doubt = (
+            f" Whether the save was committed could not be found out ({unseen.message[:512]}): look with `dcp inspect`."
+        )
+    message = f"{sentence(failure.message)}{_last_of(failure, status.retries)}{doubt} {REASONS[failure.reason].advice}"
     return replace(situation, status=done, message=message)
+
+
+def _last_of(failure: Failure, retries: Retries) -> str:
+    if not failure.retriable:
+        return ""
+    if retries.uncounted > _MOST_UNCOUNTED:
+        return f" That was the last of {retries.uncounted} attempts that are not counted."
+    return f" That was the last of {retries.failed} attempts." if retries.failed > 1 else ""
