@@ -1,13 +1,15 @@
 """What people do under way: suspend, rerun, change, delete, and ask for what is refused."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from dcp_operator.checkpoint.spec import SpecError
 from dcp_operator.decision.actions import CreateAttempt, Decision
-from dcp_operator.decision.observed import Attempt
+from dcp_operator.decision.decide import decide
+from dcp_operator.decision.observed import Attempt, Observed
 from dcp_operator.decision.refusal import blocked, refuse
 from dcp_worker.contract import Reason, Report
 from scenes import (
@@ -73,6 +75,38 @@ def test_a_new_run_starts_afresh() -> None:
     assert not {"failure", "completionTime", "durationSeconds"} & found.status.keys()
     (create,) = (each for each in found.actions if isinstance(each, CreateAttempt))
     assert create.job_name != old.job_name
+
+
+def test_a_new_run_starts_when_nothing_of_the_old_one_runs_any_more() -> None:
+    of = checkpoint({"spec.runId": "2"})
+    old = attempt(running(0), running(1))
+    found = decided(old, of=of, status=RUNNING)
+    assert (deleted(found), created(found)) == ([1], [])
+    assert phase(found) == ("Pending", None)
+    assert message(found) == f"Attempt 1 starts when Job {old.job_name} has stopped."
+    going = decided(replace(old, deleting=True), of=of, status=found.status)
+    assert (going.status, going.actions) == (found.status, ())
+
+    left = Observed(leftover=(running(0, deleting=at(60)), ended(1), running(2, started=None)))
+    waits = decide(of, left, found.status, at(9))
+    assert message(waits) == "Attempt 1 starts when pod pod-0 has stopped."
+    assert (waits.actions, waits.wake_at) == ((), at(90))
+    assert created(decide(of, left, waits.status, at(90))) == [(1, False)]
+    assert created(decided(of=of, status=waits.status)) == [(1, False)]
+
+
+@pytest.mark.parametrize(
+    ("old", "spec"),
+    [
+        pytest.param(attempt(running(0), running(1)), {"spec.suspend": True}, id="suspended"),
+        pytest.param(attempt(ended(0), running(1)), {}, id="to be looked for by a probe"),
+    ],
+)
+def test_an_attempt_starts_when_nothing_of_the_one_before_runs_any_more(old: Attempt, spec: dict[str, Any]) -> None:
+    first = decided(old, of=checkpoint(spec), status=RUNNING, now=at(60))
+    found = decided(old, status=first.status, now=at(60))
+    assert (phase(found)[0], deleted(found), created(found)) == ("Pending", [1], [])
+    assert [number for number, _ in created(decided(status=found.status, now=at(60)))] == [2]
 
 
 @pytest.mark.parametrize("field", ["spec.workload.args", "spec.workers.podTemplate"])

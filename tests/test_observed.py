@@ -241,3 +241,9 @@ def test_attempts_are_in_order() -> None:
     first, second = job(), job()
     second["metadata"]["labels"][ATTEMPT_LABEL] = "1"
     assert [each.attempt for each in observe([first, second], []).attempts] == [1, 2]
+
+
+def test_pods_of_a_job_that_is_gone() -> None:
+    found = observe([], [pod(0, containerStatuses=LIVE)])
+    assert (found.attempts, [each.name for each in found.leftover]) == ((), ["j-0-x"])
+    assert observe(iter([job()]), [pod(0)]).leftover == ()

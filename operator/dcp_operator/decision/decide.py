@@ -14,7 +14,7 @@ from dcp_operator.checkpoint.spec import Checkpoint
 from dcp_operator.checkpoint.status import Failure, Phase, Status
 from dcp_operator.decision.actions import Decision
 from dcp_operator.decision.clean_up import clean_up
-from dcp_operator.decision.live import queued, running, start, starting
+from dcp_operator.decision.live import queued, running, start, starting, waiting
 from dcp_operator.decision.observed import Observed
 from dcp_operator.decision.publish import events, with_conditions
 from dcp_operator.decision.rivals import Rival, holder
@@ -43,7 +43,13 @@ def decide(
     own = tuple(each for each in observed.attempts if each.run_id == checkpoint.spec.run_id)
     situation = settle(
         Situation(
-            checkpoint=checkpoint, attempts=own, status=_begin(checkpoint, written), now=now, rivals=tuple(rivals)
+            checkpoint=checkpoint,
+            attempts=own,
+            earlier=tuple(each for each in observed.attempts if each.run_id != checkpoint.spec.run_id),
+            leftover=observed.leftover,
+            status=_begin(checkpoint, written),
+            now=now,
+            rivals=tuple(rivals),
         )
     )
     verdict = _first(situation)
@@ -146,6 +152,7 @@ CHECKS: Final[tuple[Callable[[Situation], Verdict | None], ...]] = (
     refused,
     suspended,
     backing_off,
+    waiting,
     start,
     queued,
     starting,

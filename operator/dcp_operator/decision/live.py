@@ -1,4 +1,4 @@
-"""The checks about an attempt under way: queued, starting, running, and the one that starts it."""
+"""The checks about an attempt: waiting for an earlier one to stop, start, and under way: queued, starting, running."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -16,6 +16,26 @@ from dcp_worker.contract import Reason
 PROGRESS_INTERVAL: Final = timedelta(seconds=5)
 _PODS_DUE: Final = timedelta(seconds=30)
 """How long the Job controller may take to create pods before that is worth a word."""
+
+
+def waiting(situation: Situation) -> Verdict | None:
+    """Start no attempt while an earlier one runs: both would write to the same URL and want the same GPUs."""
+    if situation.current is not None:
+        return None
+    jobs = [f"Job {each.job_name}" for each in (*situation.earlier, *situation.attempts) if each.active]
+    pods = [each for each in situation.leftover if each.started is not None and not each.over(situation.now)]
+    what = next(iter([*jobs, *(f"pod {each.name}" for each in pods)]), None)
+    if what is None:
+        return None
+    status = situation.status
+    retries = status.retries.model_copy(update={"next_time": None})
+    return Verdict(
+        status=status.given(
+            phase=Phase.PENDING, reason=status.failure and status.failure.reason, progress=None, retries=retries
+        ),
+        message=f"Attempt {situation.number} starts when {what} has stopped.",
+        wake_at=next_of((each.given_up_at for each in pods if each.given_up_at is not None), situation.now),
+    )
 
 
 def start(situation: Situation) -> Verdict | None:

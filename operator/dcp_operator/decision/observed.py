@@ -141,6 +141,8 @@ class Observed:
     """All attempts of a Checkpoint that exist, of any run."""
 
     attempts: tuple[Attempt, ...] = ()
+    leftover: tuple[Pod, ...] = ()
+    """Pods whose Job is gone."""
 
 
 def observe(jobs: Iterable[Body], pods: Iterable[Body], progress: Mapping[str, Progress] | None = None) -> Observed:
@@ -149,11 +151,14 @@ def observe(jobs: Iterable[Body], pods: Iterable[Body], progress: Mapping[str, P
     for body in pods:
         by_job.setdefault(_labels(body).get(JOB_LABEL, ""), []).append(body)
     attempts = [
-        _attempt(body, by_job.get(body["metadata"]["name"], []), progress or {})
+        _attempt(body, by_job.pop(body["metadata"]["name"], []), progress or {})
         for body in jobs
         if _labels(body).get(ATTEMPT_LABEL, "").isdecimal()
     ]
-    return Observed(attempts=tuple(sorted(attempts, key=lambda each: (each.run_id, each.attempt))))
+    return Observed(
+        attempts=tuple(sorted(attempts, key=lambda each: (each.run_id, each.attempt))),
+        leftover=tuple(_pod(body) for bodies in by_job.values() for body in bodies),
+    )
 
 
 def _attempt(body: Body, pods: list[Body], progress: Mapping[str, Progress]) -> Attempt:

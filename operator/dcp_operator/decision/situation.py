@@ -7,7 +7,7 @@ from datetime import datetime
 from dcp_operator.checkpoint.spec import Checkpoint
 from dcp_operator.checkpoint.status import Phase, Status
 from dcp_operator.decision.actions import Action
-from dcp_operator.decision.observed import Attempt
+from dcp_operator.decision.observed import Attempt, Pod
 from dcp_operator.decision.rivals import Rival
 from dcp_worker.contract import Reason
 
@@ -19,6 +19,10 @@ class Situation:
     checkpoint: Checkpoint
     attempts: tuple[Attempt, ...]
     """Of this run only."""
+    earlier: tuple[Attempt, ...] = ()
+    """Of other runs."""
+    leftover: tuple[Pod, ...] = ()
+    """Of attempts whose Job is gone."""
     status: Status
     """As it will be written: ended attempts are settled in it."""
     message: str = ""
