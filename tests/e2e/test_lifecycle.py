@@ -35,7 +35,7 @@ def left(kube: Kube, name: str) -> list[str]:
     ]
 
 
-def test_suspended_resumed_deleted_while_running(kube: Kube, facts: Facts) -> None:
+def test_suspended_resumed_run_again_deleted_while_running(kube: Kube, facts: Facts) -> None:
     kube.apply(workloads(), slow(facts, "long", kube.namespace))
     kube.until_phase("long", "Running", seconds=120)
     assert len(left(kube, "long")) == 5
@@ -51,6 +51,13 @@ def test_suspended_resumed_deleted_while_running(kube: Kube, facts: Facts) -> No
     status = kube.until_phase("long", "Running", seconds=90)
     assert status["attempts"] == 2
     assert status["retries"] == {"settled": 1, "uncounted": 1}
+
+    old = status["jobRef"]["name"]
+    kube("patch", "checkpoint", "long", "--type=merge", "-p", '{"spec": {"runId": "two"}}')
+    kube.until_status("long", lambda status: (status.get("runId"), status["phase"]) == ("two", "Running"), 90)
+    waits = [each["message"] for each in kube.heard("long", "Pending") if each["reason"] == "Pending"]
+    assert waits == [f"Attempt 1 starts when Job {old} has stopped."]
+    assert not [each for each in left(kube, "long") if old in each]
 
     kube("delete", "checkpoint", "long", "--timeout=30s")
     until(lambda: left(kube, "long"), lambda found: not found, "the deleted Checkpoint's end", 90)
