@@ -214,6 +214,7 @@ _METADATA: Final = (
     "ownerReferences",
     "creationTimestamp",
     "deletionTimestamp",
+    "deletionGracePeriodSeconds",
 )
 _LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 
