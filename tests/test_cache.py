@@ -18,7 +18,8 @@ def body(name: str, version: int, *, uid: str = "", labels: dict[str, str] | Non
 def owned(name: str, version: int, job: str = "", **sections: Any) -> Any:
     labels = {"dcp-operator.io/checkpoint-uid": "uid-save", "dcp-operator.io/job": job or name}
     made = body(name, version, labels=labels, **sections)
-    made["metadata"]["ownerReferences"] = [{"uid": f"uid-{job}" if job else "uid-save"}]
+    owner = {"kind": "Job", "name": job, "uid": f"uid-{job}"} if job else {"kind": "Checkpoint", "uid": "uid-save"}
+    made["metadata"]["ownerReferences"] = [owner]
     return made
 
 
@@ -70,7 +71,12 @@ def forged(made: Any, **metadata: Any) -> Any:
         pytest.param(PODS, forged(owned("save-1-0", 50, "save-1"), namespace="other"), id="Pod of another namespace"),
         pytest.param(PODS, forged(owned("x", 50, "save-1"), ownerReferences=[]), id="Pod without an owner"),
         pytest.param(PODS, forged(owned("x", 50, "save-1"), ownerReferences=[{"uid": "uid-save"}]), id="Pod of no Job"),
-        pytest.param(PODS, owned("x", 50, "save-2"), id="Pod of a Job that is not here"),
+        pytest.param(PODS, forged(owned("x", 50, "save-2"), ownerReferences=[]), id="Pod of a Job that is not here"),
+        pytest.param(
+            PODS,
+            forged(owned("x", 50, "save-1"), ownerReferences=[{"kind": "Job", "name": "save-1", "uid": "old"}]),
+            id="Pod of another Job of that name",
+        ),
     ],
 )
 def test_a_label_alone_makes_nothing_an_attempt(cache: Cache, resource: Resource, made: Any) -> None:
@@ -83,6 +89,23 @@ def test_a_label_alone_makes_nothing_an_attempt(cache: Cache, resource: Resource
     # It is known all the same: an audit would take what is left out for a watch that has fallen behind.
     where = made["metadata"]
     assert cache.version(resource, where["namespace"], where["name"], where["uid"]) == 50
+
+
+def test_pods_of_a_job_that_is_gone_are_there_until_they_are_gone_as_well(cache: Cache) -> None:
+    """A new run waits for them, and has a Job of its own by the time the last is removed."""
+    cache.put(JOBS, owned("save-1", 11))
+    for index in (0, 1):
+        cache.put(PODS, owned(f"save-1-{index}", 12, "save-1"))
+    cache.remove(JOBS, "team", "save-1", "uid-save-1")
+    jobs, pods = cache.attempts("team", "uid-save")
+    assert (jobs, [each["metadata"]["name"] for each in pods]) == ([], ["save-1-0", "save-1-1"])
+
+    assert cache.remove(PODS, "team", "save-1-0", "uid-save-1-0") == KEY
+    cache.put(JOBS, owned("save-2", 13))
+    assert [each["metadata"]["name"] for each in cache.attempts("team", "uid-save")[1]] == ["save-1-1"]
+    cache.remove(PODS, "team", "save-1-1", "uid-save-1-1")
+    assert cache.attempts("team", "uid-save")[1] == []
+    assert cache.count(PODS) == 0
 
 
 def test_somebody_elses_job_is_nobodys(cache: Cache) -> None:
@@ -116,16 +139,6 @@ def test_a_pods_last_state_is_kept_until_its_job_goes(cache: Cache) -> None:
     assert list(cache.known(PODS)) == []
     cache.remove(JOBS, "team", "save-1", "uid-save-1")
     assert cache.attempts("team", "uid-save") == ([], [])
-
-
-def test_pods_that_outlive_their_job_go_by_themselves(cache: Cache) -> None:
-    cache.put(JOBS, owned("save-1", 11))
-    cache.put(PODS, owned("save-1-0", 12, "save-1"))
-    cache.remove(JOBS, "team", "save-1", "uid-save-1")
-    assert cache.count(PODS) == 1
-    assert cache.attempts("team", "uid-save") == ([], [])
-    cache.remove(PODS, "team", "save-1-0", "uid-save-1-0")
-    assert cache.count(PODS) == 0
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ the few that are live.
 import json
 import zlib
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -115,7 +115,7 @@ class Cache:
             self._confirmed.discard(uid)
             del attempts.jobs[name]
             self._drop_pods(attempts, namespace)
-        elif not attempts.jobs:
+        elif _job_of(_unpack(attempts.pods[name])) not in attempts.jobs:
             del attempts.pods[name]
         if not attempts.jobs and not attempts.pods:
             del self._attempts[owner]
@@ -132,13 +132,18 @@ class Cache:
         return isinstance(entry, Packed) and entry.seen
 
     def attempts(self, namespace: str, uid: str) -> tuple[list[Body], list[Body]]:
-        """Return the bodies of the Jobs that the Checkpoint owns and of the Pods that these own; not to be changed."""
+        """Return the bodies of the Jobs that the Checkpoint owns and of the Pods of these; not to be changed.
+
+        The Pods of a Job that is gone are among them: they run on until the kubelet has stopped them. Their owner can't
+        be asked any more; a Pod that makes one up is removed by the cluster's garbage collector.
+        """
         found = self._attempts.get((namespace, uid))
         if found is None:
             return [], []
         jobs = [job for job in map(_unpack, found.jobs.values()) if uid in owner_uids(job)]
         uids = {job["metadata"]["name"]: job["metadata"]["uid"] for job in jobs}
-        return jobs, [pod for pod in map(_unpack, found.pods.values()) if uids.get(_job_of(pod)) in owner_uids(pod)]
+        pods = map(_unpack, found.pods.values())
+        return jobs, [pod for pod in pods if _is_of(pod, uids.get(_job_of(pod)), found.jobs)]
 
     def unconfirmed(self, namespace: str, uid: str) -> list[Body]:
         """Return the Checkpoint's Jobs that have ended while some of their pods are not known to have."""
@@ -278,6 +283,15 @@ def _job_of(pod: Body) -> str:
     """Return the name of the Job that a Pod's label names."""
     name: str = (pod["metadata"].get("labels") or {}).get(JOB_LABEL, "")
     return name
+
+
+def _is_of(pod: Body, uid: str | None, jobs: Mapping[str, Entry]) -> bool:
+    """Return whether a Pod belongs to the Job that its label names: one of ours, with this uid, or one that is gone."""
+    owners = pod["metadata"].get("ownerReferences") or ()
+    if uid is not None:
+        return uid in owner_uids(pod)
+    name = _job_of(pod)
+    return name not in jobs and any((owner.get("kind"), owner.get("name")) == (JOBS.kind, name) for owner in owners)
 
 
 def _unpack(entry: Entry) -> Body:
