@@ -62,8 +62,9 @@ def test_suspended_resumed_run_again_deleted_while_running(kube: Kube, facts: Fa
     pods = kube.every("pod", "dcp-operator.io/checkpoint=long")
     assert not [each for each in pods if old in each["metadata"]["name"] and each["status"]["phase"] == "Running"]
 
+    # Its pods have just started: a SIGTERM lost in the boot of Python would cost the whole grace of 60 s.
     kube("delete", "checkpoint", "long", "--timeout=30s")
-    until(lambda: left(kube, "long"), lambda found: not found, "the deleted Checkpoint's end", 90)
+    until(lambda: left(kube, "long"), lambda found: not found, "the deleted Checkpoint's end", 50)
 
 
 def test_a_job_that_its_queue_suspends_and_resumes_goes_on_as_the_same_attempt(kube: Kube, facts: Facts) -> None:

@@ -13,6 +13,7 @@ _OURS: Final = {
     "hostNetwork": "drop it",
     "hostPID": "drop it",
     "hostIPC": "drop it",
+    "shareProcessNamespace": "drop it, the operator sets it so that a SIGTERM always arrives",
     "hostname": "drop it, ranks find one another by the Indexed Job's own names",
     "subdomain": "drop it, ranks find one another by the Indexed Job's own names",
     "setHostnameAsFQDN": "drop it",

@@ -135,6 +135,9 @@ def _pod_template(checkpoint: Checkpoint, action: CreateAttempt, default_image: 
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
+        # As its container's process 1 the launcher would never get a SIGTERM that comes before Python can take it: the
+        # kernel drops it, and the pod would hold its GPUs until its grace is over.
+        "shareProcessNamespace": True,
         "terminationGracePeriodSeconds": _REPORT_SECONDS,
         "securityContext": {
             "runAsNonRoot": True,
