@@ -8,9 +8,11 @@ from typing import Any, Final
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
+import stock_dcp as dcp
 from dcp_worker import engine, sharding, state
 from dcp_worker.member import Place
 from workloads import Awkward, AwkwardSeed, MyTestModule, Seed, differences
@@ -77,6 +79,18 @@ def late_state(place: Place) -> list[str]:
 def _flat(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     found: dict[str, Any] = copy.deepcopy(optimizer.state_dict()["state"])
     return {f"{number}.{name}": value for number, each in found.items() for name, value in each.items()}
+
+
+def save_stock(place: Place, url: str) -> None:
+    """Save what `Seed` starts with, by stock DCP."""
+    workload = Seed()
+    model = workload.model()
+    optimizer = workload.optimizer(model.parameters())
+    state.init_optimizer_state(optimizer)
+    values = {**state.state_dict(model, optimizer), **workload.extra_state()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save(values, storage_writer=FileSystemWriter(url), no_dist=True)
 
 
 def unequal_entries(place: Place, one: str, *others: str) -> list[list[str]]:

@@ -178,6 +178,32 @@ def test_a_save_goes_on_where_another_ended(pool: Pool, tmp_path: Path, cell: Ce
     assert "count.steps" in changed
 
 
+@pytest.mark.parametrize(("first", "more"), [(2, None), (1, 1), (2, 0)], ids=["trained", "trained on", "passed on"])
+def test_extra_state_is_that_after_the_steps(pool: Pool, tmp_path: Path, first: int, more: int | None) -> None:
+    succeed(pool.work(task(Operation.SAVE, tmp_path / "0", ONE, "Plain", steps=first)))
+    if more is not None:
+        start = {"url": f"file://{tmp_path / '0'}"}
+        succeed(pool.work(task(Operation.SAVE, tmp_path / "1", ONE, "Plain", steps=more, from_=start)))
+    last = tmp_path / ("0" if more is None else "1")
+    succeed(pool.work(task(Operation.LOAD, last, ONE, "Plain", count=2)))
+
+
+def test_the_step_is_unknown_where_that_of_the_start_is(pool: Pool, tmp_path: Path) -> None:
+    """Stock DCP keeps no step."""
+    stock = tmp_path / "stock"
+    values(pool.call(1, programs.save_stock, str(stock)))
+    start = {"url": f"file://{stock}"}
+    info = succeed(pool.work(task(Operation.SAVE, tmp_path / "on", ONE, steps=1, from_=start))).checkpoint
+    assert info is not None
+    assert info.step is None
+
+
+def test_extra_state_that_fails_after_the_steps_is_named(pool: Pool, tmp_path: Path) -> None:
+    [found] = failures(pool.work(task(Operation.SAVE, tmp_path, ONE, "Plain", steps=1, fails=True)))
+    assert (found.reason, found.stage) == (Reason.ENTRYPOINT_ERROR, "asking for extra state")
+    assert found.message == "extra_state() raised KeyError: 'epoch'"
+
+
 def test_the_reference_is_exact(pool: Pool) -> None:
     """Gradients of the tests' models, summed in any order and divided by any number of ranks, are not rounded."""
     assert values(pool.call(1, programs.rounded_gradients)) == [[]]

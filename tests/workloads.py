@@ -453,3 +453,21 @@ class Searching(Seed):
 
     def optimizer(self, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.LBFGS(params)
+
+
+class Plain(Seed):
+    """Keeps its count as a plain value beside the Stateful; may fail once it has made a step."""
+
+    def __init__(self, *, fails: bool = False, count: int | None = None) -> None:
+        super().__init__()
+        self.fails = fails
+        self.expect_count = count
+
+    def extra_state(self) -> Mapping[str, Any]:
+        if self.fails and self.count.steps:
+            raise KeyError("epoch")
+        return {"count": self.count, "plain": {"steps": self.count.steps}}
+
+    def loaded(self, model: nn.Module, optimizer: torch.optim.Optimizer, extra: Mapping[str, Any]) -> None:
+        if extra["plain"]["steps"] != self.expect_count or self.count.steps != self.expect_count:
+            raise MismatchError(f"{extra['plain']}, {self.count.steps}")

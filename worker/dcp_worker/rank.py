@@ -97,12 +97,14 @@ class Rank:
         task, storage = self.task, self.task.storage
         spec, made, device = self._joined()
         model, optimizer = self._built(made, device)
-        extra = workload.extra_state(made)
-        step = spec.steps
+        extra = self._extra(made)
+        before: int | None = 0
         if spec.from_ is not None:
             with self.pulse.stage("loading workload.from", transfers=True):
-                step += self._read_into(model, optimizer, extra, spec.from_.url).step or 0
-        self._run_steps(made, model, optimizer, spec.steps)
+                before = self._read_into(model, optimizer, extra, spec.from_.url).step
+        if spec.steps:
+            self._run_steps(made, model, optimizer, spec.steps)
+            extra = self._extra(made)  # plain values are those of the moment at which they are asked for
         with self.pulse.stage("completing the state"):
             state.init_optimizer_state(optimizer)
             if self.place.world_size > 1:
@@ -115,7 +117,7 @@ class Rank:
                 overwrite=storage.overwrite,
                 storage_options=storage.options,
                 origin=task.origin,
-                step=step,
+                step=None if before is None else before + spec.steps,
                 patience=task.active_seconds,
                 on_progress=self._on_progress,
             )
@@ -126,7 +128,7 @@ class Rank:
     def _load(self) -> Outcome:
         _, made, device = self._joined()
         model, optimizer = self._built(made, device)
-        extra = workload.extra_state(made)
+        extra = self._extra(made)
         started = time.monotonic()
         with self.pulse.stage("loading", transfers=True):
             info = self._read_into(model, optimizer, extra, self.task.storage.url)
@@ -211,11 +213,13 @@ class Rank:
         random.seed(SEED)
         return make()
 
+    def _extra(self, made: workload.Workload) -> dict[str, Any]:
+        with self.pulse.stage("asking for extra state"):
+            return workload.extra_state(made)
+
     def _run_steps(
         self, made: workload.Workload, model: nn.Module, optimizer: torch.optim.Optimizer | None, steps: int
     ) -> None:
-        if not steps:
-            return
         if not isinstance(made, workload.Steps):
             raise WorkloadFailed(f"workload.steps is {steps}, and the workload has no method step()")
         for number in range(1, steps + 1):
