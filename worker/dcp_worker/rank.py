@@ -15,6 +15,7 @@ from functools import partial
 from types import FrameType
 from typing import Any, Final
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -24,6 +25,7 @@ from dcp_worker.contract import (
     MAX_FAILED_RANKS,
     CheckpointInfo,
     Device,
+    LoadSelection,
     Operation,
     RankFailure,
     Reason,
@@ -116,6 +118,7 @@ class Rank:
                 storage.url,
                 overwrite=storage.overwrite,
                 storage_options=storage.options,
+                planner=state.LoadableSavePlanner(),
                 origin=task.origin,
                 step=None if before is None else before + spec.steps,
                 patience=task.active_seconds,
@@ -184,12 +187,12 @@ class Rank:
                 workload.init_buffers(fills, model, buffers)
         with self.pulse.stage("making the optimizer"), user_code("optimizer()"):
             optimizer = made.optimizer(model.parameters())
+            workload.need_own(optimizer, model)
         return model, optimizer
 
     def _model(self, made: workload.Workload) -> nn.Module:
         """Build the model, without memory where every value of it is about to be loaded."""
-        load = self.task.load
-        whole = self.task.operation is Operation.LOAD and load.strict and not load.include and not load.exclude
+        whole = self.task.operation is Operation.LOAD and _is_whole(self.task.load)
         if whole and (model := self._without_memory(made)) is not None:
             return model
         with user_code("model()"):
@@ -200,17 +203,20 @@ class Rank:
         try:
             with torch.device("meta"):
                 model = self._seeded(made.model)
+        except Stopped:
+            raise
         except Exception:  # noqa: BLE001 - it looks at values while it is made; any other fault will show in memory too
             return None
         parameters, buffers = workload.unsaved(model)
         fills = isinstance(made, workload.InitsBuffers)
-        whole = all(tensor.is_meta for tensor, _ in sharding.tied(model))
+        whole = all(tensor.is_meta for tensor, _ in sharding.tied(model)) and not workload.has_loose_meta(model)
         return None if parameters or (buffers and not fills) or not whole else model
 
     @staticmethod
     def _seeded(make: Callable[[], nn.Module]) -> nn.Module:
         torch.manual_seed(SEED)
         random.seed(SEED)
+        np.random.seed(SEED)  # noqa: NPY002 - the one that a model which takes no generator draws from
         return make()
 
     def _extra(self, made: workload.Workload) -> dict[str, Any]:
@@ -232,6 +238,7 @@ class Rank:
         """Load a checkpoint into model, optimizer and extra state; collective."""
         state.init_optimizer_state(optimizer)
         values = {**state.state_dict(model, optimizer), **extra}
+        groups = state.groups(values)
         info = engine.load(
             values,
             url,
@@ -240,6 +247,7 @@ class Rank:
             patience=self.task.active_seconds,
             on_progress=self._on_progress,
         )
+        state.check_groups(groups, state.groups(values), whole=_is_whole(self.task.load))
         state.load_state_dict(model, optimizer, values)
         extra.update({name: values[name] for name in extra})
         return info
@@ -286,3 +294,8 @@ class Rank:
         self.stop_asked = True
         if not self.pulse.transferring:
             raise Stopped("the launcher was told to stop")
+
+
+def _is_whole(load: LoadSelection) -> bool:
+    """Return whether everything that the workload has is to be loaded."""
+    return load.strict and not load.include and not load.exclude
