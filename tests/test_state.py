@@ -72,6 +72,11 @@ def test_a_buffer_that_is_neither_loaded_nor_filled_fails_the_load(
     assert {failure.message for failure in found} == {"neither loaded nor filled by init_buffers(): mask"}
 
 
+def test_a_stop_while_a_model_is_built_without_memory_is_heeded(pool: Pool, saved: Callable[..., Path]) -> None:
+    [found] = failures(pool.work(task(Operation.LOAD, saved(), ONE, "Interrupted")))
+    assert (found.reason, found.stage) == (Reason.WORKER_LOST, "building the model")
+
+
 # What is loaded
 
 
@@ -246,12 +251,23 @@ def test_extra_state_comes_back(pool: Pool, tmp_path: Path, kind: str) -> None:
     succeed(pool.work(task(Operation.LOAD, tmp_path, ONE, "Extra", kind=kind)))
 
 
-@pytest.mark.parametrize("kind", ["objects", "deque", "function", "local"])
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("objects", "to be saved: extra in the state to save holds numpy.dtypes.ObjectDType. Save"),
+        ("deque", "holds collections.deque. Save tensors, arrays, numbers"),
+        ("function", "holds len. Save"),
+        ("local", "pickling extra raised "),
+    ],
+    ids=["objects", "deque", "function", "local"],
+)
 @pytest.mark.parametrize("cell", [ONE, Cell(Strategy.FSDP2, 2)], ids=str)
-def test_extra_state_that_no_load_would_accept_is_not_saved(pool: Pool, tmp_path: Path, kind: str, cell: Cell) -> None:
+def test_extra_state_that_no_load_would_accept_is_not_saved(
+    pool: Pool, tmp_path: Path, kind: str, words: str, cell: Cell
+) -> None:
     found = failures(pool.work(task(Operation.SAVE, tmp_path, cell, "Extra", kind=kind)))
     assert {failure.reason for failure in found} == {Reason.ENTRYPOINT_ERROR}
-    assert "extra" in found[0].message
+    assert words in found[0].message
     assert not (tmp_path / ".metadata").exists()
 
 

@@ -9,6 +9,7 @@ import pickle
 import re
 import threading
 from collections.abc import Sequence
+from itertools import product
 from typing import Any, Final
 
 import numpy as np
@@ -21,13 +22,16 @@ from dcp_worker.engine.digest import Bytes
 from dcp_worker.engine.errors import CheckpointCorrupted, StateMismatch
 
 _NUMPY: Final[tuple[Any, ...]] = (
-    *(np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar),  # noqa: SLF001 - as pickles name it
-    *(type(np.dtype(code)) for code in np.typecodes["All"].replace("O", "")),
+    *(np.ndarray, np.dtype, *(type(np.dtype(code)) for code in np.typecodes["All"].replace("O", ""))),
+    *(
+        (getattr(multiarray, name), f"numpy.{core}.multiarray.{name}")
+        for core, name in product(("core", "_core"), ("_reconstruct", "scalar"))
+    ),
 )
-"""What arrays are pickled with. Without objects in them, for which numpy's own code would be trusted."""
+"""What arrays are pickled with, by numpy 1 and 2; not those of objects, for which numpy's own code would be trusted."""
 _ALLOWING: Final = threading.Lock()
 """What torch allows holds for the whole process: a thread that is done takes away what another one allowed too."""
-_REFUSED: Final = re.compile(r"GLOBAL:? ([\w.]+)")
+_REFUSED: Final = re.compile(r"(?:GLOBAL:? |but got <class ')([\w.]+)")
 """How torch's restricted unpickler names a class that it does not know to be safe."""
 
 
