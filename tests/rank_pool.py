@@ -111,7 +111,7 @@ def _serve(pipe: Any) -> None:
         except BaseException as error:
             result = Result(error=error, traceback=traceback.format_exc())
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        logging.getLogger("dcp_worker.engine").handlers.clear()
+        logging.getLogger("dcp_worker").handlers.clear()
         if dist.is_initialized():
             dist.destroy_process_group()
         gc.collect()

@@ -1,13 +1,16 @@
 """What the processes of `dcp run` are given, and how their lines are told apart."""
 
 import os
+import signal
+import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from dcp_operator.checkpoint.spec import LOCAL
-from dcp_operator.local import documents
+from dcp_operator.local import documents, processes
 from dcp_operator.local.run import Run
 from dcp_operator.local.view import view
 from dcp_worker.contract import Progress
@@ -85,3 +88,40 @@ LINES = {
 def test_progress_lines_are_told_from_the_workloads_own(line: str, percent: int | None) -> None:
     progress = Progress.of_line(line)
     assert (progress.percent if progress is not None else None) == percent
+
+
+LEAVES_ONE = """
+import os, pathlib, subprocess, sys
+for number in range(5000):
+    print(number)
+sys.stdout.flush()
+other = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
+pathlib.Path(os.environ["LEFT"]).write_text(str(other.pid))
+print("left", other.pid)
+"""
+
+
+def test_a_pod_ends_though_a_process_that_left_it_holds_its_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "DRAIN_SECONDS", 1.0)
+    worker = tmp_path / "dcp_worker"
+    worker.mkdir()
+    (worker / "__init__.py").touch()
+    (worker / "__main__.py").write_text(LEAVES_ONE)
+    ended, lines, left = threading.Event(), list[str](), tmp_path / "left"
+    process = processes.Process(
+        0,
+        environment={**os.environ, "PYTHONPATH": str(tmp_path), "LEFT": str(left)},
+        folder=tmp_path,
+        now=lambda: datetime.now(UTC),
+        changed=ended.set,
+        output=lambda _, line: lines.append(line),
+    )
+    try:
+        assert ended.wait(30)
+        assert process.exit_code == 0
+        assert lines == [*map(str, range(5000)), f"left {left.read_text()}"]
+    finally:
+        os.kill(int(left.read_text()), signal.SIGKILL)
+        process.join()

@@ -1,19 +1,28 @@
 """Who stands still and whose fault it is; and the Report that comes of it. Tables over pure functions."""
 
+from math import inf
+from multiprocessing import Process
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from dcp_worker import verdict, watch
+from dcp_worker import supervise, verdict, watch
 from dcp_worker.contract import (
     CheckpointInfo,
     Conflict,
+    Operation,
+    Origin,
     Progress,
     RankFailure,
     Reason,
     Report,
+    Storage,
+    Task,
 )
 from dcp_worker.member import Outcome
+from dcp_worker.pulse import Slot
+from dcp_worker.supervise import Orders, Site, Supervisor, _Member
 from dcp_worker.watch import Sight
 
 
@@ -82,6 +91,22 @@ def failure(rank: int | None, reason: Reason, time: float = 0, **fields: Any) ->
 
 SAVED = Outcome(0, Reason.SAVED, CheckpointInfo(save_id="s1"), bytes_moved=5, seconds=2)
 OTHER = Outcome(1, Reason.SAVED, CheckpointInfo(save_id="s1"), bytes_moved=6, seconds=3)
+
+
+def test_progress_goes_on_after_the_clock_was_set_back(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = Task(operation=Operation.VERIFY, origin=Origin(), storage=Storage(url="file:///run"))
+    supervisor = Supervisor(task, Site(0, "", 0, 5, {}), Orders(), inf)
+    slot = Slot()
+    supervisor._members.append(_Member(0, slot, Process(), None))
+    shown = []
+    for wall, monotonic in ((9000, 0), (9004, 4), (2000, 6), (2003, 9), (2006, 12)):
+        slot.done += 1
+        monkeypatch.setattr(supervise, "time", SimpleNamespace(time=lambda: wall, monotonic=lambda: monotonic))  # noqa: B023
+        supervisor._show_progress()
+        shown.append(len(capsys.readouterr().out.splitlines()))
+    assert shown == [1, 0, 1, 0, 1]
 
 
 def test_ranks_that_succeed_make_a_report_of_their_sum() -> None:

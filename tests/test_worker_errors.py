@@ -17,6 +17,10 @@ class DistStoreError(DistError):
     """As above."""
 
 
+class DistBackendError(DistError):
+    """As above."""
+
+
 class OutOfMemoryError(RuntimeError):
     """As above."""
 
@@ -29,6 +33,56 @@ CASES = {
         Reason.OUT_OF_MEMORY,
     ),
     "memory that can't be mapped": (OSError(errno.ENOMEM, "Cannot allocate memory"), Reason.OUT_OF_MEMORY),
+    "memory of a device, as CUDA says it": (RuntimeError("CUDA error: out of memory"), Reason.OUT_OF_MEMORY),
+    "memory of a device in a library": (
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        Reason.OUT_OF_MEMORY,
+    ),
+    "memory of a device in a collective": (
+        DistBackendError(
+            "NCCL error in: ProcessGroupNCCL.cpp:3356, unhandled cuda error, NCCL version 2.27.5\n"
+            "ncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\nCuda failure 2 'out of memory'"
+        ),
+        Reason.OUT_OF_MEMORY,
+    ),
+    "memory in a collective": (
+        RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:190] std::bad_alloc"),
+        Reason.OUT_OF_MEMORY,
+    ),
+    "memory that data loaders share": (
+        RuntimeError(
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's "
+            "workers are out of shared memory. Please try to raise your shared memory limit."
+        ),
+        Reason.OUT_OF_MEMORY,
+    ),
+    "two ranks on one device": (
+        DistBackendError(
+            "NCCL error in: ProcessGroupNCCL.cpp:3356, invalid usage (run with NCCL_DEBUG=WARN for details)\n"
+            "ncclInvalidUsage: This usually reflects invalid usage of NCCL library.\nLast error:\n"
+            "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 1000"
+        ),
+        Reason.RANK_FAILED,
+    ),
+    "a device that failed": (
+        DistBackendError("NCCL error in: ProcessGroupNCCL.cpp:3356, unhandled cuda error, NCCL version 2.27.5"),
+        Reason.RANK_FAILED,
+    ),
+    "a type that no collective takes": (
+        DistBackendError("Input tensor data type is not supported for NCCL process group: Short"),
+        Reason.RANK_FAILED,
+    ),
+    "sizes that do not match": (
+        RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:446] op.preamble.length <= op.nbytes. 8 vs 4"),
+        Reason.RANK_FAILED,
+    ),
+    "a peer of NCCL's that went away": (
+        DistBackendError(
+            "NCCL error in: ProcessGroupNCCL.cpp:2356, remote process exited or there was a network error\n"
+            "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely."
+        ),
+        Reason.WORKER_LOST,
+    ),
     "a peer that went away": (
         RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]"),
         Reason.WORKER_LOST,

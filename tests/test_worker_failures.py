@@ -16,7 +16,7 @@ from dcp_worker.contract import RankFailure, Reason, Report
 from worker_process import Pod, alive, nodes, ran, started, task, until
 
 ALONE: dict[str, dict[str, Any]] = {
-    "slow": {"workload": "Steps", "steps": 1_000_000, "active_seconds": 20},
+    "slow": {"workload": "Steps", "steps": 1_000_000, "active_seconds": 45},
     "many": {"workload": "FactoryRaises", "args": {"length": 5000}, "ranks": 24},
     "rank 0 dies saving": {"workload": "DiesAt", "args": {"rank": 0, "point": "mid-part"}, "ranks": 2},
     "rank 1 dies saving": {"workload": "DiesAt", "args": {"rank": 1, "point": "mid-part"}, "ranks": 2},
@@ -104,7 +104,7 @@ def test_ranks_that_are_at_work_at_the_deadline_are_stopped(ended: Ended) -> Non
     failure = first(report)
     assert (failure.rank, failure.reason) == (0, Reason.DEADLINE_EXCEEDED)
     assert failure.stage.startswith("step ")
-    assert failure.message == "still at work after activeSeconds (20 s)"
+    assert failure.message == "still at work after activeSeconds (45 s)"
     assert not report.terminated
 
 

@@ -6,10 +6,15 @@ computes has to be exactly what `reference` computes without sharding. Else the 
 so that a value in a wrong place shows.
 """
 
+import os
+import random
+import signal
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -453,3 +458,172 @@ class Searching(Seed):
 
     def optimizer(self, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.LBFGS(params)
+
+
+class Plain(Seed):
+    """Keeps its count as a plain value beside the Stateful; may fail once it has made a step."""
+
+    def __init__(self, *, fails: bool = False, count: int | None = None) -> None:
+        super().__init__()
+        self.fails = fails
+        self.expect_count = count
+
+    def extra_state(self) -> Mapping[str, Any]:
+        if self.fails and self.count.steps:
+            raise KeyError("epoch")
+        return {"count": self.count, "plain": {"steps": self.count.steps}}
+
+    def loaded(self, model: nn.Module, optimizer: torch.optim.Optimizer, extra: Mapping[str, Any]) -> None:
+        if extra["plain"]["steps"] != self.expect_count or self.count.steps != self.expect_count:
+            raise MismatchError(f"{extra['plain']}, {self.count.steps}")
+
+
+class Siamese(nn.Module):
+    """One module under two names, and one block twice; the blocks in a list, as those that FSDP wraps on their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        block = nn.Linear(8, 8)
+        self.blocks = nn.ModuleList([block, nn.Linear(8, 8), block])
+        self.left = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+        self.right = self.left
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return self.left(x) + self.right(x)  # type: ignore[no-any-return]
+
+
+class Twice(Seed):
+    """`Siamese` with Adam."""
+
+    architecture = Siamese
+
+    def loaded(self, model: nn.Module, optimizer: torch.optim.Optimizer, extra: Mapping[str, Any]) -> None:
+        super().loaded(model, optimizer, extra)
+        named = {_plain(name): module for name, module in model.named_modules(remove_duplicate=False)}
+        if named["left"] is not named["right"] or named["blocks.0"] is not named["blocks.2"]:
+            raise MismatchError("no longer one module under two names")
+
+
+class Small(Seed):
+    """Has buffers of types that gloo does not send by itself."""
+
+    def model(self) -> nn.Module:
+        model = super().model()
+        model.register_buffer("brief", torch.arange(4, dtype=torch.int16))
+        model.register_buffer("eighth", torch.ones(4).to(torch.float8_e4m3fn))
+        return model
+
+
+class Stray(Seed):
+    """Optimizes a parameter that is not the model's."""
+
+    def optimizer(self, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.Adam([*params, nn.Parameter(torch.ones(2, 3))], lr=0.1)
+
+
+class Grouped(Seed):
+    """Trains without state, each group at a rate of its own: layers by glob."""
+
+    def __init__(self, groups: list[str], rates: list[float] | None = None) -> None:
+        super().__init__()
+        self.groups = groups
+        self.rates = rates
+
+    def model(self) -> nn.Module:
+        self.made = super().model()
+        return self.made
+
+    def optimizer(self, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        del params
+        named = list(self.made.named_parameters())
+        groups = [[each for name, each in named if fnmatchcase(name, glob)] for glob in self.groups]
+        return torch.optim.SGD([{"params": each, "lr": 2.0**-place} for place, each in enumerate(groups)])
+
+    def loaded(self, model: nn.Module, optimizer: torch.optim.Optimizer, extra: Mapping[str, Any]) -> None:
+        if (rates := [group["lr"] for group in optimizer.param_groups]) != self.rates:
+            raise MismatchError(str(rates))
+
+
+class Retyped(Seed):
+    """Holds its values, or a buffer, in another type than `Seed` does."""
+
+    def __init__(self, parameters: str = "float32", scale: str = "float32") -> None:
+        super().__init__()
+        self.types = getattr(torch, parameters), getattr(torch, scale)
+
+    def model(self) -> nn.Module:
+        parameters, scale = self.types
+        model = super().model().to(parameters)
+        model.register_buffer("scale", torch.full((2,), 1.5).to(scale))
+        return model
+
+
+class Extra(Seed):
+    """Has numpy's state and others' as extra state."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        generator = np.random.RandomState(7)
+        self.values: dict[str, Any] = {
+            "arrays": {"rng": generator.get_state(), "new": np.random.default_rng(7).bit_generator.state},
+            "scalars": {"float": np.float32(0.5), "date": np.datetime64("2026-01-01"), "text": np.array(["a", "bc"])},
+            "python": {"rng": random.Random(7).getstate(), "set": {1, 2}},
+            "objects": np.array([{}], dtype=object),
+            "deque": deque([1]),
+            "function": len,
+            "local": lambda: 1,
+        }
+        self.kind = kind
+
+    def extra_state(self) -> Mapping[str, Any]:
+        return {"extra": self.values[self.kind]}
+
+    def loaded(self, model: nn.Module, optimizer: torch.optim.Optimizer, extra: Mapping[str, Any]) -> None:
+        if repr(extra["extra"]) != repr(self.values[self.kind]):
+            raise MismatchError(repr(extra["extra"]))
+
+
+class Drawing(Seed):
+    """Draws its values from every generator that there is."""
+
+    def model(self) -> nn.Module:
+        model = super().model()
+        self.drawn = [random.random(), np.random.rand(), float(torch.rand(()))]  # noqa: NPY002 - what is to be seeded
+        return model
+
+    def extra_state(self) -> Mapping[str, Any]:
+        return {"drawn": self.drawn}
+
+    def loaded(self, model: nn.Module, optimizer: torch.optim.Optimizer, extra: Mapping[str, Any]) -> None:
+        if extra["drawn"] != self.drawn:
+            raise MismatchError(f"{extra['drawn']} {self.drawn}")
+
+
+class Offhand(MyTestModule):
+    """Keeps tensors that are neither parameters nor buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.full((8,), 2.0)
+        self.net3.tables = [{"rotary": (torch.full((2,), 3.0),)}]  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.scale
+
+
+class Holds(Seed):
+    """`Offhand` with Adam."""
+
+    architecture = Offhand
+
+
+class Interrupted(Seed):
+    """Is told to stop while it is built without memory."""
+
+    def model(self) -> nn.Module:
+        model = super().model()
+        if self.was_meta:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return model

@@ -4,11 +4,31 @@ import errno
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from dcp_worker.contract import Reason
 from dcp_worker.engine.errors import EngineError, PeerHung, PeerLost, translate
 
 TRACEBACK_LINES = 12
+_NO_MEMORY: Final = (
+    "defaultcpuallocator",
+    "out of memory",
+    "out of shared memory",
+    "cannot allocate memory",
+    "bad_alloc",
+    "status_alloc_failed",
+)
+"""What torch, CUDA, NCCL and gloo write where an allocation failed, in lower case."""
+_OWN_FAULT: Final = (
+    "invalid usage",
+    "invalid argument",
+    "unhandled cuda error",
+    "duplicate gpu",
+    "not supported",
+    "unsupported",
+    "op.preamble.length",
+)
+"""What a collective says of its caller, or of the caller's device, and not of another rank; in lower case."""
 
 
 class WorkloadFailed(EngineError):
@@ -54,21 +74,24 @@ def user_code(what: str, error: type[EngineError] = WorkloadFailed) -> Iterator[
 def explain(raised: BaseException) -> EngineError:
     """Return any exception as an EngineError with its reason."""
     text = " ".join(str(raised).split())
-    if _is_memory(raised, text):
-        return _caused(OutOfMemory(text[:300] or "out of memory"), raised)
-    if _is_collective(raised, text):
-        if "timed out" in text.lower() or "timeout" in text.lower():
-            return _caused(PeerHung(f"a collective timed out: {text[:300]}"), raised)
-        return _caused(PeerLost(f"lost another rank: {text[:300]}"), raised)
-    return translate(raised)
+    short, words = text[:300], text.lower()
+    if _is_memory(raised, words):
+        return _caused(OutOfMemory(short or "out of memory"), raised)
+    if not _is_collective(raised, text):
+        return translate(raised)
+    if any(mark in words for mark in _OWN_FAULT):
+        return _caused(EngineError(f"{type(raised).__name__}: {short}"), raised)
+    if "timed out" in words or "timeout" in words:
+        return _caused(PeerHung(f"a collective timed out: {short}"), raised)
+    return _caused(PeerLost(f"lost another rank: {short}"), raised)
 
 
-def _is_memory(raised: BaseException, text: str) -> bool:
+def _is_memory(raised: BaseException, words: str) -> bool:
     if isinstance(raised, MemoryError) or type(raised).__name__ == "OutOfMemoryError":
         return True
     if isinstance(raised, OSError) and raised.errno == errno.ENOMEM:
         return True
-    return isinstance(raised, RuntimeError) and "DefaultCPUAllocator" in text
+    return isinstance(raised, RuntimeError) and any(mark in words for mark in _NO_MEMORY)
 
 
 def _is_collective(raised: BaseException, text: str) -> bool:

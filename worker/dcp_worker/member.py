@@ -68,12 +68,12 @@ class Outcome:
 
 
 class Warnings(logging.Handler):
-    """Keeps the engine's warnings, which change no result and belong into the Report all the same."""
+    """Keeps this package's warnings, which change no result and belong into the Report all the same."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.texts: list[str] = []
-        logging.getLogger("dcp_worker.engine").addHandler(self)
+        logging.getLogger("dcp_worker").addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep one, and print it as logging would without a handler."""

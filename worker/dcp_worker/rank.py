@@ -15,6 +15,7 @@ from functools import partial
 from types import FrameType
 from typing import Any, Final
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -24,6 +25,7 @@ from dcp_worker.contract import (
     MAX_FAILED_RANKS,
     CheckpointInfo,
     Device,
+    LoadSelection,
     Operation,
     RankFailure,
     Reason,
@@ -97,12 +99,14 @@ class Rank:
         task, storage = self.task, self.task.storage
         spec, made, device = self._joined()
         model, optimizer = self._built(made, device)
-        extra = workload.extra_state(made)
-        step = spec.steps
+        extra = self._extra(made)
+        before: int | None = 0
         if spec.from_ is not None:
             with self.pulse.stage("loading workload.from", transfers=True):
-                step += self._read_into(model, optimizer, extra, spec.from_.url).step or 0
-        self._run_steps(made, model, optimizer, spec.steps)
+                before = self._read_into(model, optimizer, extra, spec.from_.url).step
+        if spec.steps:
+            self._run_steps(made, model, optimizer, spec.steps)
+            extra = self._extra(made)  # plain values are those of the moment at which they are asked for
         with self.pulse.stage("completing the state"):
             state.init_optimizer_state(optimizer)
             if self.place.world_size > 1:
@@ -114,8 +118,9 @@ class Rank:
                 storage.url,
                 overwrite=storage.overwrite,
                 storage_options=storage.options,
+                planner=state.LoadableSavePlanner(),
                 origin=task.origin,
-                step=step,
+                step=None if before is None else before + spec.steps,
                 patience=task.active_seconds,
                 on_progress=self._on_progress,
             )
@@ -126,7 +131,7 @@ class Rank:
     def _load(self) -> Outcome:
         _, made, device = self._joined()
         model, optimizer = self._built(made, device)
-        extra = workload.extra_state(made)
+        extra = self._extra(made)
         started = time.monotonic()
         with self.pulse.stage("loading", transfers=True):
             info = self._read_into(model, optimizer, extra, self.task.storage.url)
@@ -182,12 +187,12 @@ class Rank:
                 workload.init_buffers(fills, model, buffers)
         with self.pulse.stage("making the optimizer"), user_code("optimizer()"):
             optimizer = made.optimizer(model.parameters())
+            workload.need_own(optimizer, model)
         return model, optimizer
 
     def _model(self, made: workload.Workload) -> nn.Module:
         """Build the model, without memory where every value of it is about to be loaded."""
-        load = self.task.load
-        whole = self.task.operation is Operation.LOAD and load.strict and not load.include and not load.exclude
+        whole = self.task.operation is Operation.LOAD and _is_whole(self.task.load)
         if whole and (model := self._without_memory(made)) is not None:
             return model
         with user_code("model()"):
@@ -198,24 +203,29 @@ class Rank:
         try:
             with torch.device("meta"):
                 model = self._seeded(made.model)
+        except Stopped:
+            raise
         except Exception:  # noqa: BLE001 - it looks at values while it is made; any other fault will show in memory too
             return None
         parameters, buffers = workload.unsaved(model)
         fills = isinstance(made, workload.InitsBuffers)
-        whole = all(tensor.is_meta for tensor, _ in sharding.tied(model))
+        whole = all(tensor.is_meta for tensor, _ in sharding.tied(model)) and not workload.has_loose_meta(model)
         return None if parameters or (buffers and not fills) or not whole else model
 
     @staticmethod
     def _seeded(make: Callable[[], nn.Module]) -> nn.Module:
         torch.manual_seed(SEED)
         random.seed(SEED)
+        np.random.seed(SEED)  # noqa: NPY002 - the one that a model which takes no generator draws from
         return make()
+
+    def _extra(self, made: workload.Workload) -> dict[str, Any]:
+        with self.pulse.stage("asking for extra state"):
+            return workload.extra_state(made)
 
     def _run_steps(
         self, made: workload.Workload, model: nn.Module, optimizer: torch.optim.Optimizer | None, steps: int
     ) -> None:
-        if not steps:
-            return
         if not isinstance(made, workload.Steps):
             raise WorkloadFailed(f"workload.steps is {steps}, and the workload has no method step()")
         for number in range(1, steps + 1):
@@ -228,6 +238,7 @@ class Rank:
         """Load a checkpoint into model, optimizer and extra state; collective."""
         state.init_optimizer_state(optimizer)
         values = {**state.state_dict(model, optimizer), **extra}
+        groups = state.groups(values)
         info = engine.load(
             values,
             url,
@@ -236,6 +247,7 @@ class Rank:
             patience=self.task.active_seconds,
             on_progress=self._on_progress,
         )
+        state.check_groups(groups, state.groups(values), whole=_is_whole(self.task.load))
         state.load_state_dict(model, optimizer, values)
         extra.update({name: values[name] for name in extra})
         return info
@@ -282,3 +294,8 @@ class Rank:
         self.stop_asked = True
         if not self.pulse.transferring:
             raise Stopped("the launcher was told to stop")
+
+
+def _is_whole(load: LoadSelection) -> bool:
+    """Return whether everything that the workload has is to be loaded."""
+    return load.strict and not load.include and not load.exclude

@@ -9,7 +9,7 @@ import functools
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,11 @@ from torch.nn.parallel import DistributedDataParallel
 from dcp_worker.contract import Parallelism, Strategy
 from dcp_worker.engine.errors import InvalidOption
 
+_SENT: Final = {
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool),
+}
+"""Types that both gloo and NCCL send."""
 Holder: TypeAlias = tuple[nn.Module, str]
 """A module and the name under which it holds a parameter: tied parameters have several."""
 
@@ -57,6 +62,11 @@ def shard(model: nn.Module, parallelism: Parallelism, world_size: int, device: t
             # A model without trainable parameters has nothing to reduce, and DDP refuses it.
             if not any(parameter.requires_grad for parameter in whole.parameters()):
                 return whole
+            # DDP sends buffers from rank 0 to all, and no backend sends every type. Those left are equal by their seed.
+            unsent = [name for name, each in whole.named_buffers() if each.dtype not in _SENT]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call] # noqa: SLF001
+                whole, unsent
+            )
             return DistributedDataParallel(whole, device_ids=[device] if device.type == "cuda" else None)
         case Strategy.NONE:
             return materialize(model, device).to(device)
@@ -93,11 +103,13 @@ def units(model: nn.Module) -> tuple[list[nn.Module], set[nn.Parameter]]:
     """Return the modules to shard on their own, inner ones before outer ones, the model last; and what stays whole.
 
     They are the children of every `nn.ModuleList` (a transformer's blocks) and layers of another type than the rest of
-    their block. A module that shares a parameter with what is outside of it is none.
+    their block. A module that shares a parameter with what is outside of it is none, nor is one that has several names:
+    FSDP1 would wrap it under one of them alone.
     """
+    names = Counter(module for _, module in model.named_modules(remove_duplicate=False))
     holders = {tensor: [module for module, _ in held] for tensor, held in tied(model)}
     children = [child for module in model.modules() if isinstance(module, nn.ModuleList) for child in module]
-    blocks = [child for child in dict.fromkeys(children) if _stands_alone(child, holders)]
+    blocks = [child for child in dict.fromkeys(children) if names[child] == 1 and _stands_alone(child, holders)]
     found: list[nn.Module] = []
     loose: set[nn.Parameter] = set()
     taken: set[nn.Parameter] = set()
@@ -105,7 +117,7 @@ def units(model: nn.Module) -> tuple[list[nn.Module], set[nn.Parameter]]:
         own = [each for each in block.parameters() if each not in taken]
         odd = _odd(own)
         layers = dict.fromkeys(holders[each][0] for each in own if each in odd and each.dim())
-        apart = [each for each in layers if each is not block and _is_layer(each, odd, holders)]
+        apart = [each for each in layers if each is not block and names[each] == 1 and _is_layer(each, odd, holders)]
         taken.update(own)
         loose |= odd - {parameter for layer in apart for parameter in layer.parameters() if parameter.dim()}
         found += [*apart, block]
@@ -140,6 +152,7 @@ def _replace(tensor: torch.Tensor, holders: list[Holder], device: torch.device) 
     fresh = torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.detach().to(device)
     if isinstance(tensor, nn.Parameter):
         fresh = nn.Parameter(fresh, requires_grad=tensor.requires_grad)
+    fresh.__dict__.update(tensor.__dict__)  # what a model notes on a parameter, such as that it does not decay
     for module, name in holders:
         setattr(module, name, fresh)
     return fresh

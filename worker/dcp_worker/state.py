@@ -6,17 +6,22 @@ The names are `model.<parameter>`, `optim.state.<parameter>.<state>` and `optim.
 """
 
 import fnmatch
+import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, create_default_local_load_plan
-from torch.distributed.checkpoint.metadata import Metadata
-from torch.distributed.checkpoint.planner import LoadPlan
+from torch.distributed.checkpoint.default_planner import (
+    DefaultLoadPlanner,
+    DefaultSavePlanner,
+    create_default_local_load_plan,
+)
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import LoadPlan, WriteItem, WriteItemType
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -24,20 +29,25 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.nn.parallel import DistributedDataParallel
 
 from dcp_worker.contract import LoadSelection
-from dcp_worker.engine.errors import InvalidOption, StateMismatch
-from dcp_worker.errors import user_code
+from dcp_worker.engine.errors import EngineError, InvalidOption, StateMismatch
+from dcp_worker.engine.objects import decode
+from dcp_worker.errors import WorkloadFailed, user_code
 
 _NEAR: Final = 5
 """Names that a message shows of those that a pattern could have meant."""
 _START_AT_ONE: Final = {"mu", "mu_product"}
 _START_AT_RATE: Final = {"eta", "step_size"}
 """Optimizer state that does not start at zero: of NAdam, ASGD and Rprop."""
+_EFFECTS: Final = {"lr", "weight_decay"}
+LOG: Final = logging.getLogger(__name__)
 
 
 def state_dict(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
     """Return `{"model": ..., "optim": ...}` over the tensors themselves, not copies; collective."""
+    model = _without_ddp(model)
     with _known_warnings():
         found: dict[str, Any] = {"model": get_model_state_dict(model)}
         if optimizer is not None:
@@ -50,6 +60,7 @@ def load_state_dict(model: nn.Module, optimizer: torch.optim.Optimizer | None, l
     # The planner was strict already. Strict here means that every parameter is in the state dict, which may leave
     # some out, and that each has optimizer state, which not every optimizer makes.
     lenient = StateDictOptions(strict=False)
+    model = _without_ddp(model)
     with _known_warnings():
         left = set_model_state_dict(model, loaded["model"], options=lenient).unexpected_keys
         if left:
@@ -58,11 +69,49 @@ def load_state_dict(model: nn.Module, optimizer: torch.optim.Optimizer | None, l
             set_optimizer_state_dict(model, optimizer, loaded["optim"], options=lenient)
 
 
+def _without_ddp(model: nn.Module) -> nn.Module:
+    """Return the model itself: where a module has two names, torch puts DDP's prefix before one of them alone."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def groups(values: Mapping[str, Any]) -> list[set[str]]:
+    """Return which parameters each of the optimizer's groups in a `state_dict` has, by name."""
+    return [set(group["params"]) for group in values.get("optim", {}).get("param_groups", ())]
+
+
+def check_groups(here: list[set[str]], there: list[set[str]], *, whole: bool) -> None:
+    """Compare the optimizer's groups with those that were loaded; what the checkpoint optimizes beyond is left.
+
+    torch gives each group the settings of a loaded group that has one of its parameters, and asks no more.
+
+    Args:
+        here: The groups before the load.
+        there: What was loaded in their place.
+        whole: Whether all is loaded: then no parameter may be unknown to the checkpoint's optimizer.
+
+    Raises:
+        StateMismatch: parameters have no settings in the checkpoint, or share them with others than here.
+    """
+    known, wanted = _union(there), _union(here)
+    missing = wanted - known if whole else _union(group for group in here if group.isdisjoint(known))
+    if missing:
+        raise StateMismatch(f"the checkpoint's optimizer has no settings for {_some(missing)}")
+    here, there = ([common for group in each if (common := group & known & wanted)] for each in (here, there))
+    apart = _union(group for group in here + there if here.count(group) != there.count(group))
+    if apart:
+        raise StateMismatch(f"the checkpoint's optimizer has other groups, which differ in {_some(apart)}")
+
+
+def _union(sets: Iterable[set[str]]) -> set[str]:
+    return set().union(*sets)
+
+
 def init_optimizer_state(optimizer: torch.optim.Optimizer | None) -> None:
     """Give each parameter that has no optimizer state that of before its first step; the parameter stays as it is.
 
     Left to themselves, the APIs of torch differ: one saves no state, the other that of one step of zero gradients. Only
-    SGD with dampening, whose very first step has none, can't be started from a state.
+    SGD with dampening, whose very first step has none, can't be started from a state. What an optimizer that is not
+    torch's own starts with only it knows: its state stays as a step without effect leaves it, but for the count.
     """
     if optimizer is None:
         return
@@ -79,11 +128,12 @@ def init_optimizer_state(optimizer: torch.optim.Optimizer | None) -> None:
         optimizer.step()
     for parameter, gradient in kept:
         parameter.grad = gradient
+    known = type(optimizer).step.__module__.startswith("torch.optim.")
     with torch.no_grad():
         for group, parameter in bare:
             for name, value in optimizer.state.get(parameter, {}).items():
                 start = group["lr"] if name in _START_AT_RATE else float(name in _START_AT_ONE)
-                if isinstance(value, torch.Tensor):
+                if isinstance(value, torch.Tensor) and (known or name == "step"):
                     value.fill_(start)
                 elif name == "step":
                     optimizer.state[parameter][name] = 0
@@ -91,15 +141,21 @@ def init_optimizer_state(optimizer: torch.optim.Optimizer | None) -> None:
 
 @contextmanager
 def _without_effect(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Set every learning rate to zero, as a step that changes parameters regardless of gradients would heed."""
-    rates = [group.get("lr") for group in optimizer.param_groups]
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = torch.zeros_like(rate) if isinstance(rate, torch.Tensor) else 0.0
+    """Set rates and decays to zero, as a step that changes parameters regardless of gradients would heed.
+
+    Afterwards every group is as it was: some optimizers count their steps there.
+    """
+    before = [dict(group) for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        for name in _EFFECTS & group.keys():
+            value = group[name]
+            group[name] = torch.zeros_like(value) if isinstance(value, torch.Tensor) else 0.0
     try:
         yield
     finally:
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+        for group, values in zip(optimizer.param_groups, before, strict=True):
+            group.clear()
+            group.update(values)
 
 
 def replicate(model: nn.Module, optimizer: torch.optim.Optimizer | None, *, whole: bool) -> None:
@@ -121,16 +177,43 @@ def replicate(model: nn.Module, optimizer: torch.optim.Optimizer | None, *, whol
     with torch.no_grad():
         for tensor in tensors:
             first = tensor.detach().contiguous()
-            dist.broadcast(first, src=0)
+            # As bytes: gloo sends no integers of 16 bits, nor floats of 8.
+            dist.broadcast(first.reshape(-1).view(torch.uint8), src=0)
             if first.data_ptr() != tensor.data_ptr() and not torch.equal(first, tensor):
                 tensor.copy_(first)
+
+
+class LoadableSavePlanner(DefaultSavePlanner):
+    """Saves nothing that no Load would read back."""
+
+    def transform_object(self, write_item: WriteItem, object: Any) -> Any:  # noqa: A002, ANN401 - torch's signature
+        """Encode what is no tensor, and decode it as a Load does.
+
+        Raises:
+            WorkloadFailed: it can't be pickled, or holds what a Load refuses.
+        """
+        name = write_item.index.fqn
+        if write_item.type != WriteItemType.BYTE_IO:
+            return super().transform_object(write_item, object)
+        with user_code(f"pickling {name}"):
+            made = super().transform_object(write_item, object)
+        made.seek(0)
+        try:
+            decode(name, "the state to save", made)
+        except EngineError as error:
+            raise WorkloadFailed(
+                f"no Load would accept what is to be saved: {error.message.partition(', which')[0]}. Save tensors, "
+                "arrays, numbers and strings, and lists and dicts of them."
+            ) from error
+        return made
 
 
 class SelectingLoadPlanner(DefaultLoadPlanner):
     """Loads what `spec.load` selects: globs over DCP names such as `model.blocks.0.*`; everything if there are none."""
 
     def __init__(self, selection: LoadSelection) -> None:
-        super().__init__(allow_partial_load=not selection.strict)
+        # Else a rank would not know the names of FSDP1's parameters of which it has no shard.
+        super().__init__(flatten_sharded_tensors=False, allow_partial_load=not selection.strict)
         self.selection = selection
 
     def set_up_planner(
@@ -143,24 +226,49 @@ class SelectingLoadPlanner(DefaultLoadPlanner):
 
         Raises:
             InvalidOption: a pattern matches no name; the message shows some that there are.
+            StateMismatch: there is nothing to load, or a tensor can't be converted to the type that it has here.
         """
         super().set_up_planner(state_dict, metadata, is_coordinator)
-        known = {*self.state_dict, *(metadata.state_dict_metadata if metadata is not None else ())}
-        for field, patterns in (("include", self.selection.include), ("exclude", self.selection.exclude)):
-            for pattern in patterns:
-                if not fnmatch.filter(known, pattern):
-                    raise InvalidOption(f"spec.load.{field}: {pattern!r} matches no entry; {_examples(known)}")
+        there = metadata.state_dict_metadata if metadata is not None else {}
+        here = self.state_dict.keys()
+        # The checkpoint's own names are known to `exclude` alone: to include what is not here would load nothing.
+        self._need_matches("include", self.selection.include, here)
+        self._need_matches("exclude", self.selection.exclude, here | there.keys())
         self.state_dict = {name: value for name, value in self.state_dict.items() if self._is_selected(name)}
+        if here and not self.state_dict:
+            raise InvalidOption("spec.load: include and exclude leave nothing to load")
+        if self.state_dict.keys().isdisjoint(there):
+            raise StateMismatch(f"the checkpoint holds nothing of what is to be loaded; {_examples(there)}")
+        self._compare_types(there)
+
+    def _compare_types(self, there: Mapping[str, Any]) -> None:
+        """Refuse conversions that lose what a value means, such as its fraction; warn of those that round."""
+        converted = []
+        for name, value in self.state_dict.items():
+            held, wanted = there.get(name), getattr(value, "dtype", None)
+            if not isinstance(held, TensorStorageMetadata) or wanted in {None, held.properties.dtype}:
+                continue
+            types = f"{name} ({_short(held.properties.dtype)} to {_short(wanted)})"
+            if not torch.can_cast(held.properties.dtype, wanted):
+                raise StateMismatch(f"the checkpoint's values can't be converted: {types}")
+            converted.append(types)
+        if converted and self.is_coordinator:
+            LOG.warning("loaded with a conversion: %s", _some(converted))
 
     def create_local_plan(self) -> LoadPlan:
         """Plan exactly what is selected.
 
         The default compares the checkpoint's names with those asked for, and where some are not asked for it may take
-        the checkpoint for one of torch 2.3, with other names for all that is nested. That undoes a selection; and on a
-        rank that has no shard of some FSDP1 parameter it does not find extra state that is there.
+        the checkpoint for one of torch 2.3, with other names for all that is nested. That undoes a selection.
         """
         assert self.metadata is not None  # noqa: S101 - set_up_planner got it
         return create_default_local_load_plan(self.state_dict, self.metadata, strict=self.selection.strict)
+
+    @staticmethod
+    def _need_matches(field: str, patterns: Iterable[str], names: Collection[str]) -> None:
+        for pattern in patterns:
+            if not fnmatch.filter(names, pattern):
+                raise InvalidOption(f"spec.load.{field}: {pattern!r} matches no entry; {_examples(names)}")
 
     def _is_selected(self, name: str) -> bool:
         include, exclude = self.selection.include, self.selection.exclude
@@ -172,9 +280,17 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _examples(names: Iterable[str]) -> str:
+    return f"there are {_some(names)}"
+
+
+def _some(names: Iterable[str]) -> str:
     some = sorted(names)
     more = f" and {len(some) - _NEAR} more" if len(some) > _NEAR else ""
-    return f"there are {', '.join(some[:_NEAR])}{more}"
+    return f"{', '.join(some[:_NEAR])}{more}"
+
+
+def _short(dtype: torch.dtype | None) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 @contextmanager

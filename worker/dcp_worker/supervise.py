@@ -119,6 +119,7 @@ class Supervisor:
     deadline: float
     _members: list[_Member] = field(default_factory=list, init=False)
     _shown: Progress | None = field(default=None, init=False)
+    _show_at: float = field(default=-inf, init=False)
     _stop_at: float = field(default=inf, init=False)
     _kill_at: float = field(default=inf, init=False)
     _oom_kills: int = field(default=0, init=False)
@@ -281,14 +282,15 @@ class Supervisor:
 
     def _show_progress(self) -> None:
         """Print where the ranks stand, for the operator to read in the log of node 0."""
-        now = time.time()
-        if self._shown is not None and now - self._shown.time < self.site.progress_seconds:
+        now = time.monotonic()
+        if now < self._show_at:
             return
-        sights = [member.sight(time.monotonic()) for member in self._members]
-        self._print(watch.progress(sights, self._shown, now))
+        sights = [member.sight(now) for member in self._members]
+        self._print(watch.progress(sights, self._shown, time.time()))
 
     def _print(self, progress: Progress) -> None:
         before, self._shown = self._shown, progress
+        self._show_at = time.monotonic() + self.site.progress_seconds
         changed = before is None or (before.stage, before.bytes) != (progress.stage, progress.bytes)
         if changed and self.site.node == 0:
             print(progress.to_line(), flush=True)  # noqa: T201 - the protocol

@@ -1,7 +1,7 @@
 """What a Checkpoint's `entrypoint` names: the user's own model, optimizer and further state."""
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol, runtime_checkable
 
 import torch
@@ -20,7 +20,9 @@ class Workload(Protocol):
     Optional further methods:
 
     - `step(model, optimizer)`: one optimisation step, collective as the model is; needed where `workload.steps` > 0.
-    - `extra_state() -> Mapping[str, Stateful]`: what is saved beside model and optimizer: data loader, scheduler.
+    - `extra_state() -> Mapping[str, Stateful]`: what is saved beside model and optimizer: data loader, scheduler. It
+      is asked before a load, and again after the steps of a Save. Only a Stateful gets back what `workload.from` holds;
+      a plain value that is loaded is given to `loaded`.
     - `loaded(model, optimizer, extra)`: called after a Load; what it raises fails the Load with StateMismatch.
     - `init_buffers(model)`: fills the buffers that no checkpoint holds; with it, a model that has such buffers can be
       built on the meta device for a Load.
@@ -99,6 +101,41 @@ def unsaved(model: nn.Module) -> tuple[set[str], dict[str, tuple[nn.Module, str]
     buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)} - saved
     places = {name: name.rpartition(".") for name in buffers}
     return parameters, {name: (model.get_submodule(path), attribute) for name, (path, _, attribute) in places.items()}
+
+
+def has_loose_meta(model: nn.Module) -> bool:
+    """Tell whether a module holds a meta tensor that is neither parameter nor buffer, which nothing would ever fill."""
+    return any(
+        tensor.is_meta
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if name not in {"_parameters", "_buffers", "_modules"}
+        for tensor in _tensors(value)
+    )
+
+
+def _tensors(value: object) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple | set | dict):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(each)
+
+
+def need_own(optimizer: torch.optim.Optimizer | None, model: nn.Module) -> None:
+    """Refuse an optimizer over other parameters than the model's: their state would have no name.
+
+    Raises:
+        WorkloadFailed: it has such a parameter, such as one of before the model was sharded.
+    """
+    own = set(model.parameters())
+    for number, group in enumerate(optimizer.param_groups if optimizer is not None else ()):
+        for place, each in enumerate(group["params"]):
+            if each not in own:
+                raise WorkloadFailed(
+                    f"optimizer(): parameter {place} of group {number}, of shape {tuple(each.shape)}, is none of the "
+                    "model's. Make the optimizer from the parameters that it is given."
+                )
 
 
 def init_buffers(workload: InitsBuffers, model: nn.Module, buffers: Mapping[str, tuple[nn.Module, str]]) -> None:

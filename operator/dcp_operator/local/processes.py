@@ -1,6 +1,7 @@
 """Pods of this machine: one `python -m dcp_worker` process with its ranks, seen as a Pod would be seen."""
 
 import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -16,6 +17,8 @@ from dcp_worker.contract import TERMINATION_LOG_ENV, Progress, Report
 
 GRACE_SECONDS: Final = 30.0
 """Between SIGTERM and SIGKILL, as a Pod's terminationGracePeriodSeconds."""
+DRAIN_SECONDS: Final = 5.0
+"""For what the pod printed to be read once it has ended. A process that left its group may hold the pipe for ever."""
 KEPT_LINES: Final = 40
 """Output lines kept of a pod, to be shown if it fails."""
 
@@ -97,25 +100,26 @@ class Process:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def join(self) -> None:
-        """Wait until the process has ended and all that it printed is read."""
+        """Wait until the process has ended and all that it printed till then is read."""
         self._waiter.join()
 
     def _read(self) -> None:
-        for text in self._process.stdout or ():
-            line = text.rstrip("\n")
-            progress = Progress.of_line(line)
-            if progress is None:
-                self.lines.append(line)
-                self._output(self.node, line)
-            else:
-                self.progress = progress
-                self._changed()
+        with self._process.stdout or io.StringIO() as printed:
+            for text in printed:
+                line = text.rstrip("\n")
+                progress = Progress.of_line(line)
+                if progress is None:
+                    self.lines.append(line)
+                    self._output(self.node, line)
+                else:
+                    self.progress = progress
+                    self._changed()
 
     def _wait(self) -> None:
         code = self._process.wait()
         # As in a container, whose processes end with its first: ranks that lost their launcher must not live on.
         self.kill()
-        self._reader.join()
+        self._reader.join(DRAIN_SECONDS)
         if self._kill is not None:
             self._kill.cancel()
         self.exit_code = code if code >= 0 else 128 - code
