@@ -128,6 +128,32 @@ engine.async_save({{"w": torch.full((70_000,), 5.0)}}, {str(tmp_path)!r})
         assert seed_at(str(tmp_path)) == 5
 
 
+def test_a_forked_child_does_not_wait_for_its_parents_save(tmp_path: Path) -> None:
+    program = f"""
+import multiprocessing, threading, torch
+from dcp_worker import engine
+from dcp_worker.engine import failpoints
+held, go_on = threading.Event(), threading.Event()
+def hook(reached):
+    if reached == "mid-part":
+        held.set()
+        go_on.wait()
+failpoints.hook = hook
+saving = engine.async_save({{"w": torch.full((70_000,), 5.0)}}, {str(tmp_path)!r})
+held.wait()
+child = multiprocessing.get_context("fork").Process(target=int)
+child.start()
+child.join(20)
+print(child.exitcode)
+child.kill()
+go_on.set()
+saving.wait()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "0\n", done.stderr
+    assert seed_at(str(tmp_path)) == 5
+
+
 def test_async_saves_take_what_saves_take(tmp_path: Path) -> None:
     z = torch.complex(torch.arange(5.0), torch.arange(5.0))
     given = {"conj": z.conj(), "neg": z.conj().imag, "view": z[::2], "scalar": torch.tensor(3)}

@@ -5,6 +5,7 @@ The caller is held up only for the copy to host memory. One save at a time is on
 collectives of the background run over a gloo group of their own, apart from those of the training.
 """
 
+import os
 import threading
 from collections.abc import Mapping
 from functools import cache
@@ -100,9 +101,15 @@ def _last_at_exit() -> None:
     """Let a program that ends without a wait end its save first.
 
     Threads of a pool can't be started once concurrent.futures has heard of the end, which it does before the
-    interpreter waits for any thread. Whoever registers later hears of it earlier.
+    interpreter waits for any thread. Whoever registers later hears of it earlier. A forked child has the handle of the
+    save, but not the thread that ends it: it must not wait.
     """
+    os.register_at_fork(after_in_child=_forget)
     threading._register_atexit(_finish)  # type: ignore[attr-defined] # noqa: SLF001 - as concurrent.futures does
+
+
+def _forget() -> None:
+    api.pending = None
 
 
 def _finish() -> None:
