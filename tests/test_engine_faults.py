@@ -20,6 +20,7 @@ from dcp_worker.engine.errors import (
     CheckpointCorrupted,
     EngineError,
     PeerHung,
+    StorageDenied,
     StorageFull,
     StorageUnavailable,
 )
@@ -242,6 +243,49 @@ def test_a_lost_answer_to_ones_own_commit_is_recognised(flaky: flaky_proxy.Flaky
     found = engine.find(url, storage_options=flaky.server.options)
     assert found is not None
     assert found.save_id == info.save_id
+
+
+@pytest.mark.parametrize(
+    ("faults", "error", "unknown"),
+    [(["403"], StorageDenied, False), (["reset", "403"], StorageUnavailable, True)],
+    ids=["refused", "refused after a try that may still arrive"],
+)
+@pytest.mark.parametrize("overwrite", [False, True], ids=["create", "replace"])
+def test_only_a_commit_that_was_refused_at_once_is_none(
+    flaky: flaky_proxy.FlakyProxy,
+    s3: s3_server.S3Server,
+    tmp_path: Path,
+    faults: list[flaky_proxy.Fault],
+    error: type[EngineError],
+    *,
+    unknown: bool,
+    overwrite: bool,
+) -> None:
+    url = flaky.server.url(tmp_path.name)
+    if overwrite:
+        engine.save(state(1), url, storage_options=s3.options)
+    before = s3.keys(tmp_path.name)
+    flaky.rule = _in_turn(faults)
+    with pytest.raises(error) as caught:
+        engine.save(state(2), url, storage_options=flaky.server.options, overwrite=overwrite)
+    assert caught.value.commit_unknown is unknown
+    assert (s3.keys(tmp_path.name) == before) is not unknown
+    assert flaky.faults == faults
+
+
+def test_a_commit_that_is_refused_after_its_answer_got_lost_is_one(
+    flaky: flaky_proxy.FlakyProxy, s3: s3_server.S3Server, tmp_path: Path
+) -> None:
+    url = flaky.server.url(tmp_path.name)
+    flaky.rule = _in_turn(["lose answer", "403"])
+    engine.save(state(2), url, storage_options=flaky.server.options)
+    assert flaky.faults == ["lose answer", "403"]
+    assert loaded(url, s3.options) == 2
+
+
+def _in_turn(faults: list[flaky_proxy.Fault]) -> flaky_proxy.Rule:
+    left = list(faults)
+    return lambda method, path: left.pop(0) if left and method == "PUT" and ".metadata" in path else None
 
 
 def test_a_byte_flipped_on_the_wire_is_noticed(flaky: flaky_proxy.FlakyProxy, tmp_path: Path) -> None:

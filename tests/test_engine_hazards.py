@@ -1,5 +1,6 @@
 """Ways in which a checkpoint got lost, mixed or silently wrong once: what callers, stores and damage can do to it."""
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from fsspec.implementations.memory import MemoryFileSystem
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.planner import SavePlanner
@@ -31,6 +33,7 @@ from dcp_worker.engine.errors import (
 )
 from dcp_worker.engine.fsspec_store import FsspecStore
 from dcp_worker.engine.local_store import LocalStore
+from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, Blob
 from dcp_worker.engine.stores import open_store
 from rank_group import run_ranks, values
 
@@ -75,6 +78,16 @@ def test_a_planner_that_keeps_plans_saves_every_time_anew(tmp_path: Path) -> Non
         engine.save(state(seed), url, overwrite=True, planner=DefaultSavePlanner(enable_plan_caching=True))
     assert seed_at(str(tmp_path / "a")) == 1
     assert seed_at(str(tmp_path / "b")) == 2
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_a_planner_that_keeps_plans_keeps_none_of_a_refused_save(tmp_path: Path) -> None:
+    engine.save(state(1), tmp_path)
+    for seed in (2, 3):
+        with pytest.raises(CheckpointExists):
+            engine.save(state(9), tmp_path, planner=DefaultSavePlanner(enable_plan_caching=True))
+        engine.save(state(seed), tmp_path, overwrite=True, planner=DefaultSavePlanner(enable_plan_caching=True))
+    assert seed_at(str(tmp_path)) == 3
 
 
 @pytest.mark.usefixtures("forgotten")
@@ -231,9 +244,32 @@ def test_a_commit_that_may_still_arrive_keeps_its_data(tmp_path: Path, monkeypat
     assert seed_at(str(tmp_path)) == 2
 
 
-def test_a_commit_that_somebody_else_forestalled_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class LostAnswerStore(LocalStore):
+    """Carries a replace out and gives no answer; its versions, as on a file system that keeps few times, don't tell."""
+
+    def read(self, path: str, *, tail: int | None = None) -> Blob:
+        return dataclasses.replace(super().read(path, tail=tail), version="any")
+
+    def replace(self, path: str, data: bytes, version: Any) -> None:
+        super().replace(path, data, LocalStore.read(self, path).version)
+        raise TimeoutError("no answer")
+
+
+def test_a_commit_is_recognised_by_its_save_id_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.save(state(1), tmp_path)
+    monkeypatch.setattr("dcp_worker.engine.writer.open_store", lambda *_: LostAnswerStore(str(tmp_path)))
+    info = engine.save(state(2), tmp_path, overwrite=True)
+    assert seed_at(str(tmp_path)) == 2
+    assert [path.name for path in tmp_path.glob("data-*")] == [layout.data_folder(info.save_id)]
+
+
+@pytest.mark.parametrize("guard", [ATOMIC, BEST_EFFORT])
+def test_a_commit_that_somebody_else_forestalled_arrives_where_the_store_does_not_compare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guard: str
+) -> None:
     engine.save(state(1), tmp_path)
     store = LateStore(str(tmp_path))
+    monkeypatch.setattr(store, "guard", lambda: guard)
     monkeypatch.setattr("dcp_worker.engine.writer.open_store", lambda *_: store)
 
     def overtaken(path: str, data: bytes, version: Any) -> None:
@@ -245,9 +281,10 @@ def test_a_commit_that_somebody_else_forestalled_does_not(tmp_path: Path, monkey
     monkeypatch.setattr(store, "replace", overtaken)
     with pytest.raises(StorageUnavailable) as caught:
         engine.save(state(2), tmp_path, overwrite=True)
-    assert not caught.value.commit_unknown
+    assert caught.value.commit_unknown is (guard == BEST_EFFORT)
     assert seed_at(str(tmp_path)) == 3
-    assert [path.name for path in tmp_path.glob("data-*")] == [layout.data_folder(engine.inspect(tmp_path).save_id)]
+    stays = 2 if caught.value.commit_unknown else 1
+    assert len(list(tmp_path.glob("data-*"))) == stays
 
 
 def test_a_store_that_forbids_deletes_can_be_saved_to(s3: s3_server.S3Server, tmp_path: Path) -> None:
@@ -293,6 +330,46 @@ def test_another_file_system_never_shows_half_a_commit(tmp_path: Path, monkeypat
         store.replace(layout.METADATA, b"x" * 1000, engine_state.version)
     assert seed_at(str(tmp_path)) == 1
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("data-")) == [".metadata"]
+
+
+class RefusesToRename(MemoryFileSystem):  # type: ignore[misc] # fsspec has no types
+    """As SMB does, onto a name that is taken."""
+
+    def mv(self, path1: str, path2: str, **kwargs: Any) -> None:
+        if self.exists(path2):
+            raise FileExistsError(path2)
+        super().mv(path1, path2, **kwargs)
+
+
+class RenamesNothing(MemoryFileSystem):  # type: ignore[misc] # fsspec has no types
+    """As WebHDFS does, without a word."""
+
+    def mv(self, path1: str, path2: str, **kwargs: Any) -> None: ...
+
+
+@pytest.mark.parametrize("kind", [MemoryFileSystem, RefusesToRename, RenamesNothing])
+@pytest.mark.parametrize("name", ["plain", "a[1]b", "what?*"])
+def test_a_file_system_of_fsspec_need_not_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[MemoryFileSystem], name: str
+) -> None:
+    store = FsspecStore(f"memory://{tmp_path.name}/{name}", {})
+    monkeypatch.setattr(store, "_fs", kind())
+    monkeypatch.setattr("dcp_worker.engine.writer.open_store", lambda *_: store)
+    engine.save(state(1), store.url)
+    with pytest.raises(CheckpointExists):
+        engine.save(state(2), store.url)
+    saved = engine.save(state(3), store.url, overwrite=True)
+    assert seed_at(store.url) == 3
+    folders = {entry.path.partition("/")[0] for entry in store.list("")}
+    assert folders == {".metadata", layout.data_folder(saved.save_id)}
+
+
+def test_a_rename_that_did_not_happen_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FsspecStore(f"file://{tmp_path}", {})
+    monkeypatch.setattr(store._fs, "mv", lambda *_: None)
+    with pytest.raises(OSError, match="did not rename"):
+        store.create("x", b"y")
+    assert list(tmp_path.iterdir()) == []
 
 
 # What damage does.

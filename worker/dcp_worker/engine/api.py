@@ -192,6 +192,8 @@ def _save(
 
     def plan_all(offers: list[tuple[SavePlan, tuple[str, int | None]]]) -> list[SavePlan]:
         _same("(url, step)", [call for _, call in offers])
+        # A planner that keeps plans would keep one that no rank ever gets.
+        opened().await_look()
         plans, found = planner.create_global_plan([plan for plan, _ in offers])
         metadata.append(found)
         return opened().prepare_global_plan(plans)

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from dcp_worker.engine.errors import StaleVersion
 from dcp_worker.engine.layout import FILE_LIMIT
@@ -27,6 +28,8 @@ class FsspecStore:
         self.readers = 4
         self.attempts = TRIES
         self._fs, self._root = fsspec.core.url_to_fs(url.rstrip("/"), **options)
+        # Others refuse to rename over a file, some without a word, or copy and delete whatever the name matches.
+        self._renames = isinstance(self._fs, LocalFileSystem) or "sftp" in self._fs.protocol
 
     def read(self, path: str, *, tail: int | None = None) -> Blob:
         """Read the file past the directory cache; the version is what the file system knows of it."""
@@ -93,11 +96,16 @@ class FsspecStore:
         return BEST_EFFORT
 
     def _put(self, path: str, data: bytes) -> None:
-        """Write beside the name and rename, where there is such a thing: the name never shows half a file."""
+        """Write; where a rename replaces in one step, beside the name, which then never shows half a file."""
+        if not self._renames:
+            self._fs.pipe_file(self._full(path), data)
+            return
         draft = self._full(f"{path}.{uuid.uuid4().hex}.tmp")
         try:
             self._fs.pipe_file(draft, data)
             self._fs.mv(draft, self._full(path))
+            if self._fs.exists(draft):
+                raise OSError(f"{path}: the file system did not rename {draft}")  # noqa: TRY301 - removes it, too
         except BaseException:
             with suppress(Exception):
                 self._fs.rm_file(draft)

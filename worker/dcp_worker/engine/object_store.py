@@ -184,6 +184,7 @@ class ObjectStore:
 
         If the store refuses then, an earlier try may have got through: what stands there tells. If that is another's,
         ours may have stood in between, and whoever replaced it has removed what it names: it must not be put again.
+        Whatever ends the tries, the first error is raised: that one may still arrive.
         """
         unanswered: list[Exception] = []
 
@@ -200,12 +201,16 @@ class ObjectStore:
             if not unanswered:
                 raise
             if not self._holds(path, data):
-                raise unanswered[-1] from refusal
+                raise unanswered[0] from refusal
+        except exceptions.BaseError as last:
+            if last is unanswered[0]:
+                raise
+            raise unanswered[0] from last
 
     def _holds(self, path: str, data: bytes) -> bool:
         try:
             return self.read(path).data == data
-        except FileNotFoundError:
+        except Exception:  # noqa: BLE001 - the error of the PUT says more
             return False
 
     def _replace(self, path: str, data: bytes, version: Any) -> None:  # noqa: ANN401 - see Store
