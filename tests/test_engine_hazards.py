@@ -104,7 +104,7 @@ def test_bare_dcp_with_a_planner_that_keeps_plans_leaves_the_last_save_alone(tmp
     assert engine.verify(tmp_path).save_id == engine.inspect(tmp_path).save_id
 
 
-@pytest.mark.parametrize("what", ["url", "step"])
+@pytest.mark.parametrize("what", ["url", "step", "patience"])
 def test_ranks_that_save_different_things_are_told_so(tmp_path: Path, what: str) -> None:
     for result in run_ranks(2, programs.save_what_differs, str(tmp_path), what):
         assert isinstance(result.error, InvalidOption)
@@ -190,6 +190,22 @@ def test_a_hung_rank_0_is_named(tmp_path: Path) -> None:
         assert isinstance(result.error, PeerHung)
         assert result.error.rank == 0
         assert "rank 0 said nothing about planning for more than 1 s" in str(result.error)
+
+
+def test_a_rank_that_never_comes_is_named(tmp_path: Path) -> None:
+    results = run_ranks(3, programs.save_without_one_rank, str(tmp_path), 1, ends=[0, 2], timeout=60)
+    for result in (results[0], results[2]):
+        assert isinstance(result.error, PeerHung)
+        assert result.error.rank == 1
+        assert "rank 1 did not finish joining within 2 s" in str(result.error)
+
+
+def test_a_save_of_some_ranks_leaves_all_of_them_able_to_make_groups(tmp_path: Path) -> None:
+    assert values(run_ranks(3, programs.save_in_a_part_of_the_ranks, str(tmp_path))) == [3, 3, 3]
+
+
+def test_groups_are_made_once_and_in_the_order_of_the_calls(tmp_path: Path) -> None:
+    assert values(run_ranks(2, programs.makers_of_groups, str(tmp_path))) == [["MainThread"] * 2] * 2
 
 
 def test_a_file_that_a_state_misses_is_not_one_of_the_checkpoint(tmp_path: Path) -> None:

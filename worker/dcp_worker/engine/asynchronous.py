@@ -58,9 +58,9 @@ class AsyncSave:
         if not self._seen:
             self.wait()
 
-    def _run(self, state_dict: Mapping[str, Any], url: str | PathLike[str], options: dict[str, Any]) -> None:
+    def _run(self, state: Mapping[str, Any], url: str | PathLike[str], ranks: Ranks, options: dict[str, Any]) -> None:
         try:
-            self._info = api.save_now(state_dict, url, **options)
+            self._info = api.save_now(state, url, ranks, **options)
         except BaseException as error:  # noqa: BLE001 - raised again by wait
             self._error = translate(error)
         finally:
@@ -84,14 +84,15 @@ def async_save(
 
     def stage() -> None:
         api.settle()
+        _last_at_exit()
         staged.update(_stage({key: api.plain(value) for key, value in state_dict.items()}))
 
     # What fails on one rank fails on all, so that none of them goes on to another save than the others.
     Ranks(process_group, patience=patience).agree("staging", stage)
+    # Not by the thread: ranks that make this group and one of the caller's in different orders would never meet.
+    ranks = Ranks(process_group, use="background", patience=patience)
     handle = AsyncSave()
-    options |= {"process_group": process_group, "patience": patience, "use": "background"}
-    _last_at_exit()
-    threading.Thread(target=handle._run, args=(staged, url, options), name="dcp-save").start()  # noqa: SLF001
+    threading.Thread(target=handle._run, args=(staged, url, ranks, options), name="dcp-save").start()  # noqa: SLF001
     api.pending = handle
     return handle
 
