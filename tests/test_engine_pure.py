@@ -284,19 +284,37 @@ def test_no_damage_makes_one_of_our_saves_pass_for_a_stock_one() -> None:
 def test_a_crafted_pickle_changes_no_class(name: str) -> None:
     module, _, owner = name.partition(" ")
     real = getattr(importlib.import_module(module), owner)
-    before = dict(vars(real))
     crafted = b"c" + f"{module}\n{owner}\n".encode() + b"N}X\x07\x00\x00\x00__len__K\x01s\x86b."
     with pytest.raises(CheckpointCorrupted, match=rf"it changes {owner}.__len__"):
         metadata.load(crafted)
-    assert dict(vars(real)) == before
+    assert not hasattr(real, "__len__")
 
 
-def test_a_crafted_pickle_changes_no_member_of_an_enumeration() -> None:
-    member = _MEM_FORMAT_ENCODING.TORCH_CONTIGUOUS_FORMAT
-    name = b"torch.distributed.checkpoint.metadata\n_MEM_FORMAT_ENCODING\n"
-    with pytest.raises(CheckpointCorrupted):
-        metadata.load(b"c" + name + b"K\x00\x85R}X\x07\x00\x00\x00_value_K\x63sb.")
-    assert member.value == 0
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [("_value_", b"K\x63"), ("__class__", b"ctorch.distributed.checkpoint.metadata\nTensorProperties\n")],
+)
+@pytest.mark.parametrize(
+    "member",
+    [
+        b"ctorch.distributed.checkpoint.metadata\n_MEM_FORMAT_ENCODING\nK\x00\x85R",
+        (
+            b"cbuiltins\ngetattr\nctorch.distributed.checkpoint.metadata\n_MEM_FORMAT_ENCODING\n"
+            b"X\x17\x00\x00\x00TORCH_CONTIGUOUS_FORMAT\x86R"
+        ),
+    ],
+    ids=["made", "taken"],
+)
+def test_a_crafted_pickle_changes_no_member_of_an_enumeration(member: bytes, attribute: str, value: bytes) -> None:
+    real = _MEM_FORMAT_ENCODING.TORCH_CONTIGUOUS_FORMAT
+    try:
+        with pytest.raises(CheckpointCorrupted):
+            metadata.load(
+                member + b"N}X" + len(attribute).to_bytes(4, "little") + attribute.encode() + value + b"s\x86b."
+            )
+        assert (type(real), real.value) == (_MEM_FORMAT_ENCODING, 0)
+    finally:
+        object.__setattr__(real, "__class__", _MEM_FORMAT_ENCODING)
 
 
 def test_the_metadata_is_what_stock_readers_know_with_what_is_equal_written_once() -> None:
