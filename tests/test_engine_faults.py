@@ -397,6 +397,20 @@ def test_orphans_are_left_to_an_explicit_clean_up(tmp_path: Path) -> None:
     assert loaded(str(url)) == 2
 
 
+def test_a_clean_up_removes_what_a_probe_or_a_commit_left_and_nothing_like_it(tmp_path: Path) -> None:
+    engine.save(state(1), tmp_path)
+    number = layout.new_save_id()
+    left = [f".metadata.{number}.tmp", f"data-probe-{number}/probe", f"probe.{number}.link", f"probe.{number}.tmp"]
+    others = [".metadata.tmp", f"metadata.{number}.tmp", "probe.txt", f"data-{number}.txt", f"notes/probe.{number}.tmp"]
+    for name in left + others:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert engine.clean(tmp_path) == []
+    assert engine.clean(tmp_path, older_than=timedelta(0)) == left
+    assert all((tmp_path / name).exists() for name in others)
+    assert loaded(str(tmp_path)) == 1
+
+
 def test_stale_uploads_are_aborted_by_a_clean_up(s3: s3_server.S3Server, tmp_path: Path) -> None:
     url = s3.url(tmp_path.name)
     engine.save(state(1), url, storage_options=s3.options)

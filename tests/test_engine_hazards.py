@@ -416,6 +416,25 @@ def test_a_damaged_commit_is_no_checkpoint_and_loses_nothing(tmp_path: Path, lef
     assert seed_at(str(tmp_path)) == 3
 
 
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_an_empty_commit_is_damaged_as_any_other(s3: s3_server.S3Server, tmp_path: Path, where: str) -> None:
+    url, options = (s3.url(tmp_path.name), s3.options) if where == "s3" else (str(tmp_path), {})
+    engine.save(state(1), url, storage_options=options)
+    if where == "s3":
+        s3.client().put_object(Bucket=s3.bucket, Key=f"{tmp_path.name}/.metadata", Body=b"")
+    else:
+        (tmp_path / ".metadata").write_bytes(b"")
+    for look in (engine.find, engine.inspect, engine.verify, engine.clean):
+        with pytest.raises(CheckpointCorrupted, match=r"\.metadata"):
+            look(url, storage_options=options)
+    with pytest.raises(CheckpointCorrupted, match=r"\.metadata"):
+        seed_at(url, options)
+    with pytest.raises(CheckpointExists):
+        engine.save(state(2), url, storage_options=options)
+    engine.save(state(3), url, storage_options=options, overwrite=True)
+    assert seed_at(url, options) == 3
+
+
 def test_a_missing_digest_file_is_damage(tmp_path: Path) -> None:
     saved = engine.save(state(1), tmp_path)
     (tmp_path / layout.blocks_path(saved.save_id)).unlink()

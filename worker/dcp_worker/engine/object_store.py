@@ -65,7 +65,12 @@ class ObjectStore:
 
     def read(self, path: str, *, tail: int | None = None) -> Blob:
         """GET the object, or its last bytes; the version is its ETag (and generation)."""
-        result = self._tail(path, tail) if tail else obstore.get(self._store, path)
+        try:
+            result = self._tail(path, tail) if tail else obstore.get(self._store, path)
+        except exceptions.BaseError as error:
+            if not (_is_beyond(error) or "non-partial" in str(error)):
+                raise
+            result = obstore.get(self._store, path)  # of what is empty there is no range, not even the end
         meta = result.meta
         version = {key: value for key in ("e_tag", "version") if (value := meta.get(key))}
         return Blob(bytes(result.bytes()), version, meta["size"], meta["last_modified"])
@@ -117,7 +122,7 @@ class ObjectStore:
         try:
             result = obstore.get(self._store, path, options={"range": (offset, end)})
         except exceptions.BaseError as error:
-            if "416" in str(error) or "InvalidRange" in str(error):
+            if _is_beyond(error):
                 raise EOFError(path) from error
             raise
         yield from copied(result.stream(min_chunk_size=_PIECE), views, path)
@@ -237,3 +242,8 @@ class ObjectStore:
             obstore.delete(self._store, path)
         except FileNotFoundError:
             return
+
+
+def _is_beyond(error: exceptions.BaseError) -> bool:
+    """Tell whether the store says that a range begins behind the object's end."""
+    return "416" in str(error) or "InvalidRange" in str(error)
