@@ -472,6 +472,28 @@ def test_buckets_of_one_name_have_guards_of_their_own(url: str, one: dict[str, A
     assert bucket(one) == bucket(one) != bucket(other)
 
 
+@pytest.mark.parametrize(
+    ("url", "resolved"),
+    [
+        ("s3://b/a//c", "s3://b/a/c"),
+        ("s3://b//a", "s3://b/a"),
+        ("s3://b/./a", "s3://b/a"),
+        ("gs://b/a/../c/", "gs://b/c"),
+        ("az://b/..", "az://b/"),
+        ("file:///tmp/../x", "file:///x"),
+    ],
+)
+def test_a_url_with_segments_that_libraries_take_differently_is_refused(url: str, resolved: str) -> None:
+    with pytest.raises(errors.InvalidOption) as caught:
+        open_store(url, {} if url.startswith("file") else {"anon": True})
+    assert str(caught.value) == f"url: {url} has a segment '.', '..' or an empty one; write {resolved}"
+
+
+@pytest.mark.parametrize("url", ["s3://b", "s3://b/", "s3://b/a.b/..c/d/", "file:///tmp/x"])
+def test_other_urls_are_taken(url: str) -> None:
+    assert options.place_of(url)[1] in {"", "a.b/..c/d", "tmp/x"}
+
+
 def test_options_are_translated_and_unknown_ones_refused() -> None:
     given_options = {"endpoint_url": "http://localhost:9000", "region": "eu-1", "read_timeout": 7, "max_attempts": 3}
     translated = options.for_obstore("s3", given_options)

@@ -35,6 +35,11 @@ _FILE_SIZE: Final = 32 << 20
 of putting the parts together."""
 _CONFLICTS: Final = (exceptions.AlreadyExistsError, exceptions.PreconditionError)
 
+_BEYOND: Final = ("416", "InvalidRange")
+"""How stores say that a range begins behind the object's end."""
+_NO_RANGE: Final = (*_BEYOND, "non-partial response", "CONTENT_RANGE")
+"""How they answer if the object is empty; some send all of it, some a range that can't be."""
+
 _PLACES: Final = ("endpoint", "base_url", "account_name")
 """Options that make of one bucket's name another bucket."""
 
@@ -68,7 +73,7 @@ class ObjectStore:
         try:
             result = self._tail(path, tail) if tail else obstore.get(self._store, path)
         except exceptions.BaseError as error:
-            if not (_is_beyond(error) or "non-partial" in str(error)):
+            if not any(mark in str(error) for mark in _NO_RANGE):
                 raise
             result = obstore.get(self._store, path)  # of what is empty there is no range, not even the end
         meta = result.meta
@@ -122,7 +127,7 @@ class ObjectStore:
         try:
             result = obstore.get(self._store, path, options={"range": (offset, end)})
         except exceptions.BaseError as error:
-            if _is_beyond(error):
+            if any(mark in str(error) for mark in _BEYOND):
                 raise EOFError(path) from error
             raise
         yield from copied(result.stream(min_chunk_size=_PIECE), views, path)
@@ -242,8 +247,3 @@ class ObjectStore:
             obstore.delete(self._store, path)
         except FileNotFoundError:
             return
-
-
-def _is_beyond(error: exceptions.BaseError) -> bool:
-    """Tell whether the store says that a range begins behind the object's end."""
-    return "416" in str(error) or "InvalidRange" in str(error)
