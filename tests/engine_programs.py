@@ -516,3 +516,18 @@ def makers_of_groups(rank: int, url: str) -> list[str]:
         engine.save({"x": torch.zeros(3)}, url, overwrite=True, patience=patience)
         engine.async_save({"x": torch.zeros(3)}, url, overwrite=True, patience=patience).wait()
     return makers
+
+
+class Part(nn.Module):
+    """A stage of a pipeline: each rank has another entry of the model."""
+
+    def __init__(self, rank: int, value: float) -> None:
+        super().__init__()
+        self.register_parameter(f"of_{rank}", nn.Parameter(torch.full((3,), value)))
+
+
+def save_and_load_in_parts(rank: int, url: str) -> float:
+    engine.save({"model": Part(rank, rank + 1.0)}, url)
+    found = Part(rank, 0.0)
+    engine.load({"model": found}, url)
+    return next(found.parameters())[0].item()

@@ -131,6 +131,9 @@ def load(
     replaced meanwhile, the load starts over, once, with the new one; two saves are never mixed. After an error the
     content of `state_dict` is undefined.
 
+    Values that have `state_dict` and `load_state_dict` are loaded through them, and must ask for all that the
+    checkpoint holds of them, unless there is a `planner`: a fresh optimizer, for one, has no state yet.
+
     Raises:
         EngineError: a subclass per cause, see `dcp_worker.engine.errors`; `rank` names the rank that failed first.
     """
@@ -148,10 +151,11 @@ def load(
         )
 
     values = {key: plain(state_dict[key]) for key in sorted(state_dict)}
+    planner = planner or ByNameLoadPlanner(key for key in values if isinstance(state_dict[key], Stateful))
     try:
-        _load(ranks, opened, planner or ByNameLoadPlanner(), values)
+        _load(ranks, opened, planner, values)
     except CheckpointReplaced:
-        _load(ranks, opened, planner or ByNameLoadPlanner(), values)
+        _load(ranks, opened, planner, values)
     for key, value in values.items():
         if isinstance(state_dict[key], Stateful):
             state_dict[key].load_state_dict(value)
