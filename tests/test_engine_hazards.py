@@ -29,6 +29,7 @@ from dcp_worker.engine.errors import (
     EngineError,
     InvalidOption,
     PeerHung,
+    StorageFull,
     StorageUnavailable,
 )
 from dcp_worker.engine.fsspec_store import FsspecStore
@@ -378,6 +379,24 @@ def test_a_file_system_of_fsspec_need_not_rename(
     assert seed_at(store.url) == 3
     folders = {entry.path.partition("/")[0] for entry in store.list("")}
     assert folders == {".metadata", layout.data_folder(saved.save_id)}
+
+
+def test_a_commit_that_breaks_off_where_nothing_is_renamed_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FsspecStore(f"memory://{tmp_path.name}", {})
+    put = store._fs.pipe_file
+
+    def breaks_off(path: str, data: bytes) -> None:
+        put(path, data[: len(data) // 2] if path.endswith(".metadata") else data)
+        if path.endswith(".metadata"):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store._fs, "pipe_file", breaks_off)
+    monkeypatch.setattr("dcp_worker.engine.writer.open_store", lambda *_: store)
+    with pytest.raises(StorageFull):
+        engine.save(state(1), store.url)
+    assert list(store.list("")) == []
 
 
 def test_a_rename_that_did_not_happen_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

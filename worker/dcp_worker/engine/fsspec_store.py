@@ -1,5 +1,7 @@
 """Any other fsspec file system. Nothing of fsspec can compare and swap, so the guard is BestEffort.
 
+Where a rename does not replace in one step, either, a replace that breaks off may leave a damaged `.metadata`.
+
 `memory://` lives in one process: it serves single-rank tests.
 """
 
@@ -44,7 +46,12 @@ class FsspecStore:
         if self._fs.exists(self._full(path)):
             raise FileExistsError(path)
         self._make_parent(path)
-        self._put(path, data)
+        try:
+            self._put(path, data)
+        except BaseException:
+            with suppress(Exception):
+                self._remove_half(path, data)
+            raise
 
     def replace(self, path: str, data: bytes, version: Any) -> None:  # noqa: ANN401 - see Store
         """Write if the file is still that version."""
@@ -110,6 +117,11 @@ class FsspecStore:
             with suppress(Exception):
                 self._fs.rm_file(draft)
             raise
+
+    def _remove_half(self, path: str, data: bytes) -> None:
+        left = self._fs.cat_file(self._full(path))
+        if left != data and data.startswith(left):  # else it is somebody else's
+            self._fs.rm_file(self._full(path))
 
     def _full(self, path: str) -> str:
         return f"{self._root}/{path}".rstrip("/")
