@@ -501,9 +501,10 @@ def save_in_a_part_of_the_ranks(rank: int, url: str) -> float:
     return total.item()
 
 
-def makers_of_groups(rank: int, url: str) -> list[str]:
+def makers_of_groups(rank: int, url: str, debug: c10d.DebugLevel) -> list[str]:
     """Save in the foreground and in the background, twice, with another patience; return who made the groups."""
     del rank
+    dist.set_debug_level(debug)  # type: ignore[attr-defined] # torch exports nothing by name
     makers = []
     make = c10d._new_process_group_helper
 

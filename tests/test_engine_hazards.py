@@ -15,6 +15,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.planner import SavePlanner
+from torch.distributed.distributed_c10d import DebugLevel
 
 import engine_programs as programs
 import flaky_proxy
@@ -205,8 +206,9 @@ def test_a_save_of_some_ranks_leaves_all_of_them_able_to_make_groups(tmp_path: P
     assert values(run_ranks(3, programs.save_in_a_part_of_the_ranks, str(tmp_path))) == [3, 3, 3]
 
 
-def test_groups_are_made_once_and_in_the_order_of_the_calls(tmp_path: Path) -> None:
-    assert values(run_ranks(2, programs.makers_of_groups, str(tmp_path))) == [["MainThread"] * 2] * 2
+@pytest.mark.parametrize("debug", [DebugLevel.OFF, DebugLevel.DETAIL])
+def test_groups_are_made_once_and_in_the_order_of_the_calls(tmp_path: Path, debug: DebugLevel) -> None:
+    assert values(run_ranks(2, programs.makers_of_groups, str(tmp_path), debug)) == [["MainThread"] * 2] * 2
 
 
 def test_a_file_that_a_state_misses_is_not_one_of_the_checkpoint(tmp_path: Path) -> None:

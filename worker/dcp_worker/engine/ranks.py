@@ -193,7 +193,9 @@ def own_group(group: dist.ProcessGroup | None, use: str, patience: float) -> dis
     if (of, use) not in _own:
         _own[of, use] = _made(of, use, patience, timeout)
     made = _own[of, use]
-    made._get_backend(torch.device("cpu"))._set_default_timeout(timeout)  # noqa: SLF001 - public since torch 2.15
+    backend = made._get_backend(torch.device("cpu"))  # noqa: SLF001 - dist.set_timeout came with torch 2.15
+    # TORCH_DISTRIBUTED_DEBUG=DETAIL wraps it.
+    getattr(backend, "wrapped_pg", backend)._set_default_timeout(timeout)  # noqa: SLF001
     return made
 
 
