@@ -134,7 +134,7 @@ def hook(reached):
 failpoints.hook = hook
 engine.async_save({{"w": torch.full((70_000,), 5.0)}}, {str(tmp_path)!r})
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=180, check=True)
     if fails:
         assert "the last async_save failed: rank 0: [Errno 28] No space left on device" in done.stderr
         assert engine.find(tmp_path) is None
@@ -158,13 +158,13 @@ saving = engine.async_save({{"w": torch.full((70_000,), 5.0)}}, {str(tmp_path)!r
 held.wait()
 child = multiprocessing.get_context("fork").Process(target=int)
 child.start()
-child.join(20)
+child.join(60)
 print(child.exitcode)
 child.kill()
 go_on.set()
 saving.wait()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=180, check=True)
     assert done.stdout == "0\n", done.stderr
     assert seed_at(str(tmp_path)) == 5
 
