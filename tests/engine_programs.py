@@ -8,11 +8,13 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import distributed_c10d as c10d
 from torch.distributed._shard.sharded_tensor import init_from_local_shards
 from torch.distributed._shard.sharded_tensor.shard import Shard as Shard1
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
@@ -415,6 +417,8 @@ def save_what_differs(rank: int, url: str, what: str) -> None:
     """Every rank gives a URL or a step of its own."""
     if what == "url":
         engine.save(sharded_state(1), f"{url}/{rank}")
+    elif what == "patience":
+        engine.save(sharded_state(1), url, patience=60 + rank)
     else:
         engine.save(sharded_state(1), url, step=rank)
 
@@ -474,3 +478,57 @@ def save_with_a_hung_rank_0(rank: int, url: str) -> None:
 
     failpoints.hook = hook
     engine.save(sharded_state(2), url, patience=1)
+
+
+def save_without_one_rank(rank: int, url: str, absent: int) -> None:
+    """One rank never comes to the first save; the others are patient for 2 s."""
+    if rank == absent:
+        threading.Event().wait(50)
+    engine.save({"x": torch.zeros(3)}, url, patience=2)
+
+
+def save_in_a_part_of_the_ranks(rank: int, url: str) -> float:
+    """Ranks 0 and 1 save; then all of them make a group, and add up in it what each of them has."""
+    part = dist.new_group([0, 1])
+    if rank < 2:
+        assert isinstance(part, dist.ProcessGroup)
+        engine.save({"x": torch.zeros(3)}, url, process_group=part)
+        engine.async_save({"x": torch.zeros(3)}, url, process_group=part, overwrite=True).wait()
+    everybody = dist.new_group(list(range(dist.get_world_size())), timeout=timedelta(seconds=20))
+    total = torch.ones(1)
+    assert isinstance(everybody, dist.ProcessGroup)
+    dist.all_reduce(total, group=everybody)
+    return total.item()
+
+
+def makers_of_groups(rank: int, url: str, debug: c10d.DebugLevel) -> list[str]:
+    """Save in the foreground and in the background, twice, with another patience; return who made the groups."""
+    del rank
+    dist.set_debug_level(debug)  # type: ignore[attr-defined] # torch exports nothing by name
+    makers = []
+    make = c10d._new_process_group_helper
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        makers.append(threading.current_thread().name)
+        return make(*args, **kwargs)
+
+    c10d._new_process_group_helper = noted
+    for patience in (60, 61):
+        engine.save({"x": torch.zeros(3)}, url, overwrite=True, patience=patience)
+        engine.async_save({"x": torch.zeros(3)}, url, overwrite=True, patience=patience).wait()
+    return makers
+
+
+class Part(nn.Module):
+    """A stage of a pipeline: each rank has another entry of the model."""
+
+    def __init__(self, rank: int, value: float) -> None:
+        super().__init__()
+        self.register_parameter(f"of_{rank}", nn.Parameter(torch.full((3,), value)))
+
+
+def save_and_load_in_parts(rank: int, url: str) -> float:
+    engine.save({"model": Part(rank, rank + 1.0)}, url)
+    found = Part(rank, 0.0)
+    engine.load({"model": found}, url)
+    return next(found.parameters())[0].item()

@@ -20,6 +20,7 @@ from dcp_worker.engine.errors import (
     CheckpointCorrupted,
     EngineError,
     PeerHung,
+    StorageDenied,
     StorageFull,
     StorageUnavailable,
 )
@@ -244,6 +245,49 @@ def test_a_lost_answer_to_ones_own_commit_is_recognised(flaky: flaky_proxy.Flaky
     assert found.save_id == info.save_id
 
 
+@pytest.mark.parametrize(
+    ("faults", "error", "unknown"),
+    [(["403"], StorageDenied, False), (["reset", "403"], StorageUnavailable, True)],
+    ids=["refused", "refused after a try that may still arrive"],
+)
+@pytest.mark.parametrize("overwrite", [False, True], ids=["create", "replace"])
+def test_only_a_commit_that_was_refused_at_once_is_none(
+    flaky: flaky_proxy.FlakyProxy,
+    s3: s3_server.S3Server,
+    tmp_path: Path,
+    faults: list[flaky_proxy.Fault],
+    error: type[EngineError],
+    *,
+    unknown: bool,
+    overwrite: bool,
+) -> None:
+    url = flaky.server.url(tmp_path.name)
+    if overwrite:
+        engine.save(state(1), url, storage_options=s3.options)
+    before = s3.keys(tmp_path.name)
+    flaky.rule = _in_turn(faults)
+    with pytest.raises(error) as caught:
+        engine.save(state(2), url, storage_options=flaky.server.options, overwrite=overwrite)
+    assert caught.value.commit_unknown is unknown
+    assert (s3.keys(tmp_path.name) == before) is not unknown
+    assert flaky.faults == faults
+
+
+def test_a_commit_that_is_refused_after_its_answer_got_lost_is_one(
+    flaky: flaky_proxy.FlakyProxy, s3: s3_server.S3Server, tmp_path: Path
+) -> None:
+    url = flaky.server.url(tmp_path.name)
+    flaky.rule = _in_turn(["lose answer", "403"])
+    engine.save(state(2), url, storage_options=flaky.server.options)
+    assert flaky.faults == ["lose answer", "403"]
+    assert loaded(url, s3.options) == 2
+
+
+def _in_turn(faults: list[flaky_proxy.Fault]) -> flaky_proxy.Rule:
+    left = list(faults)
+    return lambda method, path: left.pop(0) if left and method == "PUT" and ".metadata" in path else None
+
+
 def test_a_byte_flipped_on_the_wire_is_noticed(flaky: flaky_proxy.FlakyProxy, tmp_path: Path) -> None:
     url = flaky.server.url(tmp_path.name)
     engine.save(state(1), url, storage_options=flaky.server.options)
@@ -351,6 +395,20 @@ def test_orphans_are_left_to_an_explicit_clean_up(tmp_path: Path) -> None:
     assert engine.clean(url, older_than=timedelta(0)) == [gone]
     assert not orphan.parent.exists()
     assert loaded(str(url)) == 2
+
+
+def test_a_clean_up_removes_what_a_probe_or_a_commit_left_and_nothing_like_it(tmp_path: Path) -> None:
+    engine.save(state(1), tmp_path)
+    number = layout.new_save_id()
+    left = [f".metadata.{number}.tmp", f"data-probe-{number}/probe", f"probe.{number}.link", f"probe.{number}.tmp"]
+    others = [".metadata.tmp", f"metadata.{number}.tmp", "probe.txt", f"data-{number}.txt", f"notes/probe.{number}.tmp"]
+    for name in left + others:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert engine.clean(tmp_path) == []
+    assert engine.clean(tmp_path, older_than=timedelta(0)) == left
+    assert all((tmp_path / name).exists() for name in others)
+    assert loaded(str(tmp_path)) == 1
 
 
 def test_stale_uploads_are_aborted_by_a_clean_up(s3: s3_server.S3Server, tmp_path: Path) -> None:

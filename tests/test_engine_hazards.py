@@ -1,5 +1,6 @@
 """Ways in which a checkpoint got lost, mixed or silently wrong once: what callers, stores and damage can do to it."""
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from fsspec.implementations.memory import MemoryFileSystem
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.planner import SavePlanner
+from torch.distributed.distributed_c10d import DebugLevel
 
 import engine_programs as programs
 import flaky_proxy
@@ -27,10 +30,12 @@ from dcp_worker.engine.errors import (
     EngineError,
     InvalidOption,
     PeerHung,
+    StorageFull,
     StorageUnavailable,
 )
 from dcp_worker.engine.fsspec_store import FsspecStore
 from dcp_worker.engine.local_store import LocalStore
+from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, Blob
 from dcp_worker.engine.stores import open_store
 from rank_group import run_ranks, values
 
@@ -78,6 +83,16 @@ def test_a_planner_that_keeps_plans_saves_every_time_anew(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("forgotten")
+def test_a_planner_that_keeps_plans_keeps_none_of_a_refused_save(tmp_path: Path) -> None:
+    engine.save(state(1), tmp_path)
+    for seed in (2, 3):
+        with pytest.raises(CheckpointExists):
+            engine.save(state(9), tmp_path, planner=DefaultSavePlanner(enable_plan_caching=True))
+        engine.save(state(seed), tmp_path, overwrite=True, planner=DefaultSavePlanner(enable_plan_caching=True))
+    assert seed_at(str(tmp_path)) == 3
+
+
+@pytest.mark.usefixtures("forgotten")
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_bare_dcp_with_a_planner_that_keeps_plans_leaves_the_last_save_alone(tmp_path: Path) -> None:
     def save(seed: float) -> None:
@@ -91,7 +106,7 @@ def test_bare_dcp_with_a_planner_that_keeps_plans_leaves_the_last_save_alone(tmp
     assert engine.verify(tmp_path).save_id == engine.inspect(tmp_path).save_id
 
 
-@pytest.mark.parametrize("what", ["url", "step"])
+@pytest.mark.parametrize("what", ["url", "step", "patience"])
 def test_ranks_that_save_different_things_are_told_so(tmp_path: Path, what: str) -> None:
     for result in run_ranks(2, programs.save_what_differs, str(tmp_path), what):
         assert isinstance(result.error, InvalidOption)
@@ -119,13 +134,39 @@ def hook(reached):
 failpoints.hook = hook
 engine.async_save({{"w": torch.full((70_000,), 5.0)}}, {str(tmp_path)!r})
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=180, check=True)
     if fails:
         assert "the last async_save failed: rank 0: [Errno 28] No space left on device" in done.stderr
         assert engine.find(tmp_path) is None
     else:
         assert done.stderr == ""
         assert seed_at(str(tmp_path)) == 5
+
+
+def test_a_forked_child_does_not_wait_for_its_parents_save(tmp_path: Path) -> None:
+    program = f"""
+import multiprocessing, threading, torch
+from dcp_worker import engine
+from dcp_worker.engine import failpoints
+held, go_on = threading.Event(), threading.Event()
+def hook(reached):
+    if reached == "mid-part":
+        held.set()
+        go_on.wait()
+failpoints.hook = hook
+saving = engine.async_save({{"w": torch.full((70_000,), 5.0)}}, {str(tmp_path)!r})
+held.wait()
+child = multiprocessing.get_context("fork").Process(target=int)
+child.start()
+child.join(60)
+print(child.exitcode)
+child.kill()
+go_on.set()
+saving.wait()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=180, check=True)
+    assert done.stdout == "0\n", done.stderr
+    assert seed_at(str(tmp_path)) == 5
 
 
 def test_async_saves_take_what_saves_take(tmp_path: Path) -> None:
@@ -151,6 +192,23 @@ def test_a_hung_rank_0_is_named(tmp_path: Path) -> None:
         assert isinstance(result.error, PeerHung)
         assert result.error.rank == 0
         assert "rank 0 said nothing about planning for more than 1 s" in str(result.error)
+
+
+def test_a_rank_that_never_comes_is_named(tmp_path: Path) -> None:
+    results = run_ranks(3, programs.save_without_one_rank, str(tmp_path), 1, ends=[0, 2], timeout=60)
+    for result in (results[0], results[2]):
+        assert isinstance(result.error, PeerHung)
+        assert result.error.rank == 1
+        assert "rank 1 did not finish joining within 2 s" in str(result.error)
+
+
+def test_a_save_of_some_ranks_leaves_all_of_them_able_to_make_groups(tmp_path: Path) -> None:
+    assert values(run_ranks(3, programs.save_in_a_part_of_the_ranks, str(tmp_path))) == [3, 3, 3]
+
+
+@pytest.mark.parametrize("debug", [DebugLevel.OFF, DebugLevel.DETAIL])
+def test_groups_are_made_once_and_in_the_order_of_the_calls(tmp_path: Path, debug: DebugLevel) -> None:
+    assert values(run_ranks(2, programs.makers_of_groups, str(tmp_path), debug)) == [["MainThread"] * 2] * 2
 
 
 def test_a_file_that_a_state_misses_is_not_one_of_the_checkpoint(tmp_path: Path) -> None:
@@ -205,9 +263,32 @@ def test_a_commit_that_may_still_arrive_keeps_its_data(tmp_path: Path, monkeypat
     assert seed_at(str(tmp_path)) == 2
 
 
-def test_a_commit_that_somebody_else_forestalled_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class LostAnswerStore(LocalStore):
+    """Carries a replace out and gives no answer; its versions, as on a file system that keeps few times, don't tell."""
+
+    def read(self, path: str, *, tail: int | None = None) -> Blob:
+        return dataclasses.replace(super().read(path, tail=tail), version="any")
+
+    def replace(self, path: str, data: bytes, version: Any) -> None:
+        super().replace(path, data, LocalStore.read(self, path).version)
+        raise TimeoutError("no answer")
+
+
+def test_a_commit_is_recognised_by_its_save_id_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.save(state(1), tmp_path)
+    monkeypatch.setattr("dcp_worker.engine.writer.open_store", lambda *_: LostAnswerStore(str(tmp_path)))
+    info = engine.save(state(2), tmp_path, overwrite=True)
+    assert seed_at(str(tmp_path)) == 2
+    assert [path.name for path in tmp_path.glob("data-*")] == [layout.data_folder(info.save_id)]
+
+
+@pytest.mark.parametrize("guard", [ATOMIC, BEST_EFFORT])
+def test_a_commit_that_somebody_else_forestalled_arrives_where_the_store_does_not_compare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guard: str
+) -> None:
     engine.save(state(1), tmp_path)
     store = LateStore(str(tmp_path))
+    monkeypatch.setattr(store, "guard", lambda: guard)
     monkeypatch.setattr("dcp_worker.engine.writer.open_store", lambda *_: store)
 
     def overtaken(path: str, data: bytes, version: Any) -> None:
@@ -219,9 +300,10 @@ def test_a_commit_that_somebody_else_forestalled_does_not(tmp_path: Path, monkey
     monkeypatch.setattr(store, "replace", overtaken)
     with pytest.raises(StorageUnavailable) as caught:
         engine.save(state(2), tmp_path, overwrite=True)
-    assert not caught.value.commit_unknown
+    assert caught.value.commit_unknown is (guard == BEST_EFFORT)
     assert seed_at(str(tmp_path)) == 3
-    assert [path.name for path in tmp_path.glob("data-*")] == [layout.data_folder(engine.inspect(tmp_path).save_id)]
+    stays = 2 if caught.value.commit_unknown else 1
+    assert len(list(tmp_path.glob("data-*"))) == stays
 
 
 def test_a_store_that_forbids_deletes_can_be_saved_to(s3: s3_server.S3Server, tmp_path: Path) -> None:
@@ -269,6 +351,64 @@ def test_another_file_system_never_shows_half_a_commit(tmp_path: Path, monkeypat
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("data-")) == [".metadata"]
 
 
+class RefusesToRename(MemoryFileSystem):  # type: ignore[misc] # fsspec has no types
+    """As SMB does, onto a name that is taken."""
+
+    def mv(self, path1: str, path2: str, **kwargs: Any) -> None:
+        if self.exists(path2):
+            raise FileExistsError(path2)
+        super().mv(path1, path2, **kwargs)
+
+
+class RenamesNothing(MemoryFileSystem):  # type: ignore[misc] # fsspec has no types
+    """As WebHDFS does, without a word."""
+
+    def mv(self, path1: str, path2: str, **kwargs: Any) -> None: ...
+
+
+@pytest.mark.parametrize("kind", [MemoryFileSystem, RefusesToRename, RenamesNothing])
+@pytest.mark.parametrize("name", ["plain", "a[1]b", "what?*"])
+def test_a_file_system_of_fsspec_need_not_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[MemoryFileSystem], name: str
+) -> None:
+    store = FsspecStore(f"memory://{tmp_path.name}/{name}", {})
+    monkeypatch.setattr(store, "_fs", kind())
+    monkeypatch.setattr("dcp_worker.engine.writer.open_store", lambda *_: store)
+    engine.save(state(1), store.url)
+    with pytest.raises(CheckpointExists):
+        engine.save(state(2), store.url)
+    saved = engine.save(state(3), store.url, overwrite=True)
+    assert seed_at(store.url) == 3
+    folders = {entry.path.partition("/")[0] for entry in store.list("")}
+    assert folders == {".metadata", layout.data_folder(saved.save_id)}
+
+
+def test_a_commit_that_breaks_off_where_nothing_is_renamed_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FsspecStore(f"memory://{tmp_path.name}", {})
+    put = store._fs.pipe_file
+
+    def breaks_off(path: str, data: bytes) -> None:
+        put(path, data[: len(data) // 2] if path.endswith(".metadata") else data)
+        if path.endswith(".metadata"):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store._fs, "pipe_file", breaks_off)
+    monkeypatch.setattr("dcp_worker.engine.writer.open_store", lambda *_: store)
+    with pytest.raises(StorageFull):
+        engine.save(state(1), store.url)
+    assert list(store.list("")) == []
+
+
+def test_a_rename_that_did_not_happen_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FsspecStore(f"file://{tmp_path}", {})
+    monkeypatch.setattr(store._fs, "mv", lambda *_: None)
+    with pytest.raises(OSError, match="did not rename"):
+        store.create("x", b"y")
+    assert list(tmp_path.iterdir()) == []
+
+
 # What damage does.
 
 
@@ -295,6 +435,25 @@ def test_a_damaged_commit_is_no_checkpoint_and_loses_nothing(tmp_path: Path, lef
     assert sorted(tmp_path.rglob("*")) == before
     engine.save(state(3), tmp_path, overwrite=True)
     assert seed_at(str(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_an_empty_commit_is_damaged_as_any_other(s3: s3_server.S3Server, tmp_path: Path, where: str) -> None:
+    url, options = (s3.url(tmp_path.name), s3.options) if where == "s3" else (str(tmp_path), {})
+    engine.save(state(1), url, storage_options=options)
+    if where == "s3":
+        s3.client().put_object(Bucket=s3.bucket, Key=f"{tmp_path.name}/.metadata", Body=b"")
+    else:
+        (tmp_path / ".metadata").write_bytes(b"")
+    for look in (engine.find, engine.inspect, engine.verify, engine.clean):
+        with pytest.raises(CheckpointCorrupted, match=r"\.metadata"):
+            look(url, storage_options=options)
+    with pytest.raises(CheckpointCorrupted, match=r"\.metadata"):
+        seed_at(url, options)
+    with pytest.raises(CheckpointExists):
+        engine.save(state(2), url, storage_options=options)
+    engine.save(state(3), url, storage_options=options, overwrite=True)
+    assert seed_at(url, options) == 3
 
 
 def test_a_missing_digest_file_is_damage(tmp_path: Path) -> None:

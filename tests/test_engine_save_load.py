@@ -1,10 +1,12 @@
 """The engine end to end: real ranks, local files and a real S3 protocol, both ways with stock DCP."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import engine_programs as programs
 import s3_server
@@ -13,6 +15,7 @@ from dcp_worker.contract import Operation, Origin, Reason
 from dcp_worker.engine.errors import CheckpointExists, CheckpointNotFound, EngineError, StateMismatch
 from rank_group import run_ranks, values
 
+README = Path(__file__).parents[1] / "README.md"
 ORIGIN = Origin(namespace="team", name="step-7", uid="u-1", run_id="r1")
 
 
@@ -63,7 +66,6 @@ def test_bare_dcp_save_and_load(place: tuple[str, dict[str, Any]]) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_bare_dcp_async_save(place: tuple[str, dict[str, Any]]) -> None:
-    import torch
     from torch.distributed.checkpoint.state_dict_saver import async_save
 
     url, options = place
@@ -124,14 +126,74 @@ def test_a_rank_that_fails_is_named_on_every_rank_and_leaves_nothing(tmp_path: P
 
 
 def test_state_mismatch(tmp_path: Path) -> None:
-    import torch
-
     url = str(tmp_path / "checkpoint")
     engine.save({"a": torch.zeros(3)}, url)
     with pytest.raises(StateMismatch, match="b"):
         engine.load({"b": torch.zeros(3)}, url)
     with pytest.raises(StateMismatch, match="Size mismatch"):
         engine.load({"a": torch.zeros(4)}, url)
+
+
+def _trained(steps: int) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2))
+    optim = torch.optim.Adam(model.parameters(), lr=0.1)
+    for _ in range(steps):
+        optim.zero_grad()
+        model(torch.ones(3, 4)).sum().backward()
+        optim.step()
+    return model, optim
+
+
+def test_an_object_that_does_not_ask_for_all_of_its_entries_is_told_so(tmp_path: Path) -> None:
+    model, optim = _trained(1)
+    engine.save({"model": model, "optim": optim, "optimal": torch.zeros(3)}, tmp_path)
+    fresh_model, fresh = _trained(0)
+    with pytest.raises(
+        StateMismatch, match=r"holds optim\.state\.0\.exp_avg, optim\..* and 4 more, .* fresh optimizer"
+    ):
+        engine.load({"model": fresh_model, "optim": fresh}, tmp_path)
+    engine.load({"model": fresh_model}, tmp_path)
+    engine.load({"optim": fresh.state_dict()}, tmp_path)
+    other, used = _trained(2)
+    engine.load({"model": other, "optim": used}, tmp_path)
+    assert _same(used.state_dict(), optim.state_dict())
+
+
+def test_ranks_may_have_different_parts_of_an_object(tmp_path: Path) -> None:
+    assert values(run_ranks(2, programs.save_and_load_in_parts, str(tmp_path))) == [1, 2]
+
+
+def test_numbers_are_keys_as_good_as_names(tmp_path: Path) -> None:
+    saved = {"s": {0: "a", 7: {3: "b", "t": {5: torch.ones(2)}}, "l": [torch.zeros(1), {2: "c"}]}}
+    engine.save(saved, tmp_path)
+    found: dict[str, Any] = {"s": {0: "", 7: {3: "", "t": {5: torch.zeros(2)}}, "l": [torch.ones(1), {2: ""}]}}
+    engine.load(found, tmp_path)
+    assert _same(found, saved)
+
+
+def test_the_readme_resumes_what_it_saves(tmp_path: Path) -> None:
+    (block,) = [
+        text for text in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "engine.load" in text
+    ]
+    begin, saving, resuming = re.split(r"(?m)^(?=engine\.save|resumed =)", block.replace("s3://bucket", str(tmp_path)))
+    model, optim = _trained(3)
+    ran: dict[str, Any] = {"model": model, "optim": optim}
+    exec(begin + saving, ran)  # noqa: S102 - it is ours
+    ran["pending"].wait()
+    fresh_model, fresh = _trained(0)
+    exec(begin + resuming, {"model": fresh_model, "optim": fresh})  # noqa: S102
+    assert _same(fresh_model.state_dict(), model.state_dict())
+    assert _same(fresh.state_dict(), optim.state_dict())
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other)
 
 
 def test_a_rank_without_a_shard_finds_nested_values(tmp_path: Path) -> None:

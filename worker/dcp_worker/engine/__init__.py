@@ -1,8 +1,8 @@
 """The storage engine: DCP checkpoints that are never half there, never silently wrong, at the speed of the wire.
 
     from dcp_worker import engine
-    engine.save({"model": model, "optim": optimizer}, "s3://bucket/run/step-1000")  # on every rank
-    engine.load({"model": model, "optim": optimizer}, "s3://bucket/run/step-1000")
+    engine.save(state, "s3://bucket/run/step-1000")  # on every rank
+    engine.load(state, "s3://bucket/run/step-1000")
 
 Works in any training script and knows nothing of Kubernetes. `find`, `preflight`, `inspect` and `errors` need no torch.
 """

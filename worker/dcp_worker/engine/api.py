@@ -65,7 +65,7 @@ def save(  # noqa: PLR0913 - keyword-only, each with its default
     Values that have `state_dict` and `load_state_dict` are saved through them. On an error nothing is committed and
     what this save wrote is removed; a checkpoint that stood at the URL before still stands. An `async_save` that is
     still on its way ends first, and its error is raised. A rank that lags behind the others by more than `patience`
-    seconds counts as hung and is named.
+    seconds, which are the same on all ranks, counts as hung and is named.
 
     Raises:
         EngineError: a subclass per cause, see `dcp_worker.engine.errors`; `rank` names the rank that failed first.
@@ -73,15 +73,14 @@ def save(  # noqa: PLR0913 - keyword-only, each with its default
     return save_now(
         state_dict,
         url,
+        Ranks(process_group, patience=patience),
         before=settle,
         overwrite=overwrite,
         storage_options=storage_options,
         origin=origin,
         step=step,
         planner=planner,
-        process_group=process_group,
         memory_limit=memory_limit,
-        patience=patience,
         on_progress=on_progress,
     )
 
@@ -89,16 +88,13 @@ def save(  # noqa: PLR0913 - keyword-only, each with its default
 def save_now(
     state_dict: Mapping[str, Any],
     url: str | PathLike[str],
+    ranks: Ranks,
     *,
     before: Callable[[], None] = lambda: None,
-    use: str = "",
     planner: SavePlanner | None = None,
-    process_group: dist.ProcessGroup | None = None,
-    patience: float = PATIENCE_SECONDS,
     **options: Any,  # noqa: ANN401 - those of CheckpointWriter
 ) -> CheckpointInfo:
     """Save what `save` or a background save was called for; what fails on a rank `before` that fails on all."""
-    ranks = Ranks(process_group, use=use, patience=patience)
 
     @cache
     def opened() -> CheckpointWriter:
@@ -135,6 +131,9 @@ def load(
     replaced meanwhile, the load starts over, once, with the new one; two saves are never mixed. After an error the
     content of `state_dict` is undefined.
 
+    Values that have `state_dict` and `load_state_dict` are loaded through them, and must ask for all that the
+    checkpoint holds of them, unless there is a `planner`: a fresh optimizer, for one, has no state yet.
+
     Raises:
         EngineError: a subclass per cause, see `dcp_worker.engine.errors`; `rank` names the rank that failed first.
     """
@@ -152,10 +151,11 @@ def load(
         )
 
     values = {key: plain(state_dict[key]) for key in sorted(state_dict)}
+    planner = planner or ByNameLoadPlanner(key for key in values if isinstance(state_dict[key], Stateful))
     try:
-        _load(ranks, opened, planner or ByNameLoadPlanner(), values)
+        _load(ranks, opened, planner, values)
     except CheckpointReplaced:
-        _load(ranks, opened, planner or ByNameLoadPlanner(), values)
+        _load(ranks, opened, planner, values)
     for key, value in values.items():
         if isinstance(state_dict[key], Stateful):
             state_dict[key].load_state_dict(value)
@@ -183,15 +183,17 @@ def _save(
 ) -> CheckpointInfo:
     metadata = []
 
-    def plan_mine() -> tuple[SavePlan, tuple[str, int | None]]:
+    def plan_mine() -> tuple[SavePlan, tuple[object, ...]]:
         values = state_dict()
         writer = opened()
         planner.set_up_planner(values, writer.storage_meta(), ranks.coordinates)
         writer.set_up_storage_writer(ranks.coordinates)
-        return writer.prepare_local_plan(planner.create_local_plan()), (writer.store.url, writer.step)
+        return writer.prepare_local_plan(planner.create_local_plan()), (writer.store.url, writer.step, ranks.patience)
 
-    def plan_all(offers: list[tuple[SavePlan, tuple[str, int | None]]]) -> list[SavePlan]:
-        _same("(url, step)", [call for _, call in offers])
+    def plan_all(offers: list[tuple[SavePlan, tuple[object, ...]]]) -> list[SavePlan]:
+        _same("(url, step, patience)", [call for _, call in offers])
+        # A planner that keeps plans would keep one that no rank ever gets.
+        opened().await_look()
         plans, found = planner.create_global_plan([plan for plan, _ in offers])
         metadata.append(found)
         return opened().prepare_global_plan(plans)
@@ -217,19 +219,19 @@ def _load(
 ) -> None:
     snapshot = ranks.first("reading .metadata", lambda: commit.read_snapshot(opened().store))
 
-    def plan_mine() -> tuple[LoadPlan, str]:
+    def plan_mine() -> tuple[LoadPlan, tuple[object, ...]]:
         reader = opened()
         reader.use(snapshot)
         metadata = reader.read_metadata()
         reader.set_up_storage_reader(metadata, ranks.coordinates)
         planner.set_up_planner(state_dict, metadata, ranks.coordinates)
         try:
-            return reader.prepare_local_plan(planner.create_local_plan()), reader.store.url
+            return reader.prepare_local_plan(planner.create_local_plan()), (reader.store.url, ranks.patience)
         except (RuntimeError, ValueError, KeyError) as error:
             raise StateMismatch(str(error).strip("'\"")) from error
 
-    def plan_all(offers: list[tuple[LoadPlan, str]]) -> list[LoadPlan]:
-        _same("url", [url for _, url in offers])
+    def plan_all(offers: list[tuple[LoadPlan, tuple[object, ...]]]) -> list[LoadPlan]:
+        _same("(url, patience)", [call for _, call in offers])
         return opened().prepare_global_plan(planner.create_global_plan([plan for plan, _ in offers]))
 
     plan = ranks.scatter("planning", plan_mine, plan_all)

@@ -5,6 +5,7 @@ The caller is held up only for the copy to host memory. One save at a time is on
 collectives of the background run over a gloo group of their own, apart from those of the training.
 """
 
+import os
 import threading
 from collections.abc import Mapping
 from functools import cache
@@ -57,9 +58,9 @@ class AsyncSave:
         if not self._seen:
             self.wait()
 
-    def _run(self, state_dict: Mapping[str, Any], url: str | PathLike[str], options: dict[str, Any]) -> None:
+    def _run(self, state: Mapping[str, Any], url: str | PathLike[str], ranks: Ranks, options: dict[str, Any]) -> None:
         try:
-            self._info = api.save_now(state_dict, url, **options)
+            self._info = api.save_now(state, url, ranks, **options)
         except BaseException as error:  # noqa: BLE001 - raised again by wait
             self._error = translate(error)
         finally:
@@ -83,14 +84,15 @@ def async_save(
 
     def stage() -> None:
         api.settle()
+        _last_at_exit()
         staged.update(_stage({key: api.plain(value) for key, value in state_dict.items()}))
 
     # What fails on one rank fails on all, so that none of them goes on to another save than the others.
     Ranks(process_group, patience=patience).agree("staging", stage)
+    # Not by the thread: ranks that make this group and one of the caller's in different orders would never meet.
+    ranks = Ranks(process_group, use="background", patience=patience)
     handle = AsyncSave()
-    options |= {"process_group": process_group, "patience": patience, "use": "background"}
-    _last_at_exit()
-    threading.Thread(target=handle._run, args=(staged, url, options), name="dcp-save").start()  # noqa: SLF001
+    threading.Thread(target=handle._run, args=(staged, url, ranks, options), name="dcp-save").start()  # noqa: SLF001
     api.pending = handle
     return handle
 
@@ -100,9 +102,15 @@ def _last_at_exit() -> None:
     """Let a program that ends without a wait end its save first.
 
     Threads of a pool can't be started once concurrent.futures has heard of the end, which it does before the
-    interpreter waits for any thread. Whoever registers later hears of it earlier.
+    interpreter waits for any thread. Whoever registers later hears of it earlier. A forked child has the handle of the
+    save, but not the thread that ends it: it must not wait.
     """
+    os.register_at_fork(after_in_child=_forget)
     threading._register_atexit(_finish)  # type: ignore[attr-defined] # noqa: SLF001 - as concurrent.futures does
+
+
+def _forget() -> None:
+    api.pending = None
 
 
 def _finish() -> None:

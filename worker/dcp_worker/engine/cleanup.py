@@ -66,15 +66,16 @@ def _orphans(entries: list[Entry], metadata: bytes, before: datetime) -> list[st
     folders: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         folder, _, rest = entry.path.partition("/")
-        # Whatever `.metadata` says of a folder, it needs it.
-        if rest and _LEFT.fullmatch(folder) and folder.encode() not in metadata:
+        if rest and _LEFT.fullmatch(folder):
             folders[folder].append(entry)
         elif _DRAFT.fullmatch(entry.path):
             folders[entry.path].append(entry)
     return [
         entry.path
-        for of_folder in folders.values()
+        for folder, of_folder in folders.items()
         if all(entry.modified is not None and entry.modified < before for entry in of_folder)
+        # Whatever `.metadata` says of a folder, it needs it.
+        and folder.encode() not in metadata
         for entry in of_folder
     ]
 

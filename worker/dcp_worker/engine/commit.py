@@ -18,17 +18,21 @@ from dcp_worker.engine.errors import (
     CheckpointExists,
     CheckpointNotFound,
     EngineError,
+    InvalidOption,
     ReplacedTooOften,
     StaleVersion,
-    StorageUnavailable,
+    StorageDenied,
+    StorageFull,
     is_missing_file,
     translate,
 )
 from dcp_worker.engine.manifest import Manifest
-from dcp_worker.engine.store import Store
+from dcp_worker.engine.store import ATOMIC, Store
 
 LOG = logging.getLogger("dcp_worker.engine")
 _REPLACE_TRIES: Final = 20
+_REFUSALS: Final = (StorageDenied, StorageFull, InvalidOption)
+"""Answers after which a write does not happen any more. A store gives them of its only try."""
 
 
 @dataclass(frozen=True)
@@ -185,22 +189,21 @@ def commit(store: Store, save_id: str, metadata: bytes, *, overwrite: bool) -> C
 def _happened(store: Store, save_id: str, error: Exception, expected: Committed | None, *, overwrite: bool) -> bool:
     """Find out whether a commit that ended in an error happened all the same.
 
-    Raises CheckpointExists as `commit` does, and an error with `commit_unknown` where nobody
-    can tell: the store can't be asked, or what stands there is what the write was to replace, so that a request that
-    got no answer may still succeed when it arrives.
+    Raises CheckpointExists as `commit` does, and an error with `commit_unknown` where nobody can tell: a request that
+    was not refused may still succeed when it arrives, unless something else stands there by then and the store itself
+    compares.
     """
     known = translate(error, url=store.url)
-    try:
+    found, settled = None, isinstance(known, _REFUSALS)
+    with suppress(Exception):  # the first error says more
         found = committed(store)
-        arrives_late = isinstance(known, StorageUnavailable) and _version(found) == _version(expected)
-    except Exception:  # noqa: BLE001 - the first error says more
-        arrives_late = True
-    if arrives_late:
+        if found and found.save_id == save_id:
+            return True
+        settled = settled or (_version(found) != _version(expected) and store.guard() == ATOMIC)
+    if not settled:
         known.message += " (it is not known whether the save was committed; its data stay)"
         known.commit_unknown = True
         raise known
-    if found and found.save_id == save_id:
-        return True
     if found and not overwrite:
         raise conflict(store, found) from error
     return False

@@ -133,6 +133,17 @@ class StateMismatch(EngineError):
         return cls(f"{name}: the checkpoint holds {there} where the state dict wants {wanted}")
 
     @classmethod
+    def left_out(cls, names: Iterable[str]) -> Self:
+        """Return the error for entries of an object that the checkpoint holds and the object's state dict does not."""
+        listed = sorted(names)
+        more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+        return cls(
+            f"the checkpoint holds {', '.join(listed[:_SHOWN])}{more}, which the object to load does not ask for. "
+            "A fresh optimizer has no state yet: torch's get_state_dict makes it. "
+            "To leave entries out, pass the object's state_dict() in its place."
+        )
+
+    @classmethod
     def not_allowed(cls, name: str, file: str, held: str) -> Self:
         """Return the error for an object that the restricted unpickler refuses."""
         return cls(
@@ -204,6 +215,11 @@ class InvalidOption(EngineError):
     def chained(cls, url: str) -> Self:
         """Return the error for an fsspec URL such as simplecache::s3://bucket/key."""
         return cls(f"{url}: chained URLs are not supported; give the store's own URL")
+
+    @classmethod
+    def unresolved(cls, url: str, resolved: str) -> Self:
+        """Return the error for a URL whose path has a segment `.`, `..` or an empty one."""
+        return cls(f"url: {url} has a segment '.', '..' or an empty one; write {resolved}")
 
     @classmethod
     def with_host(cls, url: str) -> Self:

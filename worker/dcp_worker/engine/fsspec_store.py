@@ -1,5 +1,7 @@
 """Any other fsspec file system. Nothing of fsspec can compare and swap, so the guard is BestEffort.
 
+Where a rename does not replace in one step, either, a replace that breaks off may leave a damaged `.metadata`.
+
 `memory://` lives in one process: it serves single-rank tests.
 """
 
@@ -10,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from dcp_worker.engine.errors import StaleVersion
 from dcp_worker.engine.layout import FILE_LIMIT
@@ -27,6 +30,8 @@ class FsspecStore:
         self.readers = 4
         self.attempts = TRIES
         self._fs, self._root = fsspec.core.url_to_fs(url.rstrip("/"), **options)
+        # Others refuse to rename over a file, some without a word, or copy and delete whatever the name matches.
+        self._renames = isinstance(self._fs, LocalFileSystem) or "sftp" in self._fs.protocol
 
     def read(self, path: str, *, tail: int | None = None) -> Blob:
         """Read the file past the directory cache; the version is what the file system knows of it."""
@@ -41,7 +46,12 @@ class FsspecStore:
         if self._fs.exists(self._full(path)):
             raise FileExistsError(path)
         self._make_parent(path)
-        self._put(path, data)
+        try:
+            self._put(path, data)
+        except BaseException:
+            with suppress(Exception):
+                self._remove_half(path, data)
+            raise
 
     def replace(self, path: str, data: bytes, version: Any) -> None:  # noqa: ANN401 - see Store
         """Write if the file is still that version."""
@@ -93,15 +103,25 @@ class FsspecStore:
         return BEST_EFFORT
 
     def _put(self, path: str, data: bytes) -> None:
-        """Write beside the name and rename, where there is such a thing: the name never shows half a file."""
+        """Write; where a rename replaces in one step, beside the name, which then never shows half a file."""
+        if not self._renames:
+            self._fs.pipe_file(self._full(path), data)
+            return
         draft = self._full(f"{path}.{uuid.uuid4().hex}.tmp")
         try:
             self._fs.pipe_file(draft, data)
             self._fs.mv(draft, self._full(path))
+            if self._fs.exists(draft):
+                raise OSError(f"{path}: the file system did not rename {draft}")  # noqa: TRY301 - removes it, too
         except BaseException:
             with suppress(Exception):
                 self._fs.rm_file(draft)
             raise
+
+    def _remove_half(self, path: str, data: bytes) -> None:
+        left = self._fs.cat_file(self._full(path))
+        if left != data and data.startswith(left):  # else it is somebody else's
+            self._fs.rm_file(self._full(path))
 
     def _full(self, path: str) -> str:
         return f"{self._root}/{path}".rstrip("/")

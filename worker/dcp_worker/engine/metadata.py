@@ -72,7 +72,8 @@ class _Properties(TensorProperties, metaclass=_Sealed):
     """Becomes TensorProperties once its state is there, of which the running torch may know less."""
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        super().__setstate__(state[: len(fields(TensorProperties))])  # type: ignore[no-untyped-call]
+        known = (_MEM_FORMAT_ENCODING(one.value) if isinstance(one, _Encoding) else one for one in state)
+        super().__setstate__(tuple(known)[: len(fields(TensorProperties))])  # type: ignore[no-untyped-call]
         self.__class__ = TensorProperties  # type: ignore[assignment]
 
 
@@ -93,28 +94,17 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Encoding(metaclass=_Sealed):
-    """Stands for the enumeration of memory formats, whose members are one and the same for the whole process."""
+    """Stands for a member of the enumeration of memory formats; members are one and the same for the whole process."""
 
-    def __new__(cls, value: int) -> Any:  # noqa: ANN401 - a member of another class
-        return _MEM_FORMAT_ENCODING(value)
+    def __init__(self, value: int) -> None:
+        self.value = value
 
 
-def _member(owner: type, name: str) -> Any:  # noqa: ANN401 - stands for getattr
+def _member(owner: type, name: str) -> _Encoding:
     """Stand in for getattr, by which early releases of Python 3.11 pickle a member of an enumeration."""
     if owner is not _Encoding or name not in _MEM_FORMAT_ENCODING.__members__:
         raise pickle.UnpicklingError(f"it takes {name!r} of {owner!r}, which is not on the allow-list")
-    return _MEM_FORMAT_ENCODING[name]
-
-
-_MEMBERS: Final = {member: dict(vars(member)) for member in _MEM_FORMAT_ENCODING}
-
-
-def _restore_members() -> None:
-    """Undo what a pickle did to a member of the enumeration."""
-    for member, state in _MEMBERS.items():
-        if vars(member) != state:
-            vars(member).clear()
-            vars(member).update(state)
+    return _Encoding(_MEM_FORMAT_ENCODING[name].value)
 
 
 @dataclass(frozen=True)
@@ -190,8 +180,6 @@ def load(pickled: bytes) -> Metadata:
             metadata = _Unpickler(io.BytesIO(pickled)).load()
     except Exception as error:
         raise CheckpointCorrupted(METADATA, f"can't be read: {error}") from error
-    finally:
-        _restore_members()
     if not isinstance(metadata, Metadata):
         raise CheckpointCorrupted(METADATA, f"holds a {type(metadata).__name__}, not DCP's Metadata")
     return metadata

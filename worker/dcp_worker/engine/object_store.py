@@ -35,6 +35,11 @@ _FILE_SIZE: Final = 32 << 20
 of putting the parts together."""
 _CONFLICTS: Final = (exceptions.AlreadyExistsError, exceptions.PreconditionError)
 
+_BEYOND: Final = ("416", "InvalidRange")
+"""How stores say that a range begins behind the object's end."""
+_NO_RANGE: Final = (*_BEYOND, "non-partial response", "CONTENT_RANGE")
+"""How they answer if the object is empty; some send all of it, some a range that can't be."""
+
 _PLACES: Final = ("endpoint", "base_url", "account_name")
 """Options that make of one bucket's name another bucket."""
 
@@ -65,7 +70,12 @@ class ObjectStore:
 
     def read(self, path: str, *, tail: int | None = None) -> Blob:
         """GET the object, or its last bytes; the version is its ETag (and generation)."""
-        result = self._tail(path, tail) if tail else obstore.get(self._store, path)
+        try:
+            result = self._tail(path, tail) if tail else obstore.get(self._store, path)
+        except exceptions.BaseError as error:
+            if not any(mark in str(error) for mark in _NO_RANGE):
+                raise
+            result = obstore.get(self._store, path)  # of what is empty there is no range, not even the end
         meta = result.meta
         version = {key: value for key in ("e_tag", "version") if (value := meta.get(key))}
         return Blob(bytes(result.bytes()), version, meta["size"], meta["last_modified"])
@@ -117,7 +127,7 @@ class ObjectStore:
         try:
             result = obstore.get(self._store, path, options={"range": (offset, end)})
         except exceptions.BaseError as error:
-            if "416" in str(error) or "InvalidRange" in str(error):
+            if any(mark in str(error) for mark in _BEYOND):
                 raise EOFError(path) from error
             raise
         yield from copied(result.stream(min_chunk_size=_PIECE), views, path)
@@ -184,6 +194,7 @@ class ObjectStore:
 
         If the store refuses then, an earlier try may have got through: what stands there tells. If that is another's,
         ours may have stood in between, and whoever replaced it has removed what it names: it must not be put again.
+        Whatever ends the tries, the first error is raised: that one may still arrive.
         """
         unanswered: list[Exception] = []
 
@@ -200,12 +211,16 @@ class ObjectStore:
             if not unanswered:
                 raise
             if not self._holds(path, data):
-                raise unanswered[-1] from refusal
+                raise unanswered[0] from refusal
+        except exceptions.BaseError as last:
+            if last is unanswered[0]:
+                raise
+            raise unanswered[0] from last
 
     def _holds(self, path: str, data: bytes) -> bool:
         try:
             return self.read(path).data == data
-        except FileNotFoundError:
+        except Exception:  # noqa: BLE001 - the error of the PUT says more
             return False
 
     def _replace(self, path: str, data: bytes, version: Any) -> None:  # noqa: ANN401 - see Store

@@ -5,6 +5,7 @@ as does `AWS_CA_BUNDLE` for the authorities to trust.
 """
 
 import os
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -62,8 +63,13 @@ def protocol_of(url: str) -> str:
 
 def place_of(url: str) -> tuple[str, str]:
     """Return a URL's bucket (or host) and the path in it, both as they stand: fsspec knows no escapes either."""
-    bucket, _, path = url.partition("://")[2].partition("/")
-    return bucket, path.rstrip("/")
+    protocol, _, rest = url.partition("://")
+    bucket, _, path = rest.partition("/")
+    path = path.rstrip("/")
+    # Some libraries resolve or drop these, others don't: one URL would be two places.
+    if path and not {"", ".", ".."}.isdisjoint(path.split("/")):
+        raise InvalidOption.unresolved(url, f"{protocol}://{bucket}{posixpath.normpath('/' + path.lstrip('/'))}")
+    return bucket, path
 
 
 def check(protocol: str, options: Mapping[str, Any]) -> None:

@@ -20,6 +20,8 @@ from dcp_worker.engine.digest import Bytes, as_bytes
 
 PIECE: Final = 4 << 20
 """Bytes handed on at once."""
+_MAPPED: Final = 256 << 10
+"""Bytes from which a copy has pages of its own. The kernel allows a process some 65,000 mappings."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,12 @@ def raw(tensor: torch.Tensor) -> Bytes:
 
 
 def _copied(part: torch.Tensor) -> Bytes:
-    """Return the bytes of a copy, in pages that go back to the system as soon as nobody refers to them.
+    """Return the bytes of a copy; a large one in pages that go back to the system as soon as nobody refers to them.
 
     malloc keeps what is freed, by thread and in holes: at its worst a quarter of what may be in flight.
     """
+    if part.nbytes < _MAPPED:
+        return raw(torch.empty(part.shape, dtype=part.dtype, device="cpu").copy_(part))
     flat = torch.frombuffer(mmap.mmap(-1, part.nbytes), dtype=torch.uint8)
     flat.view(part.dtype).view(part.shape).copy_(part)
     return flat.numpy()

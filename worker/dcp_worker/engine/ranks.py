@@ -8,12 +8,13 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d as c10d
 from torch.distributed.checkpoint.api import CheckpointException
 
 from dcp_worker.engine.errors import EngineError, PeerHung, PeerLost, translate
@@ -29,13 +30,14 @@ _PROBE_TAG: Final = 0x6463706F
 """Of a message that nobody sends."""
 
 PATIENCE_SECONDS: Final = 1800.0
-"""How long the ranks wait for the slowest one in a stage, before it counts as hung."""
+"""How long the ranks wait for the slowest one in a stage, before it counts as hung. The same on all of them."""
 
 
 class Ranks:
     """The ranks of one save or load. Rank 0 of the group coordinates.
 
-    `use` names a purpose whose messages must not meet those of another that goes on at the same time.
+    `use` names a purpose whose messages must not meet those of another that goes on at the same time. Made for the
+    first time of a group and a use, it is a collective call, too, and raises PeerHung or PeerLost.
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class Ranks:
         self.group = None if self.alone else own_group(group, use, patience)
         self.rank = 0 if self.alone else dist.get_rank(self.group)
         self.world_size = 1 if self.alone else dist.get_world_size(self.group)
-        self._patience = patience
+        self.patience = patience
 
     @property
     def coordinates(self) -> bool:
@@ -115,15 +117,15 @@ class Ranks:
         """Wait for every rank; on rank 0, name the one that died or does not come."""
         started = time.monotonic()
         try:
-            dist.monitored_barrier(self.group, timedelta(seconds=self._patience), wait_all_ranks=True)
+            dist.monitored_barrier(self.group, timedelta(seconds=self.patience), wait_all_ranks=True)
         except RuntimeError as error:
             named = _ABSENT.search(str(error))
             if named is None:
                 raise self._lost(stage, error) from error
             ranks = [int(rank) for rank in named[1].split(",")]
-            if time.monotonic() - started < self._patience:
+            if time.monotonic() - started < self.patience:
                 raise PeerLost.died(ranks, stage) from error
-            raise PeerHung.missing(ranks, stage, self._patience) from error
+            raise PeerHung.missing(ranks, stage, self.patience) from error
 
     @contextmanager
     def _peers(self, stage: str) -> Iterator[None]:
@@ -139,7 +141,7 @@ class Ranks:
         Only rank 0 can tell for the others, which see it go, too, once it has raised.
         """
         if not self.coordinates and _TIMED_OUT.search(str(error)):
-            return PeerHung.coordinator(stage, self._patience)
+            return PeerHung.coordinator(stage, self.patience)
         gone = self._gone() if self.coordinates else []
         return PeerLost.died(gone, stage) if gone else PeerLost.told_by(error)
 
@@ -176,7 +178,7 @@ def _value(result: _T | EngineError) -> _T:
     return result
 
 
-_own: dict[tuple[dist.ProcessGroup, str, float], dist.ProcessGroup] = {}
+_own: dict[tuple[dist.ProcessGroup, str], dist.ProcessGroup] = {}
 
 
 def own_group(group: dist.ProcessGroup | None, use: str, patience: float) -> dist.ProcessGroup:
@@ -187,14 +189,38 @@ def own_group(group: dist.ProcessGroup | None, use: str, patience: float) -> dis
     """
     of = group or dist.group.WORLD
     assert isinstance(of, dist.ProcessGroup)  # noqa: S101 - initialised, and this rank is a member
-    key = (of, use, patience)
-    if key not in _own:
-        made = dist.new_group(
-            dist.get_process_group_ranks(of),
-            backend="gloo",
-            timeout=timedelta(seconds=patience + _SLACK_SECONDS),
-            use_local_synchronization=group is not None,
+    timeout = timedelta(seconds=patience + _SLACK_SECONDS)
+    if (of, use) not in _own:
+        _own[of, use] = _made(of, use, patience, timeout)
+    made = _own[of, use]
+    backend = made._get_backend(torch.device("cpu"))  # noqa: SLF001 - dist.set_timeout came with torch 2.15
+    # TORCH_DISTRIBUTED_DEBUG=DETAIL wraps it.
+    getattr(backend, "wrapped_pg", backend)._set_default_timeout(timeout)  # noqa: SLF001
+    return made
+
+
+def _made(of: dist.ProcessGroup, use: str, patience: float, timeout: timedelta) -> dist.ProcessGroup:
+    """Wait for all ranks at the store that joined them first, and connect them.
+
+    `new_group` counts the groups that a process made, and names the next one by that: if only these ranks called it,
+    the next group that all ranks make would be another one here than elsewhere, and never come to be.
+    """
+    ranks = dist.get_process_group_ranks(of)
+    name = f"dcp-engine/{of.group_name}/{ranks[0]}/{use}"  # groups that are split off at once share a name
+    store = c10d.PrefixStore(name, c10d._get_default_store())  # noqa: SLF001 - as new_group does
+    try:
+        store.set(str(of.rank()), "")
+        store.wait([str(rank) for rank in range(len(ranks))], timedelta(seconds=patience))
+        made, _ = c10d._new_process_group_helper(  # noqa: SLF001 - new_group, once it has a name
+            len(ranks), of.rank(), ranks, "gloo", store, cast("Any", name), timeout=timeout
         )
-        assert isinstance(made, dist.ProcessGroup)  # noqa: S101 - as above
-        _own[key] = made
-    return _own[key]
+    except RuntimeError as error:
+        absent: list[int] = []
+        with suppress(RuntimeError):  # the store may have gone with its rank
+            absent = [rank for rank in range(len(ranks)) if not store.check([str(rank)])]
+        if absent:
+            raise PeerHung.missing(absent, "joining", patience) from error
+        raise PeerLost.told_by(error) from error
+    assert isinstance(made, dist.ProcessGroup)  # noqa: S101 - this rank is a member
+    c10d._world.pg_group_ranks[made] = {rank: number for number, rank in enumerate(ranks)}  # noqa: SLF001
+    return made

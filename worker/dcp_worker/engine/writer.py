@@ -110,14 +110,18 @@ class CheckpointWriter(StorageWriter):
             pool.shutdown(wait=False)
         return plan
 
+    def await_look(self) -> None:
+        """On rank 0, wait for the look at the store, and raise what it found."""
+        if self._looked:
+            self._guard = self._looked.result()
+
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         """On rank 0, refuse if there is a checkpoint, before a byte moves; give every rank the save id and its number.
 
         Raises:
             CheckpointExists: there is one, and `overwrite` is false.
         """
-        if self._looked:
-            self._guard = self._looked.result()
+        self.await_look()
         self._world_size = len(plans)
         return [
             dataclasses.replace(plan, storage_data=_Assignment(self.save_id, rank)) for rank, plan in enumerate(plans)
