@@ -527,6 +527,33 @@ class Part(nn.Module):
         self.register_parameter(f"of_{rank}", nn.Parameter(torch.full((3,), value)))
 
 
+class Unwilling(torch.nn.Linear):
+    """Fails on one rank alone, where it is asked for its state or where it gets it."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(2, 2)
+        self.where = where
+
+    def state_dict(self, *args: Any, **options: Any) -> Any:
+        if self.where == "asked":
+            raise KeyError("asked")
+        return super().state_dict(*args, **options)
+
+    def load_state_dict(self, *args: Any, **options: Any) -> Any:
+        if self.where == "given":
+            raise KeyError("given")
+        return super().load_state_dict(*args, **options)
+
+
+def load_where_rank_1_is_unwilling(rank: int, url: str, where: str) -> tuple[str, int | None, str]:
+    engine.save({"model": torch.nn.Linear(2, 2)}, url)
+    try:
+        engine.load({"model": Unwilling(where if rank else "")}, url)
+    except errors.EngineError as error:
+        return type(error).__name__, error.rank, error.message
+    return "loaded", None, ""
+
+
 def save_and_load_in_parts(rank: int, url: str) -> float:
     engine.save({"model": Part(rank, rank + 1.0)}, url)
     found = Part(rank, 0.0)

@@ -497,3 +497,22 @@ def test_a_stock_checkpoint_that_is_replaced_under_a_load_is_loaded_anew(tmp_pat
     (tmp_path / ".metadata").unlink()
     with pytest.raises(CheckpointNotFound):
         seed_at(str(tmp_path))
+
+
+def test_a_folder_that_another_rank_removes_while_it_is_empty_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank that gives a save up removes the folder that its own files leave empty."""
+    store, made = LocalStore(str(tmp_path)), Path.mkdir
+    gone: list[Path] = []
+
+    def mkdir(path: Path, *args: Any, **options: Any) -> None:
+        made(path, *args, **options)
+        if not gone:
+            gone.append(path)
+            store.delete(["data-x/other"])
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    store.write("data-x/mine", [b"data"], part_size=1, parallel=1)
+    assert gone == [tmp_path / "data-x"]
+    assert (tmp_path / "data-x" / "mine").read_bytes() == b"data"

@@ -163,6 +163,12 @@ def test_ranks_may_have_different_parts_of_an_object(tmp_path: Path) -> None:
     assert values(run_ranks(2, programs.save_and_load_in_parts, str(tmp_path))) == [1, 2]
 
 
+@pytest.mark.parametrize("where", ["asked", "given"])
+def test_an_object_that_fails_on_one_rank_fails_the_load_on_all(tmp_path: Path, where: str) -> None:
+    found = values(run_ranks(2, programs.load_where_rank_1_is_unwilling, str(tmp_path), where))
+    assert found == [("EngineError", 1, f"KeyError: '{where}'")] * 2
+
+
 def test_numbers_are_keys_as_good_as_names(tmp_path: Path) -> None:
     saved = {"s": {0: "a", 7: {3: "b", "t": {5: torch.ones(2)}}, "l": [torch.zeros(1), {2: "c"}]}}
     engine.save(saved, tmp_path)

@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
 )
 from torch.distributed.tensor import DTensor
+from torch.utils._pytree import tree_map
 
 SEED = 0
 """The worker seeds the generators with it before it calls `model`."""
@@ -561,15 +562,17 @@ class Retyped(Seed):
 
 
 class Extra(Seed):
-    """Has numpy's state and others' as extra state."""
+    """Has numpy's state and others' as extra state; or the same names with nothing behind them."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, blank: bool = False) -> None:
         super().__init__()
+        self.blank = blank
         generator = np.random.RandomState(7)
         self.values: dict[str, Any] = {
             "arrays": {"rng": generator.get_state(), "new": np.random.default_rng(7).bit_generator.state},
             "scalars": {"float": np.float32(0.5), "date": np.datetime64("2026-01-01"), "text": np.array(["a", "bc"])},
             "python": {"rng": random.Random(7).getstate(), "set": {1, 2}},
+            "numbers": {0: "a", 7: {3: "b"}},
             "objects": np.array([{}], dtype=object),
             "deque": deque([1]),
             "function": len,
@@ -578,7 +581,8 @@ class Extra(Seed):
         self.kind = kind
 
     def extra_state(self) -> Mapping[str, Any]:
-        return {"extra": self.values[self.kind]}
+        value = self.values[self.kind]
+        return {"extra": tree_map(lambda _: None, value) if self.blank else value}
 
     def loaded(self, model: nn.Module, optimizer: torch.optim.Optimizer, extra: Mapping[str, Any]) -> None:
         if repr(extra["extra"]) != repr(self.values[self.kind]):

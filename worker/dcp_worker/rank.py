@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.checkpoint.stateful import Stateful
 
 from dcp_worker import engine, sharding, state, workload
 from dcp_worker.contract import (
@@ -238,16 +239,17 @@ class Rank:
         """Load a checkpoint into model, optimizer and extra state; collective."""
         state.init_optimizer_state(optimizer)
         values = {**state.state_dict(model, optimizer), **extra}
-        groups = state.groups(values)
+        groups, whole = state.groups(values), _is_whole(self.task.load)
+        objects = [name for name, value in extra.items() if isinstance(value, Stateful)]
         info = engine.load(
             values,
             url,
             storage_options=self.task.storage.options,
-            planner=state.SelectingLoadPlanner(self.task.load),
+            planner=state.SelectingLoadPlanner(self.task.load, objects if whole else ()),
             patience=self.task.active_seconds,
             on_progress=self._on_progress,
         )
-        state.check_groups(groups, state.groups(values), whole=_is_whole(self.task.load))
+        state.check_groups(groups, state.groups(values), whole=whole)
         state.load_state_dict(model, optimizer, values)
         extra.update({name: values[name] for name in extra})
         return info

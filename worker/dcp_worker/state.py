@@ -15,11 +15,7 @@ from typing import Any, Final
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint.default_planner import (
-    DefaultLoadPlanner,
-    DefaultSavePlanner,
-    create_default_local_load_plan,
-)
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner, create_default_local_load_plan
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadPlan, WriteItem, WriteItemType
 from torch.distributed.checkpoint.state_dict import (
@@ -34,6 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dcp_worker.contract import LoadSelection
 from dcp_worker.engine.errors import EngineError, InvalidOption, StateMismatch
 from dcp_worker.engine.objects import decode
+from dcp_worker.engine.planner import ByNameLoadPlanner
 from dcp_worker.errors import WorkloadFailed, user_code
 
 _NEAR: Final = 5
@@ -208,12 +205,12 @@ class LoadableSavePlanner(DefaultSavePlanner):
         return made
 
 
-class SelectingLoadPlanner(DefaultLoadPlanner):
+class SelectingLoadPlanner(ByNameLoadPlanner):
     """Loads what `spec.load` selects: globs over DCP names such as `model.blocks.0.*`; everything if there are none."""
 
-    def __init__(self, selection: LoadSelection) -> None:
+    def __init__(self, selection: LoadSelection, whole: Iterable[str] = ()) -> None:
         # Else a rank would not know the names of FSDP1's parameters of which it has no shard.
-        super().__init__(flatten_sharded_tensors=False, allow_partial_load=not selection.strict)
+        super().__init__(whole, flatten_sharded_tensors=False, allow_partial_load=not selection.strict)
         self.selection = selection
 
     def set_up_planner(
@@ -255,14 +252,9 @@ class SelectingLoadPlanner(DefaultLoadPlanner):
         if converted and self.is_coordinator:
             LOG.warning("loaded with a conversion: %s", _some(converted))
 
-    def create_local_plan(self) -> LoadPlan:
-        """Plan exactly what is selected.
-
-        The default compares the checkpoint's names with those asked for, and where some are not asked for it may take
-        the checkpoint for one of torch 2.3, with other names for all that is nested. That undoes a selection.
-        """
-        assert self.metadata is not None  # noqa: S101 - set_up_planner got it
-        return create_default_local_load_plan(self.state_dict, self.metadata, strict=self.selection.strict)
+    def plan_asked(self, metadata: Metadata) -> LoadPlan:
+        """Plan exactly what is selected: a checkpoint of torch 2.3, with other names, is none that a selection fits."""
+        return create_default_local_load_plan(self.state_dict, metadata, strict=self.selection.strict)
 
     @staticmethod
     def _need_matches(field: str, patterns: Iterable[str], names: Collection[str]) -> None:

@@ -150,17 +150,24 @@ def load(
             on_progress=on_progress,
         )
 
-    values = {key: plain(state_dict[key]) for key in sorted(state_dict)}
-    planner = planner or ByNameLoadPlanner(key for key in values if isinstance(state_dict[key], Stateful))
+    @cache
+    def values() -> dict[str, Any]:
+        return {key: plain(state_dict[key]) for key in sorted(state_dict)}
+
+    def hand_over() -> None:
+        for key, value in values().items():
+            if isinstance(state_dict[key], Stateful):
+                state_dict[key].load_state_dict(value)
+            else:
+                state_dict[key] = value
+
+    objects = [key for key, value in state_dict.items() if isinstance(value, Stateful)]
+    planner = planner or ByNameLoadPlanner(objects)
     try:
         _load(ranks, opened, planner, values)
     except CheckpointReplaced:
         _load(ranks, opened, planner, values)
-    for key, value in values.items():
-        if isinstance(state_dict[key], Stateful):
-            state_dict[key].load_state_dict(value)
-        else:
-            state_dict[key] = value
+    ranks.agree("handing over", hand_over)
     return opened().info()
 
 
@@ -215,16 +222,17 @@ def _save(
 
 
 def _load(
-    ranks: Ranks, opened: Callable[[], CheckpointReader], planner: LoadPlanner, state_dict: dict[str, Any]
+    ranks: Ranks, opened: Callable[[], CheckpointReader], planner: LoadPlanner, state_dict: Callable[[], dict[str, Any]]
 ) -> None:
     snapshot = ranks.first("reading .metadata", lambda: commit.read_snapshot(opened().store))
 
     def plan_mine() -> tuple[LoadPlan, tuple[object, ...]]:
+        values = state_dict()
         reader = opened()
         reader.use(snapshot)
         metadata = reader.read_metadata()
         reader.set_up_storage_reader(metadata, ranks.coordinates)
-        planner.set_up_planner(state_dict, metadata, ranks.coordinates)
+        planner.set_up_planner(values, metadata, ranks.coordinates)
         try:
             return reader.prepare_local_plan(planner.create_local_plan()), (reader.store.url, ranks.patience)
         except (RuntimeError, ValueError, KeyError) as error:

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,8 +84,7 @@ class LocalStore:
         """Write the chunks one after the other straight from their memory."""
         del part_size, parallel  # the page cache is the only buffer
         target = self.root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("xb", buffering=0) as file:
+        with _new(target) as file:
             try:
                 _write_all(file.fileno(), chunks)
                 os.fsync(file.fileno())
@@ -174,6 +174,15 @@ def _path_of(url: str) -> Path:
     if host not in {"", "localhost"}:
         raise InvalidOption.with_host(url)
     return Path("/", path)
+
+
+def _new(target: Path) -> FileIO:
+    """Create the file; a rank that gives the save up may remove its empty folder in between."""
+    for _ in range(TRIES):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            return target.open("xb", buffering=0)
+    return target.open("xb", buffering=0)
 
 
 def _version(stat: os.stat_result) -> tuple[int, int, int]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, create_default_local_load_plan
+from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 
 from dcp_worker.engine.errors import StateMismatch
@@ -22,20 +23,23 @@ class ByNameLoadPlanner(DefaultLoadPlanner):
     own state can't know what it was not given.
     """
 
-    def __init__(self, whole: Iterable[str] = ()) -> None:
-        super().__init__()
+    def __init__(self, whole: Iterable[str] = (), **options: bool) -> None:
+        super().__init__(**options)
         self._below = tuple(f"{key}." for key in whole)
 
     def create_local_plan(self) -> LoadPlan:
-        """Plan what is asked for; as DCP does, where some of it is not there. Note what is there and not asked for."""
+        """Plan what is asked for, and note what is there and not asked for."""
         assert self.metadata is not None  # noqa: S101 - set_up_planner got it
-        there = self.metadata.state_dict_metadata.keys()
-        if self.state_dict.keys() <= there:
-            plan = create_default_local_load_plan(self.state_dict, self.metadata)
-        else:
-            plan = super().create_local_plan()
-        left_out = {name for name in there - self.state_dict.keys() if name.startswith(self._below)}
-        return dataclasses.replace(plan, planner_data=left_out)
+        left_out = self.metadata.state_dict_metadata.keys() - self.state_dict.keys()
+        return dataclasses.replace(
+            self.plan_asked(self.metadata), planner_data={name for name in left_out if name.startswith(self._below)}
+        )
+
+    def plan_asked(self, metadata: Metadata) -> LoadPlan:
+        """Plan what is asked for; as DCP does, where some of it is not there."""
+        if self.state_dict.keys() <= metadata.state_dict_metadata.keys():
+            return create_default_local_load_plan(self.state_dict, metadata)
+        return super().create_local_plan()
 
     def create_global_plan(self, global_plan: list[LoadPlan]) -> list[LoadPlan]:
         """Refuse what no rank asks for; each may have another part of the model.
