@@ -6,9 +6,11 @@ import itertools
 import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -481,10 +483,24 @@ def save_with_a_hung_rank_0(rank: int, url: str) -> None:
 
 
 def save_without_one_rank(rank: int, url: str, absent: int) -> None:
-    """One rank never comes to the first save; the others are patient for 2 s."""
+    """One rank never comes to the first save; the others are patient for 5 s."""
+    dist.barrier()
     if rank == absent:
         threading.Event().wait(50)
-    engine.save({"x": torch.zeros(3)}, url, patience=2)
+    engine.save({"x": torch.zeros(3)}, url, patience=5)
+
+
+def save_one_call_apart(rank: int, url: str, gave_up: str) -> None:
+    """Rank 0 gives up its first save, for which rank 1 comes only then."""
+    if rank == 0:
+        with contextlib.suppress(errors.PeerHung):
+            engine.save({"x": torch.zeros(3)}, url, overwrite=True, patience=1)
+        Path(gave_up).touch()
+    deadline = time.monotonic() + 50
+    while not Path(gave_up).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    engine.save({"x": torch.ones(3)}, url, overwrite=True, patience=30)
 
 
 def save_in_a_part_of_the_ranks(rank: int, url: str) -> float:
@@ -542,6 +558,8 @@ class Unwilling(torch.nn.Linear):
     def load_state_dict(self, *args: Any, **options: Any) -> Any:
         if self.where == "given":
             raise KeyError("given")
+        if self.where == "file":
+            raise FileNotFoundError("of its own")
         return super().load_state_dict(*args, **options)
 
 

@@ -199,7 +199,16 @@ def test_a_rank_that_never_comes_is_named(tmp_path: Path) -> None:
     for result in (results[0], results[2]):
         assert isinstance(result.error, PeerHung)
         assert result.error.rank == 1
-        assert "rank 1 did not finish joining within 2 s" in str(result.error)
+        assert "rank 1 did not finish joining within 5 s" in str(result.error)
+
+
+def test_a_rank_that_comes_late_joins_no_later_save(tmp_path: Path) -> None:
+    results = run_ranks(2, programs.save_one_call_apart, str(tmp_path / "it"), str(tmp_path / "gave-up"))
+    for result in results:
+        assert isinstance(result.error, InvalidOption)
+        assert "'call 2', 30) on rank 0" in str(result.error)
+        assert "'call 1', 30) on rank 1" in str(result.error)
+    assert engine.find(str(tmp_path / "it")) is None
 
 
 def test_a_save_of_some_ranks_leaves_all_of_them_able_to_make_groups(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy._core import multiarray
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     _MEM_FORMAT_ENCODING,
@@ -30,8 +31,8 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.storage import WriteResult
 
 from dcp_worker.contract import Conflict, Origin, Reason
-from dcp_worker.engine import archive, digest, errors, layout, metadata, options, ranges, record
-from dcp_worker.engine.errors import CheckpointCorrupted
+from dcp_worker.engine import archive, digest, errors, layout, metadata, object_store, objects, options, ranges, record
+from dcp_worker.engine.errors import CheckpointCorrupted, StateMismatch
 from dcp_worker.engine.manifest import Chunk, DataFile, Manifest, Tensor
 from dcp_worker.engine.object_store import ObjectStore
 from dcp_worker.engine.payload import PIECE, Payload, rows
@@ -290,6 +291,79 @@ def test_a_crafted_pickle_changes_no_class(name: str) -> None:
     assert not hasattr(real, "__len__")
 
 
+class Made:
+    """Is pickled as whatever is wanted."""
+
+    def __init__(self, *reduced: Any) -> None:
+        self.reduced = reduced
+
+    def __reduce__(self) -> Any:
+        return self.reduced
+
+
+def _stream(value: object) -> io.BytesIO:
+    stream = io.BytesIO()
+    torch.save(value, stream)
+    stream.seek(0)
+    return stream
+
+
+def _type(code: str, *, fields: Any = None, flags: int = 0, alignment: int = -1, size: int = -1) -> Made:
+    names = tuple(fields) if fields else None
+    return Made(np.dtype, (code, False, True), (3, "<", None, names, fields, size, alignment, flags))
+
+
+def _array(kind: Any, data: Any, shape: tuple[int, ...] = (1,), begin: tuple[int, ...] = (0,)) -> Made:
+    return Made(multiarray._reconstruct, (np.ndarray, begin, b"b"), (1, shape, kind, False, data))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(np.arange(6.0).reshape(2, 3).T, id="by columns"),
+        pytest.param(np.array([], dtype=np.int8), id="empty"),
+        pytest.param(np.array(1 + 2j), id="no dimension"),
+        pytest.param(np.array(["a", "bcd"]), id="text"),
+        pytest.param(np.array([b"a"]), id="bytes"),
+        pytest.param(np.array(["2026-01-01", "NaT"], dtype="M8[ms]"), id="times"),
+        pytest.param(np.arange(3, dtype=">u4"), id="of another machine"),
+        pytest.param(np.float32(0.5), id="scalar"),
+        pytest.param(np.datetime64("2026-01-01T00:00"), id="a time"),
+        pytest.param(np.bool_(1), id="bool"),
+        pytest.param(np.str_("word"), id="a word"),
+        pytest.param(np.dtype("f2"), id="type"),
+    ],
+)
+def test_plain_data_of_numpy_are_read(value: Any) -> None:
+    objects.decode("x", "f", _stream({"x": [value]}))
+
+
+_OBJECT = Made(np.dtype, ("O",))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(np.array([{}], dtype=object), id="objects"),
+        pytest.param(np.zeros(1, dtype=[("a", "i4")]), id="fields"),
+        pytest.param(_array(_type("V8", fields={"a": (_OBJECT, 0)}), b"AAAAAAAA"), id="hidden objects"),
+        pytest.param(_array(_type("f8", fields={"a": (_type("f4"), 0)}), b"AAAAAAAA"), id="hidden fields"),
+        pytest.param(_array(_type("f8", flags=63), b"AAAAAAAA"), id="flags of objects"),
+        pytest.param(_array(_type("f8", alignment=0), b"AAAAAAAA"), id="alignment"),
+        pytest.param(_array(_type("S4", size=400), b"AAAA"), id="size"),
+        pytest.param(_array(_type("f8"), b"AAAA"), id="too few bytes"),
+        pytest.param(_array(_type("f8"), ["AAAAAAAA"]), id="list"),
+        pytest.param(_array(_type("f8"), b"AAAAAAAA", (-1, -1)), id="negative shape"),
+        pytest.param(_array(_type("f8"), b"AAAAAAAA", begin=(1 << 40,)), id="memory"),
+        pytest.param(Made(multiarray.scalar, (np.dtype("f8"), b"AAAA")), id="scalar of too few bytes"),
+        pytest.param(Made(np.ndarray, ((1 << 40,),)), id="called"),
+    ],
+)
+def test_what_numpy_would_trust_is_refused(value: Any) -> None:
+    with pytest.raises((StateMismatch, CheckpointCorrupted)):
+        objects.decode("x", "f", _stream([value]))
+
+
 @pytest.mark.parametrize(
     ("attribute", "value"),
     [("_value_", b"K\x63"), ("__class__", b"ctorch.distributed.checkpoint.metadata\nTensorProperties\n")],
@@ -509,3 +583,15 @@ def test_options_are_translated_and_unknown_ones_refused() -> None:
         options.check("s3", {"endpoint": "x"})
     with pytest.raises(errors.InvalidOption, match="chained"):
         options.protocol_of("simplecache::s3://b/k")
+
+
+@pytest.mark.parametrize(
+    ("text", "beyond"),
+    [
+        ("Server returned non-2xx status code: 416 Range Not Satisfiable: ", True),
+        ("<Error><Code>InvalidRange</Code>", True),
+        ("GET http://127.0.0.1:4160/b/step-4160/data in 1.416s - Server returned: 503 Service Unavailable", False),
+    ],
+)
+def test_a_range_beyond_the_end_is_told_by_the_stores_words_alone(text: str, beyond: bool) -> None:  # noqa: FBT001 - a table
+    assert bool(object_store._BEYOND.search(text)) is beyond

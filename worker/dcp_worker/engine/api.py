@@ -6,7 +6,7 @@ own driver has no hook for a failure, raises a BaseException, and lets every ran
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from os import PathLike
 from typing import Any, Protocol
@@ -157,7 +157,7 @@ def load(
     def hand_over() -> None:
         for key, value in values().items():
             if isinstance(state_dict[key], Stateful):
-                state_dict[key].load_state_dict(value)
+                _take(state_dict[key], value)
             else:
                 state_dict[key] = value
 
@@ -175,11 +175,26 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - whatever a state dict holds
     """Return what a Stateful has to save, or the value itself."""
     if not isinstance(value, Stateful):
         return value
-    try:
+    with _own_files(value, "state_dict"):
         return value.state_dict()
+
+
+def _take(target: Stateful, value: dict[str, Any]) -> None:
+    with _own_files(target, "load_state_dict"):
+        try:
+            target.load_state_dict(value)
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            what = f"{type(target).__name__}.load_state_dict()"
+            raise StateMismatch(f"{what} does not take what was loaded: {type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def _own_files(owner: Stateful, method: str) -> Iterator[None]:
+    """Tell a file that an object misses from one of the checkpoint."""
+    try:
+        yield
     except OSError as error:
-        # Else a file that it misses would pass for one of the checkpoint.
-        raise EngineError(f"{type(value).__name__}.state_dict(): {type(error).__name__}: {error}") from error
+        raise EngineError(f"{type(owner).__name__}.{method}(): {type(error).__name__}: {error}") from error
 
 
 def _save(
@@ -195,10 +210,12 @@ def _save(
         writer = opened()
         planner.set_up_planner(values, writer.storage_meta(), ranks.coordinates)
         writer.set_up_storage_writer(ranks.coordinates)
-        return writer.prepare_local_plan(planner.create_local_plan()), (writer.store.url, writer.step, ranks.patience)
+        # A rank that gave up waiting is one call ahead of those that come late.
+        call = f"call {ranks.call}" if writer.step is None else f"step {writer.step}"
+        return writer.prepare_local_plan(planner.create_local_plan()), (writer.store.url, call, ranks.patience)
 
     def plan_all(offers: list[tuple[SavePlan, tuple[object, ...]]]) -> list[SavePlan]:
-        _same("(url, step, patience)", [call for _, call in offers])
+        _same("(url, step or number of the call, patience)", [call for _, call in offers])
         # A planner that keeps plans would keep one that no rank ever gets.
         opened().await_look()
         plans, found = planner.create_global_plan([plan for plan, _ in offers])

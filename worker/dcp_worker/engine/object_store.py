@@ -8,6 +8,7 @@ delete, and where a file did not arrive as it was sent: these are tried again he
 """
 
 import logging
+import re
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,9 +36,9 @@ _FILE_SIZE: Final = 32 << 20
 of putting the parts together."""
 _CONFLICTS: Final = (exceptions.AlreadyExistsError, exceptions.PreconditionError)
 
-_BEYOND: Final = ("416", "InvalidRange")
+_BEYOND: Final = re.compile(r"\b416 Range Not Satisfiable|InvalidRange")
 """How stores say that a range begins behind the object's end."""
-_NO_RANGE: Final = (*_BEYOND, "non-partial response", "CONTENT_RANGE")
+_NO_RANGE: Final = re.compile(rf"{_BEYOND.pattern}|non-partial response|CONTENT_RANGE")
 """How they answer if the object is empty; some send all of it, some a range that can't be."""
 
 _PLACES: Final = ("endpoint", "base_url", "account_name")
@@ -73,7 +74,7 @@ class ObjectStore:
         try:
             result = self._tail(path, tail) if tail else obstore.get(self._store, path)
         except exceptions.BaseError as error:
-            if not any(mark in str(error) for mark in _NO_RANGE):
+            if not _NO_RANGE.search(str(error)):
                 raise
             result = obstore.get(self._store, path)  # of what is empty there is no range, not even the end
         meta = result.meta
@@ -127,7 +128,7 @@ class ObjectStore:
         try:
             result = obstore.get(self._store, path, options={"range": (offset, end)})
         except exceptions.BaseError as error:
-            if any(mark in str(error) for mark in _BEYOND):
+            if _BEYOND.search(str(error)):
                 raise EOFError(path) from error
             raise
         yield from copied(result.stream(min_chunk_size=_PIECE), views, path)

@@ -9,26 +9,16 @@ import pickle
 import re
 import threading
 from collections.abc import Sequence
-from itertools import product
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 import torch
-from numpy._core import multiarray
 from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlanner, ReadItem
 
+from dcp_worker.engine import arrays
 from dcp_worker.engine.digest import Bytes
 from dcp_worker.engine.errors import CheckpointCorrupted, StateMismatch
 
-_NUMPY: Final[tuple[Any, ...]] = (
-    *(np.ndarray, np.dtype, *(type(np.dtype(code)) for code in np.typecodes["All"].replace("O", ""))),
-    *(
-        (getattr(multiarray, name), f"numpy.{core}.multiarray.{name}")
-        for core, name in product(("core", "_core"), ("_reconstruct", "scalar"))
-    ),
-)
-"""What arrays are pickled with, by numpy 1 and 2; not those of objects, for which numpy's own code would be trusted."""
 _ALLOWING: Final = threading.Lock()
 """What torch allows holds for the whole process: a thread that is done takes away what another one allowed too."""
 _REFUSED: Final = re.compile(r"(?:GLOBAL:? |but got <class ')([\w.]+)")
@@ -56,7 +46,7 @@ def place(item: ReadItem, file: str, data: Bytes, planner: LoadPlanner, allow: S
 
 
 def decode(name: str, file: str, stream: io.BytesIO, allow: Sequence[type] = ()) -> object:
-    """Load with the restricted unpickler; say which class it refused and how to allow it."""
+    """Read with the restricted unpickler, arrays of numpy as stand-ins; say which class it refused, how to allow it."""
     try:
         return _restricted(stream, allow)
     except pickle.UnpicklingError as error:
@@ -69,11 +59,11 @@ def decode(name: str, file: str, stream: io.BytesIO, allow: Sequence[type] = ())
 
 
 def _restricted(stream: io.BytesIO, allow: Sequence[type]) -> object:
-    try:
-        return torch.load(stream, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        stream.seek(0)
     with _ALLOWING:
-        known = set(torch.serialization.get_safe_globals())
-        with torch.serialization.safe_globals(list({*_NUMPY, *allow} - known)):
+        try:
+            return torch.load(stream, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            stream.seek(0)
+        known = torch.serialization.get_safe_globals()
+        with torch.serialization.safe_globals([*arrays.ALLOWED, *(each for each in allow if each not in known)]):
             return torch.load(stream, map_location="cpu", weights_only=True)

@@ -30,10 +30,9 @@ class ByNameLoadPlanner(DefaultLoadPlanner):
     def create_local_plan(self) -> LoadPlan:
         """Plan what is asked for, and note what is there and not asked for."""
         assert self.metadata is not None  # noqa: S101 - set_up_planner got it
+        plan = self.plan_asked(self.metadata)  # which changes the names for those of an old checkpoint
         left_out = self.metadata.state_dict_metadata.keys() - self.state_dict.keys()
-        return dataclasses.replace(
-            self.plan_asked(self.metadata), planner_data={name for name in left_out if name.startswith(self._below)}
-        )
+        return dataclasses.replace(plan, planner_data={name for name in left_out if name.startswith(self._below)})
 
     def plan_asked(self, metadata: Metadata) -> LoadPlan:
         """Plan what is asked for; as DCP does, where some of it is not there."""

@@ -7,6 +7,7 @@ group there is one rank and nothing is sent.
 import re
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -44,6 +45,8 @@ class Ranks:
         self, group: dist.ProcessGroup | None = None, *, use: str = "", patience: float = PATIENCE_SECONDS
     ) -> None:
         self.alone = not (dist.is_available() and dist.is_initialized())
+        self.call = 0 if self.alone else _count(group, use)
+        """How many there were of this group and use: equal on ranks that are in one and the same call."""
         # gloo alone can say which rank did not come.
         self.group = None if self.alone else own_group(group, use, patience)
         self.rank = 0 if self.alone else dist.get_rank(self.group)
@@ -179,6 +182,14 @@ def _value(result: _T | EngineError) -> _T:
 
 
 _own: dict[tuple[dist.ProcessGroup, str], dist.ProcessGroup] = {}
+_calls: Counter[tuple[dist.ProcessGroup, str]] = Counter()
+
+
+def _count(group: dist.ProcessGroup | None, use: str) -> int:
+    of = group or dist.group.WORLD
+    assert isinstance(of, dist.ProcessGroup)  # noqa: S101 - initialised, and this rank is a member
+    _calls[of, use] += 1
+    return _calls[of, use]
 
 
 def own_group(group: dist.ProcessGroup | None, use: str, patience: float) -> dist.ProcessGroup:
