@@ -23,12 +23,13 @@ class Averaged(torch.optim.Optimizer):
     """Not torch's own: state that starts as the parameter and at one, counts in the state and in the group."""
 
     def __init__(self, params: Any) -> None:
-        super().__init__(params, {"lr": 0.1, "weight_decay": 0.1, "k": 0})
+        super().__init__(params, {"lr": 0.1, "weight_decay": 0.1, "k": 0, "seen": torch.zeros(())})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             group["k"] += 1
+            group["seen"].add_(1)
             for each in group["params"]:
                 if each.grad is None:
                     continue
@@ -240,6 +241,7 @@ def noted(place: Place) -> bool:
 
 
 GROUPS: Final[dict[str, tuple[str, str, bool, str]]] = {
+    "without what is frozen": ("abz", "ab", True, ""),
     "the same": ("ab c", "ab c", True, ""),
     "in another order": ("ab c", "c ba", True, ""),
     "more in the checkpoint": ("a", "ab c", True, ""),
@@ -253,14 +255,15 @@ GROUPS: Final[dict[str, tuple[str, str, bool, str]]] = {
     "in two": ("ab c", "ab ab c", False, "other groups, which differ in a, b"),
     "none": ("", "", True, ""),
 }
-"""Groups here and in the checkpoint, whether all is loaded, and what is wrong."""
+"""Groups here and in the checkpoint, whether all is loaded, and what is wrong; z is frozen."""
 
 
 def group_mismatch(place: Place, name: str) -> str:
     """Return what is said of two optimizers' groups."""
-    here, there, whole, _ = GROUPS[name]
+    *texts, whole, _ = GROUPS[name]
+    here, there = ([set(group) for group in text.split()] for text in texts)
     try:
-        state.check_groups([set(each) for each in here.split()], [set(each) for each in there.split()], whole=whole)
+        state.check_groups(here, there, whole=whole, unneeded="z")
     except StateMismatch as error:
         return error.message.removeprefix("the checkpoint's optimizer has ")
     return ""

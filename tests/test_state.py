@@ -254,7 +254,7 @@ def test_extra_state_comes_back(pool: Pool, tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("objects", "to be saved: extra in the state to save holds numpy.dtypes.ObjectDType. Save"),
+        ("objects", "to be saved: extra in the state to save holds numpy.dtype.O8. Save"),
         ("deque", "holds collections.deque. Save tensors, arrays, numbers"),
         ("function", "holds len. Save"),
         ("local", "pickling extra raised "),

@@ -83,6 +83,13 @@ CASES = {
         ),
         Reason.WORKER_LOST,
     ),
+    "a connection of NCCL's that the kernel refuses": (
+        DistBackendError(
+            "NCCL error in: ProcessGroupNCCL.cpp:2356, unhandled system error, NCCL version 2.27.5\nncclSystemError: "
+            "System call or external library call failed.\nLast error:\ncall to connect failed: Invalid argument"
+        ),
+        Reason.WORKER_LOST,
+    ),
     "a peer that went away": (
         RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]"),
         Reason.WORKER_LOST,

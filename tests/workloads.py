@@ -611,7 +611,9 @@ class Offhand(MyTestModule):
     def __init__(self) -> None:
         super().__init__()
         self.scale = torch.full((8,), 2.0)
-        self.net3.tables = [{"rotary": (torch.full((2,), 3.0),)}]  # type: ignore[assignment]
+        tables: list[Any] = [{"rotary": (torch.full((2,), 3.0),)}]
+        self.net3.tables = [*tables, tables]  # type: ignore[assignment]
+        tables.append(tables)
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * self.scale

@@ -20,15 +20,19 @@ _NO_MEMORY: Final = (
 )
 """What torch, CUDA, NCCL and gloo write where an allocation failed, in lower case."""
 _OWN_FAULT: Final = (
-    "invalid usage",
-    "invalid argument",
+    "ncclinvalidusage",
+    ", invalid usage",
+    "ncclinvalidargument",
+    ", invalid argument",
     "unhandled cuda error",
     "duplicate gpu",
-    "not supported",
-    "unsupported",
+    "data type is not supported",
+    "unsupported data type",
+    "invalid scalar type",
     "op.preamble.length",
 )
-"""What a collective says of its caller, or of the caller's device, and not of another rank; in lower case."""
+"""What a collective says of its caller, or of the caller's device, and not of another rank; in lower case. "Invalid
+argument" and "not supported" alone are also what the kernel says of a connection."""
 
 
 class WorkloadFailed(EngineError):

@@ -249,7 +249,7 @@ class Rank:
             patience=self.task.active_seconds,
             on_progress=self._on_progress,
         )
-        state.check_groups(groups, state.groups(values), whole=whole)
+        state.check_groups(groups, state.groups(values), whole=whole, unneeded=state.frozen(model))
         state.load_state_dict(model, optimizer, values)
         extra.update({name: values[name] for name in extra})
         return info

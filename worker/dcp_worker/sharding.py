@@ -64,6 +64,8 @@ def shard(model: nn.Module, parallelism: Parallelism, world_size: int, device: t
                 return whole
             # DDP sends buffers from rank 0 to all, and no backend sends every type. Those left are equal by their seed.
             unsent = [name for name, each in whole.named_buffers() if each.dtype not in _SENT]
+            # What the model itself says goes on to hold; its name is torch's.
+            unsent += getattr(whole, "_ddp_params_and_buffers_to_ignore", ())
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call] # noqa: SLF001
                 whole, unsent
             )

@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from torch.distributed.checkpoint.planner import LoadPlan, WriteItem, WriteItemType
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
+    _get_fqns,
     get_model_state_dict,
     get_optimizer_state_dict,
     set_model_state_dict,
@@ -76,7 +77,13 @@ def groups(values: Mapping[str, Any]) -> list[set[str]]:
     return [set(group["params"]) for group in values.get("optim", {}).get("param_groups", ())]
 
 
-def check_groups(here: list[set[str]], there: list[set[str]], *, whole: bool) -> None:
+def frozen(model: nn.Module) -> set[str]:
+    """Return the names of the parameters that no optimizer changes."""
+    model = _without_ddp(model)
+    return _union(_get_fqns(model, name) for name, each in model.named_parameters() if not each.requires_grad)
+
+
+def check_groups(here: list[set[str]], there: list[set[str]], *, whole: bool, unneeded: Collection[str] = ()) -> None:
     """Compare the optimizer's groups with those that were loaded; what the checkpoint optimizes beyond is left.
 
     torch gives each group the settings of a loaded group that has one of its parameters, and asks no more.
@@ -85,12 +92,14 @@ def check_groups(here: list[set[str]], there: list[set[str]], *, whole: bool) ->
         here: The groups before the load.
         there: What was loaded in their place.
         whole: Whether all is loaded: then no parameter may be unknown to the checkpoint's optimizer.
+        unneeded: Parameters for which it may have no settings all the same: an optimizer leaves what is frozen alone.
 
     Raises:
         StateMismatch: parameters have no settings in the checkpoint, or share them with others than here.
     """
     known, wanted = _union(there), _union(here)
     missing = wanted - known if whole else _union(group for group in here if group.isdisjoint(known))
+    missing -= set(unneeded)
     if missing:
         raise StateMismatch(f"the checkpoint's optimizer has no settings for {_some(missing)}")
     here, there = ([common for group in each if (common := group & known & wanted)] for each in (here, there))
@@ -142,7 +151,10 @@ def _without_effect(optimizer: torch.optim.Optimizer) -> Iterator[None]:
 
     Afterwards every group is as it was: some optimizers count their steps there.
     """
-    before = [dict(group) for group in optimizer.param_groups]
+    before = [
+        {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in group.items()}
+        for group in optimizer.param_groups
+    ]
     for group in optimizer.param_groups:
         for name in _EFFECTS & group.keys():
             value = group[name]

@@ -115,11 +115,14 @@ def has_loose_meta(model: nn.Module) -> bool:
 
 
 def _tensors(value: object) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, list | tuple | set | dict):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(each)
+    left, seen = [value], set()
+    while left:
+        each = left.pop()
+        if isinstance(each, torch.Tensor):
+            yield each
+        elif isinstance(each, list | tuple | set | dict) and id(each) not in seen:
+            seen.add(id(each))  # a container may be in itself
+            left += each.values() if isinstance(each, dict) else each
 
 
 def need_own(optimizer: torch.optim.Optimizer | None, model: nn.Module) -> None:
