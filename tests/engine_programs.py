@@ -503,6 +503,19 @@ def save_one_call_apart(rank: int, url: str, gave_up: str) -> None:
     engine.save({"x": torch.ones(3)}, url, overwrite=True, patience=30)
 
 
+def threads_after_each_save(rank: int, folder: str) -> list[int]:
+    """Join, save and leave, several times over."""
+    dist.destroy_process_group()
+    counts = []
+    for time_ in range(4):
+        dist.init_process_group("gloo", init_method=f"file://{folder}/store-{time_}", rank=rank, world_size=2)
+        engine.save({"x": torch.zeros(3)}, f"{folder}/{time_}")
+        engine.async_save({"x": torch.zeros(3)}, f"{folder}/{time_}", overwrite=True).wait()
+        dist.destroy_process_group()
+        counts.append(len(list(Path("/proc/self/task").iterdir())))
+    return counts
+
+
 def save_in_a_part_of_the_ranks(rank: int, url: str) -> float:
     """Ranks 0 and 1 save; then all of them make a group, and add up in it what each of them has."""
     part = dist.new_group([0, 1])

@@ -215,6 +215,11 @@ def test_a_save_of_some_ranks_leaves_all_of_them_able_to_make_groups(tmp_path: P
     assert values(run_ranks(3, programs.save_in_a_part_of_the_ranks, str(tmp_path))) == [3, 3, 3]
 
 
+def test_a_group_that_was_left_keeps_no_threads(tmp_path: Path) -> None:
+    for counts in values(run_ranks(2, programs.threads_after_each_save, str(tmp_path))):
+        assert max(counts) - counts[0] < 4  # a group has some seven
+
+
 @pytest.mark.parametrize("debug", [DebugLevel.OFF, DebugLevel.DETAIL])
 def test_groups_are_made_once_and_in_the_order_of_the_calls(tmp_path: Path, debug: DebugLevel) -> None:
     assert values(run_ranks(2, programs.makers_of_groups, str(tmp_path), debug)) == [["MainThread"] * 2] * 2

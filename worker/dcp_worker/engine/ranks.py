@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Final, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -181,15 +182,17 @@ def _value(result: _T | EngineError) -> _T:
     return result
 
 
-_own: dict[tuple[dist.ProcessGroup, str], dist.ProcessGroup] = {}
-_calls: Counter[tuple[dist.ProcessGroup, str]] = Counter()
+# Neither keeps a group that was destroyed: its threads and sockets would stay.
+_own: WeakKeyDictionary[dist.ProcessGroup, dict[str, dist.ProcessGroup]] = WeakKeyDictionary()
+_calls: WeakKeyDictionary[dist.ProcessGroup, Counter[str]] = WeakKeyDictionary()
 
 
 def _count(group: dist.ProcessGroup | None, use: str) -> int:
     of = group or dist.group.WORLD
     assert isinstance(of, dist.ProcessGroup)  # noqa: S101 - initialised, and this rank is a member
-    _calls[of, use] += 1
-    return _calls[of, use]
+    calls = _calls.setdefault(of, Counter())
+    calls[use] += 1
+    return calls[use]
 
 
 def own_group(group: dist.ProcessGroup | None, use: str, patience: float) -> dist.ProcessGroup:
@@ -201,9 +204,10 @@ def own_group(group: dist.ProcessGroup | None, use: str, patience: float) -> dis
     of = group or dist.group.WORLD
     assert isinstance(of, dist.ProcessGroup)  # noqa: S101 - initialised, and this rank is a member
     timeout = timedelta(seconds=patience + _SLACK_SECONDS)
-    if (of, use) not in _own:
-        _own[of, use] = _made(of, use, patience, timeout)
-    made = _own[of, use]
+    own = _own.setdefault(of, {})
+    if use not in own:
+        own[use] = _made(of, use, patience, timeout)
+    made = own[use]
     backend = made._get_backend(torch.device("cpu"))  # noqa: SLF001 - dist.set_timeout came with torch 2.15
     # TORCH_DISTRIBUTED_DEBUG=DETAIL wraps it.
     getattr(backend, "wrapped_pg", backend)._set_default_timeout(timeout)  # noqa: SLF001
