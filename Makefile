@@ -73,7 +73,7 @@ lock: ## Resolve the dependencies anew
 .venv/stamp: requirements-dev.txt pyproject.toml | README.md
 	@uv=$$(./.ci/uv) && echo "making .venv: torch is a download of several GB, once" \
 		&& { [ -x $(PYTHON) ] || $$uv venv -q --python '>=3.11' .venv; } \
-		&& $$uv pip sync -q --python $(PYTHON) requirements-dev.txt \
+		&& $$uv pip sync -q --compile-bytecode --python $(PYTHON) requirements-dev.txt \
 		&& $$uv pip install -q --python $(PYTHON) --no-deps -e .
 	@touch $@
 
