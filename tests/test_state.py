@@ -158,15 +158,20 @@ def test_replicas_that_do_not_divide_the_ranks_are_refused(pool: Pool, tmp_path:
     assert found[0].message == "parallelism.replicate 2 does not divide the 3 ranks"
 
 
+def comes_back(pool: Pool, folder: Path, cell: Cell, workload: str) -> None:
+    """Save a workload after a step; compare what comes back in the same cell and on one rank with the reference."""
+    succeed(pool.work(task(Operation.SAVE, folder, cell, workload, steps=1, exact=True)))
+    expect = {"steps": 1, "ranks": cell.trainers}
+    for loader in (cell, ONE):
+        succeed(pool.work(task(Operation.LOAD, folder, loader, workload, exact=True, expect=expect)))
+
+
 # Optimizers
 
 
 @pytest.mark.parametrize("cell", EVERY, ids=str)
 def test_an_optimizer_without_state_comes_back(pool: Pool, tmp_path: Path, cell: Cell) -> None:
-    succeed(pool.work(task(Operation.SAVE, tmp_path, cell, "Stateless", steps=1, exact=True)))
-    expect = {"steps": 1, "ranks": cell.trainers}
-    for loader in (cell, ONE):
-        succeed(pool.work(task(Operation.LOAD, tmp_path, loader, "Stateless", exact=True, expect=expect)))
+    comes_back(pool, tmp_path, cell, "Stateless")
 
 
 @pytest.mark.parametrize("cell", EVERY, ids=str)
@@ -320,10 +325,7 @@ def test_what_is_noted_on_a_parameter_stays(pool: Pool) -> None:
 
 @pytest.mark.parametrize("cell", EVERY, ids=str)
 def test_a_module_with_two_names_is_saved_and_loaded(pool: Pool, tmp_path: Path, cell: Cell) -> None:
-    succeed(pool.work(task(Operation.SAVE, tmp_path, cell, "Twice", steps=1, exact=True)))
-    expect = {"steps": 1, "ranks": cell.trainers}
-    for loader in (cell, ONE):
-        succeed(pool.work(task(Operation.LOAD, tmp_path, loader, "Twice", exact=True, expect=expect)))
+    comes_back(pool, tmp_path, cell, "Twice")
 
 
 @pytest.mark.parametrize("name", programs.LAYOUTS)

@@ -287,10 +287,9 @@ def _job_of(pod: Body) -> str:
 
 def _is_of(pod: Body, uid: str | None, jobs: Mapping[str, Entry]) -> bool:
     """Return whether a Pod belongs to the Job that its label names: one of ours, with this uid, or one that is gone."""
-    owners = pod["metadata"].get("ownerReferences") or ()
     if uid is not None:
         return uid in owner_uids(pod)
-    name = _job_of(pod)
+    name, owners = _job_of(pod), pod["metadata"].get("ownerReferences") or ()
     return name not in jobs and any((owner.get("kind"), owner.get("name")) == (JOBS.kind, name) for owner in owners)
 
 

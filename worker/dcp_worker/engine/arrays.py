@@ -42,9 +42,6 @@ class _Type:
 class _Array:
     """Stands for a `numpy.ndarray`."""
 
-    def __new__(cls) -> Self:
-        return super().__new__(cls)
-
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _version, shape, kind, _is_fortran, data = state
         _need(kind, data, math.prod(shape) if all(type(size) is int and size >= 0 for size in shape) else -1)

@@ -46,7 +46,7 @@ class Ranks:
         self, group: dist.ProcessGroup | None = None, *, use: str = "", patience: float = PATIENCE_SECONDS
     ) -> None:
         self.alone = not (dist.is_available() and dist.is_initialized())
-        self.call = 0 if self.alone else _count(group, use)
+        self.call = 0 if self.alone else _count(_joined(group), use)
         """How many there were of this group and use: equal on ranks that are in one and the same call."""
         # gloo alone can say which rank did not come.
         self.group = None if self.alone else own_group(group, use, patience)
@@ -187,9 +187,13 @@ _own: WeakKeyDictionary[dist.ProcessGroup, dict[str, dist.ProcessGroup]] = WeakK
 _calls: WeakKeyDictionary[dist.ProcessGroup, Counter[str]] = WeakKeyDictionary()
 
 
-def _count(group: dist.ProcessGroup | None, use: str) -> int:
+def _joined(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
     of = group or dist.group.WORLD
     assert isinstance(of, dist.ProcessGroup)  # noqa: S101 - initialised, and this rank is a member
+    return of
+
+
+def _count(of: dist.ProcessGroup, use: str) -> int:
     calls = _calls.setdefault(of, Counter())
     calls[use] += 1
     return calls[use]
@@ -201,8 +205,7 @@ def own_group(group: dist.ProcessGroup | None, use: str, patience: float) -> dis
     In it a rank waits for rank 0 a little longer than rank 0 waits for the others, so that the one who knows speaks
     first.
     """
-    of = group or dist.group.WORLD
-    assert isinstance(of, dist.ProcessGroup)  # noqa: S101 - initialised, and this rank is a member
+    of = _joined(group)
     timeout = timedelta(seconds=patience + _SLACK_SECONDS)
     own = _own.setdefault(of, {})
     if use not in own:
