@@ -29,7 +29,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.nn.parallel import DistributedDataParallel
 
 from dcp_worker.contract import LoadSelection
-from dcp_worker.engine.errors import EngineError, InvalidOption, StateMismatch
+from dcp_worker.engine.errors import EngineError, InvalidOption, StateMismatch, some
 from dcp_worker.engine.objects import decode
 from dcp_worker.engine.planner import ByNameLoadPlanner
 from dcp_worker.errors import WorkloadFailed, user_code
@@ -101,11 +101,11 @@ def check_groups(here: list[set[str]], there: list[set[str]], *, whole: bool, un
     missing = wanted - known if whole else _union(group for group in here if group.isdisjoint(known))
     missing -= set(unneeded)
     if missing:
-        raise StateMismatch(f"the checkpoint's optimizer has no settings for {_some(missing)}")
+        raise StateMismatch(f"the checkpoint's optimizer has no settings for {some(missing, _NEAR)}")
     here, there = ([common for group in each if (common := group & known & wanted)] for each in (here, there))
     apart = _union(group for group in here + there if here.count(group) != there.count(group))
     if apart:
-        raise StateMismatch(f"the checkpoint's optimizer has other groups, which differ in {_some(apart)}")
+        raise StateMismatch(f"the checkpoint's optimizer has other groups, which differ in {some(apart, _NEAR)}")
 
 
 def _union(sets: Iterable[set[str]]) -> set[str]:
@@ -262,7 +262,7 @@ class SelectingLoadPlanner(ByNameLoadPlanner):
                 raise StateMismatch(f"the checkpoint's values can't be converted: {types}")
             converted.append(types)
         if converted and self.is_coordinator:
-            LOG.warning("loaded with a conversion: %s", _some(converted))
+            LOG.warning("loaded with a conversion: %s", some(converted, _NEAR))
 
     def plan_asked(self, metadata: Metadata) -> LoadPlan:
         """Plan exactly what is selected: a checkpoint of torch 2.3, with other names, is none that a selection fits."""
@@ -284,13 +284,7 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _examples(names: Iterable[str]) -> str:
-    return f"there are {_some(names)}"
-
-
-def _some(names: Iterable[str]) -> str:
-    some = sorted(names)
-    more = f" and {len(some) - _NEAR} more" if len(some) > _NEAR else ""
-    return f"{', '.join(some[:_NEAR])}{more}"
+    return f"there are {some(names, _NEAR)}"
 
 
 def _short(dtype: torch.dtype | None) -> str:

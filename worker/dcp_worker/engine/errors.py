@@ -26,6 +26,13 @@ _SHOWN: Final = 8
 """Tensor names in a message; the rest is a count."""
 
 
+def some(names: Iterable[str], shown: int = _SHOWN) -> str:
+    """Return the first names in order, and how many more there are."""
+    listed = sorted(names)
+    more = f" and {len(listed) - shown} more" if len(listed) > shown else ""
+    return f"{', '.join(listed[:shown])}{more}"
+
+
 class EngineError(Exception):
     """A save, load or verify failed. The same error is raised on every rank; `rank` is the one that failed first."""
 
@@ -115,8 +122,7 @@ class CheckpointCorrupted(EngineError):
 
     def __init__(self, file: str, detail: str, tensors: Iterable[str] = ()) -> None:
         names = sorted(set(tensors))
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        touched = f" It holds {', '.join(names[:_SHOWN])}{more}." if names else ""
+        touched = f" It holds {some(names)}." if names else ""
         super().__init__(f"{file}: {detail}.{touched}")
         self.file = file
         self.tensors = names
@@ -135,10 +141,8 @@ class StateMismatch(EngineError):
     @classmethod
     def left_out(cls, names: Iterable[str]) -> Self:
         """Return the error for entries of an object that the checkpoint holds and the object's state dict does not."""
-        listed = sorted(names)
-        more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
         return cls(
-            f"the checkpoint holds {', '.join(listed[:_SHOWN])}{more}, which the object to load does not ask for. "
+            f"the checkpoint holds {some(names)}, which the object to load does not ask for. "
             "A fresh optimizer has no state yet: torch's get_state_dict makes it. "
             "To leave entries out, pass the object's state_dict() in its place."
         )
