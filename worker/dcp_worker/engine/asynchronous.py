@@ -7,8 +7,8 @@ collectives of the background run over a gloo group of their own, apart from tho
 
 import os
 import threading
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from os import PathLike
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.staging import BlockingAsyncStager, DefaultSta
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from dcp_worker.contract import CheckpointInfo
-from dcp_worker.engine import api
+from dcp_worker.engine import api, devices
 from dcp_worker.engine.commit import LOG
 from dcp_worker.engine.errors import EngineError, translate
 from dcp_worker.engine.ranks import PATIENCE_SECONDS, Ranks
@@ -58,8 +58,16 @@ class AsyncSave:
         if not self._seen:
             self.wait()
 
-    def _run(self, state: Mapping[str, Any], url: str | PathLike[str], ranks: Ranks, options: dict[str, Any]) -> None:
+    def _run(
+        self,
+        on_device: Callable[[], None],
+        state: Mapping[str, Any],
+        url: str | PathLike[str],
+        ranks: Ranks,
+        options: dict[str, Any],
+    ) -> None:
         try:
+            on_device()
             self._info = api.save_now(state, url, ranks, **options)
         except BaseException as error:  # noqa: BLE001 - raised again by wait
             self._error = translate(error)
@@ -92,7 +100,8 @@ def async_save(
     # Not by the thread: ranks that make this group and one of the caller's in different orders would never meet.
     ranks = Ranks(process_group, use="background", patience=patience)
     handle = AsyncSave()
-    threading.Thread(target=handle._run, args=(staged, url, ranks, options), name="dcp-save").start()  # noqa: SLF001
+    run = partial(handle._run, devices.own_device(), staged, url, ranks, options)  # noqa: SLF001
+    threading.Thread(target=run, name="dcp-save").start()
     api.pending = handle
     return handle
 
@@ -121,15 +130,24 @@ def _finish() -> None:
 
 
 def _stage(values: dict[str, Any]) -> dict[str, Any]:
+    """Copy all tensors to host memory, as they are once all that is queued on their devices is done."""
+    used = devices.of(tree_leaves(values))
+    devices.synchronize(used)
+    staged = _copied(values, pinned=any(device.type == "cuda" for device in used))
+    # The stager waits for one device alone.
+    devices.synchronize(used)
+    return staged
+
+
+def _copied(values: dict[str, Any], *, pinned: bool) -> dict[str, Any]:
     if any(isinstance(leaf, ShardedTensor) for leaf in tree_leaves(values)):
         # The other stager takes no tensors of FSDP1.
         return BlockingAsyncStager(type_check=False).stage(values)
     # It copies memory as it lies, and would forget that it is to be read conjugated or negated.
     values = tree_map_only(torch.Tensor, _resolved, values)
-    cuda = torch.cuda.is_available()
     stager = DefaultStager(
         StagingOptions(
-            use_pinned_memory=cuda, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=cuda
+            use_pinned_memory=pinned, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=pinned
         )
     )
     try:

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Final
 
-from dcp_worker.engine import digest, failpoints
+from dcp_worker.engine import devices, digest, failpoints
 from dcp_worker.engine.digest import BLOCK, Bytes, as_bytes
 from dcp_worker.engine.errors import CheckpointCorrupted
 from dcp_worker.engine.manifest import Manifest
@@ -99,7 +99,7 @@ class Fetcher:
                 retried(partial(self._one, request), self._store.attempts)
                 moved(sum(read.stop - read.start for read in request.reads))
 
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="dcp-read") as pool:
+        with ThreadPoolExecutor(self._threads, "dcp-read", initializer=devices.own_device()) as pool:
             futures = [pool.submit(one, request) for request in requests]
             finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
             stop.set()

@@ -120,12 +120,6 @@ def _slices(data: Bytes) -> Iterator[Bytes]:
         yield data[start : start + PIECE]
 
 
-def await_devices() -> None:
-    """Wait for what the caller's stream has yet to compute; other threads, which copy, look at other streams."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.current_stream().synchronize()
-
-
 def _cuda_pieces(tensor: torch.Tensor) -> Iterator[Bytes]:
     """Copy ahead by one piece on a stream of its own; torch keeps pinned memory for the next piece once it is free."""
     stream = torch.cuda.Stream(tensor.device)  # type: ignore[no-untyped-call]

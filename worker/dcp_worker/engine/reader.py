@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
 from dcp_worker.contract import CheckpointInfo
-from dcp_worker.engine import commit, layout, objects, payload, placement, ranges
+from dcp_worker.engine import commit, devices, layout, objects, placement, ranges
 from dcp_worker.engine import metadata as dcp_metadata
 from dcp_worker.engine.digest import BLOCK
 from dcp_worker.engine.errors import CheckpointCorrupted, CheckpointReplaced, InvalidOption, translate
@@ -140,7 +140,6 @@ class CheckpointReader(StorageReader):
         return CheckpointInfo(url=self.store.url)
 
     def _read(self, plan: LoadPlan, planner: LoadPlanner) -> None:
-        payload.await_devices()
         places = [(item, self._info_of(item)) for item in plan.items]
         direct: list[ranges.Read] = []
         targets: list[tuple[ReadItem, torch.Tensor]] = []
@@ -156,7 +155,11 @@ class CheckpointReader(StorageReader):
         total = sum(read.stop - read.start for read in direct) + sum(length for _, length in whole)
         meter = Meter(total, self._on_progress)
         fetcher = self._fetcher({info.relative_path for _, info in places})
+        # Their last use may still be queued; and what is converted on a device is queued by threads of the fetcher.
+        used = devices.of(target for _, target in targets)
+        devices.synchronize(used)
         fetcher.run(self._requests(direct), meter.add)
+        devices.synchronize(used)
         for item, target in targets:
             planner.commit_tensor(item, target)
         for batch in layout.split(whole, self._memory_limit // 2):

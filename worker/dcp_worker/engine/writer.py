@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from dcp_worker.contract import CheckpointInfo, Origin
-from dcp_worker.engine import commit, digest, failpoints, layout, payload, record
+from dcp_worker.engine import commit, devices, digest, failpoints, layout, payload, record
 from dcp_worker.engine import metadata as dcp_metadata
 from dcp_worker.engine.errors import CheckpointCorrupted, InvalidOption, translate
 from dcp_worker.engine.manifest import Manifest
@@ -134,7 +134,7 @@ class CheckpointWriter(StorageWriter):
             raise InvalidOption.kept_plan()
         assignment.used = True
         self.save_id = assignment.save_id
-        payload.await_devices()
+        devices.synchronize(devices.of(planner.resolve_data(item) for item in plan.items if item.tensor_data))
         files = list(self._files(plan.items))
         meter = Meter(sum(size for items in files for _, size in items), self._on_progress)
         paths = [layout.data_path(self.save_id, assignment.rank, number) for number in range(len(files))]
@@ -149,7 +149,7 @@ class CheckpointWriter(StorageWriter):
                 failed.set()
                 raise
 
-        with ThreadPoolExecutor(at_once, thread_name_prefix="dcp-write") as pool:
+        with ThreadPoolExecutor(at_once, "dcp-write", initializer=devices.own_device()) as pool:
             running = [pool.submit(write, path, items) for path, items in zip(paths, files, strict=True)]
         errors = [error for step in running if (error := step.exception())]
         if errors:
