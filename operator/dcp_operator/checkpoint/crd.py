@@ -84,6 +84,8 @@ def _object_schema() -> Schema:
     spec["properties"]["storage"]["properties"]["options"] = _options()
     spec["properties"]["ttlSecondsAfterFinished"]["nullable"] = True
     status = _structural(Status.model_json_schema(by_alias=True), with_defaults=False)
+    # Without it an object that no operator has seen yet passes for done: kstatus reads no status as Current.
+    status["default"] = {"observedGeneration": -1}
     status["properties"]["conditions"] |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
     schema: Schema = {
         "description": "One operation, done once, on one distributed PyTorch checkpoint.",

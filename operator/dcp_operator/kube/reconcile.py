@@ -48,7 +48,7 @@ SOONEST: Final = 0.02
 """Seconds between two reconciles of one Checkpoint, at least."""
 DECORATION: Final = ("warnings", "failedRanks", "progress")
 """What a status can do without."""
-LATER: Final = 5.0
+LATER: Final = 2.0
 """Seconds that a new Job stands in no status, at most, while other Checkpoints wait for theirs."""
 
 

@@ -1,0 +1,49 @@
+"""No tool that follows kstatus takes a Checkpoint for done before the operator says so."""
+
+from collections.abc import Callable
+
+import pytest
+
+from dcp_operator.checkpoint import crd
+from dcp_operator.checkpoint.spec import SpecError
+from dcp_operator.checkpoint.status import Status
+from dcp_operator.decision.actions import Decision
+from dcp_operator.decision.observed import Observed
+from dcp_operator.decision.refusal import blocked, refuse
+from scenes import NOW, RUNNING, attempt, checkpoint, decided, ended, failed, running, saved, settled
+
+SCHEMA = crd.custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+
+
+def test_an_object_that_no_operator_has_seen_is_in_progress() -> None:
+    """kstatus: an observedGeneration other than the generation is InProgress; no status at all would be Current."""
+    assert SCHEMA["properties"]["status"]["default"] == {"observedGeneration": -1}
+    assert Status.read(SCHEMA["properties"]["status"]["default"]).attempts == 0
+
+
+def invalid() -> Decision:
+    return refuse(
+        SpecError(["spec: no"]),
+        generation=1,
+        run_id="",
+        observed=Observed(),
+        status={"observedGeneration": -1},
+        now=NOW,
+    )
+
+
+@pytest.mark.parametrize(
+    "decision",
+    [
+        pytest.param(lambda: decided(status={"observedGeneration": -1}), id="started"),
+        pytest.param(lambda: decided(attempt(running(0), running(1)), status=RUNNING), id="running"),
+        pytest.param(lambda: settled(ended(0, saved()), ended(1, saved())), id="succeeded"),
+        pytest.param(lambda: settled(ended(0, failed()), ended(1, failed(rank=1))), id="failed, tried again"),
+        pytest.param(lambda: decided(of=checkpoint({"spec.suspend": True})), id="suspended"),
+        pytest.param(invalid, id="refused"),
+        pytest.param(lambda: blocked(checkpoint(), decided(), {}, "exceeded quota", NOW), id="over quota"),
+    ],
+)
+def test_every_status_says_which_generation_it_is_about(decision: Callable[[], Decision]) -> None:
+    """The CRD's default fills in an absent status only: a written one without the field would lose it."""
+    assert decision().status["observedGeneration"] == 1
