@@ -36,7 +36,8 @@ def job_name(name: str, uid: str, run_id: str, attempt: int) -> str:
 
     It derives from (uid, run, attempt) alone, so that an operator that died between creating a Job and writing it down
     finds that Job again, and so that a rerun can't adopt the Job of an earlier run. At most 54 characters: the pods'
-    host names `<job>-<index>` have to stay DNS labels.
+    host names `<job>-<index>` have to stay DNS labels. A Service's name begins with a letter; a Checkpoint's need not.
     """
     digest = hashlib.sha256(f"{uid}/{run_id}/{attempt}".encode()).hexdigest()[:_DIGEST]
-    return f"{name[:_READABLE].rstrip('-.')}-{digest}-{attempt}"
+    readable = name if name[:1].isalpha() else f"dcp-{name}"
+    return f"{readable[:_READABLE].rstrip('-.')}-{digest}-{attempt}"
