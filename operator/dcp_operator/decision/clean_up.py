@@ -9,7 +9,9 @@ from dcp_operator.decision.actions import Action, DeleteAttempt
 from dcp_operator.decision.observed import Attempt, Observed
 
 _LINGER: Final = timedelta(seconds=60)
-"""How long pods may take to end after a success before they are stopped."""
+"""How long pods may take to end after the result before they are stopped."""
+_FLUSH: Final = timedelta(seconds=15)
+"""How long pods whose ranks have ended may take before another attempt, which wants what they hold."""
 
 
 def clean_up(
@@ -18,7 +20,8 @@ def clean_up(
     """Return the attempts to delete now, and when to look again.
 
     An attempt is deleted only once its outcome stands in the status as written: to stop what still runs, when the time
-    to keep it is over, or since a new runId asked for a fresh run.
+    to keep it is over, or since a new runId asked for a fresh run. Pods that only another container keeps running hold
+    their GPUs like any other. They go a minute after the result, however long the logs of ended ones would be kept.
     """
     actions: list[Action] = []
     times: list[datetime] = []
@@ -35,7 +38,8 @@ def clean_up(
         if due > now or not is_written:
             times.append(max(due, now))
         else:
-            actions.append(deletion(attempt, "its pods are no longer needed" if attempt.active else "its time is over"))
+            runs_on = attempt.active or attempt.lingers
+            actions.append(deletion(attempt, "its pods are no longer needed" if runs_on else "its time is over"))
     return actions, times
 
 
@@ -50,10 +54,16 @@ def _due(checkpoint: Checkpoint, attempt: Attempt, status: Status, now: datetime
     end = status.completion_time or now
     if attempt.active:
         return end + _LINGER if status.phase is Phase.SUCCEEDED else now
-    ttl = checkpoint.spec.ttl_seconds_after_finished
-    if not status.phase.terminal or ttl is None:
-        return None
-    return end + timedelta(seconds=ttl)
+    seconds = checkpoint.spec.ttl_seconds_after_finished
+    ttl = end + timedelta(seconds=seconds) if seconds is not None and status.phase.terminal else None
+    if not attempt.lingers:
+        return ttl
+    stop = end + _LINGER if status.phase.terminal else _last_end(attempt, now) + _FLUSH
+    return stop if ttl is None else min(stop, ttl)
+
+
+def _last_end(attempt: Attempt, now: datetime) -> datetime:
+    return max((min(pod.finished, now) for pod in attempt.pods if pod.finished is not None), default=attempt.created)
 
 
 def deletion(attempt: Attempt, why: str) -> DeleteAttempt:

@@ -185,7 +185,7 @@ def _report_lost(attempt: Attempt) -> bool:
 
 def _causes(attempt: Attempt, now: datetime) -> Iterator[Cause]:
     for pod in attempt.pods:
-        if pod.phase != "Succeeded" and (cause := _pod_cause(attempt, pod, now)) is not None:
+        if not pod.succeeded and (cause := _pod_cause(attempt, pod, now)) is not None:
             yield cause
         for failure in pod.report.failures if pod.report is not None else ():
             yield _rank_cause(attempt, pod, failure)
@@ -215,6 +215,8 @@ def _pod_cause(attempt: Attempt, pod: Pod, now: datetime) -> Cause | None:
         message = f"{where} was deleted and its node does not say that it stopped: the node is probably lost."
     elif pod.report is not None and pod.report.terminated:
         message = f"{where} was told to stop (SIGTERM), but not by the operator: someone deleted the pod."
+    elif pod.vanished:
+        message = f"{where} ran, and its node can't say any more how it ended: the node was probably restarted."
     elif pod.failed and pod.report is None and pod.started is None:
         weight, reason = Weight.NAMED, Reason.ENTRYPOINT_ERROR
         message = f"{where}: the container could not start ({pod.exit_reason or 'no reason'}). {pod.exit_message}"

@@ -38,7 +38,7 @@ def refuse(
     done = finished(written, Phase.FAILED, Reason.INVALID_SPEC, now.replace(microsecond=0)).given(
         run_id=run_id[:63], failure=Failure(reason=Reason.INVALID_SPEC, message=message)
     )
-    actions = tuple(deletion(each, "the spec is invalid") for each in observed.attempts if each.active)
+    actions = tuple(deletion(each, "the spec is invalid") for each in observed.attempts if each.active or each.lingers)
     final = with_conditions(done, message, written, generation, now)
     return Decision(actions=actions, status=final.to_dict(), events=tuple(events(written, final)))
 

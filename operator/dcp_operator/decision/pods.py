@@ -1,0 +1,189 @@
+"""One Pod body as a small frozen value: how the ranks' container stands, whatever else runs beside it.
+
+A pod may hold other containers: a service mesh's proxy, a log shipper, what a webhook put in. They may outlive the
+ranks for ever or die before them, and the pod's phase tells of all of them together. So their end is read
+off their own container, and off the phase only where that container says nothing: evicted, or never started.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal, cast
+
+from dcp_operator.checkpoint.naming import INDEX_LABEL, WORKER_CONTAINER
+from dcp_worker.contract import Report
+
+Body = Mapping[str, Any]
+PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
+
+_STUCK: Final = timedelta(seconds=30)
+"""A pod that is still there this long after its deletion was due is on a node that no longer answers."""
+_PULL_ERRORS: Final = {
+    "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
+    "RegistryUnavailable", "SignatureValidationFailed",
+}  # fmt: skip
+_TERMINAL: Final = {"Succeeded", "Failed"}
+_UNKNOWN: Final = "ContainerStatusUnknown"
+"""The kubelet's word for a container that ran and that it can't find any more, after a node's restart say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pod:
+    """One pod of an attempt: `numProcPerNode` ranks and their launcher."""
+
+    index: int
+    name: str = ""
+    phase: PodPhase = "Pending"
+    """Of all its containers together."""
+    node: str = ""
+    unschedulable: str = ""
+    """The scheduler's message while it finds no node."""
+    waiting: str = ""
+    """The kubelet's word for why the container does not run yet, such as ImagePullBackOff."""
+    waiting_message: str = ""
+    started: datetime | None = None
+    finished: datetime | None = None
+    exit_code: int | None = None
+    """Of the worker container; None while it runs, and where the kubelet never said how it ended."""
+    exit_reason: str = ""
+    """The kubelet's word for how the container ended, such as OOMKilled or StartError."""
+    exit_message: str = ""
+    oom_killed: bool = False
+    disrupted: str = ""
+    """Reason of the condition DisruptionTarget: preempted, drained, ended by its kubelet, or node lost."""
+    rejected: str = ""
+    """Why the kubelet ended the whole pod: Evicted, NodeShutdown, UnexpectedAdmissionError..., with its message."""
+    deleting: datetime | None = None
+    """When the pod was due to be gone."""
+    report: Report | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether its worker container is done."""
+        return self.exit_code is not None or self.phase in _TERMINAL
+
+    @property
+    def failed(self) -> bool:
+        """Whether its worker container is done and did not succeed."""
+        return self.phase == "Failed" if self.exit_code is None else self.exit_code != 0
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether its worker container is done and succeeded, whatever became of the others."""
+        return self.ended and not self.failed
+
+    @property
+    def lingers(self) -> bool:
+        """Whether it runs on although its worker container is done: another container keeps it, and what it holds."""
+        return self.ended and self.phase not in _TERMINAL
+
+    @property
+    def vanished(self) -> bool:
+        """Whether its kubelet lost sight of the container, which had run."""
+        return self.exit_reason == _UNKNOWN
+
+    @property
+    def evicted(self) -> bool:
+        """Whether its kubelet ended it to relieve the node, as the pod that used most beyond its requests."""
+        return self.rejected.startswith("Evicted")
+
+    @property
+    def pull_error(self) -> bool:
+        """Whether its image can't be pulled at the moment."""
+        return self.waiting in _PULL_ERRORS
+
+    @property
+    def given_up_at(self) -> datetime | None:
+        """When to give up a pod that was deleted and whose node never says that it stopped."""
+        return self.deleting + _STUCK if self.deleting is not None and not self.ended else None
+
+    def lost(self, now: datetime) -> bool:
+        """Return whether the pod is given up."""
+        return self.given_up_at is not None and now >= self.given_up_at
+
+    def over(self, now: datetime) -> bool:
+        """Return whether nothing more is to be expected of its ranks."""
+        return self.ended or self.lost(now)
+
+
+def pod_of(body: Body) -> Pod:
+    """Return what a Pod body shows."""
+    metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
+    labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    running, waiting, ended = _worker(status)
+    scheduled, disruption = condition(status, "PodScheduled", "False"), condition(status, "DisruptionTarget")
+    over = bool(ended) or status.get("phase") in _TERMINAL
+    started = _started(running or ended, status)
+    return Pod(
+        index=int(labels.get(INDEX_LABEL) or annotations.get(INDEX_LABEL) or 0),
+        name=metadata["name"],
+        phase=cast("PodPhase", status.get("phase", "Pending")),
+        node=spec.get("nodeName", ""),
+        unschedulable=scheduled.get("message", "") if scheduled else "",
+        waiting=waiting.get("reason", ""),
+        waiting_message=waiting.get("message", ""),
+        started=started,
+        finished=optional_time(ended.get("finishedAt")) or (_last_change(status, started) if over else None),
+        exit_code=ended.get("exitCode"),
+        exit_reason=ended.get("reason", ""),
+        exit_message=ended.get("message", ""),
+        oom_killed=ended.get("reason") == "OOMKilled",
+        disrupted=disruption.get("reason", "DisruptionTarget") if disruption else "",
+        rejected=": ".join(each for each in (status.get("reason"), status.get("message")) if each),
+        deleting=optional_time(metadata.get("deletionTimestamp")),
+        report=Report.decode(ended.get("message", "")),
+    )
+
+
+def _worker(status: Body) -> tuple[Body, Body, Body]:
+    """Return how the worker container runs, waits and ended; one of the three says something, or none does."""
+    states = [each for each in status.get("containerStatuses") or () if each.get("name") == WORKER_CONTAINER]
+    state = (states[0].get("state") or {}) if states else {}
+    running, waiting, ended = (state.get(key) or {} for key in ("running", "waiting", "terminated"))
+    if not ended and status.get("phase") == "Failed":
+        ended = _failed_init(status)
+    return running, waiting, ended
+
+
+def _failed_init(status: Body) -> Body:
+    """Return how an init container kept the ranks from starting."""
+    for each in status.get("initContainerStatuses") or ():
+        ended = (each.get("state") or {}).get("terminated") or {}
+        if ended.get("exitCode"):
+            reason = f"init container {each['name']} ended with exit code {ended['exitCode']}"
+            return {"reason": reason, "message": ended.get("message") or ended.get("reason") or ""}
+    return {}
+
+
+def _started(state: Body, status: Body) -> datetime | None:
+    """Return when the container started; of one that its kubelet lost sight of only the pod's own start is known."""
+    return optional_time(state.get("startedAt") or (status.get("startTime") if state.get("reason") == _UNKNOWN else ""))
+
+
+def _last_change(status: Body, started: datetime | None) -> datetime | None:
+    """Return when a pod ended that has no container to say so: evicted, or failed by the node's loss."""
+    return max(_times(status), default=started)
+
+
+def _times(status: Body) -> Iterator[datetime]:
+    for each in status.get("conditions") or ():
+        if each.get("lastTransitionTime"):
+            yield time_of(each["lastTransitionTime"])
+
+
+def condition(status: Body, kind: str, wanted: str = "True") -> Body | None:
+    """Return the condition of a status if it stands as wanted."""
+    for each in status.get("conditions") or ():
+        if each.get("type") == kind and each.get("status") == wanted:
+            return cast("Body", each)
+    return None
+
+
+def time_of(text: str) -> datetime:
+    """Return a time as the API server writes it."""
+    return datetime.fromisoformat(text)
+
+
+def optional_time(text: str | None) -> datetime | None:
+    """Return the time; a container that could not start "started" in 1970, which is no time."""
+    return time_of(text) if text and not text.startswith("1970-") else None
