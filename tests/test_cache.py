@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 
+from dcp_operator.checkpoint.naming import job_name
 from dcp_operator.kube.api import CHECKPOINTS, JOBS, PODS, Resource
 from dcp_operator.kube.cache import Cache, Key
 
 KEY = Key("team", "save")
+J1, J2 = (job_name("save", "uid-save", "", number) for number in (1, 2))
 
 
 def body(name: str, version: int, *, uid: str = "", labels: dict[str, str] | None = None, **sections: Any) -> Any:
@@ -17,9 +19,12 @@ def body(name: str, version: int, *, uid: str = "", labels: dict[str, str] | Non
 
 def owned(name: str, version: int, job: str = "", **sections: Any) -> Any:
     labels = {"dcp-operator.io/checkpoint-uid": "uid-save", "dcp-operator.io/job": job or name}
+    labels["dcp-operator.io/attempt"] = (job or name).rpartition("-")[2]
     made = body(name, version, labels=labels, **sections)
-    owner = {"kind": "Job", "name": job, "uid": f"uid-{job}"} if job else {"kind": "Checkpoint", "uid": "uid-save"}
-    made["metadata"]["ownerReferences"] = [owner]
+    owner = {"apiVersion": "dcp-operator.io/v1alpha1", "kind": "Checkpoint", "uid": "uid-save"}
+    if job:
+        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job, "uid": f"uid-{job}"}
+    made["metadata"]["ownerReferences"] = [owner | {"controller": True}]
     return made
 
 
@@ -43,17 +48,17 @@ def test_only_a_newer_body_is_news(cache: Cache, *, version: int, news: bool) ->
 
 
 def test_a_job_and_its_pods_are_found_by_the_checkpoint(cache: Cache) -> None:
-    assert cache.put(JOBS, owned("save-1", 11)) == KEY
-    assert cache.put(PODS, owned("save-1-0", 12, "save-1")) == KEY
-    jobs, pods = cache.attempts("team", "uid-save")
-    assert [each["metadata"]["name"] for each in (*jobs, *pods)] == ["save-1", "save-1-0"]
+    assert cache.put(JOBS, owned(J1, 11)) == KEY
+    assert cache.put(PODS, owned(f"{J1}-0", 12, J1)) == KEY
+    jobs, pods = cache.attempts(KEY, "uid-save")
+    assert [each["metadata"]["name"] for each in (*jobs, *pods)] == [J1, f"{J1}-0"]
 
 
 def test_objects_of_a_checkpoint_that_is_not_here_yet_wait_for_it() -> None:
     cache = Cache()
-    assert cache.put(JOBS, owned("save-1", 11)) is None
+    assert cache.put(JOBS, owned(J1, 11)) is None
     assert cache.put(CHECKPOINTS, body("save", 10)) == KEY
-    assert len(cache.attempts("team", "uid-save")[0]) == 1
+    assert len(cache.attempts(KEY, "uid-save")[0]) == 1
 
 
 def forged(made: Any, **metadata: Any) -> Any:
@@ -63,28 +68,26 @@ def forged(made: Any, **metadata: Any) -> Any:
 @pytest.mark.parametrize(
     ("resource", "made"),
     [
-        pytest.param(
-            JOBS, forged(owned("save-1", 50, status={"x": 1}), namespace="other"), id="Job of another namespace"
-        ),
-        pytest.param(JOBS, forged(owned("save-2", 50), ownerReferences=[]), id="Job without an owner"),
-        pytest.param(JOBS, forged(owned("save-2", 50), ownerReferences=[{"uid": "else"}]), id="Job of another owner"),
-        pytest.param(PODS, forged(owned("save-1-0", 50, "save-1"), namespace="other"), id="Pod of another namespace"),
-        pytest.param(PODS, forged(owned("x", 50, "save-1"), ownerReferences=[]), id="Pod without an owner"),
-        pytest.param(PODS, forged(owned("x", 50, "save-1"), ownerReferences=[{"uid": "uid-save"}]), id="Pod of no Job"),
-        pytest.param(PODS, forged(owned("x", 50, "save-2"), ownerReferences=[]), id="Pod of a Job that is not here"),
+        pytest.param(JOBS, forged(owned(J1, 50, status={"x": 1}), namespace="other"), id="Job of another namespace"),
+        pytest.param(JOBS, forged(owned(J2, 50), ownerReferences=[]), id="Job without an owner"),
+        pytest.param(JOBS, forged(owned(J2, 50), ownerReferences=[{"uid": "else"}]), id="Job of another owner"),
+        pytest.param(PODS, forged(owned(f"{J1}-0", 50, J1), namespace="other"), id="Pod of another namespace"),
+        pytest.param(PODS, forged(owned("x", 50, J1), ownerReferences=[]), id="Pod without an owner"),
+        pytest.param(PODS, forged(owned("x", 50, J1), ownerReferences=[{"uid": "uid-save"}]), id="Pod of no Job"),
+        pytest.param(PODS, forged(owned("x", 50, J2), ownerReferences=[]), id="Pod of a Job that is not here"),
         pytest.param(
             PODS,
-            forged(owned("x", 50, "save-1"), ownerReferences=[{"kind": "Job", "name": "save-1", "uid": "old"}]),
+            forged(owned("x", 50, J1), ownerReferences=[{"kind": "Job", "name": J1, "uid": "old"}]),
             id="Pod of another Job of that name",
         ),
     ],
 )
 def test_a_label_alone_makes_nothing_an_attempt(cache: Cache, resource: Resource, made: Any) -> None:
-    cache.put(JOBS, owned("save-1", 11))
-    cache.put(PODS, owned("save-1-0", 12, "save-1"))
-    before = cache.attempts("team", "uid-save")
+    cache.put(JOBS, owned(J1, 11))
+    cache.put(PODS, owned(f"{J1}-0", 12, J1))
+    before = cache.attempts(KEY, "uid-save")
     key = cache.put(resource, made)
-    assert cache.attempts("team", "uid-save") == before
+    assert cache.attempts(KEY, "uid-save") == before
     assert key is None or made["metadata"]["namespace"] == "team"
     # It is known all the same: an audit would take what is left out for a watch that has fallen behind.
     where = made["metadata"]
@@ -93,18 +96,18 @@ def test_a_label_alone_makes_nothing_an_attempt(cache: Cache, resource: Resource
 
 def test_pods_of_a_job_that_is_gone_are_there_until_they_are_gone_as_well(cache: Cache) -> None:
     """A new run waits for them, and has a Job of its own by the time the last is removed."""
-    cache.put(JOBS, owned("save-1", 11))
+    cache.put(JOBS, owned(J1, 11))
     for index in (0, 1):
-        cache.put(PODS, owned(f"save-1-{index}", 12, "save-1"))
-    cache.remove(JOBS, "team", "save-1", "uid-save-1")
-    jobs, pods = cache.attempts("team", "uid-save")
-    assert (jobs, [each["metadata"]["name"] for each in pods]) == ([], ["save-1-0", "save-1-1"])
+        cache.put(PODS, owned(f"{J1}-{index}", 12, J1))
+    cache.remove(JOBS, "team", J1, f"uid-{J1}")
+    jobs, pods = cache.attempts(KEY, "uid-save")
+    assert (jobs, [each["metadata"]["name"] for each in pods]) == ([], [f"{J1}-0", f"{J1}-1"])
 
-    assert cache.remove(PODS, "team", "save-1-0", "uid-save-1-0") == KEY
-    cache.put(JOBS, owned("save-2", 13))
-    assert [each["metadata"]["name"] for each in cache.attempts("team", "uid-save")[1]] == ["save-1-1"]
-    cache.remove(PODS, "team", "save-1-1", "uid-save-1-1")
-    assert cache.attempts("team", "uid-save")[1] == []
+    assert cache.remove(PODS, "team", f"{J1}-0", f"uid-{J1}-0") == KEY
+    cache.put(JOBS, owned(J2, 13))
+    assert [each["metadata"]["name"] for each in cache.attempts(KEY, "uid-save")[1]] == [f"{J1}-1"]
+    cache.remove(PODS, "team", f"{J1}-1", f"uid-{J1}-1")
+    assert cache.attempts(KEY, "uid-save")[1] == []
     assert cache.count(PODS) == 0
 
 
@@ -115,10 +118,10 @@ def test_somebody_elses_job_is_nobodys(cache: Cache) -> None:
 
 @pytest.mark.parametrize("resource", [CHECKPOINTS, JOBS])
 def test_what_is_deleted_does_not_come_back_with_a_late_answer(cache: Cache, resource: Resource) -> None:
-    name = "save" if resource is CHECKPOINTS else "save-1"
-    cache.put(JOBS, owned("save-1", 11))
+    name = "save" if resource is CHECKPOINTS else J1
+    cache.put(JOBS, owned(J1, 11))
     assert cache.remove(resource, "team", name, f"uid-{name}") == KEY
-    late = body("save", 50) if resource is CHECKPOINTS else owned("save-1", 50)
+    late = body("save", 50) if resource is CHECKPOINTS else owned(J1, 50)
     assert cache.put(resource, late) is None
     assert cache.count(resource) == 0
 
@@ -132,29 +135,29 @@ def test_an_object_made_anew_under_the_same_name_survives_the_old_ones_deletion(
 
 
 def test_a_pods_last_state_is_kept_until_its_job_goes(cache: Cache) -> None:
-    cache.put(JOBS, owned("save-1", 11))
-    cache.put(PODS, owned("save-1-0", 12, "save-1", status={"phase": "Running"}))
-    assert cache.remove(PODS, "team", "save-1-0", "uid-save-1-0") == KEY
-    assert cache.attempts("team", "uid-save")[1][0]["status"] == {"phase": "Running"}
+    cache.put(JOBS, owned(J1, 11))
+    cache.put(PODS, owned(f"{J1}-0", 12, J1, status={"phase": "Running"}))
+    assert cache.remove(PODS, "team", f"{J1}-0", f"uid-{J1}-0") == KEY
+    assert cache.attempts(KEY, "uid-save")[1][0]["status"] == {"phase": "Running"}
     assert list(cache.known(PODS)) == []
-    cache.remove(JOBS, "team", "save-1", "uid-save-1")
-    assert cache.attempts("team", "uid-save") == ([], [])
+    cache.remove(JOBS, "team", J1, f"uid-{J1}")
+    assert cache.attempts(KEY, "uid-save") == ([], [])
 
 
 @pytest.mark.parametrize(
     ("resource", "made"),
     [
         (CHECKPOINTS, body("save", 20, status={"phase": "Succeeded", "completionTime": "now"})),
-        (JOBS, owned("save-1", 20, status={"conditions": [{"type": "Complete", "status": "True"}]})),
-        (PODS, owned("save-1-0", 20, "save-1", status={"phase": "Succeeded"})),
+        (JOBS, owned(J1, 20, status={"conditions": [{"type": "Complete", "status": "True"}]})),
+        (PODS, owned(f"{J1}-0", 20, J1, status={"phase": "Succeeded"})),
     ],
     ids=["Checkpoint", "Job", "Pod"],
 )
 def test_what_is_finished_is_packed_and_reads_the_same(cache: Cache, resource: Resource, made: Any) -> None:
     if resource is PODS:
-        cache.put(JOBS, owned("save-1", 11))
+        cache.put(JOBS, owned(J1, 11))
     cache.put(resource, made)
-    jobs, pods = cache.attempts("team", "uid-save")
+    jobs, pods = cache.attempts(KEY, "uid-save")
     found = [cache.checkpoint(KEY), *jobs, *pods][-1]
     assert found is not None
     assert found["status"] == made["status"]
@@ -162,12 +165,12 @@ def test_what_is_finished_is_packed_and_reads_the_same(cache: Cache, resource: R
 
 
 def test_what_nobody_reads_is_left_out(cache: Cache) -> None:
-    heavy = owned("save-1-0", 12, "save-1", spec={"nodeName": "n1", "containers": ["much"]}, status={})
+    heavy = owned(f"{J1}-0", 12, J1, spec={"nodeName": "n1", "containers": ["much"]}, status={})
     heavy["metadata"]["managedFields"] = ["much"]
     heavy["metadata"]["annotations"] = {"kubectl.kubernetes.io/last-applied-configuration": "much", "kept": "x"}
-    cache.put(JOBS, owned("save-1", 11))
+    cache.put(JOBS, owned(J1, 11))
     cache.put(PODS, heavy)
-    found = cache.attempts("team", "uid-save")[1][0]
+    found = cache.attempts(KEY, "uid-save")[1][0]
     assert found["spec"] == {"nodeName": "n1"}
     assert found["metadata"]["annotations"] == {"kept": "x"}
     assert "managedFields" not in found["metadata"]
@@ -177,20 +180,20 @@ COMPLETE = {"conditions": [{"type": "Complete", "status": "True"}]}
 
 
 def test_a_job_that_ended_before_its_pods_did_is_to_be_confirmed_once(cache: Cache) -> None:
-    cache.put(JOBS, owned("save-1", 11, spec={"parallelism": 2}, status={}))
-    cache.put(PODS, owned("save-1-0", 12, "save-1", status={"phase": "Succeeded"}))
-    cache.put(PODS, owned("save-1-1", 13, "save-1", status={"phase": "Running"}))
-    assert cache.unconfirmed("team", "uid-save") == []
-    cache.put(JOBS, owned("save-1", 14, spec={"parallelism": 2}, status=COMPLETE))
-    (job,) = cache.unconfirmed("team", "uid-save")
+    cache.put(JOBS, owned(J1, 11, spec={"parallelism": 2}, status={}))
+    cache.put(PODS, owned(f"{J1}-0", 12, J1, status={"phase": "Succeeded"}))
+    cache.put(PODS, owned(f"{J1}-1", 13, J1, status={"phase": "Running"}))
+    assert cache.unconfirmed(KEY, "uid-save") == []
+    cache.put(JOBS, owned(J1, 14, spec={"parallelism": 2}, status=COMPLETE))
+    (job,) = cache.unconfirmed(KEY, "uid-save")
     cache.confirm(job)
-    assert cache.unconfirmed("team", "uid-save") == []
+    assert cache.unconfirmed(KEY, "uid-save") == []
 
 
 def test_a_job_whose_pods_have_all_ended_needs_no_confirmation(cache: Cache) -> None:
-    cache.put(JOBS, owned("save-1", 14, spec={"parallelism": 1}, status=COMPLETE))
-    cache.put(PODS, owned("save-1-0", 15, "save-1", status={"phase": "Failed"}))
-    assert cache.unconfirmed("team", "uid-save") == []
+    cache.put(JOBS, owned(J1, 14, spec={"parallelism": 1}, status=COMPLETE))
+    cache.put(PODS, owned(f"{J1}-0", 15, J1, status={"phase": "Failed"}))
+    assert cache.unconfirmed(KEY, "uid-save") == []
 
 
 @pytest.mark.parametrize(

@@ -264,6 +264,8 @@ class Written(Cluster):
     async def _send(self, request: Request) -> bytes:
         seen: list[str] = self.__dict__["seen"]
         body = request.body or {}
+        if request.method == "GET":
+            raise GoneError(request.path)
         if request.method == "DELETE":
             plural = request.path.split("/")[-2]
             seen.append(f"DELETE {plural} {body.get('preconditions', {}).get('uid', '')}".strip())
@@ -361,7 +363,7 @@ def test_what_was_made_for_a_job_that_is_forbidden_waits_for_it() -> None:
 def test_a_job_is_deleted_as_the_one_that_was_seen() -> None:
     cluster = Written()
     reconciler = asyncio.run(after_a_failed_rank(cluster))
-    (job,), _ = reconciler.cache.attempts("team", "uid-one")
+    (job,), _ = reconciler.cache.attempts(Key("team", "one"), "uid-one")
     asyncio.run(once(reconciler))
     *_, last = cluster.__dict__["seen"]
     assert last == f"DELETE jobs {job['metadata']['uid']}"
@@ -386,7 +388,7 @@ async def after_a_failed_rank(cluster: Written) -> Reconciler:
     """Reconcile a Checkpoint, then once more when its only pod has failed."""
     reconciler = reconciling(cluster)
     await once(reconciler)
-    (job,), _ = reconciler.cache.attempts("team", "uid-one")
+    (job,), _ = reconciler.cache.attempts(Key("team", "one"), "uid-one")
     name, template = job["metadata"]["name"], job["metadata"]["labels"]
     ended = {"exitCode": 1, "finishedAt": NOW, "message": failed(Reason.STORAGE_FULL).encode()}
     metadata: Any = {
@@ -396,7 +398,9 @@ async def after_a_failed_rank(cluster: Written) -> Reconciler:
         "resourceVersion": "99",
         "creationTimestamp": NOW,
     }
-    metadata |= {"labels": template, "ownerReferences": [{"uid": job["metadata"]["uid"]}]}
+    controller = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job["metadata"]["uid"]}
+    controller |= {"controller": True}
+    metadata |= {"labels": template, "ownerReferences": [controller]}
     status = {"phase": "Failed", "containerStatuses": [{"name": "worker", "state": {"terminated": ended}}]}
     reconciler.take(PODS, {"metadata": metadata, "status": status})
     await once(reconciler)

@@ -13,6 +13,8 @@ from typing import Any, Self
 
 import aiohttp
 
+from dcp_operator.checkpoint.naming import job_name
+
 Body = dict[str, Any]
 GROUP = "dcp-operator.io/v1alpha1"
 PLURALS = {
@@ -203,7 +205,8 @@ def plain_service(name: str, namespace: str) -> Body:
 
 def owner(body: Body) -> Body:
     """The reference that makes an object another's."""
-    return {key: body[key] for key in ("apiVersion", "kind")} | {key: body["metadata"][key] for key in ("name", "uid")}
+    named = {key: body["metadata"][key] for key in ("name", "uid")}
+    return {key: body[key] for key in ("apiVersion", "kind")} | named | {"controller": True}
 
 
 def plain_job(name: str, namespace: str, labels: dict[str, str] | None = None) -> Body:
@@ -287,20 +290,21 @@ async def finished_checkpoint(client: Client, name: str, namespace: str) -> Body
     """Make a finished Checkpoint with its Job; return the Job."""
     body = await client.create(checkpoint(name, namespace))
     uid = body["metadata"]["uid"]
+    attempt = job_name(name, uid, "", 1)
     labels = {
         "app.kubernetes.io/managed-by": "dcp-operator",
         "dcp-operator.io/checkpoint": name,
         "dcp-operator.io/checkpoint-uid": uid,
         "dcp-operator.io/attempt": "1",
-        "dcp-operator.io/job": f"{name}-1",
+        "dcp-operator.io/job": attempt,
     }
-    await client.write_status(body, finished_status(name))
-    job = plain_job(f"{name}-1", namespace, labels)
+    await client.write_status(body, finished_status(name, attempt))
+    job = plain_job(attempt, namespace, labels)
     job["metadata"]["ownerReferences"] = [owner(body)]
     return await client.create(job)
 
 
-def finished_status(name: str) -> Body:
+def finished_status(name: str, attempt: str) -> Body:
     message = "Saved step 1: 1.4 GiB in 16 files, saved by 16 ranks. It took 1m12s."
     true = {"Ready", "Complete"}
     conditions = [
@@ -333,5 +337,5 @@ def finished_status(name: str) -> Body:
             "step": 1,
             "bytes": 1_500_000_000,
         },
-        "jobRef": {"name": f"{name}-1"},
+        "jobRef": {"name": attempt},
     }

@@ -136,8 +136,3 @@ def refusal(request: Request, status: int, headers: Mapping[str, str], raw: byte
         seconds = headers.get("Retry-After") or details.get("retryAfterSeconds")
         return UnavailableError(message, status, float(seconds) if seconds else None)
     return RefusedError(message, status)
-
-
-def owner_uids(body: Body) -> set[str]:
-    """Return the uids of the objects that own this one."""
-    return {owner["uid"] for owner in body["metadata"].get("ownerReferences") or ()}

@@ -1,6 +1,7 @@
 """What the watches have delivered, kept small: the Checkpoints, and the Jobs and Pods of each.
 
-A label says whose an object may be, its namespace and its owner reference whether it is: anybody may write labels.
+A label says whose an object may be, `ownership` whether it is: anybody may write labels. What only claims to be an
+attempt is kept apart by that alone, since an audit would take what is left out for a watch that has fallen behind.
 
 Two sources feed it: the watches, and the answers to our own writes, which arrive first. A body that is older than the
 one that is here is ignored, so that a late watch event never takes a reconcile back in time; what was deleted stays
@@ -9,14 +10,18 @@ the few that are live.
 """
 
 import json
+import logging
 import zlib
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from dcp_operator.checkpoint.naming import JOB_LABEL, UID_LABEL
-from dcp_operator.kube.api import CHECKPOINTS, JOBS, PODS, Body, Resource, owner_uids
+from dcp_operator.kube.api import CHECKPOINTS, JOBS, PODS, Body, Resource
+from dcp_operator.kube.ownership import is_attempt, is_worker
+
+logger = logging.getLogger(__name__)
 
 TOMBSTONES: Final = 20_000
 """How many deleted uids are remembered: far more than there can be answers on their way."""
@@ -65,6 +70,7 @@ class Cache:
     _owners: dict[tuple[str, str, str], Owner] = field(default_factory=dict)
     _deleted: OrderedDict[str, None] = field(default_factory=OrderedDict)
     _confirmed: set[str] = field(default_factory=set)
+    _strangers: set[str] = field(default_factory=set)
 
     def put(self, resource: Resource, body: Body) -> Key | None:
         """Take in a body; return the Checkpoint to look at again, None where there is nothing new or nobody's."""
@@ -83,6 +89,7 @@ class Cache:
         if label is None:
             return None
         owner = (metadata["namespace"], label)
+        self._relabelled(resource, metadata["namespace"], metadata["name"], owner)
         shelf = self._shelf(resource, owner)
         if not _newer(shelf.get(metadata["name"]), body):
             return None
@@ -113,6 +120,7 @@ class Cache:
         attempts = self._attempts[owner]
         if resource is JOBS:
             self._confirmed.discard(uid)
+            self._strangers.discard(uid)
             del attempts.jobs[name]
             self._drop_pods(attempts, namespace)
         elif _job_of(_unpack(attempts.pods[name])) not in attempts.jobs:
@@ -131,23 +139,22 @@ class Cache:
         entry = self._checkpoints.get(key)
         return isinstance(entry, Packed) and entry.seen
 
-    def attempts(self, namespace: str, uid: str) -> tuple[list[Body], list[Body]]:
-        """Return the bodies of the Jobs that the Checkpoint owns and of the Pods of these; not to be changed.
+    def attempts(self, key: Key, uid: str) -> tuple[list[Body], list[Body]]:
+        """Return the bodies of the Checkpoint's Jobs and of the Pods of these; not to be changed.
 
-        The Pods of a Job that is gone are among them: they run on until the kubelet has stopped them. Their owner can't
-        be asked any more; a Pod that makes one up is removed by the cluster's garbage collector.
+        The Pods of a Job that is gone are among them: they run on until the kubelet has stopped them.
         """
-        found = self._attempts.get((namespace, uid))
+        found = self._attempts.get((key.namespace, uid))
         if found is None:
             return [], []
-        jobs = [job for job in map(_unpack, found.jobs.values()) if uid in owner_uids(job)]
+        jobs = [job for job in map(_unpack, found.jobs.values()) if self._is_attempt(job, key, uid)]
         uids = {job["metadata"]["name"]: job["metadata"]["uid"] for job in jobs}
         pods = map(_unpack, found.pods.values())
-        return jobs, [pod for pod in pods if _is_of(pod, uids.get(_job_of(pod)), found.jobs)]
+        return jobs, [pod for pod in pods if is_worker(pod, key.name, uid, uids.get(_job_of(pod)))]
 
-    def unconfirmed(self, namespace: str, uid: str) -> list[Body]:
+    def unconfirmed(self, key: Key, uid: str) -> list[Body]:
         """Return the Checkpoint's Jobs that have ended while some of their pods are not known to have."""
-        jobs, pods = self.attempts(namespace, uid)
+        jobs, pods = self.attempts(key, uid)
         ended = Counter(_job_of(pod) for pod in pods if _has_ended(PODS, pod["status"]))
         return [
             job
@@ -194,6 +201,22 @@ class Cache:
         if resource is CHECKPOINTS:
             return len(self._checkpoints)
         return sum(kind == resource.kind for kind, _, _ in self._owners)
+
+    def _is_attempt(self, job: Body, key: Key, uid: str) -> bool:
+        """Return whether a Job with the Checkpoint's label is an attempt of it; say once of one that is not."""
+        if is_attempt(job, key.name, uid):
+            return True
+        stranger = job["metadata"]
+        if stranger["uid"] not in self._strangers:
+            self._strangers.add(stranger["uid"])
+            logger.warning("%s: Job %s is labelled as an attempt, but is none; it is ignored", key, stranger["name"])
+        return False
+
+    def _relabelled(self, resource: Resource, namespace: str, name: str, owner: Owner) -> None:
+        """Take an object from the Checkpoint that its label named before."""
+        before = self._owners.get((resource.kind, namespace, name), owner)
+        if before != owner:
+            self._shelf(resource, before).pop(name, None)
 
     def _drop_pods(self, attempts: Attempts, namespace: str) -> None:
         """Forget the pods that are gone and whose Job is gone as well."""
@@ -283,14 +306,6 @@ def _job_of(pod: Body) -> str:
     """Return the name of the Job that a Pod's label names."""
     name: str = (pod["metadata"].get("labels") or {}).get(JOB_LABEL, "")
     return name
-
-
-def _is_of(pod: Body, uid: str | None, jobs: Mapping[str, Entry]) -> bool:
-    """Return whether a Pod belongs to the Job that its label names: one of ours, with this uid, or one that is gone."""
-    if uid is not None:
-        return uid in owner_uids(pod)
-    name, owners = _job_of(pod), pod["metadata"].get("ownerReferences") or ()
-    return name not in jobs and any((owner.get("kind"), owner.get("name")) == (JOBS.kind, name) for owner in owners)
 
 
 def _unpack(entry: Entry) -> Body:

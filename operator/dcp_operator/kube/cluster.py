@@ -3,8 +3,8 @@
 A thin layer over the transport of `kubernetes.aio`: JSON bodies go in and come out as dicts, without the generated
 models, which cost memory and time and drop fields that they do not know. Every write is safe to repeat, for an answer
 may get lost on its way: creation finds its own earlier object, a status write carries the resourceVersion that it was
-decided on, the deletion of what was seen carries its uid, an event's name derives from what it says. Services and
-NetworkPolicies of an attempt are deleted by the name alone, which nobody else's have: they are not watched.
+decided on, a deletion carries the uid of what was seen, an event's name derives from what it says. What is not watched,
+the Services and NetworkPolicies of attempts, is looked at before it is deleted: a name says nothing of whose it is.
 """
 
 import hashlib
@@ -40,9 +40,9 @@ from dcp_operator.kube.api import (
     Request,
     Resource,
     UnavailableError,
-    owner_uids,
     refusal,
 )
+from dcp_operator.kube.ownership import controlled_by, same_attempt
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class Cluster:
         """Create an object that is ours, or find it created already.
 
         Raises:
-            NameTakenError: The name is held by an object that does not have our owner.
+            NameTakenError: The name is held by an object of another controller, or of another attempt.
         """
         metadata = body["metadata"]
         resource = OWNED[body["kind"]]
@@ -98,7 +98,7 @@ class Cluster:
             return await self._write(Request("POST", resource, resource.path(metadata["namespace"]), body))
         except ConflictError:
             existing = await self.get(resource, metadata["namespace"], metadata["name"])
-        if not owner_uids(existing) & owner_uids(body):
+        if not same_attempt(body, existing):
             raise NameTakenError(existing)
         return existing
 
@@ -119,15 +119,32 @@ class Cluster:
         path = CHECKPOINTS.path(metadata["namespace"], metadata["name"], "status")
         return await self._write(Request("PUT", CHECKPOINTS, path, update))
 
-    async def delete(self, resource: Resource, namespace: str, name: str, uid: str = "") -> None:
+    async def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
         """Delete an object and what it owns; one that is gone, or is another by now, is as good as deleted."""
         options: Body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
-        if uid:
-            options["preconditions"] = {"uid": uid}
+        options["preconditions"] = {"uid": uid}
         try:
             await self._json(Request("DELETE", resource, resource.path(namespace, name), options))
         except (GoneError, ConflictError):
             return
+
+    async def delete_owned(self, resource: Resource, namespace: str, name: str, owner: str) -> None:
+        """Delete what a Checkpoint controls by this name; what is somebody else's stays.
+
+        Args:
+            resource: The kind.
+            namespace: Where it is.
+            name: What it is called.
+            owner: The Checkpoint's uid.
+        """
+        try:
+            found = await self.get(resource, namespace, name)
+        except GoneError:
+            return
+        if controlled_by(found, CHECKPOINTS, owner):
+            await self.delete(resource, namespace, name, found["metadata"]["uid"])
+        else:
+            logger.warning("%s %s/%s is not ours; it stays", resource.kind, namespace, name)
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Body:
         """Read one object.

@@ -143,13 +143,13 @@ class Reconciler:
         """
         if "completionTime" in (body.get("status") or {}):
             return
-        for job in self.cache.unconfirmed(key.namespace, body["metadata"]["uid"]):
+        for job in self.cache.unconfirmed(key, body["metadata"]["uid"]):
             for pod in await self.cluster.pods_of(key.namespace, job["metadata"]["name"]):
                 self.take(PODS, pod)
             self.cache.confirm(job)
 
     def _decide(self, key: Key, body: Body) -> Decision:
-        jobs, pods = self.cache.attempts(key.namespace, body["metadata"]["uid"])
+        jobs, pods = self.cache.attempts(key, body["metadata"]["uid"])
         observed = observe(jobs, pods, self.progress.of(key, jobs, pods))
         parsed = self.claims.parsed(key, body)
         if isinstance(parsed, SpecError):
@@ -200,7 +200,7 @@ class Reconciler:
             error,
             generation=body["metadata"].get("generation", 1),
             run_id=str((body.get("spec") or {}).get("runId") or ""),
-            observed=observe(*self.cache.attempts(key.namespace, body["metadata"]["uid"])),
+            observed=observe(*self.cache.attempts(key, body["metadata"]["uid"])),
             status=body.get("status"),
             now=self.now(),
         )
@@ -227,11 +227,12 @@ class Reconciler:
     async def _delete(self, key: Key, body: Body, action: DeleteAttempt) -> None:
         """Delete an attempt's objects, the Job last: while it is there, the others are looked for."""
         logger.info("%s: deleting Job %s: %s", key, action.job_name, action.why)
+        owner = body["metadata"]["uid"]
+        others = (SERVICES, NETWORK_POLICIES)
         await asyncio.gather(
-            self.cluster.delete(SERVICES, key.namespace, action.job_name),
-            self.cluster.delete(NETWORK_POLICIES, key.namespace, action.job_name),
+            *(self.cluster.delete_owned(each, key.namespace, action.job_name, owner) for each in others)
         )
-        jobs, _ = self.cache.attempts(key.namespace, body["metadata"]["uid"])
+        jobs, _ = self.cache.attempts(key, body["metadata"]["uid"])
         for job in jobs:
             if job["metadata"]["name"] == action.job_name:
                 await self.cluster.delete(JOBS, key.namespace, action.job_name, job["metadata"]["uid"])
