@@ -299,6 +299,16 @@ class Task(Wire):
     """Look only whether this origin's save is committed already; start no ranks. Set after a lost Report."""
 
 
+class LoadSummary(Wire):
+    """What a load made of the checkpoint's entries, over all ranks; an entry is one name of the state dict."""
+
+    loaded: int = 0
+    left_out: int = 0
+    """Entries of the checkpoint that no rank asked for."""
+    converted: int = 0
+    """Entries among the loaded whose values got another type."""
+
+
 class CheckpointInfo(Wire):
     """What stands at the URL, as far as it is known. `bytes` counts data files; `createdTime` is UTC."""
 
@@ -317,6 +327,8 @@ class CheckpointInfo(Wire):
     """`Atomic` where the store itself refuses a second commit, else `BestEffort`."""
     verified: str = ""
     """After a Verify: what was checked, in words."""
+    entries: LoadSummary | None = None
+    """After a Load: how many entries were loaded, left out and converted."""
 
 
 class Conflict(Wire):

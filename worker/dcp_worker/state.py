@@ -6,7 +6,6 @@ The names are `model.<parameter>`, `optim.state.<parameter>.<state>` and `optim.
 """
 
 import fnmatch
-import logging
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner, create_default_local_load_plan
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import LoadPlan, WriteItem, WriteItemType
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -40,7 +39,6 @@ _START_AT_ONE: Final = {"mu", "mu_product"}
 _START_AT_RATE: Final = {"eta", "step_size"}
 """Optimizer state that does not start at zero: of NAdam, ASGD and Rprop."""
 _EFFECTS: Final = {"lr", "weight_decay"}
-LOG: Final = logging.getLogger(__name__)
 
 
 def state_dict(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
@@ -235,7 +233,7 @@ class SelectingLoadPlanner(ByNameLoadPlanner):
 
         Raises:
             InvalidOption: a pattern matches no name; the message shows some that there are.
-            StateMismatch: there is nothing to load, or a tensor can't be converted to the type that it has here.
+            StateMismatch: there is nothing to load.
         """
         super().set_up_planner(state_dict, metadata, is_coordinator)
         there = metadata.state_dict_metadata if metadata is not None else {}
@@ -248,21 +246,6 @@ class SelectingLoadPlanner(ByNameLoadPlanner):
             raise InvalidOption("spec.load: include and exclude leave nothing to load")
         if self.state_dict.keys().isdisjoint(there):
             raise StateMismatch(f"the checkpoint holds nothing of what is to be loaded; {_examples(there)}")
-        self._compare_types(there)
-
-    def _compare_types(self, there: Mapping[str, Any]) -> None:
-        """Refuse conversions that lose what a value means, such as its fraction; warn of those that round."""
-        converted = []
-        for name, value in self.state_dict.items():
-            held, wanted = there.get(name), getattr(value, "dtype", None)
-            if not isinstance(held, TensorStorageMetadata) or wanted in {None, held.properties.dtype}:
-                continue
-            types = f"{name} ({_short(held.properties.dtype)} to {_short(wanted)})"
-            if not torch.can_cast(held.properties.dtype, wanted):
-                raise StateMismatch(f"the checkpoint's values can't be converted: {types}")
-            converted.append(types)
-        if converted and self.is_coordinator:
-            LOG.warning("loaded with a conversion: %s", some(converted, _NEAR))
 
     def plan_asked(self, metadata: Metadata) -> LoadPlan:
         """Plan exactly what is selected: a checkpoint of torch 2.3, with other names, is none that a selection fits."""
@@ -285,10 +268,6 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 def _examples(names: Iterable[str]) -> str:
     return f"there are {some(names, _NEAR)}"
-
-
-def _short(dtype: torch.dtype | None) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from dcp_worker.contract import CheckpointInfo, Origin
 from dcp_worker.engine import commit
 from dcp_worker.engine.errors import CheckpointReplaced, EngineError, InvalidOption, StateMismatch, translate
 from dcp_worker.engine.meter import Progress
-from dcp_worker.engine.planner import ByNameLoadPlanner
+from dcp_worker.engine.planner import ByNameLoadPlanner, Strict
 from dcp_worker.engine.ranks import PATIENCE_SECONDS, Ranks
 from dcp_worker.engine.reader import CheckpointReader
 from dcp_worker.engine.store import MEMORY_LIMIT
@@ -112,7 +112,7 @@ def save_now(
         raise
 
 
-def load(
+def load(  # noqa: PLR0913 - keyword-only, each with its default
     state_dict: dict[str, Any],
     url: str | PathLike[str],
     *,
@@ -124,6 +124,8 @@ def load(
     memory_limit: int = MEMORY_LIMIT,
     patience: float = PATIENCE_SECONDS,
     on_progress: Progress | None = None,
+    strict: Strict = "asked",
+    convert: bool = True,
 ) -> CheckpointInfo:
     """Load into a sharded state dict, in place; every rank of the group calls it.
 
@@ -133,6 +135,12 @@ def load(
 
     Values that have `state_dict` and `load_state_dict` are loaded through them, and must ask for all that the
     checkpoint holds of them, unless there is a `planner`: a fresh optimizer, for one, has no state yet.
+
+    All that is asked for must be in the checkpoint; with `strict="both"` all that is in the checkpoint must be asked
+    for by some rank, too, within the parts of which one asks for anything. A part is what a name has before its first
+    dot: `model`, `optim`. Values are converted to the type of the tensor that they go into, and that is logged, unless
+    they would become others: a fraction an integer, a number one that the type does not have. With `convert=False` no
+    value is. `entries` of the result counts what was loaded, left out and converted. A `planner` has its own rules.
 
     Raises:
         EngineError: a subclass per cause, see `dcp_worker.engine.errors`; `rank` names the rank that failed first.
@@ -162,13 +170,14 @@ def load(
                 state_dict[key] = value
 
     objects = [key for key, value in state_dict.items() if isinstance(value, Stateful)]
-    planner = planner or ByNameLoadPlanner(objects)
+    planner = planner or ByNameLoadPlanner(objects, strict=strict, convert=convert)
     try:
         _load(ranks, opened, planner, values)
     except CheckpointReplaced:
         _load(ranks, opened, planner, values)
     ranks.agree("handing over", hand_over)
-    return opened().info()
+    summary = planner.summary if isinstance(planner, ByNameLoadPlanner) else None
+    return opened().info().model_copy(update={"entries": summary})
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401 - whatever a state dict holds

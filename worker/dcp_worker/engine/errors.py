@@ -148,6 +148,26 @@ class StateMismatch(EngineError):
         )
 
     @classmethod
+    def not_convertible(cls, types: Iterable[str]) -> Self:
+        """Return the error for entries whose values have no meaning in the type that is asked for."""
+        return cls(f"the checkpoint's values can't be converted: {some(types)}")
+
+    @classmethod
+    def not_of_type(cls, types: Iterable[str]) -> Self:
+        """Return the error for entries of another type where conversions are refused."""
+        return cls(f"the checkpoint holds other types, and convert is false: {some(types)}")
+
+    @classmethod
+    def out_of_range(cls, name: str, there: str, wanted: str, value: object) -> Self:
+        """Return the error for a value that the type that is asked for does not have."""
+        return cls(f"{name}: the checkpoint holds {value} as {there}, which {wanted} can't hold")
+
+    @classmethod
+    def not_asked(cls, names: Iterable[str]) -> Self:
+        """Return the error for entries that a load of both sides finds in the checkpoint alone."""
+        return cls(f"the checkpoint holds {some(names)}, which no rank asks for")
+
+    @classmethod
     def not_allowed(cls, name: str, file: str, held: str) -> Self:
         """Return the error for an object that the restricted unpickler refuses."""
         return cls(

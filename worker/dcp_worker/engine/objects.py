@@ -15,7 +15,7 @@ import torch
 from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlanner, ReadItem
 
-from dcp_worker.engine import arrays
+from dcp_worker.engine import arrays, conversion
 from dcp_worker.engine.digest import Bytes
 from dcp_worker.engine.errors import CheckpointCorrupted, StateMismatch
 
@@ -41,7 +41,7 @@ def place(item: ReadItem, file: str, data: Bytes, planner: LoadPlanner, allow: S
     target = planner.resolve_tensor(item).detach()
     if target.size() != source.size():
         raise StateMismatch.of_shape(item.dest_index.fqn, tuple(source.size()), tuple(target.size()))
-    target.copy_(source)
+    conversion.copy(item.dest_index.fqn, source, target)
     planner.commit_tensor(item, target)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch.distributed.checkpoint.planner import ReadItem
 
+from dcp_worker.engine import conversion
 from dcp_worker.engine.digest import Bytes
 from dcp_worker.engine.errors import StateMismatch
 from dcp_worker.engine.payload import raw
@@ -32,13 +33,14 @@ def reads(
         view = target[tuple(slice(at, at + size) for at, size in zip(place, part.sizes, strict=True))]
         start, stop = part.span
         memory = partial(_scratch, stop - start)
-        yield Read(file, payload + start, payload + stop, memory, partial(_place, part, dtype, view))
+        name = item.dest_index.fqn
+        yield Read(file, payload + start, payload + stop, memory, partial(_place, name, part, dtype, view))
 
 
-def _place(box: Box, dtype: torch.dtype, view: torch.Tensor, data: Bytes) -> None:
+def _place(name: str, box: Box, dtype: torch.dtype, view: torch.Tensor, data: Bytes) -> None:
     """Copy a box out of its span, into any layout, device or dtype."""
     values = torch.from_numpy(data).view(dtype)
-    view.copy_(values.as_strided(box.sizes, box.strides))
+    conversion.copy(name, values.as_strided(box.sizes, box.strides), view)
 
 
 def _to_device(file: str, start: int, stop: int, target: torch.Tensor) -> Iterator[Read]:
