@@ -30,6 +30,7 @@ def test_the_demo_does_what_it_promises(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "parameters are equal to the saved ones, bit for bit (step 2)" in done.stderr
     assert "by Checkpoint default/save (uid" in done.stderr
+    assert "Warning" not in done.stderr
 
 
 def test_minilms_sentence_embeddings_survive_s3_and_another_sharding() -> None:

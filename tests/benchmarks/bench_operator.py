@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.operator_load import Client, checkpoint, finished_checkpoint, plain_job, plain_service
 from cluster.controlplane import api_server
 from cluster.places import TREE
+from e2e.kube import Kube
 from e2e.operator_process import OperatorProcess
 
 MEBI = 1 << 20
@@ -217,8 +218,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=TREE / "bench-operator.json")
     options = parser.parse_args()
     with api_server(controllers=False) as plane, tempfile.TemporaryDirectory() as folder:
-        plane.kubectl("apply", "-k", str(TREE / "manifests/crds"))
-        plane.kubectl("wait", "--for=condition=Established", "crd/checkpoints.dcp-operator.io")
+        Kube(plane.kubeconfig()).install_crds()
         many, finished = (100, 500) if options.quick else (options.many, options.finished)
         found = asyncio.run(measure(plane.kubeconfig(), Path(folder), many, finished))
     for section, figures in found.items():

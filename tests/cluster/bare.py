@@ -5,7 +5,7 @@ import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from cluster.builds import programs
+from cluster.builds import lacking, programs
 from cluster.controlplane import ControlPlane
 from cluster.facts import S3, Facts
 from cluster.images import PAUSE_IMAGE, Builder
@@ -17,19 +17,30 @@ from cluster.services import REGISTRY, start_dns, start_registry, start_s3
 from cluster.versions import CLUSTER, missing_packages
 
 
-class NotRootError(Exception):
+class UnfitMachineError(Exception):
+    """This machine can't have a cluster as it is; the message is one line that says what to do."""
+
+
+class NotRootError(UnfitMachineError):
     """Namespaces, mounts and containers need root, on Linux."""
 
     def __init__(self) -> None:
         super().__init__("without a Docker engine a cluster needs root on Linux")
 
 
-class MissingPackagesError(Exception):
+class MissingPackagesError(UnfitMachineError):
     """The machine lacks programs that a bare cluster needs."""
 
     def __init__(self, packages: list[str]) -> None:
         command = f"apt-get install --yes --no-install-recommends {' '.join(packages)}"
         super().__init__(f"a cluster needs a few programs more; on Debian: {command}")
+
+
+class NotBuildableError(UnfitMachineError):
+    """The machine lacks what the cluster's own programs are made with."""
+
+    def __init__(self, lacking: str) -> None:
+        super().__init__(f"a cluster needs programs that are not in the cache: {lacking}")
 
 
 class Bare:
@@ -88,3 +99,5 @@ def _check_machine() -> None:
         raise NotRootError
     if missing := missing_packages():
         raise MissingPackagesError(missing)
+    if missing_programs := lacking(programs=CLUSTER):
+        raise NotBuildableError(missing_programs)

@@ -2,9 +2,11 @@
 
 from typing import Protocol
 
-from cluster.bare import Bare
+from cluster.bare import Bare, UnfitMachineError
 from cluster.facts import Facts
 from cluster.kind import Kind, docker_answers
+
+__all__ = ["Provider", "UnfitMachineError", "provider"]
 
 
 class Provider(Protocol):

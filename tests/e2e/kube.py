@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from cluster.builds import programs
+from cluster.places import TREE
 
 Body = dict[str, Any]
 PAUSE = 0.2
+CRD: Final = "checkpoints.dcp-operator.io"
 
 
 class KubectlError(Exception):
@@ -61,6 +63,14 @@ class Kube:
         """Apply objects."""
         listed = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         self("apply", "-f", "-", objects=listed)
+
+    def install_crds(self) -> None:
+        """Apply the CRDs, and return when the API server serves them.
+
+        Right after it is created a CRD has `conditions: null`, which `kubectl wait --for=condition` takes for an error.
+        """
+        self("apply", "-k", str(TREE / "manifests/crds"))
+        until(lambda: self.get("crd", CRD), is_established, f"establishment of {CRD}", 60)
 
     def get(self, kind: str, name: str) -> Body:
         """Return one object."""
@@ -132,5 +142,10 @@ def until(look: Callable[[], Any], true: Callable[[Any], object], what: str, sec
 
 
 def condition(status: Body, kind: str) -> Body:
-    """Return a condition of a status."""
-    return next((each for each in status.get("conditions", ()) if each["type"] == kind), {})
+    """Return a condition of a status; {} where it has none yet, or null for all of them."""
+    return next((each for each in status.get("conditions") or () if each["type"] == kind), {})
+
+
+def is_established(crd: Body) -> bool:
+    """Tell whether the API server serves the kind that a CRD defines."""
+    return condition(crd.get("status") or {}, "Established").get("status") == "True"

@@ -13,7 +13,6 @@ import pytest
 
 from benchmarks.operator_load import Client, checkpoint
 from cluster.controlplane import api_server
-from cluster.places import TREE
 from e2e.api_proxy import ApiProxy, Kill, proxy
 from e2e.kube import Kube, until
 from e2e.operator_process import OperatorProcess
@@ -25,8 +24,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 def api() -> Iterator[Kube]:
     with api_server(controllers=False) as plane:
         kube = Kube(plane.kubeconfig())
-        kube("apply", "-k", str(TREE / "manifests/crds"))
-        kube("wait", "--for=condition=Established", "crd/checkpoints.dcp-operator.io")
+        kube.install_crds()
         account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}
         kube.within("default").apply(account)
         yield kube.within("default")

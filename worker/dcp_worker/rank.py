@@ -78,6 +78,8 @@ class Rank:
         try:
             # Torch warns of its own internals, once per rank and place; on those a user can do nothing.
             warnings.filterwarnings("ignore", module=r"torch\.distributed")
+            # FSDP1's own tensors warn of themselves at whoever reads an attribute of one.
+            warnings.filterwarnings("ignore", r".*\bShardedTensor\b", FutureWarning)
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // self.place.local_world_size))
             match self.task.operation:
                 case Operation.VERIFY:
