@@ -9,11 +9,13 @@ the control plane reads.
 import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Annotated, Any, Final, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+
+from dcp_worker import wire
 
 TASK_ENV: Final = "DCP_TASK"
 """The Task as JSON."""
@@ -27,8 +29,13 @@ TERMINATION_LOG_ENV: Final = "DCP_TERMINATION_LOG"
 PROGRESS_SECONDS_ENV: Final = "DCP_PROGRESS_SECONDS"
 """Seconds between two progress lines of rank 0. Default 5."""
 
+REPORT_LIMIT_ENV: Final = "DCP_REPORT_LIMIT"
+"""Bytes that the Report may have, where the pod's containers are too many for REPORT_LIMIT."""
+
 REPORT_LIMIT: Final = 4096
-"""Bytes of a termination message that the kubelet keeps. A longer one would be cut in the middle of the JSON."""
+"""Bytes that a Report may have: what the kubelet reads of one container's termination message."""
+POD_REPORTS_LIMIT: Final = 12 * 1024
+"""Bytes of termination messages that the kubelet keeps per pod; each container's is cut at an equal share."""
 MAX_FAILED_RANKS: Final = 16
 """Failures listed in a Report and in status; the rest is a count."""
 
@@ -136,6 +143,37 @@ class Reason(StrEnum):
     SUSPENDED = "Suspended"
     QUEUED = "Queued"
     DEVICE_UNAVAILABLE = "DeviceUnavailable"
+
+
+class Weight(IntEnum):
+    """The table of precedence among failures of one attempt: the lowest class with a member holds the cause."""
+
+    MEMORY = 1
+    """The kernel killed a worker: everything else follows from it."""
+    POD = 2
+    """A pod went away: preempted, evicted, deleted, node lost."""
+    NAMED = 3
+    """A rank or a preflight named a specific reason: storage, entrypoint, state, device."""
+    RANK = 4
+    """A rank raised, died of a signal, or hung: whichever was first."""
+    DEADLINE = 5
+    ECHO = 6
+    """A rank lost its peer."""
+
+    @classmethod
+    def of(cls, reason: Reason) -> "Weight":
+        """Return the class of a failure that a rank or a launcher reports."""
+        match reason:
+            case Reason.OUT_OF_MEMORY:
+                return cls.MEMORY
+            case Reason.WORKER_LOST:
+                return cls.ECHO
+            case Reason.RANK_FAILED | Reason.RANK_HUNG:
+                return cls.RANK
+            case Reason.DEADLINE_EXCEEDED:
+                return cls.DEADLINE
+            case _:
+                return cls.NAMED
 
 
 class Operation(StrEnum):
@@ -264,10 +302,10 @@ class LoadSelection(Wire):
 class Origin(Wire):
     """Which Checkpoint object made a save; stands in the manifest, so that a save can be recognised as one's own."""
 
-    namespace: str = ""
-    name: str = ""
-    uid: str = ""
-    run_id: str = ""
+    namespace: Text = ""
+    name: Text = ""
+    uid: Text = ""
+    run_id: Text = ""
 
     def made(self, other: "Origin | None") -> bool:
         """Tell whether this very run made the save of that origin; a run without a uid can't be told from another."""
@@ -312,20 +350,20 @@ class LoadSummary(Wire):
 class CheckpointInfo(Wire):
     """What stands at the URL, as far as it is known. `bytes` counts data files; `createdTime` is UTC."""
 
-    url: str = ""
-    save_id: str = ""
+    url: Text = ""
+    save_id: Text = ""
     step: int | None = None
     bytes: int | None = None
     files: int | None = None
     tensors: int | None = None
     world_size: int | None = None
-    torch_version: str = ""
-    manifest_digest: str = ""
+    torch_version: Text = ""
+    manifest_digest: Text = ""
     created_time: datetime | None = None
     origin: Origin | None = None
-    conflict_guard: str = ""
+    conflict_guard: Text = ""
     """`Atomic` where the store itself refuses a second commit, else `BestEffort`."""
-    verified: str = ""
+    verified: Text = ""
     """After a Verify: what was checked, in words."""
     entries: LoadSummary | None = None
     """After a Load: how many entries were loaded, left out and converted."""
@@ -334,7 +372,8 @@ class CheckpointInfo(Wire):
 class Conflict(Wire):
     """Who holds the URL that a Save was refused."""
 
-    save_id: str = ""
+    # The order counts: where the time or the message of one that was cut has begun, what comes before it is whole.
+    save_id: Text = ""
     origin: Origin | None = None
     created_time: datetime | None = None
     message: Text = ""
@@ -343,14 +382,15 @@ class Conflict(Wire):
 class RankFailure(Wire):
     """Why one rank failed. `time` is seconds since the epoch, so that the first cause can be told from its echoes."""
 
+    # The order counts: where the message of a Report that was cut has begun, what comes before it is whole.
     rank: int | None = None
     """None for a failure of the launcher or of the preflight, before any rank ran."""
     reason: Reason
-    message: Text = ""
-    stage: Text = ""
     time: float = 0.0
     exit_code: int | None = None
     """Negative for a signal: -9 is SIGKILL."""
+    message: Text = ""
+    stage: Text = ""
     traceback: Text = ""
     """The last lines only."""
 
@@ -358,22 +398,27 @@ class RankFailure(Wire):
 class Report(Wire):
     """What one pod's launcher has to say at its end. Only node 0's holds `checkpoint` and `conflict`."""
 
+    # The order counts: a Report that the kubelet cut is read as far as it goes.
     node: int = 0
+    terminated: bool = False
+    """The launcher was told to stop (SIGTERM): preemption, drain, suspend or deletion."""
     result: Reason | None = None
     """`Saved`, `Loaded` or `Verified`; None for a failed attempt."""
-    checkpoint: CheckpointInfo | None = None
     conflict: Conflict | None = None
-    failures: list[RankFailure] = Field(default_factory=list)
     failed_rank_count: int = 0
+    failures: list[RankFailure] = Field(default_factory=list)
+    """By `Weight`, then by time: the first one alone would lead to the same decision."""
+    checkpoint: CheckpointInfo | None = None
     warnings: list[Text] = Field(default_factory=list)
     """What did not change the result: replaced data that could not be removed, a store without an atomic refusal."""
     bytes_moved: int = 0
     seconds: float = 0.0
-    terminated: bool = False
-    """The launcher was told to stop (SIGTERM): preemption, drain, suspend or deletion."""
 
     def encode(self, limit: int = REPORT_LIMIT) -> str:
-        """Return JSON of at most `limit` UTF-8 bytes, always whole; the least useful text goes first."""
+        """Return JSON of at most `limit` UTF-8 bytes, always whole; the least useful text goes first.
+
+        Below 512 bytes it may be longer. Then it is cut, and still says how the attempt ended.
+        """
         for report in _shorter(self):
             text = report.to_json()
             if len(text.encode()) <= limit:
@@ -382,10 +427,14 @@ class Report(Wire):
 
     @classmethod
     def decode(cls, text: str) -> Self | None:
-        """Return the Report, or None for an empty, torn or foreign termination message."""
+        """Return the Report, one that was cut as far as it goes; None for an empty or foreign termination message."""
         try:
             # A worker image may be newer than the operator.
             return cls.model_validate_json(text, extra="ignore")
+        except ValueError:
+            told = wire.front(text)
+        try:
+            return cls.model_validate_json(json.dumps(told), extra="ignore") if told is not None else None
         except ValueError:
             return None
 
@@ -422,7 +471,7 @@ class Progress(Wire):
             return None
 
 
-_SHORTER: Final = ((16, 240, 800), (8, 160, 800), (4, 120, 600), (16, 80, 0), (4, 80, 0), (1, 120, 0))
+_SHORTER: Final = ((16, 240, 800), (8, 160, 800), (4, 120, 600), (16, 80, 0), (4, 80, 0), (1, 120, 0), (1, 40, 0))
 """Failures kept, characters of a message (three times as many of the first), of the first one's traceback."""
 
 

@@ -27,6 +27,8 @@ from dcp_worker.contract import (
     MASTER_PORT_ENV,
     NODE_RANK_ENV,
     PROGRESS_SECONDS_ENV,
+    REPORT_LIMIT,
+    REPORT_LIMIT_ENV,
     TASK_ENV,
     TERMINATION_LOG_ENV,
     CheckpointInfo,
@@ -68,7 +70,7 @@ def _launched(given: Mapping[str, str]) -> int:
     else:
         report = launcher.run()
     report = verdict.redacted(report, given)
-    _write(log, report)
+    _write(log, report, _limit(given))
     _say(report)
     code = 0 if report.result is not None else 1
     if launcher is not None and launcher.stuck:
@@ -259,10 +261,16 @@ def _failure(reason: Reason, message: str, stage: str) -> RankFailure:
     return RankFailure(reason=reason, message=message, stage=stage, time=time.time())
 
 
-def _write(log: Path, report: Report) -> None:
+def _limit(environment: Mapping[str, str]) -> int:
+    """Return how long the Report may be; a value that makes no sense must not cost the Report."""
+    given = environment.get(REPORT_LIMIT_ENV, "")
+    return min(REPORT_LIMIT, int(given)) if given.isdecimal() and int(given) else REPORT_LIMIT
+
+
+def _write(log: Path, report: Report, limit: int) -> None:
     """Write the Report in one go, in place: the kubelet has mounted the file."""
     try:
-        log.write_text(report.encode(), encoding="utf-8")
+        log.write_text(report.encode(limit), encoding="utf-8")
     except OSError as error:
         print(f"can't write the Report to {log}: {error}", file=sys.stderr)  # noqa: T201
 

@@ -10,6 +10,7 @@ from dcp_worker.contract import (
     RankFailure,
     Reason,
     Report,
+    Weight,
 )
 from dcp_worker.member import Outcome
 from dcp_worker.pulse import SAVING
@@ -73,16 +74,16 @@ def committed(earlier: Report, found: CheckpointInfo) -> Report:
 
 
 def causes(failures: Iterable[RankFailure], seen: Collection[RankFailure] = ()) -> list[RankFailure]:
-    """Return one failure per rank, causes before echoes, each in the order of time.
+    """Return one failure per rank, by its weight as a cause and then by time: the first one is what decides.
 
     An echo is a rank that lost its peer or was stopped. One that timed out in a collective is an echo as well, if the
     launcher has seen who hung.
     """
     named = any(each.reason is Reason.RANK_HUNG for each in seen)
 
-    def order(failure: RankFailure) -> tuple[bool, float]:
+    def order(failure: RankFailure) -> tuple[Weight, float]:
         waited = named and failure.reason is Reason.RANK_HUNG and failure not in seen
-        return failure.reason is Reason.WORKER_LOST or waited, failure.time
+        return Weight.ECHO if waited else Weight.of(failure.reason), failure.time
 
     first: dict[int | None, RankFailure] = {}
     for failure in sorted(failures, key=order):

@@ -8,13 +8,21 @@ comes first; a rank's "lost my peer" explains nothing, so it comes last.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from enum import IntEnum
 from typing import Final
 
 from dcp_operator.checkpoint.conditions import REASONS
 from dcp_operator.checkpoint.status import Failure, Phase
 from dcp_operator.decision.observed import Attempt, Pod
-from dcp_worker.contract import MAX_FAILED_RANKS, CheckpointInfo, Conflict, Operation, RankFailure, Reason, Report
+from dcp_worker.contract import (
+    MAX_FAILED_RANKS,
+    CheckpointInfo,
+    Conflict,
+    Operation,
+    RankFailure,
+    Reason,
+    Report,
+    Weight,
+)
 
 _GRACE: Final = timedelta(seconds=60)
 """How long the other pods of one that failed or is lost may take to report."""
@@ -23,22 +31,6 @@ _LAG: Final = timedelta(seconds=15)
 _MAX_WARNINGS: Final = 16
 _MAX_TEXT: Final = 2048
 """What a status may hold; an image of the user's own may report more."""
-
-
-class Weight(IntEnum):
-    """The table of precedence: the lowest class with a member holds the cause."""
-
-    MEMORY = 1
-    """The kernel killed a worker: everything else follows from it."""
-    POD = 2
-    """A pod went away: preempted, evicted, deleted, node lost."""
-    NAMED = 3
-    """A rank or a preflight named a specific reason: storage, entrypoint, state, device."""
-    RANK = 4
-    """A rank raised, died of a signal, or hung: whichever was first."""
-    DEADLINE = 5
-    ECHO = 6
-    """A rank lost its peer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +140,7 @@ def _success(report: Report, result: Reason) -> Outcome:
 
 
 def _conflict(attempt: Attempt, report: Report, conflict: Conflict) -> Outcome:
-    failure = Failure(reason=Reason.OVERWRITE_CONFLICT, message=conflict.message, attempt=attempt.attempt)
+    failure = failure_of(attempt, Reason.OVERWRITE_CONFLICT, conflict.message)
     return Outcome(
         reason=Reason.OVERWRITE_CONFLICT,
         failure=failure,
@@ -230,24 +222,13 @@ def _pod_cause(attempt: Attempt, pod: Pod, now: datetime) -> Cause | None:
 
 
 def _rank_cause(attempt: Attempt, pod: Pod, failed: RankFailure) -> Cause:
-    match failed.reason:
-        case Reason.OUT_OF_MEMORY:
-            weight = Weight.MEMORY
-        case Reason.WORKER_LOST:
-            weight = Weight.ECHO
-        case Reason.RANK_FAILED | Reason.RANK_HUNG:
-            weight = Weight.RANK
-        case Reason.DEADLINE_EXCEEDED:
-            weight = Weight.DEADLINE
-        case _:
-            weight = Weight.NAMED
     who = f"Rank {failed.rank}" if failed.rank is not None else "The launcher"
     where = f" in pod {pod.name}" if pod.name else ""
     stage = f" ({failed.stage})" if failed.stage else ""
     message = f"{who}{where}{stage}: {failed.message or REASONS[failed.reason].doc}"
     failure = failure_of(attempt, failed.reason, message, pod=pod, exit_code=failed.exit_code)
     return Cause(
-        weight=weight,
+        weight=Weight.of(failed.reason),
         time=failed.time,
         failure=failure.model_copy(update={"rank": failed.rank, "traceback": failed.traceback[-_MAX_TEXT:]}),
     )

@@ -33,6 +33,9 @@ from dcp_worker.contract import (
     CREDENTIALS_ENV,
     MASTER_ADDR_ENV,
     MASTER_PORT_ENV,
+    POD_REPORTS_LIMIT,
+    REPORT_LIMIT,
+    REPORT_LIMIT_ENV,
     TASK_ENV,
     Device,
 )
@@ -47,6 +50,8 @@ _LOST_NODE_SECONDS: Final = 60
 """How long a node may be silent before its pods are given up; Kubernetes' own default is five minutes."""
 _REPORT_SECONDS: Final = 60
 """How long terminated ranks have to stop, abort their uploads and report."""
+_INJECTED: Final = 2
+"""Containers that an admission webhook may add to a pod: a proxy, and what sets it up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +171,7 @@ def _pod_template(checkpoint: Checkpoint, action: CreateAttempt, default_image: 
         for container in template["spec"].get(kind, ()):
             container["securityContext"] = _restricted()
     _set_gpus(template, action)
+    _set_report_limit(template)
     return template
 
 
@@ -218,6 +224,15 @@ def _set_gpus(template: Body, action: CreateAttempt) -> None:
             del worker["resources"][section][GPU]
     elif action.task.workers.device is Device.CUDA and not asked:
         worker.setdefault("resources", {}).setdefault("limits", {})[GPU] = action.task.workers.num_proc_per_node
+
+
+def _set_report_limit(template: Body) -> None:
+    """Tell the launcher how much of its Report the kubelet will keep, where that is less than it reads."""
+    containers = sum(len(template["spec"].get(kind, ())) for kind in ("initContainers", "containers")) + _INJECTED
+    limit = POD_REPORTS_LIMIT // containers
+    if limit < REPORT_LIMIT:
+        worker = next(each for each in template["spec"]["containers"] if each["name"] == WORKER_CONTAINER)
+        worker["env"].append({"name": REPORT_LIMIT_ENV, "value": str(limit)})
 
 
 def _restricted() -> Body:
