@@ -91,7 +91,10 @@ class FakeApi(Cluster):
 def reconciling(api: FakeApi, site: Site = CLUSTER) -> Reconciler:
     """Return a reconciler that has seen what is there, and whose clock stands."""
     progress, poster = ProgressReader(api, lambda _: None), Poster(api, lambda: True)
-    reconciler = Reconciler(api, Cache(), Claims(site), Builder(image="worker"), progress, poster, now=lambda: NOW)
+    cache = Cache()
+    woken: list[Key] = []
+    claims = Claims(site, cache, woken.append, lambda: NOW)
+    reconciler = Reconciler(api, cache, claims, Builder(image="worker"), progress, poster, now=lambda: NOW)
     seen(api, reconciler)
     return reconciler
 

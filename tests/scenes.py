@@ -10,7 +10,7 @@ from dcp_operator.checkpoint.spec import LOCAL, Checkpoint, parse
 from dcp_operator.decision.actions import CreateAttempt, Decision, DeleteAttempt
 from dcp_operator.decision.decide import decide
 from dcp_operator.decision.observed import Attempt, Observed, Pod
-from dcp_operator.decision.rivals import Rival
+from dcp_operator.decision.url_claim import UrlClaim
 from dcp_worker.contract import CheckpointInfo, RankFailure, Reason, Report
 
 NOW = datetime(2026, 11, 24, 8, 0, 0, tzinfo=UTC)
@@ -110,7 +110,7 @@ def decided(
     of: Checkpoint | None = None,
     status: Mapping[str, Any] | None = None,
     now: datetime = NOW,
-    rivals: tuple[Rival, ...] = (),
+    rivals: tuple[UrlClaim, ...] = (),
 ) -> Decision:
     return decide(of or checkpoint(), observed(*attempts), status, now, rivals)
 

@@ -5,9 +5,7 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.checkpoint.status import Status
 from dcp_operator.decision.observed import Pod
-from dcp_operator.decision.rivals import Rival
 from dcp_worker.contract import Conflict, Origin, Reason, Report
 from scenes import (
     NOW,
@@ -275,54 +273,3 @@ def test_a_conflict_with_oneself_is_a_success() -> None:
     found = settled(ended(0, conflict(checkpoint().origin)))
     assert phase(found) == ("Succeeded", "Saved")
     assert found.status["checkpoint"]["saveId"] == "s0"
-
-
-def rival(name: str, uid: str = "0", seconds: float = 0, status: Status | None = None, **spec: Any) -> Rival | None:
-    changes = {f"spec.{key}": value for key, value in spec.items()}
-    other = checkpoint({"metadata.name": name, "metadata.uid": uid, **changes})
-    return Rival.of(other.model_copy(update={"created": at(seconds)}), status or Status())
-
-
-@pytest.mark.parametrize(
-    ("other", "refused"),
-    [
-        pytest.param(rival("older", seconds=-1), True, id="older"),
-        pytest.param(rival("younger", seconds=1), False, id="younger"),
-        pytest.param(rival("twin", uid="0"), True, id="as old, smaller uid"),
-        pytest.param(rival("twin", uid="z"), False, id="as old, larger uid"),
-        pytest.param(rival("begun", seconds=1, status=Status(attempts=1)), True, id="younger, but under way"),
-        pytest.param(rival("spelt", seconds=-1, storage={"url": URL + "/"}), True, id="other spelling"),
-        pytest.param(rival("else", seconds=-1, storage={"url": URL + "0"}), False, id="other place"),
-        pytest.param(
-            rival("else", seconds=-1, storage={"url": URL, "options": {"endpoint_url": "http://h"}}),
-            False,
-            id="other store",
-        ),
-    ],
-)
-def test_two_live_saves_on_one_url(other: Rival, refused: bool) -> None:  # noqa: FBT001 - a table's column
-    found = decided(rivals=(other,))
-    assert phase(found)[0] == ("Conflict" if refused else "Starting")
-    assert bool(created(found)) is not refused
-    if refused:
-        assert f"Checkpoint team/{other.name} is saving to the same URL" in message(found)
-        assert found.status["conflict"]["origin"]["name"] == other.name
-
-
-@pytest.mark.parametrize(
-    "made",
-    [
-        rival("load", operation="Load"),
-        rival("done", status=Status.read({"phase": "Succeeded", "attempts": 1})),
-        rival("waiting", suspend=True),
-    ],
-    ids=["a load", "finished", "suspended before it began"],
-)
-def test_who_is_no_rival(made: Rival | None) -> None:
-    assert made is None
-
-
-def test_an_attempt_that_is_under_way_is_not_refused() -> None:
-    other = rival("older", seconds=-1)
-    assert other is not None
-    assert phase(decided(attempt(running(0), running(1)), rivals=(other,)))[0] == "Running"

@@ -13,7 +13,7 @@ from dcp_operator.__main__ import RECURSION_LIMIT
 from dcp_operator.checkpoint import spec
 from dcp_operator.checkpoint.naming import INDEX_LABEL, JOB_LABEL
 from dcp_operator.checkpoint.spec import SpecError
-from dcp_operator.decision.rivals import Rival
+from dcp_operator.decision.url_claim import UrlClaim
 from dcp_operator.kube.api import (
     CHECKPOINTS,
     JOBS,
@@ -245,7 +245,7 @@ def test_what_can_not_be_read_is_logged_once_with_its_cause(
 def test_a_claim_that_can_not_be_made_is_that_checkpoints_trouble_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(Rival, "of", lambda *_: 1 / 0)
+    monkeypatch.setattr(UrlClaim, "of", lambda *_: 1 / 0)
     unused: Any = None
     reconciler = Reconciler(unused, Cache(), Claims(), unused, unused, unused)
     assert reconciler.take(CHECKPOINTS, save("one")) == Key("team", "one")

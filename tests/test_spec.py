@@ -398,7 +398,7 @@ def test_a_hung_rank_can_be_named_before_the_deadline() -> None:
 
 
 def keyed(url: str, **changes: Any) -> str:
-    return parse(manifest({"spec.storage.url": url, **changes}), site=LOCAL).url_key
+    return parse(manifest({"spec.storage.url": url, **changes}), site=LOCAL).place
 
 
 OPTIONS = "spec.storage.options"
@@ -414,7 +414,6 @@ def test_two_spellings_of_one_place_have_one_key() -> None:
 def test_two_places_have_two_keys() -> None:
     assert keyed("s3://b/x") != keyed("s3://b/X")
     assert keyed("s3://b/x") != keyed("s3://b/x", **{OPTIONS: {"endpoint_url": "http://h"}})
-    assert keyed("file:///d/x") != keyed("file:///d/x", **{"metadata.namespace": "other"})
     one: dict[str, Any] = {"spec.workers": {}}
     assert keyed("memory://x", **one) != keyed("memory://x", **one, **{"metadata.uid": "u"})
 

@@ -103,15 +103,16 @@ def test_run_again_and_removed_when_its_time_is_over(kube: Kube, facts: Facts) -
     assert kube.status("again")["phase"] == "Succeeded"
 
 
-def test_a_second_save_to_a_url_that_is_being_saved_to_is_refused_at_once(kube: Kube, facts: Facts) -> None:
+def test_a_second_save_to_a_url_that_is_being_saved_to_waits_for_the_first(kube: Kube, facts: Facts) -> None:
     kube.apply(workloads(), slow(facts, "first", kube.namespace))
     kube.until_phase("first", "Starting", "Running", seconds=30)
-    late = gpt(facts, "late", f"{kube.namespace}/first")
-    kube.apply(late)
-    status = kube.until_phase("late", "Conflict", seconds=10)
-    assert status["conflict"]["origin"]["name"] == "first"
-    assert status.get("attempts", 0) == 0
+    kube.apply(gpt(facts, "late", f"{kube.namespace}/first", workers=ONE))
+    status = kube.until_status("late", lambda status: status.get("reason") == "UrlInUse", 10)
+    assert (status["phase"], status.get("attempts", 0)) == ("Pending", 0)
+    assert "Checkpoint first is saving to the same URL" in condition(status, "Ready")["message"]
     assert left(kube, "late") == []
+    kube("delete", "checkpoint", "first")
+    assert kube.until_phase("late", "Succeeded", seconds=180)["reason"] == "Saved"
 
 
 def test_a_namespace_is_deleted_with_its_running_checkpoint(admin: Kube, operator: Kube, facts: Facts) -> None:

@@ -1,11 +1,15 @@
 """What one user of a cluster can't do to another through the operator."""
 
+import json
+import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from cluster.facts import Facts
-from e2e.kube import Body, Kube, KubectlError, until
+from e2e.conftest import RESTRICTED, secret
+from e2e.kube import Body, Kube, KubectlError, condition, until
 from e2e.objects import gpt
 from e2e.test_reasons import ONE
 
@@ -84,3 +88,38 @@ def test_a_forged_job_deletes_nothing(kube: Kube, operator: Kube, facts: Facts) 
     kube.until_status("mine", lambda status: status.get("observedGeneration") == 2, 30)
     for kind in ("networkpolicy", "service", "job"):
         assert kube.get(kind, "default-deny")["metadata"].get("deletionTimestamp") is None
+
+
+@pytest.fixture
+def other(admin: Kube, operator: Kube, facts: Facts) -> Iterator[Kube]:
+    """kubectl in a second namespace."""
+    del operator
+    name = f"other-{uuid.uuid4().hex[:8]}"
+    admin.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}})
+    kube = admin.within(name)
+    kube.apply(secret(facts))
+    yield kube
+    admin("delete", "namespace", name, "--wait=false")
+
+
+def test_a_squatter_holds_up_nobody_elsewhere_and_nobody_once_it_is_gone(kube: Kube, other: Kube, facts: Facts) -> None:
+    """O S1-2: a Save that waits for a queue for ever claims its URL in its own namespace, while it is there."""
+    path = f"{kube.namespace}/latest"
+    squat = gpt(facts, "squat", path)
+    squat["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "nowhere"}
+    kube.apply(squat)
+    kube.until_phase("squat", "Queued", seconds=30)
+    kube.apply(gpt(facts, "held", path, workers=ONE))
+    held = kube.until_status("held", lambda status: status.get("reason") == "UrlInUse", 20)
+    assert "Checkpoint squat is saving to the same URL" in condition(held, "Ready")["message"]
+
+    other.apply(gpt(facts, "nightly", path, workers=ONE))
+    assert other.until_phase("nightly", "Succeeded", seconds=180)["reason"] == "Saved"
+    kube("delete", "checkpoint", "squat")
+    refused = kube.until_phase("held", "Conflict", seconds=180)
+    assert refused["reason"] == "OverwriteConflict"
+    # The other namespace's Save has won it, and the store tells of it: no more of it is said than that.
+    said = json.dumps([refused, kube.events("held")])
+    assert "a Checkpoint of another namespace" in said
+    assert other.namespace not in said
+    assert "nightly" not in said

@@ -143,6 +143,9 @@ class Reason(StrEnum):
     SUSPENDED = "Suspended"
     QUEUED = "Queued"
     DEVICE_UNAVAILABLE = "DeviceUnavailable"
+    URL_IN_USE = "UrlInUse"
+    PROTOCOL_NOT_ENABLED = "ProtocolNotEnabled"
+    FORBIDDEN = "Forbidden"
 
 
 class Weight(IntEnum):

@@ -25,7 +25,7 @@ REASONS: Final[dict[Reason, Meaning]] = {
     Reason.VERIFIED: Meaning(Phase.SUCCEEDED, "Every byte of the checkpoint was read and is as it was saved."),
     Reason.OVERWRITE_CONFLICT: Meaning(
         Phase.CONFLICT,
-        "The URL holds another committed checkpoint, or another live Save works on it.",
+        "The URL holds another committed checkpoint.",
         "Write another spec.storage.url, or overwrite: true to replace it, in a new Checkpoint.",
     ),
     Reason.INVALID_SPEC: Meaning(
@@ -122,6 +122,21 @@ REASONS: Final[dict[Reason, Meaning]] = {
         "device: cuda was asked for, and a rank sees no GPU.",
         "Look at the node's driver and device plugin, or write device: auto.",
         retriable=True,
+    ),
+    Reason.URL_IN_USE: Meaning(
+        Phase.PENDING,
+        "Another Save of the namespace works on the URL; this one is tried when that has ended.",
+        "Suspend or delete the other to have this one go first, or write another spec.storage.url in a new Checkpoint.",
+    ),
+    Reason.PROTOCOL_NOT_ENABLED: Meaning(
+        Phase.PENDING,
+        "The operator is configured not to accept the URL's protocol; it looks again when it is started anew.",
+        "Ask whoever runs the operator for the protocol, or write another URL in a new Checkpoint.",
+    ),
+    Reason.FORBIDDEN: Meaning(
+        Phase.PENDING,
+        "A quota or a policy of the cluster does not let the attempt's objects be created; it is tried again.",
+        "Raise the quota, or mend what the policy names; or delete what uses the quota up.",
     ),
 }
 

@@ -13,9 +13,10 @@ from typing import Annotated, Any, Final, Self
 from pydantic import AwareDatetime, ConfigDict, Field, ValidationError
 
 from dcp_operator.checkpoint.naming import API_VERSION, KIND, NAME_LIMIT, QUEUE_LABEL, job_name
+from dcp_operator.checkpoint.place import place
 from dcp_operator.checkpoint.problems import problems
 from dcp_operator.checkpoint.rules import rule_problems
-from dcp_operator.checkpoint.storage_url import DEFAULT_PROTOCOLS, protocol, url_key
+from dcp_operator.checkpoint.storage_url import DEFAULT_PROTOCOLS
 from dcp_worker.contract import (
     Device,
     LoadSelection,
@@ -140,17 +141,11 @@ class Checkpoint(Wire):
         return self.spec.workers.num_nodes
 
     @property
-    def url_key(self) -> str:
-        """What two Checkpoints share exactly when they work on the same place."""
+    def place(self) -> str:
+        """What two Checkpoints of one namespace share exactly when they work on the same place."""
         storage = self.spec.storage
-        match protocol(storage.url):
-            case "memory":
-                return f"{self.uid}/{storage.url}"
-            case "file":
-                volumes = (self.spec.workers.pod_template.get("spec") or {}).get("volumes")
-                return f"{self.namespace}/{_digest(volumes)}/{url_key(storage)}"
-            case _:
-                return url_key(storage)
+        secret = storage.credentials_secret_ref.name if storage.credentials_secret_ref is not None else ""
+        return place(storage, secret, self.spec.workers.pod_template, self.uid)
 
     @property
     def free_form_digest(self) -> str:

@@ -2,7 +2,6 @@
 
 import difflib
 import ipaddress
-import posixpath
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -62,17 +61,6 @@ def option_problems(storage: Storage) -> Iterator[str]:
             yield f"{field}: has the wrong type or value; write {wanted}"
         elif name in _ADDRESS_OPTIONS:
             yield from _address_problems(field, value)
-
-
-def url_key(storage: Storage) -> str:
-    """Return a key that is equal for two spellings of the same place: the two live Saves rule compares it."""
-    name = protocol(storage.url)
-    parts = urlsplit(storage.url)
-    path = posixpath.normpath("/" + parts.path).strip("/")
-    host = parts.netloc.lower()
-    endpoint = urlsplit(str(storage.options.get("endpoint_url", "")))
-    port = {80: "", 443: ""}.get(endpoint.port or 80, f":{endpoint.port}")
-    return f"{name}://{(endpoint.hostname or '') + port}/{host}/{path}"
 
 
 def _split(url: str) -> SplitResult | None:

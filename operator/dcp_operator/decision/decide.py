@@ -14,13 +14,13 @@ from dcp_operator.checkpoint.spec import Checkpoint
 from dcp_operator.checkpoint.status import Failure, Phase, Status
 from dcp_operator.decision.actions import Decision
 from dcp_operator.decision.clean_up import clean_up
-from dcp_operator.decision.live import queued, running, start, starting, waiting
+from dcp_operator.decision.live import queued, running, start, starting, url_in_use, waiting
 from dcp_operator.decision.observed import Observed
 from dcp_operator.decision.publish import events, with_conditions
-from dcp_operator.decision.rivals import Rival, holder
-from dcp_operator.decision.settle import conflicted, settle
+from dcp_operator.decision.settle import settle
 from dcp_operator.decision.situation import Situation, Verdict, finished
-from dcp_worker.contract import Conflict, Origin, Reason
+from dcp_operator.decision.url_claim import UrlClaim
+from dcp_worker.contract import Reason
 
 
 def decide(
@@ -28,7 +28,7 @@ def decide(
     observed: Observed,
     status: Mapping[str, Any] | None,
     now: datetime,
-    rivals: Sequence[Rival] = (),
+    rivals: Sequence[UrlClaim] = (),
 ) -> Decision:
     """Return the actions to carry out, the status to write, and when to decide again.
 
@@ -37,7 +37,7 @@ def decide(
         observed: Its Jobs and pods, of any run.
         status: The status as it stands in the cluster: what is not in it was never written.
         now: The time, with a time zone.
-        rivals: Live Saves of other Checkpoints, as `Rival.of` makes them.
+        rivals: What other Saves of the namespace claim, as `UrlClaim.of` makes it.
     """
     written = Status.read(status)
     own = tuple(each for each in observed.attempts if each.run_id == checkpoint.spec.run_id)
@@ -98,23 +98,6 @@ def changed(situation: Situation) -> Verdict | None:
     )
 
 
-def refused(situation: Situation) -> Verdict | None:
-    """Refuse a Save whose URL another live Save holds, before anything is started for it."""
-    if situation.attempts or situation.status.attempts:
-        return None
-    own = Rival.of(situation.checkpoint, situation.status)
-    rival = holder(own, situation.rivals) if own is not None else None
-    if rival is None:
-        return None
-    origin = Origin(namespace=rival.namespace, name=rival.name, uid=rival.uid)
-    url = situation.checkpoint.spec.storage.url
-    message = f"Checkpoint {rival.namespace}/{rival.name} is saving to the same URL ({url})."
-    conflict = Conflict(origin=origin, message=message)
-    failure = Failure(reason=Reason.OVERWRITE_CONFLICT, message=message)
-    done = conflicted(situation, situation.status, conflict, failure, attempt=None)
-    return Verdict(status=done.status, message=done.message)
-
-
 def suspended(situation: Situation) -> Verdict | None:
     """Stop and stay stopped while spec.suspend is true. A stopped attempt is not counted; a new one follows."""
     if not situation.checkpoint.spec.suspend:
@@ -149,10 +132,10 @@ def backing_off(situation: Situation) -> Verdict | None:
 CHECKS: Final[tuple[Callable[[Situation], Verdict | None], ...]] = (
     over,
     changed,
-    refused,
     suspended,
     backing_off,
     waiting,
+    url_in_use,
     start,
     queued,
     starting,

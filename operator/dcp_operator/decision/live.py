@@ -2,31 +2,43 @@
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import Final
 
 from dcp_operator.checkpoint.conditions import counted, human_ranks, sentence
 from dcp_operator.checkpoint.status import JobRef, Phase, RunProgress, Status
 from dcp_operator.decision.actions import CreateAttempt
-from dcp_operator.decision.observed import Attempt
+from dcp_operator.decision.observed import Attempt, Pod
 from dcp_operator.decision.outcome import wakes
 from dcp_operator.decision.situation import Situation, Verdict, next_of
 from dcp_operator.decision.timeouts import timeout_wakes, troubled, uncreated, waiting_for
+from dcp_operator.decision.url_claim import UrlClaim, holder
 from dcp_worker.contract import Reason
 
+_LOOK_AGAIN: Final = timedelta(seconds=60)
+"""How soon a Save that waits for another looks again, should it not be woken when that ends."""
+_ENDING: Final = timedelta(seconds=5)
+"""The same, where all that is awaited is the end of pods: nobody tells of the last one's."""
 PROGRESS_INTERVAL: Final = timedelta(seconds=5)
 _PODS_DUE: Final = timedelta(seconds=30)
 """How long the Job controller may take to create pods before that is worth a word."""
+
+
+def still_running(attempts: Iterable[Attempt], leftover: Iterable[Pod], now: datetime) -> str | None:
+    """Return the name of a Job or a pod that may still do something; None if all has stopped."""
+    jobs = (f"Job {each.job_name}" for each in attempts if each.active)
+    pods = (f"pod {each.name}" for each in leftover if each.started is not None and not each.over(now))
+    return next(chain(jobs, pods), None)
 
 
 def waiting(situation: Situation) -> Verdict | None:
     """Start no attempt while an earlier one runs: both would write to the same URL and want the same GPUs."""
     if situation.current is not None:
         return None
-    jobs = [f"Job {each.job_name}" for each in (*situation.earlier, *situation.attempts) if each.active]
-    pods = [each for each in situation.leftover if each.started is not None and not each.over(situation.now)]
-    what = next(iter([*jobs, *(f"pod {each.name}" for each in pods)]), None)
+    what = still_running((*situation.earlier, *situation.attempts), situation.leftover, situation.now)
     if what is None:
         return None
+    pods = situation.leftover
     status = situation.status
     retries = status.retries.model_copy(update={"next_time": None})
     return Verdict(
@@ -35,6 +47,25 @@ def waiting(situation: Situation) -> Verdict | None:
         ),
         message=f"Attempt {situation.number} starts when {what} has stopped.",
         wake_at=next_of((each.given_up_at for each in pods if each.given_up_at is not None), situation.now),
+    )
+
+
+def url_in_use(situation: Situation) -> Verdict | None:
+    """Start no attempt of a Save while another Save of the namespace works on its URL: one of them would be refused.
+
+    It waits, and is never refused here: the other may fail, and then this one's turn has come.
+    """
+    own = UrlClaim.of(situation.checkpoint, situation.status)
+    rival = holder(own, situation.rivals) if own is not None and situation.current is None else None
+    if rival is None:
+        return None
+    url = situation.checkpoint.spec.storage.url
+    what = f"pods of Checkpoint {rival.name} still run on" if rival.ending else f"Checkpoint {rival.name} is saving to"
+    return Verdict(
+        status=situation.status.given(phase=Phase.PENDING, reason=Reason.URL_IN_USE, progress=None),
+        message=f"Attempt {situation.number} waits: {what} the same URL ({url}). It starts when that has ended; then "
+        "the store says whether the URL is free. To have it go first, suspend or delete the other.",
+        wake_at=situation.now + (_ENDING if rival.ending else _LOOK_AGAIN),
     )
 
 

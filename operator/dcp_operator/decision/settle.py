@@ -7,6 +7,7 @@ from typing import Final
 from dcp_operator.checkpoint.conditions import REASONS, counted, human_bytes, human_duration, sentence
 from dcp_operator.checkpoint.spec import Checkpoint
 from dcp_operator.checkpoint.status import Failure, Phase, Retries, Status
+from dcp_operator.decision.discretion import discreet
 from dcp_operator.decision.observed import Attempt
 from dcp_operator.decision.outcome import Outcome, outcome
 from dcp_operator.decision.situation import Situation, finished
@@ -28,7 +29,7 @@ def settle(situation: Situation) -> Situation:
         ended = outcome(attempt, operation, situation.now) or timed_out(situation.checkpoint, attempt, situation.now)
         if ended is None:
             break
-        situation = _settled(situation, attempt, _own(situation.checkpoint, ended))
+        situation = _settled(situation, attempt, discreet(_own(situation.checkpoint, ended), situation.checkpoint))
     return situation
 
 
@@ -55,7 +56,7 @@ def _settled(situation: Situation, attempt: Attempt, ended: Outcome) -> Situatio
     if ended.succeeded:
         return _succeeded(situation, status, attempt, ended)
     if ended.conflict is not None and ended.failure is not None:
-        return conflicted(situation, status, ended.conflict, ended.failure, attempt=attempt.attempt)
+        return _conflicted(situation, status, ended.conflict, ended.failure, attempt)
     retries = _book(situation, attempt, ended)
     if attempt.probe:
         status = status.given(retries=retries)
@@ -137,17 +138,15 @@ def _success_message(reason: Reason, status: Status) -> str:
     return f"{reason}{step}{size}{world}.{took}"
 
 
-def conflicted(
-    situation: Situation, status: Status, conflict: Conflict, failure: Failure, *, attempt: int | None
+def _conflicted(
+    situation: Situation, status: Status, conflict: Conflict, failure: Failure, attempt: Attempt
 ) -> Situation:
-    """Return the situation of a Save that was refused: terminal, and never tried again."""
+    """Return the situation of a Save that the store refused: terminal, and never tried again."""
     message = _conflict_message(situation.checkpoint, conflict)
     done = finished(status, Phase.CONFLICT, Reason.OVERWRITE_CONFLICT, situation.stamp).given(
         conflict=conflict,
         failure=failure.model_copy(update={"message": message[:1024], "retriable": False}),
-        retries=status.retries.model_copy(
-            update={"settled": attempt or status.retries.settled, "probe": False, "next_time": None}
-        ),
+        retries=status.retries.model_copy(update={"settled": attempt.attempt, "probe": False, "next_time": None}),
     )
     return replace(situation, status=done, message=message)
 
@@ -162,6 +161,8 @@ def _conflict_message(checkpoint: Checkpoint, conflict: Conflict) -> str:
 
 def _way_out(checkpoint: Checkpoint, conflict: Conflict) -> str:
     origin, own = conflict.origin, checkpoint.origin
+    if checkpoint.spec.storage.overwrite:
+        return "It was committed while this one was being saved. To replace it, change spec.runId to run again."
     if origin is None or (origin.namespace, origin.name) != (own.namespace, own.name):
         return REASONS[Reason.OVERWRITE_CONFLICT].advice
     if origin.uid == own.uid:

@@ -8,7 +8,7 @@ from dcp_operator.checkpoint.spec import Checkpoint
 from dcp_operator.checkpoint.status import Phase, Status
 from dcp_operator.decision.actions import Action
 from dcp_operator.decision.observed import Attempt, Pod
-from dcp_operator.decision.rivals import Rival
+from dcp_operator.decision.url_claim import UrlClaim
 from dcp_worker.contract import Reason
 
 
@@ -28,7 +28,7 @@ class Situation:
     message: str = ""
     """What the last settled attempt has to say."""
     now: datetime
-    rivals: tuple[Rival, ...] = ()
+    rivals: tuple[UrlClaim, ...] = ()
 
     @property
     def stamp(self) -> datetime:

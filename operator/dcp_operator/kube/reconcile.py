@@ -15,6 +15,7 @@ from typing import Any, Final
 from dcp_operator.checkpoint.spec import Checkpoint, SpecError
 from dcp_operator.checkpoint.status import Phase
 from dcp_operator.decision.actions import CreateAttempt, Decision, DeleteAttempt
+from dcp_operator.decision.clean_up import deletion
 from dcp_operator.decision.decide import decide
 from dcp_operator.decision.observed import observe
 from dcp_operator.decision.refusal import blocked, refuse
@@ -110,8 +111,7 @@ class Reconciler:
     async def _reconcile(self, key: Key) -> float | None:
         body = self.cache.checkpoint(key)
         if body is None or body["metadata"].get("deletionTimestamp"):
-            # Owner references take the Jobs along; there is nothing to clean up by hand, so no finalizer either.
-            self.progress.forget(key)
+            await self._leave(key, body)
             return None
         await self._confirm(key, body)
         decision = self._decide(key, body)
@@ -169,6 +169,7 @@ class Reconciler:
             made = await asyncio.gather(*(self.cluster.create(each) for each in others))
             try:
                 self.cache.put(JOBS, await self.cluster.create(job))
+                self.claims.begin(key)
             except RefusedError as error:
                 # Nothing leads to them without the Job. What is forbidden is tried again, and may be there unseen.
                 if error.status != HTTPStatus.FORBIDDEN:
@@ -236,6 +237,20 @@ class Reconciler:
         for job in jobs:
             if job["metadata"]["name"] == action.job_name:
                 await self.cluster.delete(JOBS, key.namespace, action.job_name, job["metadata"]["uid"])
+
+    async def _leave(self, key: Key, body: Body | None) -> None:
+        """Follow a Checkpoint no more that is gone, or going.
+
+        Owner references take along what belongs to one that is gone: there is nothing to clean up by hand, so no
+        finalizer either. One that is going stays for as long as somebody else's finalizer does: its attempts end now.
+        """
+        self.progress.forget(key)
+        if body is None:
+            return
+        observed = observe(*self.cache.attempts(key, body["metadata"]["uid"]))
+        for attempt in observed.attempts:
+            if attempt.active and not attempt.deleting:
+                await self._delete(key, body, deletion(attempt, "the Checkpoint is being deleted"))
 
     async def _discard(self, made: Body) -> None:
         metadata = made["metadata"]

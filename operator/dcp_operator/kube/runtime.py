@@ -60,7 +60,8 @@ class Runtime:
         poster = Poster(self.cluster, lambda: queue.depth > 0)
         progress = ProgressReader(self.cluster, lambda key: queue.add(key))  # noqa: PLW0108 - there is no queue yet
         builder = Builder(image=self.settings.worker_image)
-        reconciler = Reconciler(self.cluster, cache, Claims(site), builder, progress, poster, lambda: queue.depth > 0)
+        claims = Claims(site, cache, lambda key: queue.add(key))  # noqa: PLW0108 - there is no queue yet
+        reconciler = Reconciler(self.cluster, cache, claims, builder, progress, poster, lambda: queue.depth > 0)
         queue = WorkQueue(reconciler, workers=self.settings.workers)
         audit = Audit(self.cluster, reconciler, queue.add, self.settings.namespaces or (None,))
         self._watch_over(queue, audit, cache)
