@@ -590,3 +590,34 @@ def save_and_load_in_parts(rank: int, url: str) -> float:
     found = Part(rank, 0.0)
     engine.load({"model": found}, url)
     return next(found.parameters())[0].item()
+
+
+def load_while_saving(rank: int, url: str) -> list[str]:
+    """Load what this process saves in the background; the second save fails on rank 1 alone."""
+    seen: list[str] = []
+
+    def hook(reached: str) -> None:
+        if reached == "mid-part":
+            threading.Event().wait(0.2)
+            if rank == 1 and failing:
+                raise OSError(28, "No space left on device")
+
+    def tell() -> None:
+        found = {"w": torch.zeros(1000)}
+        try:
+            engine.load(found, url)
+            seen.append(f"load {found['w'][0].item()}")
+        except errors.EngineError as error:
+            seen.append(f"{type(error).__name__} {error.rank}")
+
+    failpoints.hook = hook
+    failing = False
+    engine.save({"w": torch.full((1000,), 1.0), "own": {str(rank): rank}}, url)
+    engine.async_save({"w": torch.full((1000,), 2.0), "own": {str(rank): rank}}, url, overwrite=True)
+    tell()
+    tell()
+    failing = True
+    engine.async_save({"w": torch.full((1000,), 3.0), "own": {str(rank): rank}}, url, overwrite=True)
+    tell()
+    tell()
+    return seen

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dcp_worker.engine.api import load, save
     from dcp_worker.engine.asynchronous import AsyncSave, async_save
     from dcp_worker.engine.cleanup import clean
+    from dcp_worker.engine.ending import finish_on_sigterm
     from dcp_worker.engine.look import find, inspect, preflight
     from dcp_worker.engine.reader import CheckpointReader
     from dcp_worker.engine.verification import verify
@@ -26,6 +27,7 @@ _HOMES = {
     "async_save": "asynchronous",
     "clean": "cleanup",
     "find": "look",
+    "finish_on_sigterm": "ending",
     "inspect": "look",
     "load": "api",
     "preflight": "look",
@@ -40,6 +42,7 @@ __all__ = [
     "async_save",
     "clean",
     "find",
+    "finish_on_sigterm",
     "inspect",
     "load",
     "preflight",

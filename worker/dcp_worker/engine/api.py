@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from os import PathLike
-from typing import Any, Protocol
+from typing import Any
 
 import torch.distributed as dist
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.stateful import Stateful
 from torch.distributed.checkpoint.storage import WriteResult
 
 from dcp_worker.contract import CheckpointInfo, Origin
-from dcp_worker.engine import commit
+from dcp_worker.engine import commit, pending
 from dcp_worker.engine.errors import CheckpointReplaced, EngineError, InvalidOption, StateMismatch, translate
 from dcp_worker.engine.meter import Progress
 from dcp_worker.engine.planner import ByNameLoadPlanner, Strict
@@ -26,24 +26,6 @@ from dcp_worker.engine.ranks import PATIENCE_SECONDS, Ranks
 from dcp_worker.engine.reader import CheckpointReader
 from dcp_worker.engine.store import MEMORY_LIMIT
 from dcp_worker.engine.writer import CheckpointWriter
-
-
-class _Pending(Protocol):
-    """A background save that may still be on its way."""
-
-    def settle(self) -> None:
-        """Wait for it and raise its error, if nobody saw it yet."""
-
-
-pending: _Pending | None = None
-
-
-def settle() -> None:
-    """Wait for the background save of this process, if there is one, and raise its error."""
-    global pending  # one per process, as the process group is
-    earlier, pending = pending, None
-    if earlier:
-        earlier.settle()
 
 
 def save(  # noqa: PLR0913 - keyword-only, each with its default
@@ -74,7 +56,7 @@ def save(  # noqa: PLR0913 - keyword-only, each with its default
         state_dict,
         url,
         Ranks(process_group, patience=patience),
-        before=settle,
+        before=pending.settle,
         overwrite=overwrite,
         storage_options=storage_options,
         origin=origin,
@@ -131,7 +113,8 @@ def load(  # noqa: PLR0913 - keyword-only, each with its default
 
     Every byte is compared with its digest before it reaches a tensor, unless `check` is false. If the checkpoint is
     replaced meanwhile, the load starts over, once, with the new one; two saves are never mixed. After an error the
-    content of `state_dict` is undefined.
+    content of `state_dict` is undefined. An `async_save` of this process that is still on its way ends first; the error
+    of one to this very URL is raised, if nobody has seen it yet, rather than what stood there before it be loaded.
 
     Values that have `state_dict` and `load_state_dict` are loaded through them, and must ask for all that the
     checkpoint holds of them, unless there is a `planner`: a fresh optimizer, for one, has no state yet.
@@ -172,7 +155,7 @@ def load(  # noqa: PLR0913 - keyword-only, each with its default
     objects = [key for key, value in state_dict.items() if isinstance(value, Stateful)]
     planner = planner or ByNameLoadPlanner(objects, strict=strict, convert=convert)
     try:
-        _load(ranks, opened, planner, values)
+        _load(ranks, opened, planner, values, lambda: pending.wait_before(url, raises=True))
     except CheckpointReplaced:
         _load(ranks, opened, planner, values)
     ranks.agree("handing over", hand_over)
@@ -248,9 +231,13 @@ def _save(
 
 
 def _load(
-    ranks: Ranks, opened: Callable[[], CheckpointReader], planner: LoadPlanner, state_dict: Callable[[], dict[str, Any]]
+    ranks: Ranks,
+    opened: Callable[[], CheckpointReader],
+    planner: LoadPlanner,
+    state_dict: Callable[[], dict[str, Any]],
+    before: Callable[[], None] = lambda: None,
 ) -> None:
-    snapshot = ranks.first("reading .metadata", lambda: commit.read_snapshot(opened().store))
+    snapshot = ranks.gather("reading .metadata", before, lambda _: commit.read_snapshot(opened().store))
 
     def plan_mine() -> tuple[LoadPlan, tuple[object, ...]]:
         values = state_dict()

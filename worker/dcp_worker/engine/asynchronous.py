@@ -5,11 +5,10 @@ The caller is held up only for the copy to host memory. One save at a time is on
 collectives of the background run over a gloo group of their own, apart from those of the training.
 """
 
-import os
 import threading
 from collections.abc import Callable, Mapping
-from functools import cache, partial
-from os import PathLike
+from functools import partial
+from os import PathLike, fspath
 from typing import Any
 
 import torch
@@ -19,16 +18,17 @@ from torch.distributed.checkpoint.staging import BlockingAsyncStager, DefaultSta
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from dcp_worker.contract import CheckpointInfo
-from dcp_worker.engine import api, devices
-from dcp_worker.engine.commit import LOG
-from dcp_worker.engine.errors import EngineError, translate
+from dcp_worker.engine import api, devices, ending, pending
+from dcp_worker.engine.errors import translate
 from dcp_worker.engine.ranks import PATIENCE_SECONDS, Ranks
 
 
 class AsyncSave:
     """A save on its way. Every rank has one; `wait` ends the same way on each."""
 
-    def __init__(self) -> None:
+    def __init__(self, url: str | PathLike[str]) -> None:
+        self.url = fspath(url)
+        self.thread: threading.Thread | None = None
         self._finished = threading.Event()
         self._info: CheckpointInfo | None = None
         self._error: BaseException | None = None
@@ -54,9 +54,13 @@ class AsyncSave:
 
     def settle(self) -> None:
         """Wait, and raise an error that nobody has been told of yet."""
-        self._finished.wait()
+        self.await_end()
         if not self._seen:
             self.wait()
+
+    def await_end(self) -> None:
+        """Wait, and raise nothing: the error stays for whoever asks for the result."""
+        self._finished.wait()
 
     def _run(
         self,
@@ -86,47 +90,28 @@ def async_save(
     """Copy the state to host memory, return, and save it in the background; takes what `save` takes.
 
     Collective, as `save` is: it returns once every rank has its copy. Waits first for an earlier save that is still on
-    its way, and raises its error.
+    its way, and raises its error. Whatever reads a checkpoint in this process (`load`, `find`, `inspect`, `verify`,
+    `preflight`, `clean`) waits for the save, too; a `load` or `verify` of the same URL raises its error. A program that
+    ends without a wait ends the save first; an error that nobody has seen then makes its exit code 1. For SIGTERM see
+    `finish_on_sigterm`.
     """
     staged: dict[str, Any] = {}
 
     def stage() -> None:
-        api.settle()
-        _last_at_exit()
+        pending.settle()
+        ending.watch()
         staged.update(_stage({key: api.plain(value) for key, value in state_dict.items()}))
 
     # What fails on one rank fails on all, so that none of them goes on to another save than the others.
     Ranks(process_group, patience=patience).agree("staging", stage)
     # Not by the thread: ranks that make this group and one of the caller's in different orders would never meet.
     ranks = Ranks(process_group, use="background", patience=patience)
-    handle = AsyncSave()
+    handle = AsyncSave(url)
     run = partial(handle._run, devices.own_device(), staged, url, ranks, options)  # noqa: SLF001
-    threading.Thread(target=run, name="dcp-save").start()
-    api.pending = handle
+    handle.thread = threading.Thread(target=run, name="dcp-save")
+    handle.thread.start()
+    pending.begin(handle)
     return handle
-
-
-@cache
-def _last_at_exit() -> None:
-    """Let a program that ends without a wait end its save first.
-
-    Threads of a pool can't be started once concurrent.futures has heard of the end, which it does before the
-    interpreter waits for any thread. Whoever registers later hears of it earlier. A forked child has the handle of the
-    save, but not the thread that ends it: it must not wait.
-    """
-    os.register_at_fork(after_in_child=_forget)
-    threading._register_atexit(_finish)  # type: ignore[attr-defined] # noqa: SLF001 - as concurrent.futures does
-
-
-def _forget() -> None:
-    api.pending = None
-
-
-def _finish() -> None:
-    try:
-        api.settle()
-    except EngineError as error:
-        LOG.error("the last async_save failed: %s", error)
 
 
 def _stage(values: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from os import PathLike, fspath
 from typing import Any, Final
 
-from dcp_worker.engine import layout, options
+from dcp_worker.engine import layout, options, pending
 from dcp_worker.engine.errors import is_missing_file, translate
 from dcp_worker.engine.store import Entry, Store
 from dcp_worker.engine.stores import open_store
@@ -35,6 +35,7 @@ def clean(
     With `dry_run`, only say what would go.
     """
     try:
+        pending.wait_before(url)
         store = open_store(fspath(url), storage_options)
         before = datetime.now(UTC) - older_than
         # What stands there now comes after the listing: a save that commits in between is spared.

@@ -281,6 +281,13 @@ class InvalidOption(EngineError):
         """Return the error for an entry that a stock writer passed through stream extensions."""
         return cls(f"{name} was saved through stream extensions, which are not known here")
 
+    @classmethod
+    def no_handler(cls) -> Self:
+        """Return the error for a SIGTERM that can't be waited for."""
+        return cls(
+            "finish_on_sigterm: call it in the main thread, where SIGTERM has its default action or a Python handler"
+        )
+
 
 class ReplacedTooOften(EngineError):
     """Other savers with `overwrite` were faster every time."""

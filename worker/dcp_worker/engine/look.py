@@ -5,7 +5,7 @@ from os import PathLike, fspath
 from typing import Any
 
 from dcp_worker.contract import CheckpointInfo, Operation, Origin
-from dcp_worker.engine import commit, layout
+from dcp_worker.engine import commit, layout, pending
 from dcp_worker.engine.errors import (
     CheckpointCorrupted,
     CheckpointNotFound,
@@ -22,6 +22,7 @@ from dcp_worker.engine.stores import open_store
 def find(url: str | PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> CheckpointInfo | None:
     """Return what is committed at the URL, or None. One process calls it."""
     try:
+        pending.wait_before(url)
         store = open_store(fspath(url), storage_options)
         found = commit.committed(store)
         return commit.describe(store, _intact(found)) if found else None
@@ -36,6 +37,7 @@ def inspect(url: str | PathLike[str], *, storage_options: Mapping[str, Any] | No
     the allow-list.
     """
     try:
+        pending.wait_before(url)
         store = open_store(fspath(url), storage_options)
         snapshot = commit.read_snapshot(store)
         trailer, _ = layout.parse_trailer(snapshot.metadata)
@@ -66,6 +68,7 @@ def preflight(
         EngineError: CheckpointExists, CheckpointNotFound, StorageDenied, StorageUnavailable and so on.
     """
     try:
+        pending.wait_before(url)
         store = open_store(fspath(url), storage_options)
         found = commit.committed(store)
         info = commit.describe(store, found) if found else None

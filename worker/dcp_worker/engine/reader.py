@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
 from dcp_worker.contract import CheckpointInfo
-from dcp_worker.engine import commit, devices, layout, objects, placement, ranges
+from dcp_worker.engine import commit, devices, layout, objects, pending, placement, ranges
 from dcp_worker.engine import metadata as dcp_metadata
 from dcp_worker.engine.digest import BLOCK
 from dcp_worker.engine.errors import CheckpointCorrupted, CheckpointReplaced, InvalidOption, translate
@@ -79,6 +79,8 @@ class CheckpointReader(StorageReader):
     def read_metadata(self, *args: Any) -> Metadata:  # noqa: ANN401
         """Return DCP's Metadata, from a pickle that named nothing but DCP's own classes."""
         del args
+        if self._snapshot is None:
+            pending.wait_before(self.store.url, raises=True)
         snapshot = self._snapshot or commit.read_snapshot(self.store)
         parts = dcp_metadata.take_apart(snapshot.metadata)
         self.manifest = None

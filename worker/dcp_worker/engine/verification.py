@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from dcp_worker.contract import CheckpointInfo
-from dcp_worker.engine import commit, layout, ranges
+from dcp_worker.engine import commit, layout, pending, ranges
 from dcp_worker.engine import metadata as dcp_metadata
 from dcp_worker.engine.digest import BLOCK
 from dcp_worker.engine.errors import CheckpointCorrupted, translate
@@ -44,6 +44,7 @@ def verify(
         EngineError: the other subclasses, as for a load.
     """
     try:
+        pending.wait_before(url, raises=True)
         store = open_store(fspath(url), storage_options)
         snapshot = commit.read_snapshot(store)
         try:

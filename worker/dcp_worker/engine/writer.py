@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from dcp_worker.contract import CheckpointInfo, Origin
-from dcp_worker.engine import commit, devices, digest, failpoints, layout, payload, record
+from dcp_worker.engine import commit, devices, digest, failpoints, layout, payload, pending, record
 from dcp_worker.engine import metadata as dcp_metadata
 from dcp_worker.engine.errors import CheckpointCorrupted, InvalidOption, translate
 from dcp_worker.engine.manifest import Manifest
@@ -99,6 +99,7 @@ class CheckpointWriter(StorageWriter):
         del args
         if not kwargs.get("use_collectives", True):
             raise InvalidOption.without_collectives()
+        pending.settle()
         self._coordinates = is_coordinator
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:

@@ -1,0 +1,285 @@
+"""What a process does beside its own background save, and how it ends while one is on its way."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+
+import engine_programs as programs
+from dcp_worker import engine
+from dcp_worker.contract import Operation
+from dcp_worker.engine import failpoints, pending
+from dcp_worker.engine.errors import EngineError, StorageFull
+from rank_group import run_ranks, values
+
+
+def state(value: float) -> dict[str, Any]:
+    return {"w": torch.full((70_000,), value)}
+
+
+def loaded(url: Path | str) -> float:
+    found = state(0)
+    engine.load(found, url)
+    return float(found["w"][0])
+
+
+def bare_loaded(url: Path) -> float:
+    found = state(0)
+    dcp.load(found, storage_reader=engine.CheckpointReader(url), no_dist=True)
+    return float(found["w"][0])
+
+
+@pytest.fixture
+def held() -> Iterator[threading.Event]:
+    """Hold the background save before its commit until somebody waits for it; a set event makes it fail."""
+    fails = threading.Event()
+
+    def hook(reached: str) -> None:
+        if reached == "before commit":
+            threading.Event().wait(0.3)
+            if fails.is_set():
+                raise OSError(28, "No space left on device")
+
+    failpoints.hook = hook
+    yield fails
+    failpoints.hook = None
+    fails.clear()
+    pending._last.clear()
+
+
+LOOKS: dict[str, Callable[[Path], Any]] = {
+    "load": loaded,
+    "find": lambda url: (found := engine.find(url)) and found.step,
+    "inspect": lambda url: engine.inspect(url).step,
+    "verify": lambda url: engine.verify(url).step,
+    "preflight": lambda url: (found := engine.preflight(Operation.LOAD, url)) and found.step,
+    "bare load": bare_loaded,
+}
+
+
+@pytest.mark.usefixtures("held")
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+@pytest.mark.parametrize("stood", [False, True], ids=["B16 nothing stood there", "B16 old values stood there"])
+def test_whoever_looks_waits_for_the_save_on_its_way(
+    tmp_path: Path, look: Callable[[Path], Any], *, stood: bool
+) -> None:
+    if stood:
+        engine.save(state(1), tmp_path, step=1)
+    engine.async_save(state(2), tmp_path, step=2, overwrite=True)
+    assert look(tmp_path) == 2
+
+
+@pytest.mark.usefixtures("held")
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize("name", ["save", "clean", "bare save"])
+def test_whoever_changes_waits_for_the_save_on_its_way(tmp_path: Path, name: str) -> None:
+    saving = engine.async_save(state(2), tmp_path / "it", step=2)
+    if name == "clean":
+        assert engine.clean(tmp_path / "it", older_than=timedelta(0)) == []
+    elif name == "save":
+        engine.save(state(3), tmp_path / "other")
+    else:
+        dcp.save(state(3), storage_writer=engine.CheckpointWriter(tmp_path / "other"), no_dist=True)
+    assert saving.done()
+    assert loaded(tmp_path / "it") == 2
+
+
+@pytest.mark.parametrize("spelling", ["{}", "file://{}", "{}/", "{}/../it"])
+@pytest.mark.parametrize("look", [loaded, engine.verify], ids=["load", "verify"])
+def test_old_values_are_not_read_for_those_of_a_save_that_failed(
+    tmp_path: Path, held: threading.Event, spelling: str, look: Callable[[str], Any]
+) -> None:
+    url = tmp_path / "it"
+    engine.save(state(1), url)
+    held.set()
+    engine.async_save(state(2), url, overwrite=True)
+    with pytest.raises(StorageFull):
+        look(spelling.format(url))
+    assert loaded(url) == 1  # whoever was told may load what there is
+
+
+def test_the_error_of_a_save_elsewhere_is_not_that_of_a_load(tmp_path: Path, held: threading.Event) -> None:
+    engine.save(state(1), tmp_path / "good")
+    held.set()
+    engine.async_save(state(2), tmp_path / "failed")
+    assert loaded(tmp_path / "good") == 1
+    assert engine.find(tmp_path / "failed") is None  # what is there is the truth
+    with pytest.raises(StorageFull):
+        engine.save(state(3), tmp_path / "next")
+    held.clear()
+    engine.save(state(3), tmp_path / "next")
+
+
+def test_an_error_that_was_seen_is_raised_by_nothing_else(tmp_path: Path, held: threading.Event) -> None:
+    engine.save(state(1), tmp_path)
+    held.set()
+    saving = engine.async_save(state(2), tmp_path, overwrite=True)
+    with pytest.raises(StorageFull):
+        saving.wait()
+    assert loaded(tmp_path) == 1
+
+
+def test_a_save_that_looks_at_checkpoints_itself_does_not_wait_for_itself(tmp_path: Path) -> None:
+    class Curious:
+        def __init__(self) -> None:
+            self.seen: list[Any] = []
+
+        def create_global_plan(self, plans: Any) -> Any:
+            self.seen.append(engine.find(tmp_path))
+            return self.planner.create_global_plan(plans)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.planner, name)
+
+        planner = dcp.DefaultSavePlanner()
+
+    planner: Any = Curious()
+    engine.async_save(state(2), tmp_path, planner=planner).wait(60)
+    assert planner.seen == [None]
+
+
+def test_every_rank_waits_and_all_are_told(tmp_path: Path) -> None:
+    found = values(run_ranks(2, programs.load_while_saving, str(tmp_path)))
+    assert found == [["load 2.0", "load 2.0", "StorageFull 1", "load 2.0"]] * 2
+
+
+PROGRAM = """
+import atexit, json, os, signal, sys, threading
+import torch
+from dcp_worker import engine
+from dcp_worker.engine import api, asynchronous, failpoints
+
+cases, ends = json.loads(sys.stdin.read()), {}
+for name, case in cases.items():
+    os.mkdir(name)
+    sys.stdout.flush()
+    pid = os.fork()  # torch is imported once for all
+    if not pid:
+        os.chdir(name)
+        for number, file in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY), number)
+        break
+    ends[name] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+else:
+    print(json.dumps(ends))
+    os._exit(0)
+
+atexit.register(lambda: print("an atexit handler"))
+log = open("log", "w")
+def hook(reached):
+    if reached == "before commit":
+        if case["killed"]:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(0.5)
+        if case["fails"]:
+            raise OSError(28, "No space left on device")
+def main():
+    engine.async_save({"w": torch.full((70_000,), 5.0)}, "it")
+failpoints.hook = hook
+log.write("buffered")
+exec(case["program"])
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A program that has a save on its way, and how it is to end."""
+
+    program: str
+    code: int
+    says: str = ""
+    fails: bool = True
+    killed: bool = False
+    committed: bool = False
+
+
+CAUGHT = "try: sys.exit(3)\nexcept SystemExit: pass"
+FORKED = (
+    "import multiprocessing as m; c = m.get_context('fork').Process(target=main); "
+    "c.start(); c.join(); print(c.exitcode)"
+)
+SLEEP = "main(); import time; time.sleep(30)"
+HANDLER = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))"
+FAILED = "the last async_save failed: rank 0: [Errno 28] No space left on device"
+CASES = {
+    "B18-just-ends": Case("main()", 1, FAILED),
+    "B18-sys.exit": Case("main(); sys.exit(0)", 1, FAILED),
+    "B18-sys.exit-caught": Case(f"main()\n{CAUGHT}", 1, FAILED),
+    "B18-multiprocessing": Case(FORKED, 0, FAILED),
+    "exit-3-stays-3": Case("main(); sys.exit(3)", 3, FAILED),
+    "exit-with-words": Case("main(); sys.exit('no')", 1, FAILED),
+    "own-exception": Case("main(); raise ValueError('own')", 1, FAILED),
+    "ctrl-c": Case("main(); raise KeyboardInterrupt", -signal.SIGINT, FAILED),
+    "good": Case("main(); sys.exit(0)", 0, "", fails=False, committed=True),
+    "good-exit-3": Case("main(); sys.exit(3)", 3, "", fails=False, committed=True),
+    "F11-default": Case(SLEEP, -signal.SIGTERM, "", fails=False, killed=True),
+    "F11-asked": Case(f"engine.finish_on_sigterm(); {SLEEP}", -signal.SIGTERM, "", False, True, True),
+    "F11-asked-at-the-end": Case("engine.finish_on_sigterm(); main()", -signal.SIGTERM, "", False, True, True),
+    "F11-briefly": Case(
+        f"engine.finish_on_sigterm(0.1); {SLEEP}", -signal.SIGTERM, "not end within 0.1 s", False, True
+    ),
+    "F11-own-handler": Case(f"{HANDLER}; engine.finish_on_sigterm(); {SLEEP}", 7, "", False, True, True),
+}
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
+    folder = tmp_path_factory.mktemp("programs")
+    cases = json.dumps({name: dataclasses.asdict(case) for name, case in CASES.items()})
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        input=cases,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=True,
+    )
+    return folder, json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_program_that_ends_ends_its_save_first(ended: tuple[Path, dict[str, int]], name: str) -> None:
+    """Its failure, if nobody saw it, shows in the exit code; SIGTERM waits where it was told to."""
+    folder, case = ended[0] / name, CASES[name]
+    errors = (folder / "stderr").read_text()
+    assert ended[1][name] == case.code, errors
+    assert errors.count(case.says) == 1 if case.says else errors == ""
+    assert (engine.find(folder / "it") is not None) is case.committed
+    if case.code >= 0 or name == "ctrl-c":  # else a signal ended it, and with it whatever was to come
+        assert (folder / "log").read_text() == "buffered"
+        assert (folder / "stdout").read_text() == ("1\n" if case.program == FORKED else "") + "an atexit handler\n"
+
+
+def test_finish_on_sigterm_leaves_alone_what_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = signal.getsignal(signal.SIGTERM)
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        engine.finish_on_sigterm()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+    caught: list[EngineError] = []
+
+    def elsewhere() -> None:
+        try:
+            engine.finish_on_sigterm()
+        except EngineError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert "main thread" in str(caught[0])
