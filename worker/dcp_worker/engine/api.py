@@ -267,6 +267,8 @@ def _same(what: str, values: Sequence[object]) -> None:
 
 def _remove_failed(writer: CheckpointWriter) -> None:
     """Remove what a failed save wrote, on the one rank that knows that it will not be committed."""
+    if not writer.began:
+        return
     try:
         found = commit.committed(writer.store)
         if found is None or found.save_id != writer.save_id:

@@ -18,7 +18,6 @@ from dcp_worker.engine.store import Entry, Store
 from dcp_worker.engine.stores import open_store
 
 MINIMUM_AGE: Final = timedelta(days=1)
-_LEFT: Final = re.compile(r"data-(probe-)?[0-9a-f]{32}")
 _DRAFT: Final = re.compile(r"(\.metadata|probe)\.[0-9a-f]{32}\.(tmp|link)")
 
 
@@ -67,7 +66,7 @@ def _orphans(entries: list[Entry], metadata: bytes, before: datetime) -> list[st
     folders: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         folder, _, rest = entry.path.partition("/")
-        if rest and _LEFT.fullmatch(folder):
+        if rest and layout.is_own_folder(folder):
             folders[folder].append(entry)
         elif _DRAFT.fullmatch(entry.path):
             folders[entry.path].append(entry)
@@ -78,6 +77,8 @@ def _orphans(entries: list[Entry], metadata: bytes, before: datetime) -> list[st
         # Whatever `.metadata` says of a folder, it needs it.
         and folder.encode() not in metadata
         for entry in of_folder
+        # What no save writes stays: whoever put it there may still want it.
+        if layout.is_own_file(entry.path) or _DRAFT.fullmatch(entry.path)
     ]
 
 

@@ -19,11 +19,13 @@ from dcp_worker.engine.errors import (
     CheckpointNotFound,
     EngineError,
     InvalidOption,
+    NotDurable,
     ReplacedTooOften,
     StaleVersion,
     StorageDenied,
     StorageFull,
     is_missing_file,
+    some,
     translate,
 )
 from dcp_worker.engine.manifest import Manifest
@@ -177,6 +179,8 @@ def commit(store: Store, save_id: str, metadata: bytes, *, overwrite: bool) -> C
             if found and not overwrite:
                 raise conflict(store, found) from None
             replaced = found
+        except NotDurable as error:
+            raise _unknown(translate(error)) from error
         except Exception as error:
             if _happened(store, save_id, error, replaced, overwrite=overwrite):
                 return replaced
@@ -201,12 +205,16 @@ def _happened(store: Store, save_id: str, error: Exception, expected: Committed 
             return True
         settled = settled or (_version(found) != _version(expected) and store.guard() == ATOMIC)
     if not settled:
-        known.message += " (it is not known whether the save was committed; its data stay)"
-        known.commit_unknown = True
-        raise known
+        raise _unknown(known)
     if found and not overwrite:
         raise conflict(store, found) from error
     return False
+
+
+def _unknown(error: EngineError) -> EngineError:
+    error.message += " (it is not known whether the save was committed; its data stay)"
+    error.commit_unknown = True
+    return error
 
 
 def _version(found: Committed | None) -> Any:  # noqa: ANN401 - see Store
@@ -226,8 +234,14 @@ def remove_replaced(store: Store, replaced: Committed, stock_files: Iterable[str
 
 
 def remove_save(store: Store, save_id: str) -> None:
-    """Remove everything under one save's own folder. Only for a save that is not, and will not be, committed."""
+    """Remove what a save wrote under its own folder. Only for a save that is not, and will not be, committed.
+
+    What no save writes stays: whoever put it there may still want it.
+    """
     paths = [entry.path for entry in store.list(layout.data_folder(save_id))]
+    own = [path for path in paths if layout.is_own_file(path)]
     # The manifest goes last, so that a removal cut short can still be told from a save that never came that far.
-    paths.sort(key=lambda path: path.endswith("manifest.json"))
-    store.delete(paths)
+    own.sort(key=lambda path: path.endswith("manifest.json"))
+    store.delete(own)
+    if len(own) < len(paths):
+        LOG.warning("%s: %s stays: no save writes it", store.url, some(set(paths) - set(own)))

@@ -307,6 +307,15 @@ class StaleVersion(Exception):
         return cls(f"{path} changed since it was read")
 
 
+class NotDurable(OSError):
+    """A file has its name, and it is not known whether a power cut would take that back."""
+
+    @classmethod
+    def of(cls, path: str, error: OSError) -> Self:
+        """Return the signal for what the sync of a folder failed with."""
+        return cls(error.errno, f"{error.strerror} (when its folder was synced)", path)
+
+
 _HTTP_CAUSES: Final = {
     "TimedOut": "no answer in time",
     "IncompleteMessage": "the connection ended before the answer",

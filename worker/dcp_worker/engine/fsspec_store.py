@@ -14,7 +14,8 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from dcp_worker.engine.errors import StaleVersion
+from dcp_worker.engine import layout
+from dcp_worker.engine.errors import CheckpointCorrupted, StaleVersion
 from dcp_worker.engine.layout import FILE_LIMIT
 from dcp_worker.engine.retry import TRIES
 from dcp_worker.engine.store import BEST_EFFORT, PART_SIZE, Blob, Buffer, Entry, copied
@@ -36,6 +37,7 @@ class FsspecStore:
     def read(self, path: str, *, tail: int | None = None) -> Blob:
         """Read the file past the directory cache; the version is what the file system knows of it."""
         self._fs.invalidate_cache()
+        self._refuse_links(path)
         info = self._fs.info(self._full(path))
         start = max(0, info["size"] - tail) if tail else None
         return Blob(self._fs.cat_file(self._full(path), start=start), _version(info), info["size"], _modified(info))
@@ -66,6 +68,7 @@ class FsspecStore:
     def write(self, path: str, chunks: Iterable[Buffer], *, part_size: int, parallel: int) -> None:
         """Stream through the file system's own buffer; discard on an error, never close half a file."""
         del parallel
+        self._refuse_links(path)
         self._make_parent(path)
         file = self._fs.open(self._full(path), "wb", block_size=min(part_size, PART_SIZE))  # it copies what it buffers
         try:
@@ -81,6 +84,7 @@ class FsspecStore:
 
     def fill(self, path: str, offset: int, targets: Iterable[memoryview]) -> Iterator[memoryview]:
         """Read a range as the file system hands it out and copy it once."""
+        self._refuse_links(path)
         views = list(targets)
         end = offset + sum(map(len, views))
         yield from copied([self._fs.cat_file(self._full(path), start=offset, end=end)], views, path)
@@ -88,12 +92,15 @@ class FsspecStore:
     def list(self, prefix: str) -> Iterator[Entry]:
         """Find the files below a folder."""
         self._fs.invalidate_cache()
+        self._refuse_links(prefix)
         cut = len(self._root) + 1
         for name, info in self._fs.find(self._full(prefix), detail=True).items():
             yield Entry(name[cut:], info["size"], _modified(info))
 
     def delete(self, paths: Sequence[str]) -> None:
         """Remove the files one by one."""
+        for folder in {path.rpartition("/")[0] for path in paths}:
+            self._refuse_links(folder)
         for path in paths:
             with suppress(FileNotFoundError):
                 self._fs.rm_file(self._full(path))
@@ -122,6 +129,18 @@ class FsspecStore:
         left = self._fs.cat_file(self._full(path))
         if left != data and data.startswith(left):  # else it is somebody else's
             self._fs.rm_file(self._full(path))
+
+    def _refuse_links(self, path: str) -> None:
+        """Refuse a link on the way, where the file system knows them; it may change after the look."""
+        names = layout.names(path)
+        for number in range(len(names)):
+            part = "/".join(names[: number + 1])
+            try:
+                info = self._fs.info(self._full(part))
+            except FileNotFoundError:
+                return
+            if info.get("islink") or info.get("type") == "link":
+                raise CheckpointCorrupted(part, "is a symbolic link, which is not followed")
 
     def _full(self, path: str) -> str:
         return f"{self._root}/{path}".rstrip("/")

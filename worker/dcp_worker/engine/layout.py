@@ -28,6 +28,9 @@ _MANY: Final = 64
 """More files of a rank than this take too long to list and to delete."""
 
 _SAVE_ID: Final = re.compile(r"[0-9a-f]{32}")
+_OWN_FOLDER: Final = re.compile(r"data-(probe-)?[0-9a-f]{32}")
+_OWN_NAME: Final = re.compile(r"(__[0-9]+_[0-9]+\.distcp|manifest\.json|blocks\.crc32c|probe)(\.[0-9a-f]{32}\.tmp)?")
+_STOCK_NAME: Final = re.compile(r"__[0-9]+_[0-9]+\.distcp")
 _TRAILER: Final = "dcpOperator"
 _MARK: Final = f'\n{{"{_TRAILER}":'.encode()
 _Item = TypeVar("_Item")
@@ -58,6 +61,34 @@ def blocks_path(save_id: str) -> str:
 def data_path(save_id: str, rank: int, number: int) -> str:
     """Return the name of a rank's n-th data file; the last part is stock DCP's."""
     return f"{data_folder(save_id)}/__{rank}_{number}.distcp"
+
+
+def names(path: str) -> list[str]:
+    """Return the names that a path below the checkpoint's URL consists of; none for the URL itself.
+
+    Raises:
+        CheckpointCorrupted: it may lead out of the checkpoint.
+    """
+    found = path.split("/") if path else []
+    if not {"", ".", ".."}.isdisjoint(found) or "\0" in path:
+        raise CheckpointCorrupted(path, "is no path below the checkpoint")
+    return found
+
+
+def is_own_folder(name: str) -> bool:
+    """Tell whether a folder beside `.metadata` has the name of one that a save or a probe makes."""
+    return _OWN_FOLDER.fullmatch(name) is not None
+
+
+def is_own_file(path: str) -> bool:
+    """Tell whether a path is one that a save or a probe writes below its own folder, or leaves there when killed."""
+    folder, _, name = path.partition("/")
+    return is_own_folder(folder) and _OWN_NAME.fullmatch(name) is not None
+
+
+def is_stock_file(path: str) -> bool:
+    """Tell whether a path is that of a data file as stock DCP names them, beside `.metadata`."""
+    return _STOCK_NAME.fullmatch(path) is not None
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,25 @@
 
 Creating is a hard link from a finished, fsynced file: the link fails if the name is taken, and the name never shows
 half a file. Replacing takes a lock on the folder itself, checks the version again, and renames. Files and folders are
-synced, since a commit that a power cut takes back is none.
+synced, since a commit that a power cut takes back is none. No link below the folder is followed: see `folders`.
+
+Files and folders get the mode that the process's umask leaves.
 """
 
 import errno
 import fcntl
 import os
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from io import FileIO
 from pathlib import Path
 from typing import Any, Final
 
-from dcp_worker.engine.errors import InvalidOption, StaleVersion
+from dcp_worker.engine import folders
+from dcp_worker.engine.errors import InvalidOption, NotDurable, StaleVersion
 from dcp_worker.engine.layout import FILE_LIMIT
 from dcp_worker.engine.options import place_of
 from dcp_worker.engine.retry import TRIES
@@ -45,126 +49,139 @@ class LocalStore:
 
     def read(self, path: str, *, tail: int | None = None) -> Blob:
         """Return the file as it is now; the version is its inode with its times."""
-        with (self.root / path).open("rb", buffering=0) as file:
-            stat = os.fstat(file.fileno())
-            if tail is not None:
-                file.seek(max(0, stat.st_size - tail))
-            data = file.read()
-        modified = datetime.fromtimestamp(stat.st_mtime, UTC)
-        return Blob(data, _version(stat), stat.st_size, modified)
+        with folders.reading(self.root, path) as file:
+            stat = os.fstat(file)
+            start = max(0, stat.st_size - tail) if tail is not None else 0
+            data = _read_all(file, start, stat.st_size)
+        return Blob(data, _version(stat), stat.st_size, _modified(stat))
 
     def create(self, path: str, data: bytes) -> None:
         """Link a finished file to its name, which fails with FileExistsError if the name is taken."""
-        target = self.root / path
-        with self._finished(target, data) as draft:
-            try:
-                os.link(draft, target)
-            except FileExistsError:
-                raise
-            except OSError as error:
-                if error.errno not in _NO_LINKS:
-                    raise
-                self._create_locked(draft, target)
-        _sync_folder(target.parent)
+        with self._finished(path, data) as draft:
+            if not draft.link(draft.target):
+                draft.rename_locked()
+            draft.unlink()
+            _sync_name(draft.folder, path)
 
     def replace(self, path: str, data: bytes, version: Any) -> None:  # noqa: ANN401 - see Store
         """Rename over the file while holding the folder's lock, if it is still that version."""
-        target = self.root / path
-        with self._finished(target, data) as draft, _locked(target.parent):
-            try:
-                current = _version(target.stat())
-            except FileNotFoundError:
-                current = None
-            if current != version:
+        with self._finished(path, data) as draft, _locked(draft.folder):
+            if draft.version_of_target() != version:
                 raise StaleVersion.of(path)
-            draft.rename(target)
-        _sync_folder(target.parent)
+            draft.rename()
+            _sync_name(draft.folder, path)
 
     def write(self, path: str, chunks: Iterable[Buffer], *, part_size: int, parallel: int) -> None:
         """Write the chunks one after the other straight from their memory."""
         del part_size, parallel  # the page cache is the only buffer
-        target = self.root / path
-        with _new(target) as file:
-            try:
-                _write_all(file.fileno(), chunks)
-                os.fsync(file.fileno())
-            except BaseException:
-                target.unlink(missing_ok=True)
-                raise
-        _sync_folder(target.parent)
+        with folders.creating(self.root, path) as (folder, file):
+            _write_all(file, chunks)
+            os.fsync(file)
+            folders.sync(folder)
 
     def fill(self, path: str, offset: int, targets: Iterable[memoryview]) -> Iterator[memoryview]:
         """Read straight into the targets."""
-        descriptor = os.open(self.root / path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        with folders.reading(self.root, path) as file:
+            size = os.fstat(file).st_size
             for target in targets:
+                if offset + len(target) > size:
+                    raise EOFError(path)
                 view = target
                 while view:
-                    count = os.preadv(descriptor, [view[:_READ_BYTES]], offset)
+                    count = os.preadv(file, [view[:_READ_BYTES]], offset)
                     if not count:
                         raise EOFError(path)
                     yield view[:count]
                     view = view[count:]
                     offset += count
-        finally:
-            os.close(descriptor)
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """Walk the folder."""
-        for folder, _, names in os.walk(self.root / prefix):
-            for name in names:
-                file = Path(folder, name)
-                with suppress(FileNotFoundError):
-                    stat = file.stat()
-                    modified = datetime.fromtimestamp(stat.st_mtime, UTC)
-                    yield Entry(file.relative_to(self.root).as_posix(), stat.st_size, modified)
+        for path, stat in folders.walk(self.root, prefix):
+            yield Entry(path, stat.st_size, _modified(stat))
 
     def delete(self, paths: Sequence[str]) -> None:
         """Unlink the files, and the folders that this leaves empty."""
+        names: dict[str, list[str]] = defaultdict(list)
         for path in paths:
-            (self.root / path).unlink(missing_ok=True)
-        for folder in sorted({(self.root / path).parent for path in paths}, reverse=True):
-            if folder != self.root:
-                with suppress(OSError):
-                    folder.rmdir()
+            folder, name = folders.apart(path)
+            names[folder].append(name)
+        for folder in sorted(names, reverse=True):
+            folders.remove(self.root, folder, names[folder])
 
     def guard(self) -> str:
         """Return Atomic where the file system has hard links: tried out in the folder itself."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        draft = self.root / f"probe.{uuid.uuid4().hex}.tmp"
-        link = draft.with_suffix(".link")
-        draft.touch(exist_ok=False)
+        with self._finished("probe", b"") as draft:
+            link = f"{draft.name.removesuffix('.tmp')}.link"
+            if not draft.link(link):
+                return BEST_EFFORT
+            os.unlink(link, dir_fd=draft.folder)
+        return ATOMIC
+
+    @contextmanager
+    def _finished(self, path: str, data: bytes) -> Iterator["_Draft"]:
+        """Give a synced file beside the target; remove it afterwards if it still has its own name."""
+        folder, name = folders.apart(path)
+        draft = f"{name}.{uuid.uuid4().hex}.tmp"
+        with folders.creating(self.root, f"{folder}/{draft}" if folder else draft) as (parent, file):
+            _write_all(file, [data])
+            os.fsync(file)
+            # What a commit names lies in folders beside it.
+            folders.sync(parent)
+            made = _Draft(parent, draft, name)
+            try:
+                yield made
+            finally:
+                made.unlink()
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A finished file that is about to get its name."""
+
+    folder: int
+    name: str
+    target: str
+
+    def link(self, name: str) -> bool:
+        """Give it one more name, if that is free; return False if the file system has no hard links."""
         try:
-            os.link(draft, link)
+            os.link(self.name, name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        except FileExistsError:
+            # NFS says so of our own link, too, if it had to ask twice.
+            if self._version_of(name) != self._version_of(self.name):
+                raise
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            return BEST_EFFORT
-        else:
-            return ATOMIC
-        finally:
-            draft.unlink(missing_ok=True)
-            link.unlink(missing_ok=True)
+            return False
+        return True
 
-    @contextmanager
-    def _finished(self, target: Path, data: bytes) -> Iterator[Path]:
-        """Give a synced file beside the target; remove it afterwards if it still has its own name."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
+    def version_of_target(self) -> tuple[int, int, int] | None:
+        """Return the version of what has the name now."""
+        return self._version_of(self.target)
+
+    def rename(self) -> None:
+        """Give it the name, whatever has it now."""
+        os.rename(self.name, self.target, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+
+    def rename_locked(self) -> None:
+        """Give it the name where hard links are not to be had: atomic among our own savers only."""
+        with _locked(self.folder):
+            if self.version_of_target() is not None:
+                raise FileExistsError(self.target)
+            self.rename()
+
+    def unlink(self) -> None:
+        """Remove its own name, if it still has that."""
+        with suppress(FileNotFoundError):
+            os.unlink(self.name, dir_fd=self.folder)
+
+    def _version_of(self, name: str) -> tuple[int, int, int] | None:
         try:
-            with draft.open("xb", buffering=0) as file:
-                _write_all(file.fileno(), [data])
-                os.fsync(file.fileno())
-            yield draft
-        finally:
-            draft.unlink(missing_ok=True)
-
-    def _create_locked(self, draft: Path, target: Path) -> None:
-        """Create where hard links are not to be had: atomic among our own savers only."""
-        with _locked(target.parent):
-            if target.exists():
-                raise FileExistsError(str(target))
-            draft.rename(target)
+            return _version(os.stat(name, dir_fd=self.folder, follow_symlinks=False))
+        except FileNotFoundError:
+            return None
 
 
 def _path_of(url: str) -> Path:
@@ -174,15 +191,6 @@ def _path_of(url: str) -> Path:
     if host not in {"", "localhost"}:
         raise InvalidOption.with_host(url)
     return Path("/", path)
-
-
-def _new(target: Path) -> FileIO:
-    """Create the file; a rank that gives the save up may remove its empty folder in between."""
-    for _ in range(TRIES):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):
-            return target.open("xb", buffering=0)
-    return target.open("xb", buffering=0)
 
 
 def _version(stat: os.stat_result) -> tuple[int, int, int]:
@@ -209,19 +217,29 @@ def _start_writeback(descriptor: int, offset: int, length: int) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _locked(folder: int) -> Iterator[None]:
+    fcntl.flock(folder, fcntl.LOCK_EX)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(descriptor)
+        fcntl.flock(folder, fcntl.LOCK_UN)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync_name(folder: int, path: str) -> None:
+    """Make a name durable that is visible already: if that fails nobody knows what a power cut leaves."""
     try:
-        with suppress(OSError):  # some network file systems can't sync a folder
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        folders.sync(folder)
+    except OSError as error:
+        raise NotDurable.of(path, error) from error
+
+
+def _read_all(file: int, start: int, stop: int) -> bytes:
+    pieces = []
+    while start < stop and (piece := os.pread(file, stop - start, start)):
+        pieces.append(piece)
+        start += len(piece)
+    return b"".join(pieces)
+
+
+def _modified(stat: os.stat_result) -> datetime:
+    return datetime.fromtimestamp(stat.st_mtime, UTC)

@@ -1,9 +1,7 @@
 """From what every rank wrote to what `.metadata` and the manifest say about it. Pure."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from torch.distributed.checkpoint.filesystem import CURRENT_DCP_VERSION, _StorageInfo
 from torch.distributed.checkpoint.metadata import (
@@ -15,9 +13,8 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.storage import WriteResult
 
+from dcp_worker.engine import layout
 from dcp_worker.engine.manifest import Chunk, Chunks, DataFile, Tensor
-
-_STOCK_NAME: Final = re.compile(r"__\d+_\d+\.distcp")
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ def stock_files(metadata: Metadata) -> list[str]:
     """Return the data files that a stock checkpoint's metadata names; nothing that a stock writer would not write."""
     infos = (metadata.storage_data or {}).values()
     names = {info.relative_path for info in infos if isinstance(info, _StorageInfo)}
-    return sorted(name for name in names if _STOCK_NAME.fullmatch(name))
+    return sorted(name for name in names if isinstance(name, str) and layout.is_stock_file(name))
 
 
 def _dtype_name(properties: object) -> str:

@@ -75,6 +75,8 @@ class CheckpointWriter(StorageWriter):
         self.overwrite = overwrite
         self.info: CheckpointInfo | None = None
         """Rank 0, after the commit: what was saved."""
+        self.began = False
+        """Rank 0: ranks were told where to write, and may have written."""
         self._options = storage_options
         self._origin = origin
         self.step = step
@@ -93,6 +95,7 @@ class CheckpointWriter(StorageWriter):
             self.store = open_store(fspath(checkpoint_id), self._options)
         self.save_id = layout.new_save_id()
         self.info = None
+        self.began = False
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401, FBT001
         """Take this rank's part; every rank calls it."""
@@ -124,6 +127,7 @@ class CheckpointWriter(StorageWriter):
         """
         self.await_look()
         self._world_size = len(plans)
+        self.began = True
         return [
             dataclasses.replace(plan, storage_data=_Assignment(self.save_id, rank)) for rank, plan in enumerate(plans)
         ]
@@ -201,7 +205,9 @@ class CheckpointWriter(StorageWriter):
 
     def _look(self) -> str:
         """Refuse if there is a checkpoint; return whether the store itself would."""
-        if not self.overwrite:
+        if self.overwrite:
+            commit.committed(self.store)  # what can't be replaced is refused before a byte moves
+        else:
             commit.refuse_if_committed(self.store)
         return self.store.guard()
 
@@ -274,10 +280,14 @@ class CheckpointWriter(StorageWriter):
         failpoints.reach("before manifest")
         encoded = manifest.encode()
         place = layout.manifest_path(self.save_id)
+
+        def write(path: str, data: bytes) -> None:
+            self.store.write(path, [data], part_size=_ONE_REQUEST, parallel=1)
+
         with ThreadPoolExecutor(3) as pool:
             steps = [
-                pool.submit(self.store.create, layout.blocks_path(self.save_id), blocks),
-                pool.submit(self.store.create, place, encoded),
+                pool.submit(write, layout.blocks_path(self.save_id), blocks),
+                pool.submit(write, place, encoded),
                 pool.submit(
                     commit.check_files, self.store, self.save_id, {file.path: file.size for file in manifest.files}
                 ),
