@@ -13,12 +13,14 @@ from dcp_operator.__main__ import RECURSION_LIMIT
 from dcp_operator.checkpoint import spec
 from dcp_operator.checkpoint.naming import INDEX_LABEL, JOB_LABEL
 from dcp_operator.checkpoint.spec import SpecError
+from dcp_operator.decision.actions import Event
 from dcp_operator.decision.url_claim import UrlClaim
 from dcp_operator.kube.api import (
     CHECKPOINTS,
     JOBS,
     PODS,
     ApiError,
+    Body,
     ConflictError,
     GoneError,
     NameTakenError,
@@ -329,6 +331,18 @@ def test_what_no_job_can_be_made_of_is_an_invalid_spec(caplog: pytest.LogCapture
     assert "unhashable" in caplog.text
 
 
+class Told(Poster):
+    """Says which events would be posted."""
+
+    def __init__(self, posted: Callable[[str], object]) -> None:
+        unused: Any = None
+        super().__init__(unused, lambda: True)
+        self.posted = posted
+
+    def post(self, body: Body, event: Event) -> None:
+        self.posted(event.reason)
+
+
 async def once(reconciler: Reconciler) -> float | None:
     return await reconciler(Key("team", "one"))
 
@@ -384,9 +398,10 @@ class Picky(Written):
         return await super()._send(request)
 
 
-async def after_a_failed_rank(cluster: Written) -> Reconciler:
-    """Reconcile a Checkpoint, then once more when its only pod has failed."""
+async def after_a_failed_rank(cluster: Written, posted: Callable[[str], object] = str) -> Reconciler:
+    """Reconcile a Checkpoint, then once more when its only pod has failed; `posted` gets each event's reason."""
     reconciler = reconciling(cluster)
+    reconciler.poster = Told(posted)
     await once(reconciler)
     (job,), _ = reconciler.cache.attempts(Key("team", "one"), "uid-one")
     name, template = job["metadata"]["name"], job["metadata"]["labels"]
@@ -414,9 +429,7 @@ def test_a_status_that_is_refused_is_written_without_its_decoration(caplog: pyte
     status = cluster.__dict__["status"]
     assert (status["phase"], status["reason"], status["failedRankCount"]) == ("Failed", "StorageFull", 1)
     (line,) = [each for each in caplog.records if each.levelname == "WARNING"]
-    assert line.getMessage().startswith(
-        "team/one: written without warnings, failedRanks, progress, since the status is "
-    )
+    assert line.getMessage().startswith("team/one: written without failedRanks, since the status is refused: ")
     assert line.exc_info is None
 
 

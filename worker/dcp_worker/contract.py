@@ -8,11 +8,11 @@ the control plane reads.
 
 import json
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 from typing import Annotated, Any, Final, NamedTuple, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from dcp_worker import wire
@@ -38,6 +38,8 @@ POD_REPORTS_LIMIT: Final = 12 * 1024
 """Bytes of termination messages that the kubelet keeps per pod; each container's is cut at an equal share."""
 MAX_FAILED_RANKS: Final = 16
 """Failures listed in a Report and in status; the rest is a count."""
+
+_TOO_MUCH: Final = 1 << 63
 
 PROGRESS_KEY: Final = "dcpProgress"
 """A log line that is a JSON object with this one key is a Progress; every other line is the workload's own output."""
@@ -226,9 +228,30 @@ class Wire(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+def _known(value: object, unknown: object) -> object:
+    fits = not isinstance(value, int | float) or abs(value) < _TOO_MUCH
+    return value if fits else unknown
+
+
+def _utc(time: datetime | None) -> datetime | None:
+    if time is None or time.tzinfo is None:
+        return time and time.replace(tzinfo=UTC)
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        return None
+
+
 Url = Annotated[str, Field(min_length=1, max_length=1024)]
 Text = Annotated[str, BeforeValidator(lambda text: _encodable(text) if isinstance(text, str) else text)]
 """Words of foreign origin: what UTF-8 can't say (a path's stray byte in an error) becomes a question mark."""
+Int = Annotated[int, BeforeValidator(lambda value: _known(value, 0))]
+"""A number of foreign origin, as an API server stores it: what 64 bits can't hold is 0."""
+MaybeInt = Annotated[int | None, BeforeValidator(lambda value: _known(value, None))]
+"""The same where it may be unknown: what 64 bits can't hold is."""
+Real = Annotated[float, BeforeValidator(lambda value: _known(value, 0.0))]
+Time = Annotated[datetime | None, AfterValidator(_utc)]
+"""A time of foreign origin, in UTC; one that UTC can't say is unknown."""
 Glob = Annotated[str, Field(min_length=1, max_length=253)]
 
 
@@ -343,10 +366,10 @@ class Task(Wire):
 class LoadSummary(Wire):
     """What a load made of the checkpoint's entries, over all ranks; an entry is one name of the state dict."""
 
-    loaded: int = 0
-    left_out: int = 0
+    loaded: Int = 0
+    left_out: Int = 0
     """Entries of the checkpoint that no rank asked for."""
-    converted: int = 0
+    converted: Int = 0
     """Entries among the loaded whose values got another type."""
 
 
@@ -355,14 +378,14 @@ class CheckpointInfo(Wire):
 
     url: Text = ""
     save_id: Text = ""
-    step: int | None = None
-    bytes: int | None = None
-    files: int | None = None
-    tensors: int | None = None
-    world_size: int | None = None
+    step: MaybeInt = None
+    bytes: MaybeInt = None
+    files: MaybeInt = None
+    tensors: MaybeInt = None
+    world_size: MaybeInt = None
     torch_version: Text = ""
     manifest_digest: Text = ""
-    created_time: datetime | None = None
+    created_time: Time = None
     origin: Origin | None = None
     conflict_guard: Text = ""
     """`Atomic` where the store itself refuses a second commit, else `BestEffort`."""
@@ -378,7 +401,7 @@ class Conflict(Wire):
     # The order counts: where the time or the message of one that was cut has begun, what comes before it is whole.
     save_id: Text = ""
     origin: Origin | None = None
-    created_time: datetime | None = None
+    created_time: Time = None
     message: Text = ""
 
 
@@ -386,11 +409,11 @@ class RankFailure(Wire):
     """Why one rank failed. `time` is seconds since the epoch, so that the first cause can be told from its echoes."""
 
     # The order counts: where the message of a Report that was cut has begun, what comes before it is whole.
-    rank: int | None = None
+    rank: MaybeInt = None
     """None for a failure of the launcher or of the preflight, before any rank ran."""
     reason: Reason
-    time: float = 0.0
-    exit_code: int | None = None
+    time: Real = 0.0
+    exit_code: MaybeInt = None
     """Negative for a signal: -9 is SIGKILL."""
     message: Text = ""
     stage: Text = ""
@@ -402,20 +425,20 @@ class Report(Wire):
     """What one pod's launcher has to say at its end. Only node 0's holds `checkpoint` and `conflict`."""
 
     # The order counts: a Report that the kubelet cut is read as far as it goes.
-    node: int = 0
+    node: Int = 0
     terminated: bool = False
     """The launcher was told to stop (SIGTERM): preemption, drain, suspend or deletion."""
     result: Reason | None = None
     """`Saved`, `Loaded` or `Verified`; None for a failed attempt."""
     conflict: Conflict | None = None
-    failed_rank_count: int = 0
+    failed_rank_count: Int = 0
     failures: list[RankFailure] = Field(default_factory=list)
     """By `Weight`, then by time: the first one alone would lead to the same decision."""
     checkpoint: CheckpointInfo | None = None
     warnings: list[Text] = Field(default_factory=list)
     """What did not change the result: replaced data that could not be removed, a store without an atomic refusal."""
-    bytes_moved: int = 0
-    seconds: float = 0.0
+    bytes_moved: Int = 0
+    seconds: Real = 0.0
 
     def encode(self, limit: int = REPORT_LIMIT) -> str:
         """Return JSON of at most `limit` UTF-8 bytes, always whole; the least useful text goes first.
@@ -445,18 +468,18 @@ class Report(Wire):
 class Progress(Wire):
     """Where a running attempt stands; decoration, which may get lost."""
 
-    stage: str = ""
-    bytes: int = 0
-    total_bytes: int = 0
-    bytes_per_second: float = 0.0
-    ranks: int = 0
+    stage: Text = ""
+    bytes: Int = 0
+    total_bytes: Int = 0
+    bytes_per_second: Real = 0.0
+    ranks: Int = 0
     """Ranks that are still moving bytes."""
-    time: float = 0.0
+    time: Real = 0.0
 
     @property
     def percent(self) -> int:
         """Whole percent of the bytes moved, 0 where the total is not known yet."""
-        return min(100, 100 * self.bytes // self.total_bytes) if self.total_bytes else 0
+        return min(100, max(0, 100 * self.bytes // self.total_bytes)) if self.total_bytes else 0
 
     def to_line(self) -> str:
         """Return the line of rank 0's output that says so: JSON with one key."""

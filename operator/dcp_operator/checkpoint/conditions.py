@@ -140,6 +140,7 @@ REASONS: Final[dict[Reason, Meaning]] = {
     ),
 }
 
+_NO_SIZE: Final = 1_000_000
 _TRUTH: Final[dict[bool, Literal["True", "False"]]] = {True: "True", False: "False"}
 
 
@@ -190,7 +191,7 @@ def human_bytes(count: float) -> str:
         if count < 1000:  # noqa: PLR2004 - three digits
             return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"  # noqa: PLR2004
         count /= 1024
-    return f"{count:.0f} PiB"
+    return f"{count:.0f} PiB" if count < _NO_SIZE else "over 999999 PiB"
 
 
 def human_duration(seconds: int) -> str:

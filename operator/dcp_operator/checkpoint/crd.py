@@ -36,6 +36,10 @@ _COLUMNS: Final = (
 )
 _OPTION_TYPES: Final = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
+_TRUTH_VALUES: Final = {"True", "False", "Unknown"}
+_WORD: Final = {"pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", "minLength": 1, "maxLength": 63}
+"""A reason, as in metav1.Condition."""
+
 _NO_DEFAULT: Final[tuple[object, ...]] = ("", None, [], {})
 
 Schema = dict[str, Any]
@@ -83,7 +87,7 @@ def _object_schema() -> Schema:
     spec = _structural(CheckpointSpec.model_json_schema(by_alias=True))
     spec["properties"]["storage"]["properties"]["options"] = _options()
     spec["properties"]["ttlSecondsAfterFinished"]["nullable"] = True
-    status = _structural(Status.model_json_schema(by_alias=True), with_defaults=False)
+    status = _open(_structural(Status.model_json_schema(by_alias=True), with_defaults=False))
     # Without it an object that no operator has seen yet passes for done: kstatus reads no status as Current.
     status["default"] = {"observedGeneration": -1}
     status["properties"]["conditions"] |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
@@ -131,6 +135,22 @@ def _structural(schema: Schema, *, with_defaults: bool = True) -> Schema:
         return kept if bounded else kept | {"maxLength": REPORT_LIMIT}
 
     return convert(schema)
+
+
+def _open(schema: Schema) -> Schema:
+    """Return a status schema that takes words which this version does not know.
+
+    A CRD may be older than the operator: Helm never upgrades one. The status of a condition alone has three words for
+    ever.
+    """
+    if "enum" in schema and set(schema["enum"]) != _TRUTH_VALUES:
+        known = f"{schema.get('description', '')} One of {', '.join(schema['enum'])}; a newer operator has more."
+        schema = {key: value for key, value in schema.items() if key != "enum"} | _WORD | {"description": known.strip()}
+    if "properties" in schema:
+        schema = schema | {"properties": {name: _open(each) for name, each in schema["properties"].items()}}
+    if "items" in schema:
+        schema = schema | {"items": _open(schema["items"])}
+    return schema
 
 
 def _object(node: Schema, convert: Any) -> Schema:  # noqa: ANN401 - the recursion of _structural

@@ -1,8 +1,8 @@
 """What the world sees of a status: its conditions and columns, and the events of a transition."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from dcp_operator.checkpoint.conditions import REASONS, conditions, human_duration, message_of
 from dcp_operator.checkpoint.status import Phase, Status
@@ -10,6 +10,10 @@ from dcp_operator.decision.actions import Event
 
 _EVENT_LIMIT: Final = 1000
 _MESSAGE_LIMIT: Final = 1800
+_NEEDED: Final = (
+    "phase", "reason", "conditions", "observedGeneration", "runId", "freeFormDigest", "attempts", "retries",
+    "startTime", "completionTime", "jobRef",
+)  # fmt: skip
 
 
 def with_conditions(status: Status, message: str, written: Status, generation: int, now: datetime) -> Status:
@@ -20,6 +24,20 @@ def with_conditions(status: Status, message: str, written: Status, generation: i
     )
     text, stamp = message[:_MESSAGE_LIMIT], now.replace(microsecond=0)
     return final.given(conditions=conditions(final, text, written.conditions, stamp))
+
+
+def minimal(status: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what has to stand in a status whose other fields the API server refuses.
+
+    How it stands, and what `decide` has to remember: without that, finished work would begin again.
+    """
+    return {name: status[name] for name in _NEEDED if name in status}
+
+
+def status_refused(why: str) -> Event:
+    """Return the event of a Checkpoint of whose status the API server takes the bare minimum, if that."""
+    message = f"The API server refuses the status: {why}. Apply the CRD that belongs to this operator."
+    return Event(type="Warning", reason="StatusRefused", message=message[:_EVENT_LIMIT])
 
 
 def events(written: Status, final: Status) -> Iterator[Event]:

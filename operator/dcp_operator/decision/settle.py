@@ -112,7 +112,7 @@ def _succeeded(situation: Situation, status: Status, attempt: Attempt, ended: Ou
         info = info.model_copy(update={"url": situation.checkpoint.spec.storage.url})
     done = finished(status, Phase.SUCCEEDED, ended.reason, situation.stamp).given(
         checkpoint=info,
-        conflict_guard=info.conflict_guard if info is not None else "",
+        conflict_guard=info.conflict_guard[:253] if info is not None else "",
         warnings=ended.warnings,
         failure=None,
         failed_ranks=(),

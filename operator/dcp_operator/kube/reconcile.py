@@ -18,6 +18,7 @@ from dcp_operator.decision.actions import CreateAttempt, Decision, DeleteAttempt
 from dcp_operator.decision.clean_up import deletion
 from dcp_operator.decision.decide import decide
 from dcp_operator.decision.observed import observe
+from dcp_operator.decision.publish import minimal, status_refused
 from dcp_operator.decision.refusal import blocked, refuse
 from dcp_operator.kube import metrics
 from dcp_operator.kube.api import (
@@ -211,18 +212,38 @@ class Reconciler:
         before: dict[str, Any] = body.get("status") or {}
         if decision.status == before:
             return body
-        try:
-            written = await self.cluster.replace_status(body, decision.status)
-        except RefusedError as error:
-            # Words of ranks and of stores are in there. How it ended must not depend on how they spell it.
-            bare = {name: value for name, value in decision.status.items() if name not in DECORATION}
-            written = await self.cluster.replace_status(body, bare)
-            who, left_out = f"{body['metadata']['namespace']}/{body['metadata']['name']}", ", ".join(DECORATION)
-            logger.warning("%s: written without %s, since the status is refused: %s", who, left_out, error)
+        written = await self._written(body, decision.status)
         self.take(CHECKPOINTS, written)
         _count(before, written)
         for event in decision.events:
             self.poster.post(written, event)
+        return written
+
+    async def _written(self, body: Body, status: dict[str, Any]) -> Body:
+        """Write a status, or as much of it as the API server takes.
+
+        Words of ranks and of stores are in there. How it ended must not depend on how they spell it.
+
+        Raises:
+            RefusedError: Not even what has to stand there is taken.
+        """
+        who = f"{body['metadata']['namespace']}/{body['metadata']['name']}"
+        bare = {name: value for name, value in status.items() if name not in DECORATION}
+        needed = minimal(status)
+        try:
+            return await self.cluster.replace_status(body, status)
+        except RefusedError as error:
+            refusal = error
+        try:
+            written = await self.cluster.replace_status(body, bare)
+        except RefusedError as error:
+            event = status_refused(str(error))
+            logger.warning("%s: %s", who, event.message)
+            self.poster.post(body, event)
+            written = await self.cluster.replace_status(body, needed)
+            bare = needed
+        left_out = ", ".join(name for name in status if name not in bare)
+        logger.warning("%s: written without %s, since the status is refused: %s", who, left_out, refusal)
         return written
 
     async def _delete(self, key: Key, body: Body, action: DeleteAttempt) -> None:
