@@ -8,7 +8,7 @@ export UV_PYTHON_DOWNLOADS ?= never
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pure test-matrix test-torch check format lock crd cluster cluster-down e2e bench bench-operator clean
+.PHONY: help demo test test-pure test-matrix test-torch gpu-check gpu-packages check format lock crd cluster cluster-down e2e bench bench-operator clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,22 @@ test-torch: ## The engine's tests on every earlier torch, TORCHES="2.13 2.14" (a
 			-e '.[worker]' --group dev; \
 		$$home/bin/python -m pytest -p no:cacheprovider $(TORCH_TESTS); \
 	done
+
+# On a machine with a GPU and a torch of its own: `make gpu-packages gpu-check GPU_PYTHON=python3`. GPU_PACKAGES can be
+# made elsewhere, for GPU_PYTHON_VERSION, and taken along: the check needs no network.
+GPU_PYTHON := $(PYTHON)
+GPU_PYTHON_VERSION := $(shell $(GPU_PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null)
+GPU_PACKAGES := build/gpu-packages
+GPU_NEEDS := annotated-types awscrt obstore pydantic pydantic-core tenacity typing-extensions typing-inspection
+
+gpu-check: ## What can only be seen on a GPU; any torch from 2.11, CUDA, no network (8 min at most)
+	PYTHONPATH=worker:$(GPU_PACKAGES) $(GPU_PYTHON) tests/gpu/check.py
+
+gpu-packages: ## The packages beside torch and numpy that gpu-check needs (under 40 MiB)
+	@uv=$$(./.ci/uv); rm -rf $(GPU_PACKAGES); \
+	for name in $(GPU_NEEDS); do grep -oE "^$$name==[^ ;]+" requirements-dev.txt; done | \
+	$$uv pip install -q --no-deps --python-version $(GPU_PYTHON_VERSION) --target $(GPU_PACKAGES) -r -
+	@find $(GPU_PACKAGES) -name __pycache__ -prune -exec rm -rf {} +; du -sm $(GPU_PACKAGES)
 
 check: .venv/stamp ## ruff, mypy --strict, import contracts, CRD drift
 	.venv/bin/ruff check .
