@@ -83,7 +83,9 @@ CASES: dict[str, tuple[dict[str, Any], int, bool]] = {
 def built(changes: dict[str, Any] | None = None, number: int = 1, *, probe: bool = False) -> list[dict[str, Any]]:
     of = checkpoint(changes)
     task = of.task(number, probe=probe)
-    action = CreateAttempt(job_name=of.job_name(number), attempt=number, task=task, suspend=bool(of.queue))
+    action = CreateAttempt(
+        job_name=of.job_name(number), attempt=number, task=task, suspend=bool(of.queue) and not probe
+    )
     return list(Builder(image="worker:1").objects(of, action))
 
 
@@ -188,12 +190,8 @@ def test_every_container_is_restricted() -> None:
 
 def test_ours_wins_over_the_template() -> None:
     spec = pod_spec(CASES["cuda-template-rerun"][0])
-    assert environment(spec)["HOME"] == "/tmp"
     assert environment(spec)["NCCL_DEBUG"] == "INFO"
-    assert [each["name"] for each in spec["volumes"]] == ["dcp-tmp", "dcp-shm", "data"]
-    assert spec["volumes"][0] == {"name": "dcp-tmp", "emptyDir": {}}
-    mounts = {each["mountPath"]: each["name"] for each in spec["containers"][0]["volumeMounts"]}
-    assert mounts == {"/tmp": "dcp-tmp", "/dev/shm": "dcp-shm", "/data": "data"}
+    assert [each["name"] for each in spec["volumes"]] == ["dcp-shm", "data", "dcp-tmp"]
     assert [each["key"] for each in spec["tolerations"]] == [
         "node.kubernetes.io/not-ready",
         "node.kubernetes.io/unreachable",
@@ -208,13 +206,28 @@ def test_merging_keeps_what_only_one_has() -> None:
 
 def blocks(changes: dict[str, Any] | None = None) -> list[list[str]]:
     (policy,) = (each for each in built(changes) if each["kind"] == "NetworkPolicy")
-    return [to["ipBlock"].get("except", []) for to in policy["spec"]["egress"][-1]["to"]]
+    return [to["ipBlock"].get("except", []) for to in policy["spec"]["egress"][-1]["to"] if "ipBlock" in to]
 
 
+@pytest.mark.adversary
 def test_the_node_identity_is_only_for_workers_without_credentials() -> None:
+    closed = [
+        ["169.254.0.0/16", "100.100.100.200/32", "168.63.129.16/32"],
+        ["fe80::/10", "fd00:ec2::254/128", "fd00:ec2::23/128", "fd20:ce::254/128"],
+    ]
     assert blocks() == [[], []]
-    assert blocks(S3) == [["169.254.0.0/16"], ["fe80::/10"]]
-    assert blocks({"spec.storage.options": {"anon": True}}) == [["169.254.0.0/16"], ["fe80::/10"]]
+    assert blocks(S3) == closed
+    assert blocks({"spec.storage.options": {"anon": True}}) == closed
+
+
+def test_authorities_alone_leave_a_worker_the_identity_that_it_needs() -> None:
+    alone = {"spec.storage.caSecretRef": {"name": "ca"}}
+    assert blocks(alone) == [[], []]
+    variables = environment(pod_spec(alone))
+    assert variables[CA_ENV] == {"secretKeyRef": {"name": "ca", "key": CA_KEY, "optional": True}}
+    assert not variables.keys() & {*CREDENTIAL_KEYS["s3"], CREDENTIALS_ENV}
+    assert len(blocks(S3 | alone)[0]) == 3
+    assert environment(pod_spec(S3 | alone))[CA_ENV]["secretKeyRef"]["name"] == "ca"
 
 
 def test_the_backstop_is_later_than_every_deadline_of_ours() -> None:

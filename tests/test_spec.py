@@ -255,7 +255,7 @@ def test_good_endpoints(url: str) -> None:
         (worker(env={"A": "b"}), ".spec.containers[0].env: has the wrong type; write a list of mappings"),
         (worker(resources={"limits": "1Gi"}), ".spec.containers[0].resources: has the wrong type; write limits"),
         ({"metadata": {"name": "x"}}, ".metadata.name: is not accepted; write labels or annotations"),
-        ({"spec": {"securityContext": {"runAsUser": 0}}}, ".spec.securityContext: is not accepted; drop it"),
+        ({"spec": {"securityContext": {"runAsUser": 0}}}, ".spec.securityContext.runAsUser: is not accepted; write"),
         ({"spec": {"hostNetwork": True}}, ".spec.hostNetwork: is not accepted; drop it"),
         ({"spec": {"nodeName": "n"}}, ".spec.nodeName: is not accepted; write nodeSelector"),
         (
@@ -270,7 +270,10 @@ def test_good_endpoints(url: str) -> None:
             {"spec": {"volumes": [{"name": "t", "projected": {"sources": [{"serviceAccountToken": {}}]}}]}},
             ".spec.volumes[0].projected: workers get no API token",
         ),
-        (worker(securityContext={"privileged": True}), ".spec.containers[0].securityContext: is not accepted"),
+        (
+            worker(securityContext={"privileged": True}),
+            ".spec.containers[0].securityContext.privileged: is not accepted",
+        ),
         (
             worker(image="x"),
             ".spec.containers[0].image: is not accepted in the container worker; write spec.workers.image",

@@ -8,9 +8,12 @@ from typing import Annotated, Final
 
 import typer
 
+from dcp_operator.checkpoint.pod_rules import PodSecurity
 from dcp_operator.kube.leader import LostLeaseError
+from dcp_operator.kube.network import NetworkIsolation
 from dcp_operator.kube.runtime import CrdMissingError, run
 from dcp_operator.kube.settings import Settings, own_namespace
+from dcp_operator.kube.worker_pod import WORKER_UID
 
 logger = logging.getLogger("dcp_operator")
 
@@ -22,7 +25,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
-def main(
+def main(  # noqa: PLR0913 - one parameter for each option
+    *,
     worker_image: Annotated[
         str, typer.Option(envvar="DCP_WORKER_IMAGE", help="Image of workers whose spec names none.")
     ],
@@ -42,15 +46,32 @@ def main(
     port: Annotated[
         int, typer.Option(envvar="DCP_PORT", help="Port of /healthz, /readyz and /metrics; 0 for none.")
     ] = 8080,
-    elect: Annotated[  # noqa: FBT002 - typer makes a pair of options of it
+    elect: Annotated[
         bool, typer.Option("--elect/--no-elect", envvar="DCP_ELECT", help="Wait for the Lease before working.")
     ] = True,
     lease_namespace: Annotated[
         str, typer.Option(envvar="DCP_LEASE_NAMESPACE", help="Where the Lease is. Default: the pod's namespace.")
     ] = "",
-    verbose: Annotated[  # noqa: FBT002 - typer makes an option of it
-        bool, typer.Option("--verbose", envvar="DCP_VERBOSE", help="Log every step.")
-    ] = False,
+    pod_security: Annotated[
+        PodSecurity,
+        typer.Option(
+            envvar="DCP_POD_SECURITY",
+            help="Who judges what a worker pod may do to its node: the operator, by the restricted profile, or the Pod "
+            "Security admission of its namespace.",
+        ),
+    ] = PodSecurity.RESTRICTED,
+    worker_uid: Annotated[
+        str,
+        typer.Option(
+            envvar="DCP_WORKER_UID",
+            help="User, group and fsGroup of worker pods whose podTemplate names none; `none` lets the cluster choose.",
+        ),
+    ] = str(WORKER_UID),
+    network_policy: Annotated[
+        NetworkIsolation,
+        typer.Option(envvar="DCP_NETWORK_POLICY", help="Give each attempt a NetworkPolicy of its own, or none."),
+    ] = NetworkIsolation.ATTEMPT,
+    verbose: Annotated[bool, typer.Option("--verbose", envvar="DCP_VERBOSE", help="Log every step.")] = False,
 ) -> None:
     """Serve Checkpoints until told to stop."""
     logging.basicConfig(
@@ -67,6 +88,9 @@ def main(
         port=port,
         elect=elect,
         lease_namespace=lease_namespace or own_namespace(),
+        pod_security=pod_security,
+        worker_uid=_uid(worker_uid),
+        isolation=network_policy,
     )
     sys.setrecursionlimit(RECURSION_LIMIT)
     # A collection walks every object there is, and a start with many Checkpoints makes millions that are no garbage:
@@ -79,6 +103,15 @@ def main(
     except (CrdMissingError, LostLeaseError) as error:
         logger.error("%s", error)  # noqa: TRY400 - the message says it all
         raise SystemExit(1) from None
+
+
+def _uid(text: str) -> int | None:
+    """Return a user above 0, or None where the cluster is to choose."""
+    if text == "none":
+        return None
+    if not text.isdecimal() or int(text) == 0:
+        raise typer.BadParameter("write a number above 0, or none", param_hint="--worker-uid")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The CustomResourceDefinition, generated from the models of `spec` and `status`.
 
-`python -m dcp_operator.checkpoint.crd` writes manifests/crds; with --check it fails where the file there differs.
+`python -m dcp_operator.checkpoint.crd` writes manifests/crds, and the admission policies beside it; with --check it
+fails where a file there differs.
 """
 
 import sys
@@ -9,6 +10,7 @@ from typing import Any, Final
 
 import yaml
 
+from dcp_operator.checkpoint import admission
 from dcp_operator.checkpoint.crd_rules import RULES
 from dcp_operator.checkpoint.naming import GROUP, KIND, PLURAL, VERSION
 from dcp_operator.checkpoint.spec import CheckpointSpec
@@ -73,14 +75,7 @@ def custom_resource_definition() -> dict[str, Any]:
 
 def render() -> str:
     """Return the file's text."""
-    return _HEADER + yaml.dump(custom_resource_definition(), Dumper=_Plain, sort_keys=False, width=1000)
-
-
-class _Plain(yaml.SafeDumper):
-    """YAML without anchors, which no reader of a CRD expects."""
-
-    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - the library's signature
-        return True
+    return _HEADER + yaml.dump(custom_resource_definition(), Dumper=admission.Plain, sort_keys=False, width=1000)
 
 
 def _object_schema() -> Schema:
@@ -195,16 +190,17 @@ def _option(option: StorageOption, protocols: list[str]) -> Schema:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the file, or compare it; return the exit code."""
-    text = render()
-    if arguments == ["--check"]:
-        if PATH.is_file() and PATH.read_text() == text:
-            return 0
-        sys.stderr.write(f"{PATH} is out of date; run `make crd` and commit it\n")
-        return 1
-    PATH.parent.mkdir(parents=True, exist_ok=True)
-    PATH.write_text(text)
-    return 0
+    """Write the files, or compare them; return the exit code."""
+    drifted = False
+    for path, text in ((PATH, render()), *admission.files()):
+        if arguments == ["--check"]:
+            if not path.is_file() or path.read_text() != text:
+                sys.stderr.write(f"{path} is out of date; run `make crd` and commit it\n")
+                drifted = True
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return int(drifted)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """What the API server itself refuses: CEL rules with messages that say what to write instead.
 
-They say again what `rules` says, for those who apply with kubectl and read the answer at once; `rules` remains the
-authority. Rules that compare with the old object keep a spec still: only MUTABLE_FIELDS may change. The free-form
-fields args and podTemplate have no schema that CEL could compare; an admission policy and `decide` hold those.
+They say again what `rules` and `storage_url` say, for those who apply with kubectl and read the answer at once; `rules`
+remains the authority. Rules that compare with the old object keep a spec still: only MUTABLE_FIELDS may change. The
+free-form fields args and podTemplate have no schema that CEL could compare; `admission` and `decide` hold those.
 """
 
 from dataclasses import dataclass
 from typing import Final
+
+from dcp_operator.checkpoint.spec import MUTABLE_FIELDS
+from dcp_operator.checkpoint.storage_url import ADDRESS_OPTIONS, option_protocols
 
 
 @dataclass(frozen=True)
@@ -18,13 +21,20 @@ class Rule:
     message: str
     field: str = ""
     """The field below `at` that a refusal names."""
+    reason: str = ""
+    """The API server's own word for what is wrong, where it is not the value."""
 
     def to_dict(self) -> dict[str, str]:
         """Return the entry of x-kubernetes-validations."""
         field = {"fieldPath": f".{self.field}"} if self.field else {}
-        return {"rule": self.cel, "message": self.message, **field}
+        reason = {"reason": self.reason} if self.reason else {}
+        return {"rule": self.cel, "message": self.message, **field, **reason}
 
 
+ANOTHER: Final = "apply another Checkpoint under another name, or delete this one first: its data stays"
+"""What to do where a field is immutable."""
+
+_FORBIDDEN: Final = "FieldValueForbidden"
 _SPEC: Final = ("spec",)
 _STORAGE: Final = ("spec", "storage")
 _WORKLOAD: Final = ("spec", "workload")
@@ -37,15 +47,109 @@ def _still(at: tuple[str, ...], field: str, *, optional: bool = False) -> Rule:
     same = f"self.{field} == oldSelf.{field}"
     if optional:
         same = f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || {same})"
-    return Rule(at, same, f"{'.'.join([*at, field])} is immutable; apply a new Checkpoint", field)
+    return Rule(at, same, f"is immutable; {ANOTHER}", field, _FORBIDDEN)
 
 
 def _kept(at: tuple[str, ...], field: str) -> Rule:
     """Return the rule that an optional section stays there, or stays away; its own fields have their own rules."""
-    name = ".".join([*at, field])
     return Rule(
-        at, f"has(self.{field}) == has(oldSelf.{field})", f"{name} can't be added or removed; apply a new Checkpoint"
+        at,
+        f"has(self.{field}) == has(oldSelf.{field})",
+        f"can't be added or removed; {ANOTHER}",
+        field,
+        _FORBIDDEN,
     )
+
+
+def _same_list(field: str) -> str:
+    """Return CEL for the same list: one that is empty says the same as none."""
+    new, old = f"self.load.{field}", f"oldSelf.load.{field}"
+    # Not by orValue: the API server could not tell what the comparison may cost.
+    empty = f"(!has({old}) || {old}.size() == 0)"
+    return f"(!has({new}) || {new}.size() == 0 ? {empty} : has({old}) && {new} == {old})"
+
+
+def _url(at: tuple[str, ...]) -> tuple[Rule, ...]:
+    """Return the rules of a checkpoint's URL; which protocols are served is the operator's to say."""
+    cloud = "self.url.matches('^(file|memory)://')"
+    azure = "self.url.matches('^(az|abfs)://')"
+    return (
+        Rule(
+            at,
+            "!self.url.contains('::')",
+            "chained URLs are not accepted; write the address of the store itself, such as s3://bucket/path",
+            "url",
+        ),
+        Rule(
+            at,
+            "self.url.contains('::') || self.url.matches('^[a-z][a-z0-9]*://.')",
+            "write protocol://bucket/path, such as s3://bucket/run/step-1000, or file:///path for a mounted volume",
+            "url",
+        ),
+        Rule(
+            at,
+            r"!self.url.matches('[\\s?#\\\\*]')",
+            r"holds a space or one of ? # \ *; write a plain path of letters, digits, and . _ - / =",
+            "url",
+        ),
+        Rule(
+            at,
+            "!self.url.matches('/[.][.](/|$)')",
+            "is not a plain URL; write protocol://bucket/path without '..'",
+            "url",
+        ),
+        Rule(
+            at,
+            f"!self.url.matches('://[^/]*@') || ({azure} && !self.url.matches('://[^/]*:[^/]*@'))",
+            "holds credentials; write the URL alone and move them to credentialsSecretRef",
+            "url",
+        ),
+        Rule(
+            at,
+            "!self.url.startsWith('file://') || self.url.matches('^file:///.')",
+            "names no absolute path; write file:///path",
+            "url",
+        ),
+        Rule(
+            at,
+            f"{cloud} || self.url.contains('::') || self.url.matches('://[^/]+/+[^/]') || !self.url.contains('://')",
+            "names no path in a bucket; write protocol://bucket/path, with a path of its own per checkpoint",
+            "url",
+        ),
+    )
+
+
+def _option(name: str, protocols: tuple[str, ...]) -> Rule:
+    """Return the rule that an option is of the URL's protocol."""
+    return Rule(
+        _STORAGE,
+        f"{_unset(name)} || self.url.matches('^({'|'.join(protocols)})://')",
+        f"is an option of {', '.join(protocols)}; drop it",
+        f"options.{name}",
+    )
+
+
+def _address(name: str) -> tuple[Rule, ...]:
+    """Return the rules of an option that is an address."""
+    value = f"self.options.{name}"
+    return (
+        Rule(
+            _STORAGE,
+            f"{_unset(name)} || (isURL({value}) && {value}.matches('^(?i)https?://[^/?#]'))",
+            "is not an address; write http://host:port or https://host:port",
+            f"options.{name}",
+        ),
+        Rule(
+            _STORAGE,
+            f"{_unset(name)} || !{value}.matches('://[^/?#]*@')",
+            "holds credentials; write the address without them and move them to credentialsSecretRef",
+            f"options.{name}",
+        ),
+    )
+
+
+def _unset(name: str) -> str:
+    return f"!has(self.options) || !has(self.options.{name})"
 
 
 RULES: Final = (
@@ -54,18 +158,10 @@ RULES: Final = (
         "self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",
         "metadata.name is a label too; write at most 63 of a-z, 0-9 and '-'",
     ),
-    Rule(
-        _STORAGE,
-        "!self.url.contains('::')",
-        "chained URLs are not accepted; write the address of the store itself, such as s3://bucket/path",
-        "url",
-    ),
-    Rule(
-        _STORAGE,
-        "self.url.contains('::') || self.url.matches('^[a-z][a-z0-9]*://.')",
-        "write protocol://bucket/path, such as s3://bucket/run/step-1000, or file:///path for a mounted volume",
-        "url",
-    ),
+    *_url(_STORAGE),
+    *_url((*_WORKLOAD, "from")),
+    *(_option(name, protocols) for name, protocols in option_protocols().items()),
+    *(rule for name in ADDRESS_OPTIONS for rule in _address(name)),
     Rule(
         _SPEC,
         "self.operation == 'Verify' || has(self.workload)",
@@ -119,6 +215,7 @@ RULES: Final = (
     _still(_STORAGE, "overwrite"),
     _still(_STORAGE, "options", optional=True),
     _still(_STORAGE, "credentialsSecretRef", optional=True),
+    _still(_STORAGE, "caSecretRef", optional=True),
     _kept(_SPEC, "workload"),
     _still(_WORKLOAD, "entrypoint"),
     _still(_WORKLOAD, "steps"),
@@ -129,8 +226,14 @@ RULES: Final = (
     _still(_WORKERS, "numProcPerNode"),
     _still(_WORKERS, "device"),
     _still(_WORKERS, "image", optional=True),
+    _still(_WORKERS, "gpuResource"),
     _kept(_WORKERS, "podTemplate"),
-    _still(_SPEC, "load"),
-    _still(_SPEC, "retries"),
-    _still(_SPEC, "timeouts"),
+    Rule(
+        _SPEC,
+        f"self.load.strict == oldSelf.load.strict && {_same_list('include')} && {_same_list('exclude')}",
+        f"is immutable; {ANOTHER}",
+        "load",
+        _FORBIDDEN,
+    ),
+    *(_still(_SPEC, field) for field in ("retries", "timeouts") if field not in MUTABLE_FIELDS),
 )

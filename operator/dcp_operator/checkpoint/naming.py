@@ -1,6 +1,7 @@
 """The names that objects carry in a cluster: API group, labels, and what an attempt's Job is called."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Final
 
 GROUP: Final = "dcp-operator.io"
@@ -21,7 +22,8 @@ PROBE_LABEL: Final = f"{GROUP}/probe"
 JOB_LABEL: Final = f"{GROUP}/job"
 """The attempt's Job name: what its Service and its NetworkPolicy select pods by."""
 
-QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
+KUEUE: Final = "kueue.x-k8s.io"
+QUEUE_LABEL: Final = f"{KUEUE}/queue-name"
 INDEX_LABEL: Final = "batch.kubernetes.io/job-completion-index"
 WORKER_CONTAINER: Final = "worker"
 
@@ -41,3 +43,8 @@ def job_name(name: str, uid: str, run_id: str, attempt: int) -> str:
     digest = hashlib.sha256(f"{uid}/{run_id}/{attempt}".encode()).hexdigest()[:_DIGEST]
     readable = name if name[:1].isalpha() else f"dcp-{name}"
     return f"{readable[:_READABLE].rstrip('-.')}-{digest}-{attempt}"
+
+
+def queue_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels that Kueue reads on a Job."""
+    return {name: value for name, value in sorted(labels.items()) if name.startswith(f"{KUEUE}/")}

@@ -23,7 +23,7 @@ def rule_problems(spec: "CheckpointSpec", site: "Site") -> Iterator[str]:
     yield from _workload_problems(spec)
     yield from _verify_problems(spec)
     yield from _replica_problems(spec)
-    yield from template_problems(spec.workers.pod_template)
+    yield from template_problems(spec.workers.pod_template, site.pod_security)
     yield from _place_problems(spec, site)
 
 

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import AwareDatetime, ConfigDict, Field, ValidationError
 
-from dcp_operator.checkpoint.naming import API_VERSION, KIND, NAME_LIMIT, QUEUE_LABEL, job_name
+from dcp_operator.checkpoint.naming import API_VERSION, KIND, NAME_LIMIT, QUEUE_LABEL, job_name, queue_labels
 from dcp_operator.checkpoint.place import place
+from dcp_operator.checkpoint.pod_rules import PodSecurity
 from dcp_operator.checkpoint.problems import problems
 from dcp_operator.checkpoint.rules import rule_problems
 from dcp_operator.checkpoint.storage_url import DEFAULT_PROTOCOLS
@@ -34,6 +35,9 @@ _HANG_SECONDS: Final = 300.0
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
 SecretName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+ResourceName = Annotated[
+    str, Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")
+]
 RunId = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
 
 
@@ -58,7 +62,12 @@ class StorageSpec(Storage):
     credentials_secret_ref: SecretRef | None = Field(
         default=None,
         description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the like, as environment of the ranks; "
-        "and ca.crt, the authorities to trust.",
+        "and ca.crt, the authorities to trust. Shuts the workers out of the node's cloud identity.",
+    )
+    ca_secret_ref: SecretRef | None = Field(
+        default=None,
+        description="Secret whose ca.crt holds the authorities to trust, where they come without credentials, or from "
+        "another Secret than these.",
     )
 
 
@@ -72,6 +81,11 @@ class WorkersSpec(Workers):
         default_factory=dict,
         max_length=2,
         description="Merged into worker pods: resources, nodeSelector, tolerations, volumes, env, serviceAccountName.",
+    )
+    gpu_resource: ResourceName = Field(
+        default="nvidia.com/gpu",
+        description="Extended resource that device: cuda asks for, one per rank. Nothing is added where podTemplate "
+        "has the worker ask for a GPU already, by a resource or by a claim.",
     )
 
 
@@ -129,6 +143,8 @@ class Checkpoint(Wire):
     queue: str = ""
     """Kueue's queue, from the label: its Jobs start suspended and are left to Kueue."""
     spec: CheckpointSpec
+    queue_labels: dict[str, str] = Field(default_factory=dict)
+    """Kueue's labels: the queue, and what else a Job says to Kueue (priority class, longest time)."""
 
     @property
     def origin(self) -> Origin:
@@ -201,6 +217,7 @@ class Site(Wire):
     protocols: tuple[str, ...] = DEFAULT_PROTOCOLS
     file_needs_volume: bool = True
     """A path of a pod's own file system is gone with the pod."""
+    pod_security: PodSecurity = PodSecurity.RESTRICTED
 
     @classmethod
     def local(cls) -> Self:
@@ -261,6 +278,7 @@ def _parsed(body: Mapping[str, Any], site: Site) -> Checkpoint:
         deleting=metadata.deletion_timestamp is not None,
         queue=(metadata.labels or {}).get(QUEUE_LABEL, ""),
         spec=spec,
+        queue_labels=queue_labels(metadata.labels or {}),
     )
 
 

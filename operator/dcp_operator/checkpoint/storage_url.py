@@ -11,10 +11,22 @@ from dcp_worker.contract import STORAGE_OPTIONS, Storage, StorageOption
 
 DEFAULT_PROTOCOLS: Final = ("s3", "gs", "az", "abfs", "file")
 
-_ADDRESS_OPTIONS: Final = ("endpoint_url", "proxy_url")
+ADDRESS_OPTIONS: Final = ("endpoint_url", "proxy_url")
 _SECRET_WORDS: Final = re.compile(r"key|secret|token|passw|credential|(^|_)sas(_|$)|auth", re.IGNORECASE)
-_METADATA_HOSTS: Final = {"metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal"}
-_METADATA_ADDRESSES: Final = {ipaddress.ip_address("fd00:ec2::254"), ipaddress.ip_address("100.100.100.200")}
+METADATA_HOSTS: Final = {"metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal"}
+METADATA_NETWORKS: Final = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "169.254.0.0/16",  # link-local: every large cloud, and the agents of ECS and EKS
+        "100.100.100.200/32",  # Alibaba Cloud
+        "168.63.129.16/32",  # Azure's host agent
+        "fe80::/10",  # link-local
+        "fd00:ec2::254/128",  # EC2
+        "fd00:ec2::23/128",  # EKS Pod Identity
+        "fd20:ce::254/128",  # Google Cloud
+    )
+)
+"""Where clouds hand out the identity of a node or of a pod: no store is there."""
 _ALMOST: Final = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfss": "abfs", "wasb": "az", "local": "file"}
 _KIND_NAMES: Final = {str: "a string", int: "a whole number", float: "a number of seconds", bool: "true or false"}
 
@@ -40,12 +52,19 @@ def url_problems(field: str, url: str, protocols: tuple[str, ...]) -> Iterator[s
     if parts is None or ".." in parts.path.split("/"):
         yield f"{field}: is not a plain URL; write protocol://bucket/path without '..'"
         return
-    if "@" in parts.netloc and name not in {"az", "abfs"}:
+    # container@account is how Azure's addresses are written.
+    if "@" in parts.netloc and (name not in {"az", "abfs"} or ":" in parts.netloc.rpartition("@")[0]):
         yield f"{field}: holds credentials; write the URL alone and move them to credentialsSecretRef"
     if name == "file" and (parts.netloc or len(parts.path) < len("/x")):
         yield f"{field}: names no absolute path; write file:///path"
     if name not in {"file", "memory"} and not (parts.netloc and parts.path.strip("/")):
         yield f"{field}: names no path in a bucket; write {name}://bucket/path, with a path of its own per checkpoint"
+
+
+def option_protocols() -> dict[str, tuple[str, ...]]:
+    """Return for each option the protocols that know it."""
+    names = sorted({name for options in STORAGE_OPTIONS.values() for name in options})
+    return {name: tuple(each for each, known in STORAGE_OPTIONS.items() if name in known) for name in names}
 
 
 def option_problems(storage: Storage) -> Iterator[str]:
@@ -59,7 +78,7 @@ def option_problems(storage: Storage) -> Iterator[str]:
         elif not _fits(option, value):
             wanted = " or ".join(option.choices) or _KIND_NAMES[option.kind]
             yield f"{field}: has the wrong type or value; write {wanted}"
-        elif name in _ADDRESS_OPTIONS:
+        elif name in ADDRESS_OPTIONS:
             yield from _address_problems(field, value)
 
 
@@ -116,7 +135,7 @@ def _address_problems(field: str, value: str) -> Iterator[str]:
 
 def _forbidden_host(host: str) -> bool:
     host = host.rstrip(".").lower()
-    if host in _METADATA_HOSTS:
+    if host in METADATA_HOSTS:
         return True
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
@@ -125,4 +144,6 @@ def _forbidden_host(host: str) -> bool:
         return re.fullmatch(r"(0x[0-9a-f]+|\d+)(\.(0x[0-9a-f]+|\d+))*", host) is not None
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
-    return address.is_link_local or address.is_multicast or address.is_unspecified or address in _METADATA_ADDRESSES
+    if address.is_link_local or address.is_multicast or address.is_unspecified:
+        return True
+    return any(address in network for network in METADATA_NETWORKS)

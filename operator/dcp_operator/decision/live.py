@@ -6,6 +6,7 @@ from itertools import chain
 from typing import Final
 
 from dcp_operator.checkpoint.conditions import counted, human_ranks, sentence
+from dcp_operator.checkpoint.naming import QUEUE_LABEL
 from dcp_operator.checkpoint.status import JobRef, Phase, RunProgress, Status
 from dcp_operator.decision.actions import CreateAttempt
 from dcp_operator.decision.observed import Attempt, Pod
@@ -75,7 +76,8 @@ def start(situation: Situation) -> Verdict | None:
         return None
     checkpoint, status, number = situation.checkpoint, situation.status, situation.number
     name = checkpoint.job_name(number)
-    queued = bool(checkpoint.queue)
+    # A probe needs next to nothing. In the queue it would wait for the GPUs of others.
+    queued = bool(checkpoint.queue) and not status.retries.probe
     task = checkpoint.task(number, probe=status.retries.probe)
     return Verdict(
         status=status.given(
@@ -193,4 +195,7 @@ def _starting_message(situation: Situation, job: str) -> str:
 def _queued_message(situation: Situation, job: str) -> str:
     if situation.checkpoint.queue:
         return f"Job {job} waits for the queue {situation.checkpoint.queue!r} to admit it."
-    return f"Job {job} was suspended by someone other than the operator; set its spec.suspend to false to go on."
+    return (
+        f"Job {job} is suspended, and the Checkpoint names no queue: put its label {QUEUE_LABEL} back if a queue is to "
+        "admit the Job, or set the Job's spec.suspend to false."
+    )

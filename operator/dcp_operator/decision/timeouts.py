@@ -61,7 +61,7 @@ def _due(checkpoint: Checkpoint, attempt: Attempt) -> datetime | None:
     if attempt.running_since is not None:
         return attempt.running_since + timedelta(seconds=timeouts.active_seconds) + GRACE
     # A Job that its queue has just released has no start time until its controller saw it.
-    start = attempt.started or (None if checkpoint.queue else attempt.created)
+    start = attempt.started or (None if checkpoint.queue and not attempt.probe else attempt.created)
     return start + timedelta(seconds=timeouts.start_seconds) if start is not None else None
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
-from dcp_operator.checkpoint.naming import QUEUE_LABEL
+from dcp_operator.checkpoint.naming import queue_labels
 from dcp_operator.checkpoint.spec import CLUSTER, Checkpoint, Site, SpecError, parse
 from dcp_operator.checkpoint.status import Phase, Status
 from dcp_operator.decision.live import still_running
@@ -59,7 +59,7 @@ class Claims:
             metadata["uid"],
             metadata.get("generation"),
             metadata.get("deletionTimestamp"),
-            (metadata.get("labels") or {}).get(QUEUE_LABEL),
+            tuple(queue_labels(metadata.get("labels") or {}).items()),
         )
         known = self._parsed.get(key)
         if known is not None and known[0] == identity:

@@ -56,10 +56,20 @@ class Runtime:
         """Serve Checkpoints until a signal comes. Only a leader calls it."""
         queue: WorkQueue[Key]
         cache = Cache()
-        site = CLUSTER.model_copy(update={"protocols": self.settings.protocols or CLUSTER.protocols})
+        site = CLUSTER.model_copy(
+            update={
+                "protocols": self.settings.protocols or CLUSTER.protocols,
+                "pod_security": self.settings.pod_security,
+            }
+        )
         poster = Poster(self.cluster, lambda: queue.depth > 0)
         progress = ProgressReader(self.cluster, lambda key: queue.add(key))  # noqa: PLW0108 - there is no queue yet
-        builder = Builder(image=self.settings.worker_image)
+        builder = Builder(
+            image=self.settings.worker_image,
+            security=self.settings.pod_security,
+            user=self.settings.worker_uid,
+            isolation=self.settings.isolation,
+        )
         claims = Claims(site, cache, lambda key: queue.add(key))  # noqa: PLW0108 - there is no queue yet
         reconciler = Reconciler(self.cluster, cache, claims, builder, progress, poster, lambda: queue.depth > 0)
         queue = WorkQueue(reconciler, workers=self.settings.workers)

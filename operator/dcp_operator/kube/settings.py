@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from dcp_operator.checkpoint.pod_rules import PodSecurity
+from dcp_operator.kube.network import NetworkIsolation
+from dcp_operator.kube.worker_pod import WORKER_UID
+
 _NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -34,6 +38,9 @@ class Settings:
         elect: Whether to wait for the Lease before working.
         lease_namespace: Where the Lease is.
         lease_name: What it is called.
+        pod_security: Who judges what a worker pod may do to its node.
+        worker_uid: User, group and fsGroup of worker pods whose template names none; None leaves them to the cluster.
+        isolation: Whether each attempt gets a NetworkPolicy of its own.
     """
 
     worker_image: str
@@ -45,3 +52,6 @@ class Settings:
     lease_namespace: str = field(default_factory=own_namespace)
     lease_name: str = "dcp-operator"
     identity: str = field(default_factory=own_identity)
+    pod_security: PodSecurity = PodSecurity.RESTRICTED
+    worker_uid: int | None = WORKER_UID
+    isolation: NetworkIsolation = NetworkIsolation.ATTEMPT
