@@ -29,6 +29,10 @@ class FlakyProxy:
     answered: list[tuple[str, str, int]] = field(default_factory=list)
     """Method, path and body bytes of every answer that went through."""
     stopped: threading.Event = field(default_factory=threading.Event)
+    ignored: frozenset[str] = frozenset()
+    """Headers, in lower case, that the server behind does not get to see."""
+    unknown: frozenset[str] = frozenset()
+    """Headers that are answered with 501."""
 
 
 def sometimes(fault: Fault, probability: float, *, seed: int = 0, methods: str = "GET PUT POST HEAD") -> Rule:
@@ -83,6 +87,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if not self.proxy.unknown.isdisjoint(map(str.lower, self.headers)):
+            self._answer(501, [], b"<Error><Code>NotImplemented</Code></Error>")
+            return
         fault = self.proxy.rule(self.command, self.path)
         if fault:
             self.proxy.faults.append(fault)
@@ -100,7 +107,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _forward(self, body: bytes, fault: Fault | None) -> None:
         upstream = http.client.HTTPConnection(self.target, timeout=60)
-        headers = {key: value for key, value in self.headers.items() if key.lower() != "connection"}
+        headers = {
+            key: value for key, value in self.headers.items() if key.lower() not in self.proxy.ignored | {"connection"}
+        }
         upstream.request(self.command, self.path, body or None, headers)
         response = upstream.getresponse()
         data = response.read()

@@ -304,7 +304,7 @@ def test_a_commit_that_somebody_else_forestalled_arrives_where_the_store_does_no
 ) -> None:
     engine.save(state(1), tmp_path)
     store = LateStore(str(tmp_path))
-    monkeypatch.setattr(store, "guard", lambda: guard)
+    monkeypatch.setattr(store, "guard", lambda _: guard)
     monkeypatch.setattr("dcp_worker.engine.writer.open_store", lambda *_: store)
 
     def overtaken(path: str, data: bytes, version: Any) -> None:
@@ -334,7 +334,7 @@ def test_a_store_that_forbids_deletes_can_be_saved_to(s3: s3_server.S3Server, tm
     assert seed_at(url, s3.options) == 3
     # What could not be deleted then is found later, and nothing else is.
     gone = engine.clean(url, storage_options=s3.options, older_than=timedelta(0))
-    assert len({name.partition("/")[0] for name in gone}) == 2
+    assert len({name.partition("/")[0] for name in gone if not name.startswith("data-probe-")}) == 1
     assert seed_at(url, s3.options) == 3
 
 

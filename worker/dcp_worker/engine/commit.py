@@ -203,7 +203,9 @@ def _happened(store: Store, save_id: str, error: Exception, expected: Committed 
         found = committed(store)
         if found and found.save_id == save_id:
             return True
-        settled = settled or (_version(found) != _version(expected) and store.guard() == ATOMIC)
+        # The guard of this very write: one that was never tried out decides nothing.
+        guard = store.guard("create" if expected is None else "replace")
+        settled = settled or (_version(found) != _version(expected) and guard == ATOMIC)
     if not settled:
         raise _unknown(known)
     if found and not overwrite:

@@ -18,7 +18,7 @@ from dcp_worker.engine import layout
 from dcp_worker.engine.errors import CheckpointCorrupted, StaleVersion
 from dcp_worker.engine.layout import FILE_LIMIT
 from dcp_worker.engine.retry import TRIES
-from dcp_worker.engine.store import BEST_EFFORT, PART_SIZE, Blob, Buffer, Entry, copied
+from dcp_worker.engine.store import BEST_EFFORT, PART_SIZE, Blob, Buffer, Entry, Guarded, copied
 
 
 class FsspecStore:
@@ -105,8 +105,9 @@ class FsspecStore:
             with suppress(FileNotFoundError):
                 self._fs.rm_file(self._full(path))
 
-    def guard(self) -> str:
+    def guard(self, write: Guarded) -> str:
         """Return BestEffort: fsspec looks first and writes then."""
+        del write
         return BEST_EFFORT
 
     def _put(self, path: str, data: bytes) -> None:

@@ -1,14 +1,13 @@
 """A folder of a local or mounted file system.
 
 Creating is a hard link from a finished, fsynced file: the link fails if the name is taken, and the name never shows
-half a file. Replacing takes a lock on the folder itself, checks the version again, and renames. Files and folders are
+half a file. Replacing takes locks, checks the version again, and renames: see `locks`. Files and folders are
 synced, since a commit that a power cut takes back is none. No link below the folder is followed: see `folders`.
 
 Files and folders get the mode that the process's umask leaves.
 """
 
 import errno
-import fcntl
 import os
 import uuid
 from collections import defaultdict
@@ -19,12 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from dcp_worker.engine import folders
+from dcp_worker.engine import folders, locks
 from dcp_worker.engine.errors import InvalidOption, NotDurable, StaleVersion
-from dcp_worker.engine.layout import FILE_LIMIT
+from dcp_worker.engine.layout import FILE_LIMIT, METADATA
 from dcp_worker.engine.options import place_of
 from dcp_worker.engine.retry import TRIES
-from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, Blob, Buffer, Entry
+from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, Blob, Buffer, Entry, Guarded
 
 _FLUSH_BYTES: Final = 8 << 20
 """Dirty bytes after which the kernel is told to start writing, so that the final fsync finds little left to do."""
@@ -64,9 +63,10 @@ class LocalStore:
             _sync_name(draft.folder, path)
 
     def replace(self, path: str, data: bytes, version: Any) -> None:  # noqa: ANN401 - see Store
-        """Rename over the file while holding the folder's lock, if it is still that version."""
-        with self._finished(path, data) as draft, _locked(draft.folder):
-            if draft.version_of_target() != version:
+        """Rename over the file while holding its and the folder's lock, if it is still that version."""
+        with self._finished(path, data) as draft, locks.held(draft.folder, draft.target) as file:
+            current = draft.version_of_target() == version
+            if not current or (file is not None and not locks.is_current(file, version, _version)):
                 raise StaleVersion.of(path)
             draft.rename()
             _sync_name(draft.folder, path)
@@ -109,9 +109,15 @@ class LocalStore:
         for folder in sorted(names, reverse=True):
             folders.remove(self.root, folder, names[folder])
 
-    def guard(self) -> str:
-        """Return Atomic where the file system has hard links: tried out in the folder itself."""
+    def guard(self, write: Guarded) -> str:
+        """Return Atomic where the file system has what it takes: hard links, or locks that all its hosts share.
+
+        It is tried out in the folder itself.
+        """
         with self._finished("probe", b"") as draft:
+            if write == "replace":
+                shared = locks.shared_by_all(self.root, draft.folder, draft.file, METADATA)
+                return ATOMIC if shared else BEST_EFFORT
             link = f"{draft.name.removesuffix('.tmp')}.link"
             if not draft.link(link):
                 return BEST_EFFORT
@@ -128,7 +134,7 @@ class LocalStore:
             os.fsync(file)
             # What a commit names lies in folders beside it.
             folders.sync(parent)
-            made = _Draft(parent, draft, name)
+            made = _Draft(parent, file, draft, name)
             try:
                 yield made
             finally:
@@ -140,6 +146,7 @@ class _Draft:
     """A finished file that is about to get its name."""
 
     folder: int
+    file: int
     name: str
     target: str
 
@@ -167,7 +174,7 @@ class _Draft:
 
     def rename_locked(self) -> None:
         """Give it the name where hard links are not to be had: atomic among our own savers only."""
-        with _locked(self.folder):
+        with locks.held(self.folder, self.target):
             if self.version_of_target() is not None:
                 raise FileExistsError(self.target)
             self.rename()
@@ -214,15 +221,6 @@ def _start_writeback(descriptor: int, offset: int, length: int) -> None:
     """Hand the dirty pages to the disk and let the page cache forget them: they are not read again soon."""
     with suppress(OSError):
         os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_DONTNEED)
-
-
-@contextmanager
-def _locked(folder: int) -> Iterator[None]:
-    fcntl.flock(folder, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        fcntl.flock(folder, fcntl.LOCK_UN)
 
 
 def _sync_name(folder: int, path: str) -> None:

@@ -1,7 +1,10 @@
 """S3, Google Cloud Storage and Azure Blob Storage, through obstore.
 
-Creating is `If-None-Match: *` (`ifGenerationMatch=0` on Google), replacing is `If-Match` with the ETag. A file
-goes up in one request, or in parts in parallel; a failed upload is aborted. Reads are ranged and never cached.
+Creating is `If-None-Match: *` (`ifGenerationMatch=0` on Google), replacing is `If-Match` with the ETag. Each is tried
+out, once per bucket and process. Where the store ignores or refuses one, a look comes before the write: what two savers
+do at the same instant is then left to chance, the result says `BestEffort`, and a warning says why.
+
+A file goes up in one request, or in parts in parallel; a failed upload is aborted. Reads are ranged and never cached.
 
 obstore tries again what may be sent twice. It gives up at once where no answer came to a conditional PUT or to a bulk
 delete, and where a file did not arrive as it was sent: these are tried again here.
@@ -14,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from itertools import chain
 from typing import Any, Final
 from urllib.parse import quote
@@ -26,7 +30,7 @@ from dcp_worker.engine import http_range
 from dcp_worker.engine.errors import StaleVersion, StorageDenied, is_bad_digest, translate
 from dcp_worker.engine.options import ObstoreOptions, place_of, protocol_of
 from dcp_worker.engine.retry import retried
-from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, Blob, Buffer, Entry, copied
+from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, Blob, Buffer, Entry, Guarded, copied
 
 LOG = logging.getLogger("dcp_worker.engine")
 _PIECE: Final = 64 << 10
@@ -43,6 +47,15 @@ _NO_RANGE: Final = re.compile(rf"{_BEYOND.pattern}|non-partial response|CONTENT_
 
 _PLACES: Final = ("endpoint", "base_url", "account_name")
 """Options that make of one bucket's name another bucket."""
+
+_NO_CONDITIONS: Final = re.compile(
+    r"\b501 Not Implemented|<Code>(NotImplemented|UnsupportedHeader)<|\b400 Bad Request.*(?i:if-(none-)?match)",
+    re.DOTALL,
+)
+"""How stores say that they do not know a condition."""
+_BUSY: Final = re.compile(r"\b(503 Service Unavailable|429 Too Many Requests)|<Code>SlowDown<")
+"""How they say that they did not even begin."""
+_OTHER_DIGITS: Final = str.maketrans("0123456789", "1234567891")
 
 _guards: dict[tuple[str, ...], str] = {}
 
@@ -65,6 +78,13 @@ class ObjectStore:
             client_options=options.client,
             retry_config=options.retry,
         )  # type: ignore[call-overload]
+        self._once: Any = from_url(
+            f"{protocol}://{bucket}/{quote(path)}",
+            config=options.config,
+            client_options=options.client,
+            retry_config={**options.retry, "max_retries": 0},
+        )  # type: ignore[call-overload]
+        """The same, where a request must not be sent twice unasked."""
         plain = options.proxied or options.anonymous or http_range.proxied()
         self._ready = threading.Lock()
         self._direct = None if plain else http_range.RangedGet(self._sign, options.network)
@@ -78,18 +98,25 @@ class ObjectStore:
                 raise
             result = obstore.get(self._store, path)  # of what is empty there is no range, not even the end
         meta = result.meta
-        version = {key: value for key in ("e_tag", "version") if (value := meta.get(key))}
-        return Blob(bytes(result.bytes()), version, meta["size"], meta["last_modified"])
+        return Blob(bytes(result.bytes()), _version(meta), meta["size"], meta["last_modified"])
 
     def create(self, path: str, data: bytes) -> None:
         """PUT that the store refuses if the object exists."""
-        if self.guard() == BEST_EFFORT and self._exists(path):
+        if self.guard("create") == ATOMIC:
+            self._put_once(path, data, lambda: self._create(self._store, path, data))
+        elif self._exists(path):
             raise FileExistsError(path)
-        self._put_once(path, data, lambda: self._create(path, data))
+        else:
+            self._put_over(path, data)
 
     def replace(self, path: str, data: bytes, version: Any) -> None:  # noqa: ANN401 - see Store
         """PUT that the store refuses if the ETag is another."""
-        self._put_once(path, data, lambda: self._replace(path, data, version))
+        if self.guard("replace") == ATOMIC:
+            self._put_once(path, data, lambda: self._replace(self._store, path, data, version))
+        elif self._version_of(path) != version:
+            raise StaleVersion.of(path)
+        else:
+            self._put_over(path, data)
 
     def write(self, path: str, chunks: Iterable[Buffer], *, part_size: int, parallel: int) -> None:
         """Upload in parts; a file of less than one part goes in one PUT."""
@@ -149,11 +176,13 @@ class ObjectStore:
             for path in paths:
                 self._delete_one(path)
 
-    def guard(self) -> str:
-        """Return Atomic if the store refuses a second create of one object: tried out once per bucket and process."""
-        if self._bucket not in _guards:
-            _guards[self._bucket] = self._try_guard()
-        return _guards[self._bucket]
+    def guard(self, write: Guarded) -> str:
+        """Return Atomic if the store refuses such a write: tried out once per bucket and process."""
+        key = (*self._bucket, write)
+        if key not in _guards:
+            # The answers are the bucket's: whoever comes second at the same time asks once more, and gets the same.
+            _guards.update({(*self._bucket, one): guard for one, guard in self._try_guards(write).items()})
+        return _guards[key]
 
     def _tail(self, path: str, count: int) -> Any:  # noqa: ANN401 - obstore's own type is not public
         """GET the last bytes; on Azure, which knows no ranges from the end, by two requests for one version."""
@@ -172,17 +201,30 @@ class ObjectStore:
     def _sign(self, path: str, seconds: int) -> str:
         return str(obstore.sign(self._store, "GET", path, timedelta(seconds=seconds)))
 
-    def _try_guard(self) -> str:
+    def _try_guards(self, write: Guarded) -> dict[Guarded, str]:
+        """Find out what the store refuses: that an object is made a second time and, if asked, replaced by mistake."""
         path = f"data-probe-{uuid.uuid4().hex}/probe"
-        with suppress(FileExistsError):  # an earlier try whose answer got lost
-            retried(lambda: self._create(path, b""), self.attempts)
+
+        def refuses(put: Callable[[], None]) -> bool:
+            try:
+                retried(put, self.attempts)
+            except (FileExistsError, StaleVersion):
+                return True
+            except _NoConditionError as error:
+                LOG.warning("%s: two savers at the same moment may both succeed: %s", self.url, error)
+                return False
+            LOG.warning("%s: two savers at the same moment may both succeed: the store ignores conditions", self.url)
+            return False
+
         try:
-            retried(lambda: self._create(path, b""), self.attempts)
-        except FileExistsError:
-            return ATOMIC
+            made = retried(lambda: obstore.put(self._store, path, b"", mode="overwrite"), self.attempts)
+            found: dict[Guarded, bool] = {"create": refuses(lambda: self._create(self._once, path, b""))}
+            if write == "replace":
+                wrong = {key: value.translate(_OTHER_DIGITS) for key, value in _version(made).items()}
+                found["replace"] = refuses(lambda: self._replace(self._once, path, b"", wrong))
         finally:
             self._delete_probe(path)
-        return BEST_EFFORT
+        return {one: ATOMIC if atomic else BEST_EFFORT for one, atomic in found.items()}
 
     def _delete_probe(self, path: str) -> None:
         try:
@@ -224,27 +266,52 @@ class ObjectStore:
         except Exception:  # noqa: BLE001 - the error of the PUT says more
             return False
 
-    def _replace(self, path: str, data: bytes, version: Any) -> None:  # noqa: ANN401 - see Store
+    def _put_over(self, path: str, data: bytes) -> None:
+        """Write whatever stands there, once: a try that arrives late would bring back what was replaced meanwhile."""
+        put = partial(obstore.put, self._once, path, data, mode="overwrite")
+        retried(put, self.attempts, on=lambda error: bool(_BUSY.search(str(error))))
+
+    @staticmethod
+    def _replace(store: Any, path: str, data: bytes, version: Any) -> None:  # noqa: ANN401 - see Store
         try:
-            obstore.put(self._store, path, data, mode=version)
+            obstore.put(store, path, data, mode=version)
         except (*_CONFLICTS, FileNotFoundError) as error:
             raise StaleVersion.of(path) from error
+        except exceptions.BaseError as error:
+            raise _known(error) from error
 
-    def _create(self, path: str, data: bytes) -> None:
+    @staticmethod
+    def _create(store: Any, path: str, data: bytes) -> None:  # noqa: ANN401 - obstore's own type is not public
         try:
-            obstore.put(self._store, path, data, mode="create")
+            obstore.put(store, path, data, mode="create")
         except _CONFLICTS as error:
             raise FileExistsError(path) from error
+        except exceptions.BaseError as error:
+            raise _known(error) from error
 
     def _exists(self, path: str) -> bool:
+        return self._version_of(path) is not None
+
+    def _version_of(self, path: str) -> dict[str, str] | None:
         try:
-            obstore.head(self._store, path)
+            return _version(obstore.head(self._store, path))
         except FileNotFoundError:
-            return False
-        return True
+            return None
 
     def _delete_one(self, path: str) -> None:
         try:
             obstore.delete(self._store, path)
         except FileNotFoundError:
             return
+
+
+class _NoConditionError(Exception):
+    """The store does not know a condition that a request has."""
+
+
+def _known(error: exceptions.BaseError) -> Exception:
+    return _NoConditionError(str(translate(error))) if _NO_CONDITIONS.search(str(error)) else error
+
+
+def _version(meta: Any) -> dict[str, str]:  # noqa: ANN401 - obstore's own type is not public
+    return {key: value for key in ("e_tag", "version") if (value := meta.get(key))}

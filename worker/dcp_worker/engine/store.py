@@ -7,7 +7,7 @@ protocol; every other error is the library's own, for `errors.translate`.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -18,6 +18,13 @@ MEMORY_LIMIT: Final = 256 << 20
 
 ATOMIC: Final = "Atomic"
 BEST_EFFORT: Final = "BestEffort"
+Guarded: TypeAlias = Literal["create", "replace"]
+"""The writes that a store may refuse."""
+
+
+def weaker(*guards: str) -> str:
+    """Return what several guards amount to together."""
+    return BEST_EFFORT if BEST_EFFORT in guards else ATOMIC
 
 
 @dataclass(frozen=True)
@@ -59,11 +66,14 @@ class Store(Protocol):
     def create(self, path: str, data: bytes) -> None:
         """Write a small file that must not exist: of many callers at most one succeeds, the rest get FileExistsError.
 
-        With `guard` BestEffort two callers at the same instant may both succeed.
+        Where the guard of "create" is BestEffort two callers at the same instant may both succeed.
         """
 
     def replace(self, path: str, data: bytes, version: Any) -> None:  # noqa: ANN401 - opaque to the caller
-        """Write a small file over the `version` that `read` returned; raise StaleVersion if it is another by now."""
+        """Write a small file over the `version` that `read` returned; raise StaleVersion if it is another by now.
+
+        Raises NotDurable if the file is there, and it is not known whether it is there to stay.
+        """
 
     def write(self, path: str, chunks: Iterable[Buffer], *, part_size: int, parallel: int) -> None:
         """Stream a new file. On an error no file stays.
@@ -83,8 +93,11 @@ class Store(Protocol):
     def delete(self, paths: Sequence[str]) -> None:
         """Remove files; one that is not there is no error."""
 
-    def guard(self) -> str:
-        """Return whether `create` refuses atomically: `Atomic`, or `BestEffort`. May ask the store, once."""
+    def guard(self, write: Guarded) -> str:
+        """Return whether `create` or `replace` refuses atomically: `Atomic`, or `BestEffort`. May ask the store, once.
+
+        Of a write whose answer got lost, only a guard that is Atomic tells that it will not happen any more.
+        """
 
 
 def copied(pieces: Iterable[Buffer], targets: Iterable[memoryview], path: str) -> Iterator[memoryview]:

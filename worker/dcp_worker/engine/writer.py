@@ -27,7 +27,7 @@ from dcp_worker.engine import metadata as dcp_metadata
 from dcp_worker.engine.errors import CheckpointCorrupted, InvalidOption, translate
 from dcp_worker.engine.manifest import Manifest
 from dcp_worker.engine.meter import Meter, Progress
-from dcp_worker.engine.store import MEMORY_LIMIT, PART_SIZE, Buffer, Store
+from dcp_worker.engine.store import MEMORY_LIMIT, PART_SIZE, Buffer, Store, weaker
 from dcp_worker.engine.stores import can_open, open_store
 
 _PARALLEL: Final = 12
@@ -205,11 +205,12 @@ class CheckpointWriter(StorageWriter):
 
     def _look(self) -> str:
         """Refuse if there is a checkpoint; return whether the store itself would."""
-        if self.overwrite:
-            commit.committed(self.store)  # what can't be replaced is refused before a byte moves
-        else:
+        if not self.overwrite:
             commit.refuse_if_committed(self.store)
-        return self.store.guard()
+            return self.store.guard("create")
+        commit.committed(self.store)  # what can't be replaced is refused before a byte moves
+        # Which of the two it will be the commit finds out.
+        return weaker(self.store.guard("replace"), self.store.guard("create"))
 
     def _files(self, items: list[WriteItem]) -> Iterator[list[tuple[WriteItem, int]]]:
         """Decide which items go into one file together: objects first, tensors in the planner's order."""
