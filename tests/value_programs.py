@@ -1,11 +1,169 @@
 """What the ranks of the tests of values run."""
 
-from typing import Any
+from typing import Any, Self
 
 import torch
+import torch.distributed as dist
+from torch.distributed._shard.sharded_tensor import init_from_local_shards
+from torch.distributed._shard.sharded_tensor.shard import Shard as Shard1
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 from dcp_worker import engine
 from dcp_worker.engine import errors
+
+
+class Scaled(torch.Tensor):
+    """Wraps int8 values and a scale, as quantised weights do; its values lie in no memory of its own."""
+
+    data8: torch.Tensor
+    scale: torch.Tensor
+
+    @staticmethod
+    def __new__(cls: type[Self], data8: torch.Tensor, scale: torch.Tensor, step: int = 0) -> Self:
+        made: Self = torch.Tensor._make_wrapper_subclass(cls, data8.shape, dtype=torch.float32)
+        made.data8, made.scale, made.step = data8, scale, step
+        return made
+
+    step: int
+
+    def __tensor_flatten__(self) -> tuple[list[str], int]:
+        return ["data8", "scale"], self.step
+
+    @classmethod
+    def __tensor_unflatten__(cls, inner: dict[str, torch.Tensor], context: int, *_: object) -> Self:
+        return cls(inner["data8"], inner["scale"], context)
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        first: Any = args[0] if args else None
+        if func in {torch.ops.aten.detach.default, torch.ops.aten.view.default, torch.ops.aten.alias.default}:
+            return cls(first.data8, first.scale, first.step)
+        if func is torch.ops.aten.clone.default:
+            return cls(first.data8.clone(), first.scale.clone(), first.step)
+        plain = [each.data8 * each.scale if isinstance(each, Scaled) else each for each in args]
+        return func(*plain, **(kwargs or {}))
+
+
+class Unclonable(Scaled):
+    """Knows itself by its parts alone: what torch does with it gives other tensors."""
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        if func is torch.ops.aten.detach.default:
+            return cls(args[0].data8, args[0].scale, args[0].step)
+        plain = [torch.zeros(each.shape) if isinstance(each, Scaled) else each for each in args]
+        return func(*plain, **(kwargs or {}))
+
+
+class Opaque(torch.Tensor):
+    """Wraps a tensor and can't be taken apart."""
+
+    held: torch.Tensor
+
+    @staticmethod
+    def __new__(cls: type[Self], held: torch.Tensor) -> Self:
+        made: Self = torch.Tensor._make_wrapper_subclass(cls, held.shape, dtype=held.dtype)
+        made.held = held
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        args = [each.held if isinstance(each, Opaque) else each for each in args]
+        made = func(*args, **(kwargs or {}))
+        return cls(made) if isinstance(made, torch.Tensor) and func is not torch.ops.aten.copy_.default else made
+
+
+class Named(torch.Tensor):
+    """A tensor with memory of its own and a label."""
+
+    label: str
+
+
+class Liar(torch.Tensor):
+    """Answers for itself, and wrongly, whatever is asked of it."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in {torch.Tensor.detach, torch.Tensor.cpu, torch.Tensor.clone, torch.Tensor.new_empty, torch.Tensor.to}:
+            return torch.zeros(args[0].shape)
+        return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
+
+
+def scaled(seed: float = 1.0, kind: type[Scaled] = Scaled, step: int = 3) -> Scaled:
+    return kind(torch.arange(6, dtype=torch.int8).reshape(2, 3) * int(seed), torch.tensor([seed]), step)
+
+
+def uneven(rank: int, url: str, kind: str, background: bool) -> str:  # noqa: FBT001
+    """Save what on one of two ranks is not what the plan says, and return what was said."""
+    mesh = init_device_mesh("cpu", (2,))
+    state = {"fine": torch.ones(2), "w": _uneven(rank, kind, mesh)}
+    try:
+        saved = engine.async_save(state, url).wait() if background else engine.save(state, url)
+    except errors.EngineError as error:
+        return f"{type(error).__name__}: {error.message}"
+    return saved.url
+
+
+def _uneven(rank: int, kind: str, mesh: DeviceMesh) -> torch.Tensor:
+    rows = torch.ones(3 - 2 * rank, 4)
+    match kind:
+        case "shorter":
+            return DTensor.from_local(rows, mesh, [Shard(0)], run_check=False, shape=torch.Size((5, 4)), stride=(4, 1))
+        case "longer":
+            return DTensor.from_local(torch.ones(4, 4), mesh, [Shard(0)], shape=torch.Size((6, 4)), stride=(4, 1))
+        case "replica":
+            return DTensor.from_local(rows, mesh, [Replicate()], shape=torch.Size((3, 4)), stride=(4, 1))
+        case "partial":
+            return DTensor.from_local(torch.ones(2, 4), mesh, [Partial()])
+        case "shards":
+            made = init_from_local_shards([Shard1.from_tensor_and_offsets(torch.ones(2, 4), [2 * rank, 0], rank)], 4, 4)
+            if rank:
+                made.local_shards()[0].tensor = torch.ones(1, 4)
+            return made
+        case "wrapper":
+            return DTensor.from_local(scaled(), mesh, [Shard(0)], shape=torch.Size((3, 3)), stride=(3, 1))
+    raise AssertionError(kind)
+
+
+def unlike(rank: int, url: str, kind: str) -> str:
+    """Save one name for two kinds of values."""
+    pairs: dict[str, tuple[Any, Any]] = {
+        "object": (torch.ones(2), 3),
+        "shape": (torch.ones(2), torch.ones(3)),
+        "type": (torch.ones(2), torch.ones(2, dtype=torch.bfloat16)),
+    }
+    if kind == "shards":
+        mesh = init_device_mesh("cpu", (2,))
+        local = torch.ones(2, dtype=torch.float32 if rank else torch.bfloat16)
+        value: Any = DTensor.from_local(local, mesh, [Shard(0)], run_check=False)
+    else:
+        value = pairs[kind][rank]
+    try:
+        engine.save({"a": {"w": value}}, url)
+    except errors.EngineError as error:
+        return f"{type(error).__name__}: {error.message}"
+    return ""
+
+
+def sharded_wrappers(rank: int, url: str, background: bool) -> bool:  # noqa: FBT001
+    """Save and load a DTensor of wrappers, and one whose local tensor is still on its way."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+
+    def made(seed: float) -> dict[str, Any]:
+        local = scaled(seed * (rank + 1))
+        summed = DTensor.from_local(torch.full((3,), seed), mesh, [Partial()]).redistribute(mesh, [Replicate()])
+        return {"w": DTensor.from_local(local, mesh, [Shard(0)], run_check=False), "late": summed}
+
+    engine.async_save(made(3.0), url).wait() if background else engine.save(made(3.0), url)
+    found = made(0.0)
+    engine.load(found, url, allow=[Scaled])
+    local, wanted = found["w"]._local_tensor, scaled(3.0 * (rank + 1))
+    return (
+        torch.equal(local.data8, wanted.data8)
+        and torch.equal(local.scale, wanted.scale)
+        and torch.equal(found["late"].to_local(), torch.full((3,), 3.0 * dist.get_world_size()))
+    )
 
 
 def load_halves(rank: int, url: str) -> tuple[int, int, str]:

@@ -12,14 +12,22 @@ from os import PathLike
 from typing import Any
 
 import torch.distributed as dist
+from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner
 from torch.distributed.checkpoint.stateful import Stateful
 from torch.distributed.checkpoint.storage import WriteResult
 
 from dcp_worker.contract import CheckpointInfo, Origin
-from dcp_worker.engine import commit, pending
-from dcp_worker.engine.errors import CheckpointReplaced, EngineError, InvalidOption, StateMismatch, translate
+from dcp_worker.engine import agreement, commit, pending, tensors
+from dcp_worker.engine.errors import (
+    CheckpointReplaced,
+    EngineError,
+    InvalidOption,
+    StateMismatch,
+    UnsavableState,
+    translate,
+)
 from dcp_worker.engine.meter import Progress
 from dcp_worker.engine.planner import ByNameLoadPlanner, Strict
 from dcp_worker.engine.ranks import PATIENCE_SECONDS, Ranks
@@ -171,6 +179,17 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - whatever a state dict holds
         return value.state_dict()
 
 
+def refuse_unsavable(values: dict[str, Any]) -> None:
+    """Refuse, before anything is written, what no load would give back as it was.
+
+    Raises:
+        UnsavableState: it names every such entry.
+    """
+    entries, _ = flatten_state_dict(values)
+    if faults := tensors.faults(entries):
+        raise UnsavableState.of(faults)
+
+
 def _take(target: Stateful, value: dict[str, Any]) -> None:
     with _own_files(target, "load_state_dict"):
         try:
@@ -199,6 +218,7 @@ def _save(
 
     def plan_mine() -> tuple[SavePlan, tuple[object, ...]]:
         values = state_dict()
+        refuse_unsavable(values)
         writer = opened()
         planner.set_up_planner(values, writer.storage_meta(), ranks.coordinates)
         writer.set_up_storage_writer(ranks.coordinates)
@@ -210,6 +230,7 @@ def _save(
         _same("(url, step or number of the call, patience)", [call for _, call in offers])
         # A planner that keeps plans would keep one that no rank ever gets.
         opened().await_look()
+        agreement.refuse_unlike(plan for plan, _ in offers)
         plans, found = planner.create_global_plan([plan for plan, _ in offers])
         metadata.append(found)
         return opened().prepare_global_plan(plans)

@@ -11,14 +11,11 @@ from functools import partial
 from os import PathLike, fspath
 from typing import Any
 
-import torch
 import torch.distributed as dist
-from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined] # torch exports nothing by name
-from torch.distributed.checkpoint.staging import BlockingAsyncStager, DefaultStager, StagingOptions
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from dcp_worker.contract import CheckpointInfo
-from dcp_worker.engine import api, devices, ending, pending
+from dcp_worker.engine import api, devices, ending, pending, staging
 from dcp_worker.engine.errors import translate
 from dcp_worker.engine.ranks import PATIENCE_SECONDS, Ranks
 
@@ -116,32 +113,9 @@ def async_save(
 
 def _stage(values: dict[str, Any]) -> dict[str, Any]:
     """Copy all tensors to host memory, as they are once all that is queued on their devices is done."""
+    api.refuse_unsavable(values)
     used = devices.of(tree_leaves(values))
     devices.synchronize(used)
-    staged = _copied(values, pinned=any(device.type == "cuda" for device in used))
-    # The stager waits for one device alone.
+    staged = staging.copied(values, pinned=any(device.type == "cuda" for device in used))
     devices.synchronize(used)
     return staged
-
-
-def _copied(values: dict[str, Any], *, pinned: bool) -> dict[str, Any]:
-    if any(isinstance(leaf, ShardedTensor) for leaf in tree_leaves(values)):
-        # The other stager takes no tensors of FSDP1.
-        return BlockingAsyncStager(type_check=False).stage(values)
-    # It copies memory as it lies, and would forget that it is to be read conjugated or negated.
-    values = tree_map_only(torch.Tensor, _resolved, values)
-    stager = DefaultStager(
-        StagingOptions(
-            use_pinned_memory=pinned, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=pinned
-        )
-    )
-    try:
-        staged = stager.stage(values)
-        assert isinstance(staged, dict)  # noqa: S101 - a Future only with async staging
-        return staged
-    finally:
-        stager.close()
-
-
-def _resolved(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.resolve_conj().resolve_neg() if type(tensor) is torch.Tensor else tensor

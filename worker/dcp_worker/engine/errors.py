@@ -17,7 +17,7 @@ EngineError                   RankFailed            whatever nobody foresaw; the
 import errno
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Self
 
 from dcp_worker.contract import Conflict, Reason
@@ -26,11 +26,11 @@ _SHOWN: Final = 8
 """Tensor names in a message; the rest is a count."""
 
 
-def some(names: Iterable[str], shown: int = _SHOWN) -> str:
+def some(names: Iterable[str], shown: int = _SHOWN, *, separator: str = ", ") -> str:
     """Return the first names in order, and how many more there are."""
     listed = sorted(names)
     more = f" and {len(listed) - shown} more" if len(listed) > shown else ""
-    return f"{', '.join(listed[:shown])}{more}"
+    return f"{separator.join(listed[:shown])}{more}"
 
 
 class EngineError(Exception):
@@ -163,6 +163,17 @@ class StateMismatch(EngineError):
         return cls(f"{name}: the checkpoint holds {value} as {there}, which {wanted} can't hold")
 
     @classmethod
+    def of_settings(cls, name: str, kind: str, there: object, wanted: object) -> Self:
+        """Return the error for a tensor of a class that notes more than values, and notes something else here."""
+        return cls(f"{name}: the checkpoint holds a {kind} with {there} where the state dict has one with {wanted}")
+
+    @classmethod
+    def not_loadable(cls, faults: Mapping[str, str]) -> Self:
+        """Return the error for tensors of the state dict that nothing can be loaded into."""
+        named = [f"{name} {why}" for name, why in faults.items()]
+        return cls(f"nothing can be loaded into this state: {some(named, separator='; ')}")
+
+    @classmethod
     def not_asked(cls, names: Iterable[str]) -> Self:
         """Return the error for entries that a load of both sides finds in the checkpoint alone."""
         return cls(f"the checkpoint holds {some(names)}, which no rank asks for")
@@ -174,6 +185,18 @@ class StateMismatch(EngineError):
             f"{name} in {file} holds {held}, which is not on the allow-list. "
             "If you trust the checkpoint, pass the class in `allow`."
         )
+
+
+class UnsavableState(EngineError):
+    """The state dict holds what no load would give back as it was; nothing was saved."""
+
+    reason = Reason.ENTRYPOINT_ERROR
+
+    @classmethod
+    def of(cls, faults: Mapping[str, str]) -> Self:
+        """Return the error that names every entry and why."""
+        named = [f"{name} {why}" for name, why in faults.items()]
+        return cls(f"this state can't be saved: {some(named, separator='; ')}")
 
 
 class StorageUnavailable(EngineError):

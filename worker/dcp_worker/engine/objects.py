@@ -15,7 +15,7 @@ import torch
 from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlanner, ReadItem
 
-from dcp_worker.engine import arrays, conversion
+from dcp_worker.engine import arrays, conversion, tensors
 from dcp_worker.engine.digest import Bytes
 from dcp_worker.engine.errors import CheckpointCorrupted, StateMismatch
 
@@ -37,11 +37,17 @@ def place(item: ReadItem, file: str, data: Bytes, planner: LoadPlanner, allow: S
         raise CheckpointCorrupted(
             file, f"holds a {type(value).__name__} in place of a tensor", [item.storage_index.fqn]
         )
+    name = item.dest_index.fqn
+    target = planner.resolve_tensor(item)
+    for holder, tensor in (("the checkpoint", value), ("the state dict", target)):
+        if why := tensors.fault(tensor):
+            raise StateMismatch(f"{name} of {holder} {why}")
     source = narrow_tensor_by_index(value, item.storage_offsets, item.lengths)
-    target = planner.resolve_tensor(item).detach()
     if target.size() != source.size():
         raise StateMismatch.of_shape(item.dest_index.fqn, tuple(source.size()), tuple(target.size()))
-    conversion.copy(item.dest_index.fqn, source, target)
+    with torch.no_grad():
+        if not tensors.fill(name, target, source):
+            conversion.copy(name, tensors.plain(source), tensors.plain(target))
     planner.commit_tensor(item, target)
 
 

@@ -15,8 +15,9 @@ from typing import Final
 import torch
 from torch.distributed.checkpoint.planner import SavePlanner, WriteItem, WriteItemType
 
-from dcp_worker.engine import archive
+from dcp_worker.engine import archive, tensors
 from dcp_worker.engine.digest import Bytes, as_bytes
+from dcp_worker.engine.errors import UnsavableState
 
 PIECE: Final = 4 << 20
 """Bytes handed on at once."""
@@ -62,14 +63,32 @@ def prepare(item: WriteItem, planner: SavePlanner) -> Payload:
     data = planner.resolve_data(item)
     if isinstance(data, io.BytesIO):
         return Payload(len(data.getbuffer()), None, data, archive.Frame(b"", b""))
-    tensor = data.detach()
-    if item.type == WriteItemType.BYTE_IO or not archive.can_frame(tensor):
+    _refuse(item, data)
+    tensor = tensors.plain(data)
+    if item.type == WriteItemType.BYTE_IO or tensors.is_wrapper(tensor):
         buffer = io.BytesIO()
-        torch.save(tensor.cpu().clone(), buffer)
+        torch.save(tensors.on_host(tensor), buffer)
         return Payload(len(buffer.getbuffer()), None, buffer, archive.Frame(b"", b""))
+    tensor = tensors.as_lies(tensor)
     frame = archive.frame(tensor.dtype, tensor.shape)
     size = len(frame.head) + tensor.numel() * tensor.itemsize + len(frame.tail)
     return Payload(size, len(frame.head), tensor, frame)
+
+
+def _refuse(item: WriteItem, tensor: torch.Tensor) -> None:
+    """Refuse a tensor that is not what was planned: readers find the next values where the plan says they are.
+
+    Raises:
+        UnsavableState: it is of another shape or type, or has no values.
+    """
+    why = tensors.fault(tensor)
+    plan = item.tensor_data
+    if not why and plan is not None and plan.chunk is not None:
+        planned = tensors.look(plan.chunk.sizes, plan.properties.dtype)
+        actual = tensors.look(tensor.shape, tensor.dtype)
+        why = f"is {actual} on this rank, where its plan says {planned}" if actual != planned else None
+    if why:
+        raise UnsavableState.of({item.index.fqn: why})
 
 
 def _tensor_pieces(tensor: torch.Tensor) -> Iterator[Bytes]:

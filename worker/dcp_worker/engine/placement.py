@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.distributed.checkpoint.planner import ReadItem
 
-from dcp_worker.engine import conversion
+from dcp_worker.engine import conversion, tensors
 from dcp_worker.engine.digest import Bytes
 from dcp_worker.engine.errors import StateMismatch
 from dcp_worker.engine.payload import raw
@@ -22,7 +22,16 @@ def reads(
         raise StateMismatch.of_shape(item.dest_index.fqn, box.sizes, tuple(target.size()))
     if not target.numel():
         return
-    if box.contiguous and target.is_contiguous() and target.dtype == dtype:
+    target = tensors.plain(target)
+    name = item.dest_index.fqn
+    if tensors.is_wrapper(target):
+        # A view of it may be a copy.
+        start, stop = box.span
+        memory = partial(_scratch, stop - start)
+        yield Read(file, payload + start, payload + stop, memory, partial(_place, name, box, dtype, target))
+        return
+    lies = not (target.is_conj() or target.is_neg())
+    if box.contiguous and target.is_contiguous() and target.dtype == dtype and lies:
         start, stop = box.span
         if target.is_cpu:
             yield from cut(file, payload + start, payload + stop, raw(target))
@@ -33,7 +42,6 @@ def reads(
         view = target[tuple(slice(at, at + size) for at, size in zip(place, part.sizes, strict=True))]
         start, stop = part.span
         memory = partial(_scratch, stop - start)
-        name = item.dest_index.fqn
         yield Read(file, payload + start, payload + stop, memory, partial(_place, name, part, dtype, view))
 
 

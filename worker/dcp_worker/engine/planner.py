@@ -13,6 +13,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 
 from dcp_worker.contract import LoadSummary
+from dcp_worker.engine import tensors
 from dcp_worker.engine.conversion import can_convert, short
 from dcp_worker.engine.errors import StateMismatch, some
 
@@ -65,6 +66,8 @@ class ByNameLoadPlanner(DefaultLoadPlanner):
             StateMismatch: what is asked for is not there, or can't be converted.
         """
         assert self.metadata is not None  # noqa: S101 - set_up_planner got it
+        if faults := tensors.faults(self.state_dict):
+            raise StateMismatch.not_loadable(faults)
         plan = self.plan_asked(self.metadata)  # which changes the names for those of an old checkpoint
         there = self.metadata.state_dict_metadata
         converted = self._conversions(there)

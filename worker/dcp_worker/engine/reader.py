@@ -149,7 +149,7 @@ class CheckpointReader(StorageReader):
         for item, info in places:
             chunk = self._chunk_of(item)
             if chunk and item.type == LoadItemType.TENSOR:
-                target = planner.resolve_tensor(item).detach()
+                target = planner.resolve_tensor(item)
                 targets.append((item, target))
                 direct += self._reads(item, info, chunk, target)
             else:
