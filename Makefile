@@ -59,19 +59,21 @@ gpu-packages: ## The packages beside torch and numpy that gpu-check needs (under
 	$$uv pip install -q --no-deps --python-version $(GPU_PYTHON_VERSION) --target $(GPU_PACKAGES) -r -
 	@find $(GPU_PACKAGES) -name __pycache__ -prune -exec rm -rf {} +; du -sm $(GPU_PACKAGES)
 
-check: .venv/stamp ## ruff, mypy --strict, import contracts, CRD drift
+check: .venv/stamp ## ruff, mypy --strict, import contracts, drift of generated files
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	$(PYTHON) -m dcp_operator.checkpoint.crd --check
+	$(PYTHON) -m dcp_operator.kube.pod_fields --check
 
 format: .venv/stamp ## Format and fix what ruff can fix
 	.venv/bin/ruff check --fix-only -q .
 	.venv/bin/ruff format .
 
-crd: .venv/stamp ## Write manifests/crds from the models
+crd: .venv/stamp ## Write manifests/crds, the admission policies and the table of a pod's fields
 	$(PYTHON) -m dcp_operator.checkpoint.crd
+	$(PYTHON) -m dcp_operator.kube.pod_fields
 
 # --universal: one lock for every supported Python. No index line may stand in it: it would name a registry.
 LOCK := pip compile --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -q

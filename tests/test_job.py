@@ -29,7 +29,7 @@ TEMPLATE: dict[str, Any] = {
         ],
         "volumes": [
             {"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
-            {"name": "dcp-tmp", "configMap": {}},
+            {"name": "dcp-tmp", "configMap": {"name": "tmp"}},
         ],
         "containers": [
             {

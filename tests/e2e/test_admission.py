@@ -32,7 +32,11 @@ from admission_cases import (
 from cluster.controlplane import ControlPlane, api_server
 from cluster.places import TREE
 from cluster.processes import until
-from scenes import manifest
+from dcp_operator.checkpoint.refused_job import explained
+from dcp_operator.decision.actions import CreateAttempt
+from dcp_operator.kube.api import JOBS, OWNED
+from dcp_operator.kube.job import Builder
+from scenes import checkpoint, manifest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.adversary, pytest.mark.timeout(300)]
 
@@ -146,6 +150,28 @@ def test_a_large_template_can_be_judged(api: Api) -> None:
     assert api.tried(of(template)) == ""
     sidecars[-1]["env"] = [*sidecars[-1]["env"], {"name": "HF_TOKEN", "value": SECRET}]
     assert "holds a secret in plain text" in api.tried(of(template))
+
+
+@pytest.mark.parametrize("name", ["one-node", "two-nodes-s3", "cuda-template-rerun", "queued-probe"])
+def test_what_the_operator_makes_has_no_field_that_kubernetes_does_not_know(api: Api, name: str) -> None:
+    for each in yaml.safe_load_all((TREE / f"tests/golden/{name}.yaml").read_text()):
+        where = OWNED[each["kind"]].path("default")
+        body = {**each, "metadata": {**each["metadata"], "namespace": "default"}}
+        status, answer = api("POST", f"{where}?dryRun=All&fieldValidation=Strict", body)
+        assert status == HTTPStatus.CREATED, answer
+
+
+def test_a_typo_is_told_where_it_was_written(api: Api) -> None:
+    template: dict[str, Any] = {"spec": {"nodeselector": {}, "containers": [{"name": "worker", "resource": {}}]}}
+    made = checkpoint({TEMPLATE: template, "metadata.namespace": "default"})
+    action = CreateAttempt(job_name=made.job_name(1), attempt=1, task=made.task(1), suspend=False)
+    job = Builder(image="w").objects(made, action)[-1]
+    status, answer = api("POST", f"{JOBS.path('default')}?dryRun=All&fieldValidation=Strict", job)
+    assert status == HTTPStatus.BAD_REQUEST
+    assert sorted(explained(answer["message"], job, template), reverse=True) == [
+        f"{TEMPLATE}.spec.nodeselector: unknown field; did you mean nodeSelector?",
+        f"{TEMPLATE}.spec.containers[0].resource: unknown field; did you mean resources?",
+    ]
 
 
 def kustomized(plane: ControlPlane, folder: Path, component: str) -> list[dict[str, Any]]:

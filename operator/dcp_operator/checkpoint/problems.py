@@ -44,7 +44,7 @@ def _sentence(
     kind: str, context: dict[str, Any], location: tuple[int | str, ...], model: type[BaseModel], field: str
 ) -> str:
     if kind == "extra_forbidden":
-        return _unknown(str(location[-1]), _fields(model, location[:-1]))
+        return unknown_field(str(location[-1]), _fields(model, location[:-1]))
     if kind in _SENTENCES:
         return _SENTENCES[kind].format(name=location[-1] if location else field, **context)
     wanted = _TYPES.get(kind.split("_", maxsplit=1)[0])
@@ -53,7 +53,8 @@ def _sentence(
     return f"is not valid ({kind.replace('_', ' ')}); see kubectl explain checkpoint.{field}"
 
 
-def _unknown(name: str, known: Iterable[str]) -> str:
+def unknown_field(name: str, known: Iterable[str]) -> str:
+    """Return what to say of a field that is none of the known."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1) or [each for each in names if each.lower() == name.lower()]
     if near:

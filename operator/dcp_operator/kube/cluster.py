@@ -51,6 +51,8 @@ LOG_SECONDS: Final = 3.0
 LOG_BYTES: Final = 65536
 CONNECT_SECONDS: Final = 5.0
 PAGE: Final = 500
+_STRICT: Final = {"fieldValidation": "Strict"}
+"""What has a typo in its name is refused. By default it would be dropped, and nobody told."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Cluster:
         metadata = body["metadata"]
         resource = OWNED[body["kind"]]
         try:
-            return await self._write(Request("POST", resource, resource.path(metadata["namespace"]), body))
+            return await self._write(Request("POST", resource, resource.path(metadata["namespace"]), body, _STRICT))
         except ConflictError:
             existing = await self.get(resource, metadata["namespace"], metadata["name"])
         if not same_attempt(body, existing):

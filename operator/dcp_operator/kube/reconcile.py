@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final
 
+from dcp_operator.checkpoint.refused_job import explained
 from dcp_operator.checkpoint.spec import Checkpoint, SpecError
 from dcp_operator.checkpoint.status import Phase
 from dcp_operator.decision.actions import CreateAttempt, Decision, DeleteAttempt
@@ -195,7 +196,14 @@ class Reconciler:
         passing = isinstance(error, NameTakenError) or error.status == HTTPStatus.FORBIDDEN
         if passing and not isinstance(parsed, SpecError):
             return blocked(parsed, decision, body.get("status"), str(error), self.now())
-        return self._refuse(key, body, SpecError([f"The API server refuses the attempt's objects: {error}"]))
+        return self._refuse(key, body, SpecError(self._explained(key, parsed, decision, error)))
+
+    def _explained(self, key: Key, parsed: Checkpoint | SpecError, decision: Decision, error: Exception) -> list[str]:
+        """Return what is wrong with the spec, of which the refused objects were made."""
+        actions = [action for action in decision.actions if isinstance(action, CreateAttempt)]
+        if isinstance(parsed, SpecError) or not actions:  # pragma: no cover - nothing was created then
+            return [str(error)]
+        return explained(str(error), self._built(key, parsed, actions[0])[-1], parsed.spec.workers.pod_template)
 
     def _refuse(self, key: Key, body: Body, error: SpecError) -> Decision:
         return refuse(
