@@ -47,9 +47,12 @@ CELLS = (
 def task(
     operation: Operation, url: Path | str, cell: Cell, workload: str = "Seed", *, steps: int = 0, **fields: Any
 ) -> Task:
-    """Return a Task; `from_` and `load` as in a spec, every other field is an argument of the workload."""
-    spec = {"entrypoint": f"workloads:{workload}", "steps": steps, "from": fields.pop("from_", None)}
+    """Return a Task; `from_`, `allow` and `load` as in a spec; others, and `args`, are the workload's arguments."""
+    entrypoint = workload if ":" in workload else f"workloads:{workload}"
+    spec = {"entrypoint": entrypoint, "steps": steps, "from": fields.pop("from_", None)}
+    spec["allow"] = fields.pop("allow", [])
     load = fields.pop("load", {})
+    fields |= fields.pop("args", {})
     return Task(
         operation=operation,
         origin=Origin(name="matrix", uid="uid-1"),

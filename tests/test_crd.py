@@ -102,7 +102,7 @@ def test_columns() -> None:
     columns = VERSION["additionalPrinterColumns"]
     usual = [each["name"] for each in columns if not each.get("priority")]
     assert usual == ["Operation", "Phase", "Step", "Size", "Duration", "Reason", "Age"]
-    assert [each["name"] for each in columns if each.get("priority")] == ["Ranks", "Throughput", "URL"]
+    assert [each["name"] for each in columns if each.get("priority")] == ["Ranks", "Throughput", "Entries", "URL"]
 
 
 def test_names() -> None:

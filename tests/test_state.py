@@ -181,9 +181,9 @@ def test_a_model_that_is_not_trained_comes_back(pool: Pool, tmp_path: Path, cell
 
 
 def test_an_optimizer_that_can_not_step_is_the_workloads_fault(pool: Pool, tmp_path: Path) -> None:
-    found = failures(pool.work(task(Operation.SAVE, tmp_path, ONE, "Searching")))
+    found = failures(pool.work(task(Operation.SAVE, tmp_path, ONE, "Stalled")))
     assert [failure.reason for failure in found] == [Reason.ENTRYPOINT_ERROR]
-    assert "closure" in found[0].message
+    assert "no step without a batch" in found[0].message
 
 
 def test_an_optimizer_over_other_parameters_is_the_workloads_fault(pool: Pool, tmp_path: Path) -> None:

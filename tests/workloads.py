@@ -454,11 +454,18 @@ class Frozen(Seed):
             raise MismatchError("; ".join(wrong))
 
 
-class Searching(Seed):
-    """Has an optimizer whose step needs a closure, which a checkpoint's worker can't have."""
+class Stuck(torch.optim.SGD):
+    """Makes no step."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        raise TypeError("no step without a batch")
+
+
+class Stalled(Seed):
+    """Has an optimizer that can't make a step of its own."""
 
     def optimizer(self, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.LBFGS(params)
+        return Stuck(params)
 
 
 class Plain(Seed):

@@ -253,6 +253,7 @@ Real = Annotated[float, BeforeValidator(lambda value: _known(value, 0.0))]
 Time = Annotated[datetime | None, AfterValidator(_utc)]
 """A time of foreign origin, in UTC; one that UTC can't say is unknown."""
 Glob = Annotated[str, Field(min_length=1, max_length=253)]
+ClassName = Annotated[str, Field(max_length=253, pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+$")]
 
 
 class Storage(Wire):
@@ -290,6 +291,12 @@ class Workload(Wire):
     )
     steps: int = Field(default=0, ge=0, le=1_000_000, description="Optimisation steps to run before a Save.")
     from_: Source | None = Field(default=None, alias="from", description="Load this checkpoint before the steps.")
+    allow: list[ClassName] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Classes that the checkpoint's objects may be of, beside the common ones, such as my_pkg.Config. "
+        "Each is imported, and may run what it likes on a Load.",
+    )
 
 
 class Parallelism(Wire):
@@ -318,7 +325,11 @@ class Workers(Wire):
 class LoadSelection(Wire):
     """Which part of the checkpoint a Load reads."""
 
-    strict: bool = Field(default=True, description="Fail if a selected entry of the model is not in the checkpoint.")
+    strict: bool = Field(
+        default=True,
+        description="Fail if a selected entry is not on both sides: the checkpoint's, and the workload's of each part "
+        "(model, optim, extra state) that it has.",
+    )
     include: list[Glob] = Field(
         default_factory=list, max_length=64, description="Globs over DCP names (model.*, optim.*). Empty means all."
     )

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.stateful import Stateful
 
-from dcp_worker import engine, sharding, state, workload
+from dcp_worker import engine, planners, sharding, state, workload
 from dcp_worker.contract import (
     MAX_FAILED_RANKS,
     CheckpointInfo,
@@ -70,6 +70,8 @@ class Rank:
     warnings: Warnings = field(default_factory=Warnings, init=False)
     stop_asked: bool = field(default=False, init=False)
     moved: int = field(default=0, init=False)
+    allowed: list[type] = field(default_factory=list, init=False)
+    """What objects of a checkpoint may be of, beside the common classes."""
 
     def run(self) -> Outcome:
         """Do the Task's operation; every failure is in the Outcome."""
@@ -121,7 +123,7 @@ class Rank:
                 storage.url,
                 overwrite=storage.overwrite,
                 storage_options=storage.options,
-                planner=state.LoadableSavePlanner(),
+                planner=planners.LoadableSavePlanner(self.allowed),
                 origin=task.origin,
                 step=None if before is None else before + spec.steps,
                 patience=task.active_seconds,
@@ -154,6 +156,7 @@ class Rank:
             raise WorkloadFailed(f"a {self.task.operation} needs a workload")
         with self.pulse.stage("importing the workload"):
             made = workload.make(spec.entrypoint, spec.args)
+            self.allowed = workload.classes(spec.allow)
         with self.pulse.stage("waiting for the other ranks"):
             device = self._device()
             dist.init_process_group(
@@ -184,6 +187,7 @@ class Rank:
             model = self._model(made)
             fills = made if sharding.has_meta(model) and isinstance(made, workload.InitsBuffers) else None
             buffers = workload.unsaved(model)[1] if fills else {}
+        workload.need_shapes(model)
         with self.pulse.stage("sharding the model"):
             model = sharding.shard(model, self.task.parallelism, self.place.world_size, device)
             if fills:
@@ -247,7 +251,13 @@ class Rank:
             values,
             url,
             storage_options=self.task.storage.options,
-            planner=state.SelectingLoadPlanner(self.task.load, objects if whole else ()),
+            planner=planners.SelectingLoadPlanner(
+                self.task.load,
+                objects if whole else (),
+                frozen=state.frozen(model) if optimizer is not None else (),
+                adopts_states=state.needs_closure(optimizer),
+            ),
+            allow=self.allowed,
             patience=self.task.active_seconds,
             on_progress=self._on_progress,
         )

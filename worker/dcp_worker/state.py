@@ -5,18 +5,16 @@ The names are `model.<parameter>`, `optim.state.<parameter>.<state>` and `optim.
 `FSDP.optim_state_dict`, so that PyTorch's own `load_sharded_optimizer_state_dict` reads what is saved here.
 """
 
-import fnmatch
+import inspect
+import re
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint.default_planner import DefaultSavePlanner, create_default_local_load_plan
-from torch.distributed.checkpoint.metadata import Metadata
-from torch.distributed.checkpoint.planner import LoadPlan, WriteItem, WriteItemType
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     _get_fqns,
@@ -27,11 +25,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.nn.parallel import DistributedDataParallel
 
-from dcp_worker.contract import LoadSelection
-from dcp_worker.engine.errors import EngineError, InvalidOption, StateMismatch, some
-from dcp_worker.engine.objects import decode
-from dcp_worker.engine.planner import ByNameLoadPlanner
-from dcp_worker.errors import WorkloadFailed, user_code
+from dcp_worker.engine.errors import StateMismatch, some
+from dcp_worker.errors import user_code
 
 _NEAR: Final = 5
 """Names that a message shows of those that a pattern could have meant."""
@@ -39,16 +34,40 @@ _START_AT_ONE: Final = {"mu", "mu_product"}
 _START_AT_RATE: Final = {"eta", "step_size"}
 """Optimizer state that does not start at zero: of NAdam, ASGD and Rprop."""
 _EFFECTS: Final = {"lr", "weight_decay"}
+_WRAPPERS: Final = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_checkpoint_wrapped_module)\.")
+"""What torch.compile and activation checkpointing put into names; torch leaves out the one only outside the other."""
 
 
 def state_dict(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
     """Return `{"model": ..., "optim": ...}` over the tensors themselves, not copies; collective."""
     model = _without_ddp(model)
     with _known_warnings():
-        found: dict[str, Any] = {"model": get_model_state_dict(model)}
+        found: dict[str, Any] = {"model": _renamed(get_model_state_dict(model), plain_name)}
         if optimizer is not None:
-            found["optim"] = get_optimizer_state_dict(model, optimizer)
+            found["optim"] = _renamed_optim(get_optimizer_state_dict(model, optimizer), plain_name)
     return found
+
+
+def plain_name(name: str) -> str:
+    """Return the name that a parameter has without wrappers around its modules."""
+    return _WRAPPERS.sub("", name)
+
+
+def _renamed(values: Mapping[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
+    return {rename(name): value for name, value in values.items()}
+
+
+def _renamed_optim(values: Mapping[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
+    groups = [{**group, "params": [*map(rename, group["params"])]} for group in values["param_groups"]]
+    return {**values, "state": _renamed(values["state"], rename), "param_groups": groups}
+
+
+def _own_names(model: nn.Module) -> Callable[[str], str]:
+    """Return what gives a plain name back its wrappers; collective."""
+    if not any(_WRAPPERS.search(f"{name}.") for name, _ in model.named_modules()):
+        return str
+    own = {plain_name(name): name for name in get_model_state_dict(model)}
+    return lambda name: own.get(name, name)
 
 
 def load_state_dict(model: nn.Module, optimizer: torch.optim.Optimizer | None, loaded: Mapping[str, Any]) -> None:
@@ -58,11 +77,50 @@ def load_state_dict(model: nn.Module, optimizer: torch.optim.Optimizer | None, l
     lenient = StateDictOptions(strict=False)
     model = _without_ddp(model)
     with _known_warnings():
-        left = set_model_state_dict(model, loaded["model"], options=lenient).unexpected_keys
+        own = _own_names(model)
+        left = set_model_state_dict(model, _renamed(loaded["model"], own), options=lenient).unexpected_keys
         if left:
             raise StateMismatch(f"the model does not take back its own {', '.join(left[:_NEAR])}")
         if optimizer is not None:
-            set_optimizer_state_dict(model, optimizer, loaded["optim"], options=lenient)
+            values = _renamed_optim(loaded["optim"], lambda name: own(plain_name(name)))
+            with _types_kept(optimizer):
+                set_optimizer_state_dict(model, optimizer, values, options=lenient)
+
+
+@contextmanager
+def _types_kept(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Have the optimizer keep the types of the state that it loads; left to itself it casts it to the parameter's."""
+    given: dict[str, Any] = {}
+
+    def note(optimizer: torch.optim.Optimizer, values: dict[str, Any]) -> None:
+        del optimizer
+        given.update(values)
+
+    def restore(optimizer: torch.optim.Optimizer) -> None:
+        numbers = [number for group in given["param_groups"] for number in group["params"]]
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for number, parameter in zip(numbers, parameters, strict=True):
+            for name, value in given["state"].get(number, {}).items():
+                if name != "step":  # whose type depends on the optimizer's own options
+                    optimizer.state[parameter][name] = _uncast(value, optimizer.state[parameter][name])
+
+    hooks = [optimizer.register_load_state_dict_pre_hook(note), optimizer.register_load_state_dict_post_hook(restore)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _uncast(value: Any, cast: Any) -> Any:  # noqa: ANN401 - whatever an optimizer keeps
+    """Return a value of the type that was given, on the device that it was put on."""
+    if isinstance(value, torch.Tensor) and isinstance(cast, torch.Tensor):
+        return cast if cast.dtype == value.dtype else value.to(cast.device)
+    if isinstance(value, Mapping) and isinstance(cast, Mapping):
+        return {key: _uncast(value[key], cast[key]) for key in value}
+    if isinstance(value, list) and isinstance(cast, list):
+        return [*map(_uncast, value, cast)]
+    return cast
 
 
 def _without_ddp(model: nn.Module) -> nn.Module:
@@ -72,13 +130,14 @@ def _without_ddp(model: nn.Module) -> nn.Module:
 
 def groups(values: Mapping[str, Any]) -> list[set[str]]:
     """Return which parameters each of the optimizer's groups in a `state_dict` has, by name."""
-    return [set(group["params"]) for group in values.get("optim", {}).get("param_groups", ())]
+    return [set(map(plain_name, group["params"])) for group in values.get("optim", {}).get("param_groups", ())]
 
 
 def frozen(model: nn.Module) -> set[str]:
     """Return the names of the parameters that no optimizer changes."""
     model = _without_ddp(model)
-    return _union(_get_fqns(model, name) for name, each in model.named_parameters() if not each.requires_grad)
+    names = _union(_get_fqns(model, name) for name, each in model.named_parameters() if not each.requires_grad)
+    return set(map(plain_name, names))
 
 
 def check_groups(here: list[set[str]], there: list[set[str]], *, whole: bool, unneeded: Collection[str] = ()) -> None:
@@ -121,7 +180,7 @@ def init_optimizer_state(optimizer: torch.optim.Optimizer | None) -> None:
         return
     every = [(group, each) for group in optimizer.param_groups for each in group["params"] if each.requires_grad]
     bare = [(group, each) for group, each in every if not optimizer.state.get(each)]
-    if not bare:
+    if not bare or (optimizer.state and needs_closure(optimizer)):
         return
     kept = [(each, each.grad) for _, each in every]
     for parameter, _ in kept:
@@ -129,7 +188,7 @@ def init_optimizer_state(optimizer: torch.optim.Optimizer | None) -> None:
     for _, parameter in bare:
         parameter.grad = torch.zeros_like(parameter)
     with _without_effect(optimizer), user_code("the optimizer's step with zero gradients"):
-        optimizer.step()
+        optimizer.step(*([_no_loss] if needs_closure(optimizer) else []))
     for parameter, gradient in kept:
         parameter.grad = gradient
     known = type(optimizer).step.__module__.startswith("torch.optim.")
@@ -139,8 +198,23 @@ def init_optimizer_state(optimizer: torch.optim.Optimizer | None) -> None:
                 start = group["lr"] if name in _START_AT_RATE else float(name in _START_AT_ONE)
                 if isinstance(value, torch.Tensor) and (known or name == "step"):
                     value.fill_(start)
-                elif name == "step":
+                elif name == "step" or (known and isinstance(value, int)):
                     optimizer.state[parameter][name] = 0
+
+
+def needs_closure(optimizer: torch.optim.Optimizer | None) -> bool:
+    """Tell whether a step has to be given what computes the loss, as that of LBFGS.
+
+    What such an optimizer keeps grows as it searches, so that only a checkpoint knows all of it.
+    """
+    if optimizer is None:
+        return False
+    wanted = [*inspect.signature(optimizer.step).parameters.values()][:1]
+    return any(each.default is each.empty and each.kind is not each.VAR_POSITIONAL for each in wanted)
+
+
+def _no_loss() -> float:
+    return 0.0
 
 
 @contextmanager
@@ -188,86 +262,6 @@ def replicate(model: nn.Module, optimizer: torch.optim.Optimizer | None, *, whol
             dist.broadcast(first.reshape(-1).view(torch.uint8), src=0)
             if first.data_ptr() != tensor.data_ptr() and not torch.equal(first, tensor):
                 tensor.copy_(first)
-
-
-class LoadableSavePlanner(DefaultSavePlanner):
-    """Saves nothing that no Load would read back."""
-
-    def transform_object(self, write_item: WriteItem, object: Any) -> Any:  # noqa: A002, ANN401 - torch's signature
-        """Encode what is no tensor, and decode it as a Load does.
-
-        Raises:
-            WorkloadFailed: it can't be pickled, or holds what a Load refuses.
-        """
-        name = write_item.index.fqn
-        if write_item.type != WriteItemType.BYTE_IO:
-            return super().transform_object(write_item, object)
-        with user_code(f"pickling {name}"):
-            made = super().transform_object(write_item, object)
-        made.seek(0)
-        try:
-            decode(name, "the state to save", made)
-        except EngineError as error:
-            raise WorkloadFailed(
-                f"no Load would accept what is to be saved: {error.message.partition(', which')[0]}. Save tensors, "
-                "arrays, numbers and strings, and lists and dicts of them."
-            ) from error
-        return made
-
-
-class SelectingLoadPlanner(ByNameLoadPlanner):
-    """Loads what `spec.load` selects: globs over DCP names such as `model.blocks.0.*`; everything if there are none."""
-
-    def __init__(self, selection: LoadSelection, whole: Iterable[str] = ()) -> None:
-        # Else a rank would not know the names of FSDP1's parameters of which it has no shard.
-        super().__init__(whole, flatten_sharded_tensors=False, allow_partial_load=not selection.strict)
-        self.selection = selection
-
-    def set_up_planner(
-        self,
-        state_dict: dict[str, Any],
-        metadata: Metadata | None = None,
-        is_coordinator: bool = False,  # noqa: FBT001, FBT002 - torch's signature
-    ) -> None:
-        """Flatten the state dict and leave out what is not selected.
-
-        Raises:
-            InvalidOption: a pattern matches no name; the message shows some that there are.
-            StateMismatch: there is nothing to load.
-        """
-        super().set_up_planner(state_dict, metadata, is_coordinator)
-        there = metadata.state_dict_metadata if metadata is not None else {}
-        here = self.state_dict.keys()
-        # The checkpoint's own names are known to `exclude` alone: to include what is not here would load nothing.
-        self._need_matches("include", self.selection.include, here)
-        self._need_matches("exclude", self.selection.exclude, here | there.keys())
-        self.state_dict = {name: value for name, value in self.state_dict.items() if self._is_selected(name)}
-        if here and not self.state_dict:
-            raise InvalidOption("spec.load: include and exclude leave nothing to load")
-        if self.state_dict.keys().isdisjoint(there):
-            raise StateMismatch(f"the checkpoint holds nothing of what is to be loaded; {_examples(there)}")
-
-    def plan_asked(self, metadata: Metadata) -> LoadPlan:
-        """Plan exactly what is selected: a checkpoint of torch 2.3, with other names, is none that a selection fits."""
-        return create_default_local_load_plan(self.state_dict, metadata, strict=self.selection.strict)
-
-    @staticmethod
-    def _need_matches(field: str, patterns: Iterable[str], names: Collection[str]) -> None:
-        for pattern in patterns:
-            if not fnmatch.filter(names, pattern):
-                raise InvalidOption(f"spec.load.{field}: {pattern!r} matches no entry; {_examples(names)}")
-
-    def _is_selected(self, name: str) -> bool:
-        include, exclude = self.selection.include, self.selection.exclude
-        return (not include or _matches(name, include)) and not _matches(name, exclude)
-
-
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _examples(names: Iterable[str]) -> str:
-    return f"there are {some(names, _NEAR)}"
 
 
 @contextmanager

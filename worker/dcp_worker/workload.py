@@ -1,13 +1,14 @@
 """What a Checkpoint's `entrypoint` names: the user's own model, optimizer and further state."""
 
 import importlib
+import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
-from dcp_worker.engine.errors import StateMismatch
+from dcp_worker.engine.errors import StateMismatch, some
 from dcp_worker.errors import WorkloadFailed, user_code
 
 _POISON: Final = 0xA5
@@ -91,6 +92,30 @@ def make(entrypoint: str, args: Mapping[str, Any]) -> Workload:
     return made  # type: ignore[no-any-return]
 
 
+def classes(names: Iterable[str]) -> list[type]:
+    """Import the classes of `workload.allow`.
+
+    Raises:
+        WorkloadFailed: one is not there, or is no class; the message names all of these.
+    """
+    found, wrong = [], []
+    for name in names:
+        try:
+            value: object = pkgutil.resolve_name(name)
+        except (ImportError, AttributeError) as error:
+            wrong.append(f"{name} can't be imported ({error})")
+        except Exception as error:  # noqa: BLE001 - the module runs code of the user's
+            wrong.append(f"{name} can't be imported ({type(error).__name__}: {error})")
+        else:
+            if isinstance(value, type):
+                found.append(value)
+            else:
+                wrong.append(f"{name} is no class, but a {type(value).__name__}")
+    if wrong:
+        raise WorkloadFailed(f"workload.allow: {'; '.join(wrong)}. Write classes as module.Class.")
+    return found
+
+
 def unsaved(model: nn.Module) -> tuple[set[str], dict[str, tuple[nn.Module, str]]]:
     """Return what the model's state dict, and so every checkpoint, leaves out: parameters; buffers with their holders.
 
@@ -123,6 +148,20 @@ def _tensors(value: object) -> Iterator[torch.Tensor]:
         elif isinstance(each, list | tuple | set | dict) and id(each) not in seen:
             seen.add(id(each))  # a container may be in itself
             left += each.values() if isinstance(each, dict) else each
+
+
+def need_shapes(model: nn.Module) -> None:
+    """Refuse a model with layers that find out their own shape at their first call: nothing could be sharded.
+
+    Raises:
+        WorkloadFailed: it has a parameter or a buffer without a shape.
+    """
+    named = [*model.named_parameters(), *model.named_buffers()]
+    if missing := [name for name, each in named if nn.parameter.is_lazy(each)]:
+        raise WorkloadFailed(
+            f"model(): no shape is known of {some(missing, 5)}. Give the sizes, or call the model once before it is "
+            "returned."
+        )
 
 
 def need_own(optimizer: torch.optim.Optimizer | None, model: nn.Module) -> None:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Final, Literal
 
 from dcp_operator.checkpoint.status import Condition, Phase, Status
-from dcp_worker.contract import Reason, Workers
+from dcp_worker.contract import LoadSummary, Reason, Workers
 
 
 @dataclass(frozen=True)
@@ -211,3 +211,9 @@ def counted(number: int, what: str) -> str:
 def human_ranks(workers: Workers) -> str:
     """Return `16 (2x8)`: the world size, and pods x ranks per pod."""
     return f"{workers.world_size} ({workers.num_nodes}x{workers.num_proc_per_node})"
+
+
+def human_entries(entries: LoadSummary) -> str:
+    """Return `16 loaded, 8 left out, 2 converted`, without what is none."""
+    rest = {"left out": entries.left_out, "converted": entries.converted}
+    return ", ".join([f"{entries.loaded} loaded", *(f"{count} {what}" for what, count in rest.items() if count)])

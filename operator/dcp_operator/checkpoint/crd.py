@@ -34,6 +34,7 @@ _COLUMNS: Final = (
     ("Age", "date", ".metadata.creationTimestamp", 0),
     ("Ranks", "string", ".status.ranks", 1),
     ("Throughput", "string", ".status.throughput", 1),
+    ("Entries", "string", ".status.entries", 1),
     ("URL", "string", ".spec.storage.url", 1),
 )
 _OPTION_TYPES: Final = {str: "string", int: "integer", float: "number", bool: "boolean"}

@@ -126,6 +126,7 @@ class Status(Wire):
     failed_rank_count: int = Field(default=0, description="Failed ranks in all; failedRanks lists the first.")
     warnings: tuple[Text, ...] = Field(default=(), max_length=16)
     job_ref: JobRef | None = None
+    entries: Short = Field(default="", description="What a Load made of the checkpoint's entries, for people.")
 
     @classmethod
     def read(cls, body: Mapping[str, Any] | None) -> Self:

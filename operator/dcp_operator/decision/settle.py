@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from dcp_operator.checkpoint.conditions import REASONS, counted, human_bytes, human_duration, sentence
+from dcp_operator.checkpoint.conditions import REASONS, counted, human_bytes, human_duration, human_entries, sentence
 from dcp_operator.checkpoint.spec import Checkpoint
 from dcp_operator.checkpoint.status import Failure, Phase, Retries, Status
 from dcp_operator.decision.discretion import discreet
@@ -119,6 +119,7 @@ def _succeeded(situation: Situation, status: Status, attempt: Attempt, ended: Ou
         failed_rank_count=0,
         size=human_bytes(info.bytes) if info is not None and info.bytes is not None else "",
         throughput=_throughput(ended),
+        entries=human_entries(info.entries) if info is not None and info.entries is not None else "",
         retries=status.retries.model_copy(update={"settled": attempt.attempt, "probe": False, "next_time": None}),
     )
     return replace(situation, status=done, message=_success_message(ended.reason, done))
@@ -135,7 +136,8 @@ def _success_message(reason: Reason, status: Status) -> str:
     size = f": {status.size} in {counted(info.files, 'file')}" if status.size and info.files is not None else ""
     world = f", saved by {counted(info.world_size, 'rank')}" if info.world_size is not None else ""
     took = f" It took {human_duration(status.duration_seconds)}." if status.duration_seconds else ""
-    return f"{reason}{step}{size}{world}.{took}"
+    entries = f" Entries: {status.entries}." if status.entries else ""
+    return f"{reason}{step}{size}{world}.{took}{entries}"
 
 
 def _conflicted(

@@ -26,7 +26,7 @@ from dcp_operator.decision.observed import Observed
 from dcp_operator.local.documents import Documents, Source, credentials
 from dcp_operator.local.machine import Machine, now
 from dcp_operator.local.view import View
-from dcp_worker.contract import CREDENTIAL_KEYS, Reason
+from dcp_worker.contract import CREDENTIAL_KEYS, LoadSummary, Reason
 
 STOPS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a polite kill, and a closed terminal."""
@@ -115,6 +115,9 @@ class Run:
         progress = observed.attempts[-1].progress if observed.attempts else None
         phase = Phase(decision.status["phase"])
         self.shown.show(checkpoint.name, phase, progress, checkpoint.spec.workers.world_size)
+        if phase.terminal:
+            for line in _asides(decision.status):
+                self.shown.say(f"{checkpoint.name}: {line}")
         for event in decision.events:
             if event.type == "Warning":
                 self.shown.say(f"{checkpoint.name}: {event.reason}: {event.message}")
@@ -188,6 +191,15 @@ def _suspended(checkpoint: Checkpoint) -> Checkpoint:
 def _ended(status: Mapping[str, Any]) -> bool:
     phase = Phase(status["phase"])
     return phase.terminal or phase is Phase.SUSPENDED
+
+
+def _asides(status: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is to be known of a result beside the result itself."""
+    entries = LoadSummary.model_validate((status.get("checkpoint") or {}).get("entries") or {})
+    if entries.left_out or entries.converted:
+        yield f"entries: {status['entries']}"
+    for warning in status.get("warnings", ()):
+        yield f"warning: {warning}"
 
 
 def _line(checkpoint: Checkpoint, node: int, line: str) -> str:

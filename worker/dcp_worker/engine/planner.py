@@ -45,6 +45,8 @@ class ByNameLoadPlanner(DefaultLoadPlanner):
 
     summary: LoadSummary | None = None
     """After the planning, on every rank: what becomes of the checkpoint's entries."""
+    left_out: tuple[str, ...] = ()
+    """The checkpoint's entries that no rank asks for; on the coordinator, from `create_global_plan` on."""
 
     def __init__(
         self, whole: Iterable[str] = (), *, strict: Strict = "asked", convert: bool = True, **options: bool
@@ -90,7 +92,7 @@ class ByNameLoadPlanner(DefaultLoadPlanner):
         there = list(self.metadata.state_dict_metadata)
         asked = _union(there, (plan.planner_data.asked for plan in global_plan))
         converted = _union(there, (plan.planner_data.converted for plan in global_plan))
-        left_out = [name for name in there if name not in asked]
+        self.left_out = left_out = tuple(name for name in there if name not in asked)
         if missed := [name for name in left_out if name.startswith(self._below)]:
             raise StateMismatch.left_out(missed)
         parts = {_part(name) for name in asked} if self._both else set()
