@@ -82,7 +82,7 @@ def test_a_torn_or_foreign_message_is_no_report(text: str) -> None:
 
 
 def test_a_newer_worker_may_say_more() -> None:
-    assert Report.decode('{"node":1,"invented":{}}') == Report(node=1)
+    assert Report.decode('{"contractVersion":2,"node":1,"invented":{}}') == Report(node=1)
 
 
 def test_a_stray_byte_in_an_error_does_not_lose_the_error() -> None:

@@ -12,11 +12,27 @@ from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 from typing import Annotated, Any, Final, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 from pydantic.alias_generators import to_camel
 
 from dcp_worker import wire
 
+CONTRACT_VERSION: Final = 2
+"""Of Task and Report; a message without one is of version 1. A worker of version n works with operators of n-1 to n+1.
+
+A change that the version before can't read raises it. A new field of the Task is one that a worker may leave out, then
+`Task.ignorable` names it, or one that has to be understood, then it is sent only where it is needed. A new reason is
+sent with `RankFailure.retriable` for one version.
+"""
 TASK_ENV: Final = "DCP_TASK"
 """The Task as JSON."""
 NODE_RANK_ENV: Final = "DCP_NODE_RANK"
@@ -148,6 +164,9 @@ class Reason(StrEnum):
     URL_IN_USE = "UrlInUse"
     PROTOCOL_NOT_ENABLED = "ProtocolNotEnabled"
     FORBIDDEN = "Forbidden"
+
+
+_REASONS: Final = frozenset(reason.value for reason in Reason)
 
 
 class Weight(IntEnum):
@@ -356,7 +375,21 @@ class Origin(Wire):
         return f"Checkpoint {self.namespace}/{self.name} (uid {self.uid}{run})"
 
 
-class Task(Wire):
+class Versioned(Wire):
+    """A message that says which version of the contract it is of; one that says none is of version 1."""
+
+    contract_version: Int = CONTRACT_VERSION
+
+    @model_serializer(mode="wrap")
+    def _with_version(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {"contractVersion": self.contract_version, **fields(self)}
+
+    def of_its_version(self) -> Self:
+        """Return a message that was read: with the version that it was written in."""
+        return self if "contract_version" in self.model_fields_set else self.model_copy(update={"contract_version": 1})
+
+
+class Task(Versioned):
     """Everything that one attempt needs to know; the same in each of its pods. Holds no secret."""
 
     operation: Operation
@@ -372,6 +405,38 @@ class Task(Wire):
     """A rank without a heartbeat for this long counts as hung. Below active_seconds, so that it can be named."""
     probe: bool = False
     """Look only whether this origin's save is committed already; start no ranks. Set after a lost Report."""
+    ignorable: list[str] = Field(default_factory=list)
+    """Dotted JSON names of fields without which a worker that does not know them does what was asked for."""
+
+    @classmethod
+    def decode(cls, text: str) -> Self:
+        """Return the Task that an operator of another version may have written.
+
+        Raises:
+            ValueError: In one line, what of it this worker can't do, and what to do then.
+        """
+        try:
+            fields = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"Invalid JSON: {error}") from error
+        if not isinstance(fields, dict):
+            raise ValueError("the Task is no JSON object")  # noqa: TRY004 - what its text says, not what it is
+        version = fields.get("contractVersion", 1)
+        if not isinstance(version, int) or abs(version - CONTRACT_VERSION) > 1:
+            raise ValueError(
+                f"the operator's Task has contract version {version}, and this worker image works with versions "
+                f"{CONTRACT_VERSION - 1} to {CONTRACT_VERSION + 1}; use a worker image of the operator's release"
+            )
+        while True:
+            try:
+                return cls.model_validate_json(json.dumps(fields)).of_its_version()
+            except ValidationError as error:
+                problems = wire.without_ignorable(fields, error)
+            if problems:
+                raise ValueError(
+                    f"{'; '.join(problems)} (the Task has contract version {version}, this worker image "
+                    f"{CONTRACT_VERSION}); use a worker image of the operator's release, or drop it from the spec"
+                )
 
 
 class LoadSummary(Wire):
@@ -426,13 +491,15 @@ class RankFailure(Wire):
     time: Real = 0.0
     exit_code: MaybeInt = None
     """Negative for a signal: -9 is SIGKILL."""
+    retriable: bool | None = None
+    """Whether another attempt can help, where the reason is newer than an operator may be."""
     message: Text = ""
     stage: Text = ""
     traceback: Text = ""
     """The last lines only."""
 
 
-class Report(Wire):
+class Report(Versioned):
     """What one pod's launcher has to say at its end. Only node 0's holds `checkpoint` and `conflict`."""
 
     # The order counts: a Report that the kubelet cut is read as far as it goes.
@@ -467,11 +534,12 @@ class Report(Wire):
         """Return the Report, one that was cut as far as it goes; None for an empty or foreign termination message."""
         try:
             # A worker image may be newer than the operator.
-            return cls.model_validate_json(text, extra="ignore")
+            return cls.model_validate_json(text, extra="ignore").of_its_version()
         except ValueError:
             told = wire.front(text)
         try:
-            return cls.model_validate_json(json.dumps(told), extra="ignore") if told is not None else None
+            known = told and wire.with_known_reasons(told, _REASONS, Reason.RANK_FAILED)
+            return cls.model_validate_json(json.dumps(known), extra="ignore").of_its_version() if known else None
         except ValueError:
             return None
 

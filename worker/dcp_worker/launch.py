@@ -242,7 +242,7 @@ def _task(environment: Mapping[str, str]) -> Task:
             "inspect URL` and `verify URL`."
         )
     try:
-        return Task.model_validate_json(environment[TASK_ENV])
+        return Task.decode(environment[TASK_ENV])
     except ValueError as error:
         raise ValueError(f"{TASK_ENV}: {error}") from error
 

@@ -131,13 +131,29 @@ class Status(Wire):
     @classmethod
     def read(cls, body: Mapping[str, Any] | None) -> Self:
         """Return the status of a live object; a field that can't be read is dropped, never the whole."""
-        fields = dict(body or {})
+        return cls._read(body)[0]
+
+    @classmethod
+    def unreadable(cls, body: Mapping[str, Any] | None) -> frozenset[str]:
+        """Return the JSON names of the fields that `read` drops: they were written, so their defaults are not true."""
+        return cls._read(body)[1]
+
+    @classmethod
+    def names(cls) -> frozenset[str]:
+        """Return the JSON names of all fields that this version knows."""
+        return frozenset(str(field.alias) for field in cls.model_fields.values())
+
+    @classmethod
+    def _read(cls, body: Mapping[str, Any] | None) -> tuple[Self, frozenset[str]]:
+        fields, dropped = dict(body or {}), set[str]()
         while True:
             try:
-                return cls.model_validate(fields)
+                return cls.model_validate(fields), frozenset(dropped)
             except ValidationError as error:
-                for found in error.errors():
-                    fields.pop(str(found["loc"][0]), None)
+                found = {str(each["loc"][0]) for each in error.errors()}
+            dropped |= found
+            for name in found:
+                fields.pop(name, None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-ready dict, without what holds its default; the phase always stands."""

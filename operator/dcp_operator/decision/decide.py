@@ -19,6 +19,7 @@ from dcp_operator.decision.observed import Observed
 from dcp_operator.decision.publish import events, with_conditions
 from dcp_operator.decision.settle import settle
 from dcp_operator.decision.situation import Situation, Verdict, finished
+from dcp_operator.decision.skew import kept, left_alone
 from dcp_operator.decision.url_claim import UrlClaim
 from dcp_worker.contract import Reason
 
@@ -39,6 +40,9 @@ def decide(
         now: The time, with a time zone.
         rivals: What other Saves of the namespace claim, as `UrlClaim.of` makes it.
     """
+    unread = left_alone(status, checkpoint.spec.run_id)
+    if unread is not None:
+        return unread
     written = Status.read(status)
     own = tuple(each for each in observed.attempts if each.run_id == checkpoint.spec.run_id)
     situation = settle(
@@ -52,8 +56,9 @@ def decide(
             rivals=tuple(rivals),
         )
     )
-    verdict = _first(situation)
-    return _decision(situation, verdict, written, observed)
+    decision = _decision(situation, _first(situation), written, observed)
+    over_before = written.phase.terminal and situation.status.phase is written.phase
+    return kept(decision, status, checkpoint.generation) if over_before else decision
 
 
 def _begin(checkpoint: Checkpoint, written: Status) -> Status:

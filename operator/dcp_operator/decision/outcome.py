@@ -227,11 +227,10 @@ def _rank_cause(attempt: Attempt, pod: Pod, failed: RankFailure) -> Cause:
     stage = f" ({failed.stage})" if failed.stage else ""
     message = f"{who}{where}{stage}: {failed.message or REASONS[failed.reason].doc}"
     failure = failure_of(attempt, failed.reason, message, pod=pod, exit_code=failed.exit_code)
-    return Cause(
-        weight=Weight.of(failed.reason),
-        time=failed.time,
-        failure=failure.model_copy(update={"rank": failed.rank, "traceback": failed.traceback[-_MAX_TEXT:]}),
-    )
+    more = {"rank": failed.rank, "traceback": failed.traceback[-_MAX_TEXT:]}
+    if failed.retriable is not None:
+        more["retriable"] = failed.retriable
+    return Cause(weight=Weight.of(failed.reason), time=failed.time, failure=failure.model_copy(update=more))
 
 
 def _no_report(attempt: Attempt) -> Cause:

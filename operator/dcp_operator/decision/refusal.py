@@ -13,6 +13,7 @@ from dcp_operator.decision.clean_up import deletion
 from dcp_operator.decision.observed import Observed
 from dcp_operator.decision.publish import events, with_conditions
 from dcp_operator.decision.situation import finished
+from dcp_operator.decision.skew import left_alone
 from dcp_worker.contract import Reason
 
 _RETRY: Final = timedelta(seconds=30)
@@ -31,6 +32,9 @@ def refuse(
 
     They are deleted along with the first write: nothing but their own end would bring another look at the object.
     """
+    unread = left_alone(status, run_id)
+    if unread is not None:
+        return unread
     written = Status.read(status)
     if written.phase.terminal and written.reason is not Reason.INVALID_SPEC:
         return Decision(actions=(), status=written.given(observed_generation=generation).to_dict())

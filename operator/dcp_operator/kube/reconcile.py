@@ -219,6 +219,10 @@ class Reconciler:
         """Write the status if it differs, and post the events only after that: they speak of what is written."""
         before: dict[str, Any] = body.get("status") or {}
         if decision.status == before:
+            for event in decision.events:
+                # Only what is left alone is told without a write.
+                logger.warning("%s/%s: %s", body["metadata"]["namespace"], body["metadata"]["name"], event.message)
+                self.poster.post(body, event)
             return body
         written = await self._written(body, decision.status)
         self.take(CHECKPOINTS, written)
