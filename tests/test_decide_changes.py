@@ -10,7 +10,7 @@ from dcp_operator.checkpoint.spec import SpecError
 from dcp_operator.decision.actions import CreateAttempt, Decision
 from dcp_operator.decision.decide import decide
 from dcp_operator.decision.observed import Attempt, Observed
-from dcp_operator.decision.refusal import blocked, refuse
+from dcp_operator.decision.refusal import refuse
 from dcp_worker.contract import Reason, Report
 from scenes import (
     NOW,
@@ -187,43 +187,6 @@ def test_a_mended_spec_is_worked_on() -> None:
     assert "completionTime" not in found.status
 
 
-def test_an_invalid_spec_stops_what_runs_and_leaves_a_result_alone() -> None:
-    live = attempt(running(0), running(1))
-    first = refused(RUNNING, live)
-    assert deleted(first) == [1]
-    assert deleted(refused(first.status, live)) == [1]
+def test_a_result_stays_whatever_becomes_of_the_spec() -> None:
     done = settled(ended(0, saved()))
     assert refused(done.status).status == done.status | {"observedGeneration": 2}
-
-
-def test_what_the_api_server_refuses_is_tried_again_and_given_up_in_the_end() -> None:
-    intended = decided()
-    found = blocked(checkpoint(), intended, None, "jobs.batch is forbidden: exceeded quota", at(1))
-    assert phase(found) == ("Pending", None)
-    assert message(found) == "Attempt 1 can't be created: jobs.batch is forbidden: exceeded quota. It is tried again."
-    assert (found.actions, found.wake_at) == ((), at(31))
-    again = decided(status=found.status, now=at(31))
-    assert created(again) == [(1, False)]
-    same = blocked(checkpoint(), again, found.status, "jobs.batch is forbidden: exceeded quota", at(31))
-    assert (same.status, same.events) == (found.status, ())
-    late = blocked(checkpoint(), decided(status=found.status, now=at(601)), found.status, "exceeded quota", at(601))
-    assert phase(late) == ("Failed", "StartTimeout")
-
-
-@pytest.mark.parametrize(
-    ("status", "attempts"),
-    [
-        pytest.param(RUNNING, 1, id="a Job that vanished under way"),
-        pytest.param(settled(ended(0, exit_code=137)).status, 2, id="a probe"),
-        pytest.param(settled(ended(0, failed())).status, 2, id="a retry that ran for long"),
-    ],
-)
-def test_a_later_attempt_is_refused_for_as_long_as_the_first_before_it_is_given_up(
-    status: Mapping[str, Any], attempts: int
-) -> None:
-    for now, expected in ((9000, "Pending"), (9030, "Pending"), (9599, "Pending"), (9600, "Failed")):
-        intended = decided(status=status, now=at(now))
-        assert [number for number, _ in created(intended)] == [attempts]
-        found = blocked(checkpoint(), intended, status, "exceeded quota", at(now))
-        assert phase(found)[0] == expected
-        status = found.status

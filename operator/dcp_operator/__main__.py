@@ -4,7 +4,8 @@ import asyncio
 import gc
 import logging
 import sys
-from typing import Annotated, Final
+from collections.abc import Callable
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
@@ -12,7 +13,7 @@ from dcp_operator.checkpoint.pod_rules import PodSecurity
 from dcp_operator.kube.leader import LostLeaseError
 from dcp_operator.kube.network import NetworkIsolation
 from dcp_operator.kube.runtime import CrdMissingError, run
-from dcp_operator.kube.settings import Settings, own_namespace
+from dcp_operator.kube.settings import SettingError, Settings, image, namespaces, own_namespace, protocols
 from dcp_operator.kube.worker_pod import WORKER_UID
 
 logger = logging.getLogger("dcp_operator")
@@ -21,6 +22,26 @@ logger = logging.getLogger("dcp_operator")
 RECURSION_LIMIT: Final = 30_000
 """The API server takes objects of 10,000 levels. One that could not be read would keep all others from being listed."""
 
+Read = TypeVar("Read")
+
+
+def _checked(read: Callable[[Any], Read]) -> Callable[[Any], Read]:
+    """Return a reader of an option whose complaint names the option and ends the process before it does anything."""
+
+    def checked(value: Any) -> Read:  # noqa: ANN401 - whatever typer made of the option
+        try:
+            return read(() if value is None else value)
+        except SettingError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return checked
+
+
+def _lease_namespace(value: str) -> str:
+    (found,) = namespaces([value]) or (own_namespace(),)
+    return found
+
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -28,29 +49,44 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(  # noqa: PLR0913 - one parameter for each option
     *,
     worker_image: Annotated[
-        str, typer.Option(envvar="DCP_WORKER_IMAGE", help="Image of workers whose spec names none.")
+        str,
+        typer.Option(
+            envvar="DCP_WORKER_IMAGE", callback=_checked(image), help="Image of workers whose spec names none."
+        ),
     ],
     namespace: Annotated[
         list[str] | None,
-        typer.Option(envvar="DCP_NAMESPACES", help="Serve this namespace only; may be repeated. Default: all."),
+        typer.Option(
+            envvar="DCP_NAMESPACES",
+            callback=_checked(namespaces),
+            help="Serve this namespace only; may be repeated. Default: all.",
+        ),
     ] = None,
     protocol: Annotated[
         list[str] | None,
         typer.Option(
-            envvar="DCP_PROTOCOLS", help="Accept this protocol in URLs; may be repeated. Default: s3 gs az abfs file."
+            envvar="DCP_PROTOCOLS",
+            callback=_checked(protocols),
+            help="Accept this protocol in URLs; may be repeated. Default: s3 gs az abfs file.",
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(envvar="DCP_WORKERS", min=1, help="Checkpoints worked on at the same time.")
+        int, typer.Option(envvar="DCP_WORKERS", min=1, max=1000, help="Checkpoints worked on at the same time.")
     ] = 32,
     port: Annotated[
-        int, typer.Option(envvar="DCP_PORT", help="Port of /healthz, /readyz and /metrics; 0 for none.")
+        int,
+        typer.Option(envvar="DCP_PORT", min=0, max=65535, help="Port of /healthz, /readyz and /metrics; 0 for none."),
     ] = 8080,
     elect: Annotated[
         bool, typer.Option("--elect/--no-elect", envvar="DCP_ELECT", help="Wait for the Lease before working.")
     ] = True,
     lease_namespace: Annotated[
-        str, typer.Option(envvar="DCP_LEASE_NAMESPACE", help="Where the Lease is. Default: the pod's namespace.")
+        str,
+        typer.Option(
+            envvar="DCP_LEASE_NAMESPACE",
+            callback=_checked(_lease_namespace),
+            help="Where the Lease is. Default: the pod's namespace.",
+        ),
     ] = "",
     pod_security: Annotated[
         PodSecurity,
@@ -87,7 +123,7 @@ def main(  # noqa: PLR0913 - one parameter for each option
         workers=workers,
         port=port,
         elect=elect,
-        lease_namespace=lease_namespace or own_namespace(),
+        lease_namespace=lease_namespace,
         pod_security=pod_security,
         worker_uid=_uid(worker_uid),
         isolation=network_policy,

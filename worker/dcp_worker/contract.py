@@ -162,7 +162,7 @@ class Reason(StrEnum):
     QUEUED = "Queued"
     DEVICE_UNAVAILABLE = "DeviceUnavailable"
     URL_IN_USE = "UrlInUse"
-    PROTOCOL_NOT_ENABLED = "ProtocolNotEnabled"
+    NOT_ENABLED = "NotEnabled"
     FORBIDDEN = "Forbidden"
 
 

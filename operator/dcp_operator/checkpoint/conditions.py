@@ -128,10 +128,10 @@ REASONS: Final[dict[Reason, Meaning]] = {
         "Another Save of the namespace works on the URL; this one is tried when that has ended.",
         "Suspend or delete the other to have this one go first, or write another spec.storage.url in a new Checkpoint.",
     ),
-    Reason.PROTOCOL_NOT_ENABLED: Meaning(
+    Reason.NOT_ENABLED: Meaning(
         Phase.PENDING,
-        "The operator is configured not to accept the URL's protocol; it looks again when it is started anew.",
-        "Ask whoever runs the operator for the protocol, or write another URL in a new Checkpoint.",
+        "The operator is configured not to accept what the spec asks for; it looks again when it is started anew.",
+        "Ask whoever runs the operator for it, or write something else in a new Checkpoint.",
     ),
     Reason.FORBIDDEN: Meaning(
         Phase.PENDING,

@@ -8,7 +8,6 @@ free-form fields args and podTemplate have no schema that CEL could compare; `ad
 from dataclasses import dataclass
 from typing import Final
 
-from dcp_operator.checkpoint.spec import MUTABLE_FIELDS
 from dcp_operator.checkpoint.storage_url import ADDRESS_OPTIONS, option_protocols
 
 
@@ -235,5 +234,4 @@ RULES: Final = (
         "load",
         _FORBIDDEN,
     ),
-    *(_still(_SPEC, field) for field in ("retries", "timeouts") if field not in MUTABLE_FIELDS),
 )

@@ -3,6 +3,7 @@
 The sections that the data plane needs extend those of `dcp_worker.contract`. The CRD is generated from these models.
 """
 
+import copy
 import hashlib
 import json
 import re
@@ -44,10 +45,12 @@ RunId = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_
 class SpecError(Exception):
     """A manifest that can't be worked on as it is; its author mends every listed problem and applies it again."""
 
-    def __init__(self, problems: list[str]) -> None:
+    def __init__(self, problems: list[str], *, configured: bool = False) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
         """One line each: `field: what is wrong; write ...`."""
+        self.configured = configured
+        """Nothing is wrong with the manifest itself: an operator that is configured otherwise would accept it."""
 
 
 class SecretRef(Wire):
@@ -102,7 +105,7 @@ class Timeouts(Wire):
 
 
 class CheckpointSpec(Wire):
-    """One operation on one checkpoint. Immutable once set, save for suspend, ttlSecondsAfterFinished and runId."""
+    """One operation on one checkpoint. Only suspend, ttlSecondsAfterFinished, runId, retries, timeouts may change."""
 
     operation: Operation = Field(
         description="Save writes a checkpoint, Load reads it into a model, Verify checks its bytes."
@@ -128,7 +131,7 @@ class CheckpointSpec(Wire):
     run_id: RunId = Field(default="", description="Change it to run the operation again.")
 
 
-MUTABLE_FIELDS: Final = ("suspend", "ttlSecondsAfterFinished", "runId")
+MUTABLE_FIELDS: Final = ("suspend", "ttlSecondsAfterFinished", "runId", "retries", "timeouts")
 
 
 class Checkpoint(Wire):
@@ -145,6 +148,8 @@ class Checkpoint(Wire):
     spec: CheckpointSpec
     queue_labels: dict[str, str] = Field(default_factory=dict)
     """Kueue's labels: the queue, and what else a Job says to Kueue (priority class, longest time)."""
+    unread: tuple[str, ...] = ()
+    """What is wrong with fields that were left out of a spec that had begun: no further attempt is made of it."""
 
     @property
     def origin(self) -> Origin:
@@ -224,22 +229,36 @@ class Site(Wire):
         """Return the site of `dcp run`: this machine's files are there to stay, and tests may use memory."""
         return cls(protocols=(*DEFAULT_PROTOCOLS, "memory"), file_needs_volume=False)
 
+    def widest(self) -> Self:
+        """Return the site of an operator that is configured to accept all that there is."""
+        protocols = (*DEFAULT_PROTOCOLS, *(each for each in self.protocols if each not in DEFAULT_PROTOCOLS))
+        return self.model_copy(update={"protocols": protocols, "pod_security": PodSecurity.NAMESPACE})
+
 
 CLUSTER: Final = Site()
 LOCAL: Final = Site.local()
 
 
-def parse(body: Mapping[str, Any], *, site: Site = CLUSTER) -> Checkpoint:
+def parse(body: Mapping[str, Any], *, site: Site = CLUSTER, begun: bool = False) -> Checkpoint:
     """Return the Checkpoint of a manifest or of a live object.
 
     `dcp run` passes `site=LOCAL`, which accepts what only makes sense on one machine.
+
+    Args:
+        body: The manifest.
+        site: Where it is to run.
+        begun: An attempt was made of it, so it was accepted once. Rules of today no longer apply to it, and what can't
+            be read is left out, as long as the rest makes sense: an operator that is newer, older or configured
+            otherwise brings it to its end.
 
     Raises:
         SpecError: with every problem found; the object's author mends them.
     """
     try:
-        return _parsed(body, site)
-    except SpecError:
+        return _begun(body) if begun else _parsed(body, site)
+    except SpecError as error:
+        if not begun and _accepted(body, site.widest()):
+            error.configured = True
         raise
     except Exception as error:
         # Free-form fields hold what nobody thought of. It is that object's trouble, never that of the others.
@@ -248,7 +267,54 @@ def parse(body: Mapping[str, Any], *, site: Site = CLUSTER) -> Checkpoint:
         ) from error
 
 
-def _parsed(body: Mapping[str, Any], site: Site) -> Checkpoint:
+def _accepted(body: Mapping[str, Any], site: Site) -> bool:
+    try:
+        _parsed(body, site)
+    except Exception:  # noqa: BLE001 - it was refused already, for a reason that is told
+        return False
+    return True
+
+
+def _begun(body: Mapping[str, Any]) -> Checkpoint:
+    """Return a Checkpoint without its fields that can't be read."""
+    spec: Any = copy.deepcopy(body.get("spec"))
+    unread: list[str] = []
+    while (error := _finding(spec)) is not None:
+        # One at a time: several findings may be about one field.
+        unread += list(problems(error, CheckpointSpec, "spec"))[:1]
+        if not _left_out(spec, error.errors()[0]["loc"]):
+            break
+    return _parsed({**body, "spec": spec}, None).model_copy(update={"unread": tuple(unread)})
+
+
+def _finding(spec: object) -> ValidationError | None:
+    try:
+        _validated(spec)
+    except ValidationError as error:
+        return error
+    return None
+
+
+def _left_out(spec: object, location: tuple[int | str, ...]) -> bool:
+    """Remove the innermost field that a finding names; return whether there is one."""
+    at, found = spec, None
+    for part in location:
+        if not isinstance(at, dict) or part not in at:
+            break
+        found, at = (at, part), at[part]
+    if found is None:
+        return False
+    del found[0][found[1]]
+    return True
+
+
+def _validated(spec: object) -> CheckpointSpec:
+    text = json.dumps(spec, allow_nan=False)
+    return CheckpointSpec.model_validate_json(text, strict=True, by_alias=True, by_name=False)
+
+
+def _parsed(body: Mapping[str, Any], site: Site | None) -> Checkpoint:
+    """Return the Checkpoint; no site, no rules."""
     found = list(_envelope_problems(body))
     metadata: _Metadata | None = None
     spec: CheckpointSpec | None = None
@@ -257,15 +323,14 @@ def _parsed(body: Mapping[str, Any], site: Site) -> Checkpoint:
     except ValidationError as error:
         found += problems(error, _Metadata, "metadata")
     try:
-        text = json.dumps(body.get("spec"), allow_nan=False)
-        spec = CheckpointSpec.model_validate_json(text, strict=True, by_alias=True, by_name=False)
+        spec = _validated(body.get("spec"))
     except ValidationError as error:
         found += problems(error, CheckpointSpec, "spec")
     except RecursionError:
         found.append("spec: can't be read; write at most 100 levels")
     except (TypeError, ValueError):
         found.append("spec: holds a value that JSON does not have, such as a date or NaN; write it in quotes")
-    if spec is not None:
+    if spec is not None and site is not None:
         found += rule_problems(spec, site)
     if found or metadata is None or spec is None:
         raise SpecError(found)

@@ -91,6 +91,7 @@ class JobRef(Wire):
     model_config = ConfigDict(extra="ignore")
 
     name: Short
+    uid: Short = Field(default="", description="Set once the Job was seen: a Job that is gone after that was lost.")
 
 
 class Status(Wire):

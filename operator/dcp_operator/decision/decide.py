@@ -14,7 +14,7 @@ from dcp_operator.checkpoint.spec import Checkpoint
 from dcp_operator.checkpoint.status import Failure, Phase, Status
 from dcp_operator.decision.actions import Decision
 from dcp_operator.decision.clean_up import clean_up
-from dcp_operator.decision.live import queued, running, start, starting, url_in_use, waiting
+from dcp_operator.decision.live import queued, running, start, starting, unreadable, url_in_use, waiting
 from dcp_operator.decision.observed import Observed
 from dcp_operator.decision.publish import events, with_conditions
 from dcp_operator.decision.settle import settle
@@ -90,6 +90,9 @@ def over(situation: Situation) -> Verdict | None:
 def changed(situation: Situation) -> Verdict | None:
     """Refuse fields that were changed under a Checkpoint that has begun, where the CRD's rules can't hold them."""
     digest = situation.status.free_form_digest
+    if situation.checkpoint.unread:
+        # What was left out of it is in the digest.
+        return None
     if not digest or digest == situation.checkpoint.free_form_digest:
         return None
     message = (
@@ -141,6 +144,7 @@ CHECKS: Final[tuple[Callable[[Situation], Verdict | None], ...]] = (
     backing_off,
     waiting,
     url_in_use,
+    unreadable,
     start,
     queued,
     starting,

@@ -21,7 +21,7 @@ _LOOK_AGAIN: Final = timedelta(seconds=60)
 _ENDING: Final = timedelta(seconds=5)
 """The same, where all that is awaited is the end of pods: nobody tells of the last one's."""
 PROGRESS_INTERVAL: Final = timedelta(seconds=5)
-_PODS_DUE: Final = timedelta(seconds=30)
+PODS_DUE: Final = timedelta(seconds=30)
 """How long the Job controller may take to create pods before that is worth a word."""
 
 
@@ -70,6 +70,18 @@ def url_in_use(situation: Situation) -> Verdict | None:
     )
 
 
+def unreadable(situation: Situation) -> Verdict | None:
+    """Start no attempt of a spec that can't be read whole: it would be of something else than was asked for."""
+    if situation.current is not None or not situation.checkpoint.unread:
+        return None
+    what = "; ".join(situation.checkpoint.unread)[:1024]
+    who = "an operator that can read the spec, as an earlier one could"
+    return Verdict(
+        status=situation.status.given(phase=Phase.PENDING, reason=Reason.INVALID_SPEC, progress=None),
+        message=f"Attempt {situation.number} waits for {who}: {what}",
+    )
+
+
 def start(situation: Situation) -> Verdict | None:
     """Start the next attempt where its Job is not there. A Job that was created and not yet seen is created again."""
     if situation.current is not None:
@@ -113,10 +125,11 @@ def starting(situation: Situation) -> Verdict | None:
     if attempt is None or attempt.running_since is not None:
         return None
     kept = next((pod for pod in attempt.pods if troubled(pod) and not pod.ended), None)
-    reason = None
+    phase, reason = Phase.STARTING, None
     message = _starting_message(situation, attempt.job_name)
-    few = len(attempt.pods) < attempt.nodes
-    due = [attempt.started + _PODS_DUE] if few and attempt.started is not None else []
+    few = len(attempt.pods) < attempt.nodes and attempt.started is not None
+    due = [each for each in (attempt.started, situation.now) if each is not None] if few else []
+    due = [each + PODS_DUE for each in due]
     if kept is not None:
         message = sentence(f"Attempt {attempt.attempt} waits: {waiting_for(kept)}")
         if kept.unschedulable:
@@ -124,8 +137,10 @@ def starting(situation: Situation) -> Verdict | None:
         elif kept.pull_error:
             reason = Reason.IMAGE_PULL_FAILED
     elif any(situation.now >= each for each in due):
-        message = f"Attempt {attempt.attempt}: {uncreated(attempt)}."
-    status = _under_way(situation, attempt).given(phase=Phase.STARTING, reason=reason, progress=None)
+        message = f"Attempt {attempt.attempt}: {sentence(uncreated(attempt))}"
+        if not attempt.pods:
+            phase, reason = Phase.PENDING, Reason.FORBIDDEN
+    status = _under_way(situation, attempt).given(phase=phase, reason=reason, progress=None)
     return Verdict(status=status, message=message, wake_at=_wake(situation, attempt, due))
 
 
@@ -154,7 +169,7 @@ def _under_way(situation: Situation, attempt: Attempt) -> Status:
         duration_seconds=None,
         free_form_digest=status.free_form_digest or checkpoint.free_form_digest,
         ranks=human_ranks(checkpoint.spec.workers),
-        job_ref=JobRef(name=attempt.job_name),
+        job_ref=JobRef(name=attempt.job_name, uid=attempt.uid),
     )
 
 

@@ -39,6 +39,10 @@ class Attempt:
     """The Job controller's reason, such as FailedIndexes or DeadlineExceeded."""
     pods: tuple[Pod, ...] = ()
     progress: Progress | None = None
+    uid: str = ""
+    """Of the Job."""
+    uncreated: str = ""
+    """What the Job controller says of pods that it can't create."""
 
     @property
     def running_since(self) -> datetime | None:
@@ -112,6 +116,7 @@ def _attempt(body: Body, pods: list[Body], progress: Mapping[str, Progress]) -> 
         job_failure=end.get("reason", "") if end.get("type") == "Failed" else "",
         pods=_latest([pod_of(each) for each in pods if not (resumed is not None and _deleted_by(each, resumed))]),
         progress=progress.get(metadata["name"]),
+        uid=metadata.get("uid", ""),
     )
 
 

@@ -1,4 +1,8 @@
-"""Decisions about what can't be carried out: a spec that has no meaning, and objects that the API server refuses."""
+"""Decisions about what can't be carried out: a spec that has no meaning, and objects that the API server refuses.
+
+What has begun is never refused: it was accepted once, and a newer rule or another option of the operator must not cost
+the work that is under way. It waits for what can carry it on.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +20,25 @@ from dcp_operator.decision.situation import finished
 from dcp_operator.decision.skew import left_alone
 from dcp_worker.contract import Reason
 
-_RETRY: Final = timedelta(seconds=30)
+_SOONEST: Final = timedelta(seconds=30)
+_LATEST: Final = timedelta(seconds=300)
+_SLOWER: Final = 10
+"""What has waited this many times as long is tried again: many that wait for a quota must not keep the server busy."""
+
+
+def run_of(spec: object) -> str:
+    """Return the run that a spec asks for, whatever else it says."""
+    asked = spec.get("runId") if isinstance(spec, Mapping) else None
+    return asked if isinstance(asked, str) else ""
+
+
+def has_begun(status: Status, run_id: str, observed: Observed | None = None) -> bool:
+    """Return whether an attempt of the run was made: by the status, or by a live Job that no status tells of yet."""
+    if status.run_id == run_id and status.attempts > 0:
+        return True
+    if observed is None or (status.run_id == run_id and status.phase.terminal):
+        return False
+    return any(each.active and each.run_id == run_id for each in observed.attempts)
 
 
 def refuse(
@@ -28,33 +50,55 @@ def refuse(
     status: Mapping[str, Any] | None,
     now: datetime,
 ) -> Decision:
-    """Return the decision for an object whose spec can't be parsed: Failed with InvalidSpec, its attempts stopped.
+    """Return the decision for an object whose spec can't be parsed.
 
-    They are deleted along with the first write: nothing but their own end would bring another look at the object.
+    It has Failed with InvalidSpec, for as long as its spec and the rules are what they are. Where only the operator's
+    configuration is in the way, it is Pending. Where it has begun all the same, its attempt is left alone.
+
+    Attempts of an earlier run are deleted along with the first write: nothing but their own end would bring another
+    look at the object.
     """
     unread = left_alone(status, run_id)
     if unread is not None:
         return unread
     written = Status.read(status)
-    if written.phase.terminal and written.reason is not Reason.INVALID_SPEC:
+    over = written.phase.terminal and (written.reason is not Reason.INVALID_SPEC or written.attempts > 0)
+    if over and written.run_id == run_id:
         return Decision(actions=(), status=written.given(observed_generation=generation).to_dict())
     message = "; ".join(error.problems)[:1024]
-    done = finished(written, Phase.FAILED, Reason.INVALID_SPEC, now.replace(microsecond=0)).given(
-        run_id=run_id[:63], failure=Failure(reason=Reason.INVALID_SPEC, message=message)
-    )
-    actions = tuple(deletion(each, "the spec is invalid") for each in observed.attempts if each.active or each.lingers)
-    final = with_conditions(done, message, written, generation, now)
+    if has_begun(written, run_id, observed):
+        message = f"The spec was accepted once, and this operator can't go on with it: {message}"
+        final = written.given(run_id=run_id[:63], reason=Reason.INVALID_SPEC, progress=None)
+    else:
+        base = written if written.run_id == run_id else Status(run_id=run_id[:63], conditions=written.conditions)
+        final, message = _refused(base, error, message, now)
+    final = with_conditions(final, message, written, generation, now)
+    earlier = (each for each in observed.attempts if each.active and each.run_id != run_id)
+    actions = tuple(deletion(each, "spec.runId asks for a new run") for each in earlier)
     return Decision(actions=actions, status=final.to_dict(), events=tuple(events(written, final)))
 
 
+def _refused(status: Status, error: SpecError, message: str, now: datetime) -> tuple[Status, str]:
+    if error.configured:
+        reason = Reason.NOT_ENABLED
+        pending = status.given(phase=Phase.PENDING, reason=reason, failure=None, completion_time=None)
+        return pending.given(duration_seconds=None), f"{sentence(message)} {REASONS[reason].advice}"
+    done = finished(status, Phase.FAILED, Reason.INVALID_SPEC, now.replace(microsecond=0))
+    return done.given(failure=Failure(reason=Reason.INVALID_SPEC, message=message)), message
+
+
 def blocked(
-    checkpoint: Checkpoint, decision: Decision, status: Mapping[str, Any] | None, refusal: str, now: datetime
+    checkpoint: Checkpoint,
+    decision: Decision,
+    status: Mapping[str, Any] | None,
+    refusal: str,
+    now: datetime,
+    reason: Reason | None = Reason.FORBIDDEN,
 ) -> Decision:
     """Return the decision to write in place of one whose objects the API server refused to create.
 
-    A quota, an admission policy or an object of the same name that is not ours is for a person to mend: it is said in
-    the conditions, tried again every half minute, and given up when the attempt should long have started: startSeconds
-    after it was first refused.
+    A quota, an admission policy or an object of the same name that is not ours is for a person to mend. So it is said
+    in the conditions and tried again without end, as Kubernetes itself waits at a quota.
 
     Args:
         checkpoint: The object.
@@ -62,21 +106,25 @@ def blocked(
         status: The status as it stands in the cluster.
         refusal: What the API server said.
         now: The time.
+        reason: What kind of refusal it is, where there is a word for it.
     """
     written, intended = Status.read(status), Status.read(decision.status)
-    message = f"Attempt {intended.attempts} can't be created: {sentence(refusal)}"
-    # Only here does an attempt that was begun count as Pending: then next_time is when it was first refused.
-    again = written.phase is Phase.PENDING and written.attempts == intended.attempts
-    since = (again and written.retries.next_time) or now.replace(microsecond=0)
-    due = since + timedelta(seconds=checkpoint.spec.timeouts.start_seconds)
-    if now >= due:
-        failure = Failure(reason=Reason.START_TIMEOUT, message=message[:1024], attempt=intended.attempts)
-        done = finished(intended, Phase.FAILED, Reason.START_TIMEOUT, now.replace(microsecond=0))
-        message = f"{message} {REASONS[Reason.START_TIMEOUT].advice}"
-        final = with_conditions(done.given(failure=failure), message, written, checkpoint.generation, now)
-        return Decision(actions=(), status=final.to_dict(), events=tuple(events(written, final)))
-    retries = intended.retries.model_copy(update={"next_time": since})
-    pending = intended.given(phase=Phase.PENDING, reason=None, retries=retries)
-    final = with_conditions(pending, f"{message} It is tried again.", written, checkpoint.generation, now)
-    changes = tuple(events(written, final))
-    return replace(decision, actions=(), status=final.to_dict(), events=changes, wake_at=min(now + _RETRY, due))
+    message = f"Attempt {intended.attempts} can't be created: {sentence(refusal)} It is tried again."
+    # Nothing was begun: what stands of that in the decision is of the attempt that is not there.
+    before = written if written.run_id == intended.run_id else Status()
+    kept = ("start_time", "free_form_digest", "job_ref")
+    pending = intended.given(
+        phase=Phase.PENDING,
+        reason=reason,
+        attempts=max(before.attempts, intended.retries.settled),
+        **{name: getattr(before, name) for name in kept},
+    )
+    final = with_conditions(pending, message, written, checkpoint.generation, now)
+    waited = (now - checkpoint.created) / _SLOWER
+    return replace(
+        decision,
+        actions=(),
+        status=final.to_dict(),
+        events=tuple(events(written, final)),
+        wake_at=now + min(_LATEST, max(_SOONEST, waited)),
+    )

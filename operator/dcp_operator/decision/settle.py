@@ -9,9 +9,9 @@ from dcp_operator.checkpoint.spec import Checkpoint
 from dcp_operator.checkpoint.status import Failure, Phase, Retries, Status
 from dcp_operator.decision.discretion import discreet
 from dcp_operator.decision.observed import Attempt
-from dcp_operator.decision.outcome import Outcome, outcome
+from dcp_operator.decision.outcome import Outcome, failure_of, outcome
 from dcp_operator.decision.situation import Situation, finished
-from dcp_operator.decision.timeouts import timed_out
+from dcp_operator.decision.timeouts import never_began, timed_out
 from dcp_worker.contract import CheckpointInfo, Conflict, Operation, Reason
 
 _FIRST_DELAY: Final = 5
@@ -24,13 +24,42 @@ _MOST_UNCOUNTED: Final = 100
 
 def settle(situation: Situation) -> Situation:
     """Return the situation with every attempt that has ended settled in its status, in their order."""
+    vanished = _vanished(situation)
+    if vanished is not None:
+        situation = _settled(situation, *vanished)
     while not situation.status.phase.terminal and (attempt := situation.current) is not None:
         operation = situation.checkpoint.spec.operation
-        ended = outcome(attempt, operation, situation.now) or timed_out(situation.checkpoint, attempt, situation.now)
+        ended = (
+            never_began(attempt)
+            or outcome(attempt, operation, situation.now)
+            or timed_out(situation.checkpoint, attempt, situation.now)
+        )
         if ended is None:
             break
         situation = _settled(situation, attempt, discreet(_own(situation.checkpoint, ended), situation.checkpoint))
     return situation
+
+
+def _vanished(situation: Situation) -> tuple[Attempt, Outcome] | None:
+    """Return the attempt whose Job was seen and is gone, and how that ended: it may have committed.
+
+    A Job that was created and never seen has no uid in the status; it is created again, or found.
+    """
+    status, number = situation.status, situation.number
+    name, reference = situation.checkpoint.job_name(number), status.job_ref
+    there = any(each.attempt == number for each in situation.attempts)
+    if status.phase.terminal or there or reference is None or not reference.uid or reference.name != name:
+        return None
+    attempt = Attempt(
+        job_name=name,
+        attempt=number,
+        created=status.start_time or situation.stamp,
+        run_id=status.run_id,
+        probe=status.retries.probe,
+    )
+    message = f"Job {name} was deleted, and not by the operator, which is not counted as a failed attempt."
+    failure = failure_of(attempt, Reason.WORKER_LOST, message)
+    return attempt, Outcome(reason=Reason.WORKER_LOST, failure=failure, counted=False, lost=True)
 
 
 def _own(checkpoint: Checkpoint, ended: Outcome) -> Outcome:
@@ -95,12 +124,13 @@ def _probe_follows(situation: Situation, attempt: Attempt, ended: Outcome) -> bo
 def _book(situation: Situation, attempt: Attempt, ended: Outcome) -> Retries:
     old = situation.status.retries
     counted = ended.counted and not attempt.probe
+    idle = not attempt.pods and not ended.lost
     probe = _probe_follows(situation, attempt, ended)
     delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(10, old.failed + old.uncounted))
     return Retries(
         settled=attempt.attempt,
         failed=old.failed + counted,
-        uncounted=old.uncounted + (not counted),
+        uncounted=old.uncounted + (not counted and not idle),
         probe=probe,
         next_time=None if probe and not attempt.probe else situation.stamp + timedelta(seconds=delay),
     )

@@ -1,6 +1,7 @@
 """When an attempt has taken too long: to start, or to run."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from dcp_operator.checkpoint.spec import Checkpoint
@@ -27,6 +28,15 @@ def timed_out(checkpoint: Checkpoint, attempt: Attempt, now: datetime) -> Outcom
     return _not_started(checkpoint, attempt) if now >= due else None
 
 
+def never_began(attempt: Attempt) -> Outcome | None:
+    """Return the outcome of an attempt that had no pod up to its Job's own deadline: a quota has no end."""
+    if attempt.pods or attempt.job_failure != "DeadlineExceeded":
+        return None
+    message = f"Job {attempt.job_name} ran into its own deadline without a pod: {uncreated(attempt)}."
+    failure = failure_of(attempt, Reason.START_TIMEOUT, message).model_copy(update={"retriable": True})
+    return Outcome(reason=Reason.START_TIMEOUT, failure=failure, counted=False)
+
+
 def timeout_wakes(checkpoint: Checkpoint, attempt: Attempt) -> Iterator[datetime]:
     """Yield the time at which the attempt runs into its next timeout."""
     due = _due(checkpoint, attempt)
@@ -49,14 +59,15 @@ def waiting_for(pod: Pod) -> str:
 
 
 def uncreated(attempt: Attempt) -> str:
-    """Return how many pods there are, and where it stands why there are no more: a quota, Pod Security, a webhook."""
-    return f"{len(attempt.pods)} of {attempt.nodes} pods were created; look at the events of Job {attempt.job_name}"
+    """Return how many pods there are, and why there are no more: a quota, Pod Security, a webhook."""
+    why = attempt.uncreated or f"look at the events of Job {attempt.job_name}"
+    return f"{len(attempt.pods)} of {attempt.nodes} pods were created; {why}"
 
 
 def _due(checkpoint: Checkpoint, attempt: Attempt) -> datetime | None:
-    """Return when the attempt's present timeout strikes; none does while it is queued."""
+    """Return when the attempt's present timeout strikes; none does while it is queued, or has no pod for a quota."""
     timeouts = checkpoint.spec.timeouts
-    if attempt.suspended:
+    if attempt.suspended or not attempt.pods:
         return None
     if attempt.running_since is not None:
         return attempt.running_since + timedelta(seconds=timeouts.active_seconds) + GRACE
@@ -86,4 +97,8 @@ def _not_started(checkpoint: Checkpoint, attempt: Attempt) -> Outcome:
     why = waiting_for(worst) if worst is not None else f"only {uncreated(attempt)}"
     reason = Reason.IMAGE_PULL_FAILED if worst is not None and worst.pull_error else Reason.START_TIMEOUT
     message = f"Not every pod ran within timeouts.startSeconds ({seconds} s): {why}."
-    return overdue(attempt, failure_of(attempt, reason, message, pod=worst))
+    ended = overdue(attempt, failure_of(attempt, reason, message, pod=worst))
+    if len(attempt.pods) >= attempt.nodes or ended.failure is None or reason is not Reason.START_TIMEOUT:
+        return ended
+    # A quota has room for some of them. They go, lest two attempts wait for each other's, and all is tried again.
+    return replace(ended, failure=ended.failure.model_copy(update={"retriable": True}), counted=False)

@@ -12,6 +12,7 @@ from dcp_operator.checkpoint.spec import CLUSTER, Checkpoint, Site, SpecError, p
 from dcp_operator.checkpoint.status import Phase, Status
 from dcp_operator.decision.live import still_running
 from dcp_operator.decision.observed import observe
+from dcp_operator.decision.refusal import has_begun, run_of
 from dcp_operator.decision.url_claim import UrlClaim
 from dcp_operator.kube.api import Body
 from dcp_operator.kube.cache import Cache, Key
@@ -54,26 +55,34 @@ class Claims:
 
     def parsed(self, key: Key, body: Body) -> Checkpoint | SpecError:
         """Return the parsed Checkpoint, or what is wrong with it; parsed once per change of what `parse` reads."""
-        metadata = body["metadata"]
+        metadata, run_id = body["metadata"], run_of(body.get("spec"))
+        begun = has_begun(Status.read(body.get("status")), run_id)
         identity = (
             metadata["uid"],
             metadata.get("generation"),
             metadata.get("deletionTimestamp"),
             tuple(queue_labels(metadata.get("labels") or {}).items()),
+            begun,
         )
         known = self._parsed.get(key)
-        if known is not None and known[0] == identity:
-            return known[1]
-        found: Checkpoint | SpecError
+        if known is None or known[0] != identity:
+            known = self._parsed[key] = (identity, self._parse(key, body, begun=begun))
+        found = known[1]
+        if isinstance(found, SpecError) and not begun:
+            # A Job that no status tells of yet.
+            observed = observe(*self.cache.attempts(key, metadata["uid"]))
+            if has_begun(Status.read(body.get("status")), run_id, observed):
+                return self._parse(key, body, begun=True)
+        return found
+
+    def _parse(self, key: Key, body: Body, *, begun: bool) -> Checkpoint | SpecError:
         try:
             # `slim` leaves the envelope out, which the API server has vouched for.
-            found = parse({"metadata": metadata, "spec": body.get("spec")}, site=self.site)
+            return parse({"metadata": body["metadata"], "spec": body.get("spec")}, site=self.site, begun=begun)
         except SpecError as error:
-            found = error
             if error.__cause__ is not None:
                 logger.exception("%s: the spec can't be read", key)
-        self._parsed[key] = (identity, found)
-        return found
+            return error
 
     def note(self, key: Key, body: Body) -> None:
         """Take in what a body says about its Checkpoint's claim."""
@@ -82,7 +91,7 @@ class Claims:
             self._end(self._uids[key])
         self._uids[key] = uid
         status = body.get("status") or {}
-        if "completionTime" in status and status.get("runId", "") == (body.get("spec") or {}).get("runId", ""):
+        if "completionTime" in status and status.get("runId", "") == run_of(body.get("spec")):
             # Finished: no new claim, and so no need to parse it. A failed one's pods may have yet to stop.
             self._end(uid, at_once=status.get("phase") != Phase.FAILED)
             return

@@ -204,6 +204,13 @@ class Cluster:
             return ""
         return raw.decode(errors="replace")
 
+    async def last_event(self, namespace: str, uid: str, reason: str) -> str:
+        """Return the message of the latest event of that reason about an object; empty where there is none."""
+        query = {"fieldSelector": f"involvedObject.uid={uid},reason={reason}"}
+        found = await self._json(Request("GET", EVENTS, EVENTS.path(namespace), query=query))
+        events = sorted(found.get("items") or (), key=lambda each: each.get("lastTimestamp") or "")
+        return str(events[-1].get("message") or "") if events else ""
+
     async def post_event(self, body: Body, *, kind: str, reason: str, message: str, now: str) -> None:
         """Post an event about a Checkpoint, once: its name derives from what it says.
 

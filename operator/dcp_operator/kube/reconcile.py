@@ -7,20 +7,20 @@ decided is decided again, and the status write is refused if the object changed 
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final
 
 from dcp_operator.checkpoint.refused_job import explained
 from dcp_operator.checkpoint.spec import Checkpoint, SpecError
-from dcp_operator.checkpoint.status import Phase
+from dcp_operator.checkpoint.status import Phase, Status
 from dcp_operator.decision.actions import CreateAttempt, Decision, DeleteAttempt
 from dcp_operator.decision.clean_up import deletion
 from dcp_operator.decision.decide import decide
 from dcp_operator.decision.observed import observe
 from dcp_operator.decision.publish import minimal, status_refused
-from dcp_operator.decision.refusal import blocked, refuse
+from dcp_operator.decision.refusal import blocked, has_begun, refuse, run_of
 from dcp_operator.kube import metrics
 from dcp_operator.kube.api import (
     CHECKPOINTS,
@@ -41,9 +41,11 @@ from dcp_operator.kube.cache import Cache, Key
 from dcp_operator.kube.claims import Claims
 from dcp_operator.kube.cluster import Cluster
 from dcp_operator.kube.job import Builder
+from dcp_operator.kube.pod_creation import PodCreation
 from dcp_operator.kube.poster import Poster
 from dcp_operator.kube.progress import ProgressReader
 from dcp_operator.kube.queue import RetryLaterError
+from dcp_worker.contract import Reason
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +85,9 @@ class Reconciler:
     busy: Callable[[], bool] = field(default=lambda: False)
     now: Callable[[], datetime] = field(default=_utc_now)
 
+    def __post_init__(self) -> None:
+        self._pod_creation = PodCreation(self.cluster, self.now)
+
     async def __call__(self, key: Key) -> float | None:
         """Bring a Checkpoint in order; return the seconds after which to look again.
 
@@ -116,9 +121,9 @@ class Reconciler:
             await self._leave(key, body)
             return None
         await self._confirm(key, body)
-        decision = self._decide(key, body)
+        decision = await self._decide(key, body)
         try:
-            await self._create(key, body, decision)
+            decision = await self._create(key, body, decision)
         except (NameTakenError, RefusedError) as error:
             decision = self._refused(key, body, decision, error)
         except SpecError as error:
@@ -150,33 +155,38 @@ class Reconciler:
                 self.take(PODS, pod)
             self.cache.confirm(job)
 
-    def _decide(self, key: Key, body: Body) -> Decision:
+    async def _decide(self, key: Key, body: Body) -> Decision:
         jobs, pods = self.cache.attempts(key, body["metadata"]["uid"])
         observed = observe(jobs, pods, self.progress.of(key, jobs, pods))
+        observed = await self._pod_creation.explained(key.namespace, observed)
         parsed = self.claims.parsed(key, body)
         if isinstance(parsed, SpecError):
             return self._refuse(key, body, parsed)
         return decide(parsed, observed, body.get("status"), self.now(), self.claims.rivals(key, parsed))
 
-    async def _create(self, key: Key, body: Body, decision: Decision) -> None:
-        """Create what the decision asks for, the Job last: where it is, the others are."""
+    async def _create(self, key: Key, body: Body, decision: Decision) -> Decision:
+        """Create what the decision asks for, the Job last: where it is, the others are; return it with its uid."""
         for action in decision.actions:
             if not isinstance(action, CreateAttempt):
                 continue
             parsed = self.claims.parsed(key, body)
             if isinstance(parsed, SpecError):  # pragma: no cover - a refused spec has no attempt to create
-                return
+                return decision
             *others, job = self._built(key, parsed, action)
             # The two don't need one another.
             made = await asyncio.gather(*(self.cluster.create(each) for each in others))
             try:
-                self.cache.put(JOBS, await self.cluster.create(job))
-                self.claims.begin(key)
+                created = await self.cluster.create(job)
             except RefusedError as error:
                 # Nothing leads to them without the Job. What is forbidden is tried again, and may be there unseen.
                 if error.status != HTTPStatus.FORBIDDEN:
                     await asyncio.gather(*(self._discard(each) for each in made))
                 raise
+            self.cache.put(JOBS, created)
+            self.claims.begin(key)
+            reference = {"name": action.job_name, "uid": created["metadata"]["uid"]}
+            decision = replace(decision, status=decision.status | {"jobRef": reference})
+        return decision
 
     def _built(self, key: Key, checkpoint: Checkpoint, action: CreateAttempt) -> tuple[Body, ...]:
         try:
@@ -190,12 +200,16 @@ class Reconciler:
     def _refused(self, key: Key, body: Body, decision: Decision, error: NameTakenError | RefusedError) -> Decision:
         """Return the decision when the API server does not take an attempt's objects.
 
-        What is forbidden or taken may be free later, and is tried again; what is invalid stays so.
+        What is forbidden or taken may be free later, and is tried again; what is invalid stays so, unless an attempt
+        of it was accepted before.
         """
-        parsed = self.claims.parsed(key, body)
+        parsed, status = self.claims.parsed(key, body), body.get("status")
         passing = isinstance(error, NameTakenError) or error.status == HTTPStatus.FORBIDDEN
-        if passing and not isinstance(parsed, SpecError):
-            return blocked(parsed, decision, body.get("status"), str(error), self.now())
+        if not isinstance(parsed, SpecError) and (passing or has_begun(Status.read(status), parsed.spec.run_id)):
+            reason = (
+                Reason.FORBIDDEN if error.status == HTTPStatus.FORBIDDEN else None if passing else Reason.INVALID_SPEC
+            )
+            return blocked(parsed, decision, status, str(error), self.now(), reason)
         return self._refuse(key, body, SpecError(self._explained(key, parsed, decision, error)))
 
     def _explained(self, key: Key, parsed: Checkpoint | SpecError, decision: Decision, error: Exception) -> list[str]:
@@ -209,7 +223,7 @@ class Reconciler:
         return refuse(
             error,
             generation=body["metadata"].get("generation", 1),
-            run_id=str((body.get("spec") or {}).get("runId") or ""),
+            run_id=run_of(body.get("spec")),
             observed=observe(*self.cache.attempts(key, body["metadata"]["uid"])),
             status=body.get("status"),
             now=self.now(),
