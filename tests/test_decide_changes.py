@@ -135,8 +135,7 @@ def test_jobs_go_when_their_time_is_over_and_never_before_their_report_is_writte
 
 
 def test_jobs_may_stay() -> None:
-    of = checkpoint({"spec.ttlSecondsAfterFinished": None})
-    kept = of.model_copy(update={"spec": of.spec.model_copy(update={"ttl_seconds_after_finished": None})})
+    kept = checkpoint({"spec.ttlSecondsAfterFinished": -1})
     done = decided(attempt(ended(0, saved())), of=kept, status=RUNNING)
     assert (done.wake_at, decided(attempt(ended(0, saved())), of=kept, status=done.status, now=at(9e8)).actions) == (
         None,

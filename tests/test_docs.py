@@ -52,12 +52,19 @@ def test_the_install_names_images_where_the_manifests_take_them() -> None:
     base = yaml.safe_load((MANIFESTS / "operator/kustomization.yaml").read_text())
     assert overlay["images"][0]["name"] == base["images"][0]["newName"]
     assert all((ROOT / each).is_dir() for each in overlay["resources"])
-    (patch,) = yaml.safe_load(overlay["patches"][0]["patch"])
-    at: Any = yaml.safe_load((MANIFESTS / "operator/deployment.yaml").read_text())
-    *path, last = patch["path"].strip("/").split("/")
-    for part in path:
-        at = at[int(part) if isinstance(at, list) else part]
-    assert (at["name"], last) == ("DCP_WORKER_IMAGE", "value")
+    patch = yaml.safe_load(overlay["patches"][0]["patch"])
+    deployment = yaml.safe_load((MANIFESTS / "operator/deployment.yaml").read_text())
+    assert (patch["kind"], patch["metadata"]["name"]) == (deployment["kind"], deployment["metadata"]["name"])
+    (ours,), (theirs,) = (each["spec"]["template"]["spec"]["containers"] for each in (patch, deployment))
+    assert ours["name"] == theirs["name"]
+    assert {each["name"] for each in ours["env"]} <= {each["name"] for each in theirs["env"]}
+
+
+@pytest.mark.adversary
+def test_no_manifest_names_an_image_that_somebody_else_could_publish() -> None:
+    text = "\n".join(path.read_text() for path in MANIFESTS.rglob("*.yaml"))
+    named = re.findall(r"[\w.-]+/dcp-(?:operator|worker|examples)\b(?!\.)", text)
+    assert {each.partition("/")[0] for each in named if "." in each.partition("/")[0]} == {"registry.invalid"}
 
 
 @pytest.mark.parametrize("path", sorted((MANIFESTS / "examples").glob("*.yaml")), ids=lambda path: path.name)

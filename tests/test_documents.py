@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dcp_operator.checkpoint.spec import LOCAL
+from dcp_operator.checkpoint.spec import CLUSTER, LOCAL
 from dcp_operator.local import documents
 from dcp_operator.local.documents import InputError
 
@@ -131,6 +131,46 @@ def test_all_problems_of_all_files_are_said_at_once(tmp_path: Path) -> None:
 def test_a_folder_without_manifests_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no \.yaml, \.yml, \.json file in this folder"):
         documents.read([str(tmp_path)], LOCAL)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "beginning"),
+    [
+        pytest.param("nightly-", "nightly-", id="O S3-11: as usual"),
+        pytest.param("1000-", "1000-", id="O S3-11: a digit first"),
+        pytest.param("a" * 70, "a" * 58, id="O S3-11: longer than a name"),
+    ],
+)
+def test_a_name_is_made_of_generate_name_as_an_api_server_does(prefix: str, beginning: str, tmp_path: Path) -> None:
+    text = save().replace("name: one", f'generateName: "{prefix}"')
+    first, second = names(written(tmp_path, text, text))
+    assert first != second
+    assert {each[:-5] for each in (first, second)} == {beginning}
+    assert len(first) <= 63
+    (source, _) = documents.read(written(tmp_path, text, text), CLUSTER).checkpoints
+    assert source.title == f"{prefix}..."
+
+
+def test_a_name_wins_over_generate_name(tmp_path: Path) -> None:
+    text = save().replace("name: one", "name: one, generateName: x-")
+    (source,) = documents.read(written(tmp_path, text), LOCAL).checkpoints
+    assert (source.checkpoint.name, source.title) == ("one", "one")
+
+
+@pytest.mark.parametrize("prefix", ["Nightly-", "-x", "a.b-", "a b"])
+def test_a_generate_name_that_begins_no_label(prefix: str, tmp_path: Path) -> None:
+    text = save().replace("name: one", f'generateName: "{prefix}"')
+    with pytest.raises(InputError, match="generateName: begins a label; write a-z"):
+        documents.read(written(tmp_path, text), LOCAL)
+
+
+def test_authorities_of_their_own_come_without_credentials(tmp_path: Path) -> None:
+    secret = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: ca}\nstringData: {ca.crt: PEM}\n"
+    text = save().replace("credentialsSecretRef: {name: s3}", "caSecretRef: {name: ca}")
+    found = documents.read(written(tmp_path, text + secret), LOCAL)
+    (source,) = found.checkpoints
+    assert documents.authorities(source.checkpoint, found.secrets) == {"DCP_CA_CERT": "PEM"}
+    assert documents.credentials(source.checkpoint, found.secrets) is None
 
 
 def test_a_date_stays_text(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def validate(
     for note in found.notes:
         typer.echo(note, err=True)
     for source in found.checkpoints:
-        typer.echo(f"{source.place}: Checkpoint {source.checkpoint.name} is valid")
+        typer.echo(f"{source.place}: Checkpoint {source.title} is valid")
 
 
 @app.command()

@@ -27,16 +27,18 @@ def admin(facts: Facts) -> Kube:
 def kustomization(facts: Facts, factory: pytest.TempPathFactory, base: str = "manifests", namespace: str = "") -> Path:
     """Make a folder for `kubectl apply -k`: the manifests, our images in place of the published ones."""
     folder = factory.mktemp("install")
+    container = {"name": "operator", "env": [{"name": "DCP_WORKER_IMAGE", "value": facts.images["examples"]}]}
     worker = {
-        "op": "replace",
-        "path": "/spec/template/spec/containers/0/env/0/value",
-        "value": facts.images["examples"],
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "dcp-operator"},
+        "spec": {"template": {"spec": {"containers": [container]}}},
     }
     name, _, tag = facts.images["operator"].rpartition(":")
     made: Body = {
         "resources": [f"{'../' * len(folder.parts[1:])}{str(TREE / base).lstrip('/')}"],
-        "images": [{"name": "ghcr.io/dcp-operator/dcp-operator", "newName": name, "newTag": tag}],
-        "patches": [{"target": {"kind": "Deployment"}, "patch": json.dumps([worker])}],
+        "images": [{"name": "registry.invalid/dcp-operator", "newName": name, "newTag": tag}],
+        "patches": [{"target": {"kind": "Deployment"}, "patch": json.dumps(worker)}],
     }
     (folder / "kustomization.yaml").write_text(json.dumps(made | ({"namespace": namespace} if namespace else {})))
     return folder

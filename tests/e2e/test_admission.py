@@ -174,6 +174,59 @@ def test_a_typo_is_told_where_it_was_written(api: Api) -> None:
     ]
 
 
+@pytest.fixture
+def load(api: Api) -> Iterator[dict[str, Any]]:
+    body = of(None, **{"spec.operation": "Load", "spec.load": {"include": []}, "spec.suspend": True})
+    status, made = api("POST", COLLECTION, body)
+    assert status == HTTPStatus.CREATED, made
+    yield made
+    api("DELETE", f"{COLLECTION}/{made['metadata']['name']}")
+
+
+def put(api: Api, body: dict[str, Any]) -> str:
+    status, answer = api("PUT", f"{COLLECTION}/{body['metadata']['name']}?dryRun=All", body)
+    return "" if status == HTTPStatus.OK else str(answer["message"])
+
+
+IMMUTABLE = "is immutable; apply another Checkpoint under another name, or delete this one first: its data stays"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "field", "says"),
+    [
+        (("storage", "url"), "s3://b/other", "spec.storage.url: Forbidden: ", IMMUTABLE),
+        (("operation",), "Save", "spec.operation: Forbidden: ", IMMUTABLE),
+        (("load",), {"include": ["model.*"]}, "spec.load: Forbidden: ", IMMUTABLE),
+        (("workload",), None, "spec.workload: Forbidden: ", "can't be added or removed; apply another"),
+        (("workload", "args"), {"a": 1}, "spec.workload.args: Forbidden: ", "can't be added or removed"),
+        (("workers", "gpuResource"), "amd.com/gpu", "spec.workers.gpuResource: Forbidden: ", IMMUTABLE),
+        (("storage", "caSecretRef"), {"name": "ca"}, "spec.storage.caSecretRef: Forbidden: ", IMMUTABLE),
+        (("storage", "options"), {"region": "x"}, "spec.storage.options: Forbidden: ", IMMUTABLE),
+    ],
+    ids=lambda each: ".".join(each) if isinstance(each, tuple) else "",
+)
+def test_what_may_not_change_is_named_once(
+    api: Api, load: dict[str, Any], path: tuple[str, ...], value: Any, field: str, says: str
+) -> None:
+    at = load["spec"]
+    for part in path[:-1]:
+        at = at[part]
+    at[path[-1]] = value
+    if value is None:
+        del at[path[-1]]
+    message = put(api, load)
+    assert f"{field}{says}" in message
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("load", {}), ("suspend", False), ("ttlSecondsAfterFinished", -1), ("ttlSecondsAfterFinished", 0), ("runId", "2")],
+)
+def test_what_may_change(api: Api, load: dict[str, Any], field: str, value: Any) -> None:
+    load["spec"][field] = value
+    assert put(api, load) == ""
+
+
 def kustomized(plane: ControlPlane, folder: Path, component: str) -> list[dict[str, Any]]:
     def below(path: str) -> str:
         return f"{'../' * len(folder.parts[1:])}{str(TREE / path).lstrip('/')}"

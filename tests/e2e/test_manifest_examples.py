@@ -17,7 +17,7 @@ def documents(name: str, facts: Facts, space: str) -> list[Body]:
     text = (EXAMPLES / name).read_text()
     text = text.replace("https://s3.example.com", facts.s3.endpoint).replace("us-east-1", facts.s3.region)
     text = text.replace("s3://checkpoints/examples", f"s3://{facts.s3.bucket}/{space}")
-    text = text.replace("ghcr.io/dcp-operator/dcp-examples:0.1.0", facts.images["examples"])
+    text = text.replace("registry.invalid/dcp-examples:0.1.0", facts.images["examples"])
     return [each for each in yaml.safe_load_all(text) if each]
 
 

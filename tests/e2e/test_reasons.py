@@ -78,7 +78,7 @@ def cases(facts: Facts, space: str) -> dict[str, Case]:
     elsewhere["options"]["endpoint_url"] = "http://10.90.0.2:1"
     wrong = at("denied", credentialsSecretRef={"name": "wrong"})
     absent = at("keyless", credentialsSecretRef={"name": "absent"})
-    on_host = {"spec": {"volumes": [{"name": "node", "hostPath": {"path": "/"}}]}}
+    typo = {"spec": {"nodeselector": {"gpu": "h100"}}}
     full = {
         "spec": {
             "volumes": [{"name": "small", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}],
@@ -151,7 +151,9 @@ def cases(facts: Facts, space: str) -> dict[str, Case]:
         ),
         "corrupted": Case("CheckpointCorrupted", load("damaged", workers=ONE)),
         "device": Case("DeviceUnavailable", save("c", workers={"numProcPerNode": 2, "device": "cuda"})),
-        "invalid": Case("InvalidSpec", save("v", workers={**ONE, "podTemplate": on_host}), says="hostPath"),
+        "invalid": Case(
+            "InvalidSpec", save("v", workers={**ONE, "podTemplate": typo}), says="did you mean nodeSelector?"
+        ),
         "suspended": Case("Suspended", save("p", suspend=True), "Suspended"),
     }
 

@@ -82,7 +82,6 @@ def render() -> str:
 def _object_schema() -> Schema:
     spec = _structural(CheckpointSpec.model_json_schema(by_alias=True))
     spec["properties"]["storage"]["properties"]["options"] = _options()
-    spec["properties"]["ttlSecondsAfterFinished"]["nullable"] = True
     status = _open(_structural(Status.model_json_schema(by_alias=True), with_defaults=False))
     # Without it an object that no operator has seen yet passes for done: kstatus reads no status as Current.
     status["default"] = {"observedGeneration": -1}

@@ -122,11 +122,12 @@ class CheckpointSpec(Wire):
     suspend: bool = Field(
         default=False, description="true stops the attempt and starts no other until it is false again."
     )
-    ttl_seconds_after_finished: int | None = Field(
+    ttl_seconds_after_finished: int = Field(
         default=86_400,
-        ge=0,
+        ge=-1,
         le=31_536_000,
-        description="When the Jobs of a finished Checkpoint are removed; its data never is.",
+        description="When the Jobs of a finished Checkpoint are removed; -1 keeps them as long as the Checkpoint. "
+        "Neither it nor its data ever goes by itself.",
     )
     run_id: RunId = Field(default="", description="Change it to run the operation again.")
 

@@ -55,7 +55,7 @@ def _due(checkpoint: Checkpoint, attempt: Attempt, status: Status, now: datetime
     if attempt.active:
         return end + _LINGER if status.phase is Phase.SUCCEEDED else now
     seconds = checkpoint.spec.ttl_seconds_after_finished
-    ttl = end + timedelta(seconds=seconds) if seconds is not None and status.phase.terminal else None
+    ttl = end + timedelta(seconds=seconds) if seconds >= 0 and status.phase.terminal else None
     if not attempt.lingers:
         return ttl
     stop = end + _LINGER if status.phase.terminal else _last_end(attempt, now) + _FLUSH

@@ -6,6 +6,8 @@ What is wrong with a file is said in one line that names file and document; all 
 import base64
 import binascii
 import json
+import re
+import secrets
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +16,7 @@ from typing import Any, Final
 
 import yaml
 
-from dcp_operator.checkpoint.naming import API_VERSION, GROUP, KIND
+from dcp_operator.checkpoint.naming import API_VERSION, GROUP, KIND, NAME_LIMIT
 from dcp_operator.checkpoint.pod_fields import unknown_fields
 from dcp_operator.checkpoint.spec import Checkpoint, Site, SpecError, parse
 from dcp_operator.checkpoint.storage_url import protocol
@@ -22,6 +24,10 @@ from dcp_worker.contract import CA_ENV, CA_KEY, CREDENTIAL_KEYS
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 STDIN: Final = "-"
+_PREFIX: Final = re.compile(r"[a-z0-9][-a-z0-9]*")
+_PREFIX_LIMIT: Final = NAME_LIMIT - 5
+_LETTERS: Final = "bcdfghjklmnpqrstvwxz2456789"
+"""An API server's own, which make no words."""
 
 
 class InputError(Exception):
@@ -50,6 +56,13 @@ class Source:
     """Where the file lies; the current folder for standard input."""
     body: Mapping[str, Any]
     checkpoint: Checkpoint
+    generated: bool = False
+    """Whether the file has a generateName alone, and the name was made up here."""
+
+    @property
+    def title(self) -> str:
+        """What to call it when nothing of it has run."""
+        return f"{self.body['metadata']['generateName']}..." if self.generated else self.checkpoint.name
 
 
 @dataclass
@@ -93,6 +106,8 @@ def _sort(document: Document, site: Site, found: Documents, names: dict[tuple[st
     elif kind == KIND or version.partition("/")[0] == GROUP:
         if (version, kind) != (API_VERSION, KIND):
             raise InputError([f"apiVersion {version}, kind {kind} is not known; write {API_VERSION}, {KIND}"])
+        body = _named(body)
+        generated = body is not document.body
         try:
             checkpoint = parse(body, site=site)
         except SpecError as error:
@@ -102,9 +117,23 @@ def _sort(document: Document, site: Site, found: Documents, names: dict[tuple[st
         first = names.setdefault(_name(body), document.place)
         if first != document.place:
             raise InputError([f"{KIND} {'/'.join(_name(body))} stands in {first} already; give it another name"])
-        found.checkpoints.append(Source(document.place, document.folder, body, checkpoint))
+        found.checkpoints.append(Source(document.place, document.folder, body, checkpoint, generated=generated))
     else:
         found.notes.append(f"{document.place}: {kind} left out, only {KIND} and Secret are used here")
+
+
+def _named(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return an object with a name, made of its generateName as an API server does where it has no other."""
+    metadata = body.get("metadata")
+    if not isinstance(metadata, Mapping) or metadata.get("name"):
+        return body
+    prefix = metadata.get("generateName")
+    if not isinstance(prefix, str) or not prefix:
+        return body
+    if not _PREFIX.fullmatch(prefix):
+        raise InputError(["metadata.generateName: begins a label; write a-z, 0-9 and '-', with no '-' in front"])
+    name = prefix[:_PREFIX_LIMIT] + "".join(secrets.choice(_LETTERS) for _ in range(NAME_LIMIT - _PREFIX_LIMIT))
+    return {**body, "metadata": {**metadata, "name": name}}
 
 
 def _name(body: Mapping[str, Any]) -> tuple[str, str]:
@@ -131,15 +160,22 @@ def _secret(body: Mapping[str, Any]) -> Mapping[str, str]:
     return values
 
 
-def credentials(checkpoint: Checkpoint, secrets: Mapping[tuple[str, str], Mapping[str, str]]) -> dict[str, str] | None:
+def credentials(checkpoint: Checkpoint, known: Mapping[tuple[str, str], Mapping[str, str]]) -> dict[str, str] | None:
     """Return the environment variables that the Checkpoint's Secret stands for, or None where no file holds it."""
     reference = checkpoint.spec.storage.credentials_secret_ref
-    secret = secrets.get((checkpoint.namespace, reference.name)) if reference is not None else None
+    secret = known.get((checkpoint.namespace, reference.name)) if reference is not None else None
     if secret is None:
         return None
     keys = CREDENTIAL_KEYS[protocol(checkpoint.spec.storage.url)]
     names = dict(zip(keys, keys, strict=True)) | ({CA_ENV: CA_KEY} if keys else {})
     return {name: secret[key] for name, key in names.items() if key in secret}
+
+
+def authorities(checkpoint: Checkpoint, known: Mapping[tuple[str, str], Mapping[str, str]]) -> dict[str, str]:
+    """Return the environment variable that the Checkpoint's own Secret of authorities stands for."""
+    reference = checkpoint.spec.storage.ca_secret_ref
+    secret = known.get((checkpoint.namespace, reference.name)) if reference is not None else None
+    return {CA_ENV: secret[CA_KEY]} if secret is not None and CA_KEY in secret else {}
 
 
 def _documents(file: str) -> Iterator[Document]:

@@ -23,7 +23,7 @@ from dcp_operator.checkpoint.storage_url import protocol
 from dcp_operator.decision.actions import Decision
 from dcp_operator.decision.decide import decide
 from dcp_operator.decision.observed import Observed
-from dcp_operator.local.documents import Documents, Source, credentials
+from dcp_operator.local.documents import Documents, Source, authorities, credentials
 from dcp_operator.local.machine import Machine, now
 from dcp_operator.local.view import View
 from dcp_worker.contract import CREDENTIAL_KEYS, LoadSummary, Reason
@@ -146,7 +146,7 @@ class Run:
         elif reference is not None:
             name = f"Secret {checkpoint.namespace}/{reference.name}"
             self.shown.say(f"{checkpoint.name}: {name} is in none of the files; using the environment's credentials")
-        return environment
+        return environment | authorities(checkpoint, self.found.secrets)
 
 
 def run_all(found: Documents, shown: View, *, verbose: bool) -> tuple[list[dict[str, Any]], bool]:
