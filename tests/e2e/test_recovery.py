@@ -154,16 +154,9 @@ def test_a_job_that_vanished_while_the_watch_had_a_gap(api: Kube, between: ApiPr
     operator.wait_in_service()
     api.apply(checkpoint("gap", "default"))
     status = api.until_phase("gap", "Starting")
-    before = api.get("job", status["jobRef"]["name"])["metadata"]["uid"]
     between.silence()
     api("delete", "job", status["jobRef"]["name"])
     between.expire()
     # The list that follows says nothing of what is gone; the audit does.
-    until_replaced(api, status["jobRef"]["name"], before)
-
-
-def until_replaced(api: Kube, name: str, uid: str) -> None:
-    def uids() -> list[str]:
-        return [job["metadata"]["uid"] for job in api.every("job") if job["metadata"]["name"] == name]
-
-    until(uids, lambda found: found and uid not in found, f"a new Job {name}", 90)
+    found = api.until_status("gap", lambda seen: seen.get("attempts") == 2, 90)
+    assert found["failure"]["reason"] == "WorkerLost"

@@ -11,6 +11,8 @@ ApiError
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -18,6 +20,8 @@ from urllib.parse import quote, urlencode
 Body = dict[str, Any]
 
 REQUEST_SECONDS: Final = 15.0
+LONGEST_WAIT: Final = 300.0
+"""Seconds that an answer may put a request off: a clock that is wrong must not put it off for years."""
 JSON: Final = "application/json"
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -115,6 +119,19 @@ class NameTakenError(ApiError):
         )
 
 
+def _seconds(said: object) -> float | None:
+    """Return how long to wait: RFC 9110 has it in seconds or as a date, and proxies say either; None if unclear."""
+    text = str(said or "").strip()
+    if text.isdecimal():
+        return min(float(text), LONGEST_WAIT)
+    try:
+        at = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+    return min(max(0.0, (at - datetime.now(UTC)).total_seconds()), LONGEST_WAIT)
+
+
 def refusal(request: Request, status: int, headers: Mapping[str, str], raw: bytes) -> ApiError:
     """Return what a response with an error code means to the caller."""
     try:
@@ -133,6 +150,6 @@ def refusal(request: Request, status: int, headers: Mapping[str, str], raw: byte
     # 401 is a token that expired while the request was on its way: the next one carries a fresh one.
     later = {HTTPStatus.UNAUTHORIZED, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
     if status in later or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        seconds = headers.get("Retry-After") or details.get("retryAfterSeconds")
-        return UnavailableError(message, status, float(seconds) if seconds else None)
+        said = headers.get("Retry-After") or details.get("retryAfterSeconds")
+        return UnavailableError(message, status, _seconds(said))
     return RefusedError(message, status)

@@ -88,31 +88,29 @@ class Audit:
             await asyncio.sleep(POLL + EACH * (len(pending) + len(vanished)))
             pending = [each for each in pending if self._behind(resource, each)]
             vanished = [each for each in vanished if cache.version(resource, *each[:3]) == each[3]]
-        for namespace, name, uid, _ in vanished:
-            await self._read(resource, namespace, name, uid)
+        # The list may be behind the watch: what is not in it has vanished only if it is nowhere else either.
+        gone = sum([await self._read(resource, namespace, name, uid) for namespace, name, uid, _ in vanished])
         for each in pending[:TOO_MANY]:
             await self._read(resource, each.namespace, each.name, each.uid)
-        if pending or vanished:
-            logger.warning(
-                "the watch of %s was behind by %d objects, %d of them deleted",
-                resource.plural,
-                len(pending) + len(vanished),
-                len(vanished),
-            )
-        return len(pending) + len(vanished)
+        late = len(pending) + gone
+        if late:
+            logger.warning("the watch of %s was behind by %d objects, %d of them deleted", resource.plural, late, gone)
+        return late
 
     def _behind(self, resource: Resource, each: Listed) -> bool:
         return self.reconciler.cache.version(resource, each.namespace, each.name, each.uid) < int(each.version)
 
-    async def _read(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
-        """Take in one object directly, or its absence."""
+    async def _read(self, resource: Resource, namespace: str, name: str, uid: str) -> bool:
+        """Take in one object directly, or its absence; return whether it is gone."""
         try:
             body = await self.cluster.get(resource, namespace, name)
         except GoneError:
-            key = self.reconciler.drop(resource, namespace, name, uid)
+            gone, key = True, self.reconciler.drop(resource, namespace, name, uid)
         else:
-            if body["metadata"]["uid"] != uid:
+            gone = body["metadata"]["uid"] != uid
+            if gone:
                 self.reconciler.drop(resource, namespace, name, uid)
             key = self.reconciler.take(resource, body)
         if key is not None:
             self.add(key)
+        return gone

@@ -48,7 +48,9 @@ logger = logging.getLogger(__name__)
 
 COMPONENT: Final = "dcp-operator"
 LOG_SECONDS: Final = 3.0
-LOG_BYTES: Final = 65536
+LOG_BYTES: Final = 262_144
+LOG_LINES: Final = 500
+"""Rank 0 tells of its progress between what the workload prints."""
 CONNECT_SECONDS: Final = 5.0
 PAGE: Final = 500
 _STRICT: Final = {"fieldValidation": "Strict"}
@@ -166,18 +168,29 @@ class Cluster:
     async def list_metadata(
         self, resource: Resource, namespace: str | None, selector: str = ""
     ) -> AsyncIterator[Listed]:
-        """Yield what identifies every object, page by page, as of one moment."""
-        async for item in self.list_bodies(resource, namespace, selector, accept=METADATA_LIST):
+        """Yield what identifies every object, as the API server's own watch has it.
+
+        Which may be behind by a moment. A list as of now would have it read all objects of the kind from its database,
+        those of everybody, to find ours.
+        """
+        async for item in self.list_bodies(resource, namespace, selector, METADATA_LIST, {"resourceVersion": "0"}):
             metadata = item["metadata"]
             yield Listed(metadata["namespace"], metadata["name"], metadata["uid"], metadata["resourceVersion"])
 
     async def list_bodies(
-        self, resource: Resource, namespace: str | None, selector: str = "", accept: str = JSON
+        self,
+        resource: Resource,
+        namespace: str | None,
+        selector: str = "",
+        accept: str = JSON,
+        how: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Body]:
-        """Yield every object, page by page, as of one moment."""
+        """Yield every object, page by page, as of one moment: of now, or as `how` has it."""
         query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
+        first = dict(how or {})
         while True:
-            page = await self._json(Request("GET", resource, resource.path(namespace), query=query, accept=accept))
+            request = Request("GET", resource, resource.path(namespace), query=query | first, accept=accept)
+            page, first = await self._json(request), {}
             for item in page.get("items") or ():
                 yield item
             token = page["metadata"].get("continue")
@@ -193,7 +206,7 @@ class Cluster:
             return False
         return any(entry.get("name") == resource.plural for entry in found.get("resources") or ())
 
-    async def log_tail(self, namespace: str, pod: str, container: str, lines: int = 20) -> str:
+    async def log_tail(self, namespace: str, pod: str, container: str, lines: int = LOG_LINES) -> str:
         """Return the last lines of a container's log, or nothing: progress is decoration."""
         query = {"container": container, "tailLines": str(lines), "limitBytes": str(LOG_BYTES)}
         path = PODS.path(namespace, pod, "log")

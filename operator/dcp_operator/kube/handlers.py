@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypedDict
 
 import kopf
-from kopf._cogs.structs.ephemera import AnyMemo
-from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
 from kubernetes.aio.client.configuration import Configuration
 
 from dcp_operator.checkpoint.naming import GROUP, UID_LABEL
@@ -78,21 +76,6 @@ def settings() -> kopf.OperatorSettings:
 class _Event(TypedDict):
     type: str | None
     object: Body
-
-
-class Forgetful(ResourceMemories):
-    """kopf's memory of objects, which our handlers have no use for."""
-
-    async def recall(
-        self,
-        raw_body: kopf.RawBody,
-        *,
-        memobase: AnyMemo | None = None,
-        noticed_by_listing: bool = False,
-        ephemeral: bool = False,  # noqa: ARG002 - the base class's signature
-    ) -> ResourceMemory:
-        """Return a memory that is not kept."""
-        return await super().recall(raw_body, memobase=memobase, noticed_by_listing=noticed_by_listing, ephemeral=True)
 
 
 class _Nothing(kopf.DiffBaseStorage):

@@ -1,10 +1,61 @@
 """What the operator counts, in Prometheus' terms; served on /metrics."""
 
+from collections import Counter as Counts
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.metrics_core import Metric
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 REGISTRY: Final = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+PlatformCollector(registry=REGISTRY)
+GCCollector(registry=REGISTRY)
+
+
+def _version(package: str) -> str:
+    """Return the version of an installed package; a source tree that is merely on the path has none."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+class Phases(Collector):
+    """How many Checkpoints there are in each phase and namespace, as of the moment that it is asked for."""
+
+    def __init__(self) -> None:
+        self._phases: dict[tuple[str, str], str] = {}
+
+    def note(self, namespace: str, name: str, phase: str) -> None:
+        """Take in where a Checkpoint stands; one that no operator has looked at yet is Pending."""
+        self._phases[namespace, name] = phase or "Pending"
+
+    def drop(self, namespace: str, name: str) -> None:
+        """Forget a Checkpoint that is gone."""
+        self._phases.pop((namespace, name), None)
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the gauge."""
+        family = GaugeMetricFamily(
+            "dcp_checkpoints", "Checkpoints by namespace and phase.", labels=("namespace", "phase")
+        )
+        counts = Counts((namespace, phase) for (namespace, _), phase in self._phases.items())
+        for labels, count in sorted(counts.items()):
+            family.add_metric(labels, count)
+        yield family
+
+
+PHASES: Final = Phases()
+REGISTRY.register(PHASES)
+BUILD: Final = Info("dcp_build", "Which operator this is.", registry=REGISTRY)
+BUILD.info({"version": _version("dcp-operator"), "kopf": _version("kopf"), "kubernetes": _version("kubernetes")})
 
 RECONCILES: Final = Counter("dcp_reconciles", "Reconciles by their end.", ["result"], registry=REGISTRY)
 RECONCILE_SECONDS: Final = Histogram(
@@ -41,6 +92,13 @@ SECONDS: Final = Histogram(
     "From start to end of a Checkpoint.",
     ["operation"],
     buckets=(1, 3, 10, 30, 60, 180, 600, 1800, 3600),
+    registry=REGISTRY,
+)
+START_SECONDS: Final = Histogram(
+    "dcp_checkpoint_start_seconds",
+    "From the start of a Checkpoint's first attempt until every pod of it runs, time in a queue included.",
+    ["operation"],
+    buckets=(1, 3, 10, 30, 60, 180, 600, 1800, 3600, 14400),
     registry=REGISTRY,
 )
 IN_SERVICE: Final = Gauge(

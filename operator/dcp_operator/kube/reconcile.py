@@ -111,6 +111,7 @@ class Reconciler:
                 raise RetryLaterError(str(error), error.retry_after) from error
             except RefusedError as error:
                 metrics.RECONCILES.labels("refused").inc()
+                logger.warning("%s: the API server refuses what is written: %s", key, error)
                 raise RetryLaterError(str(error)) from error
             metrics.RECONCILES.labels("done").inc()
             return seconds
@@ -240,7 +241,7 @@ class Reconciler:
             return body
         written = await self._written(body, decision.status)
         self.take(CHECKPOINTS, written)
-        _count(before, written)
+        _count(before, written, self.now())
         for event in decision.events:
             self.poster.post(written, event)
         return written
@@ -318,6 +319,7 @@ class Reconciler:
         """Take in a body from wherever it came; return the Checkpoint to look at again."""
         key = self.cache.put(resource, body)
         if key is not None and resource is CHECKPOINTS:
+            metrics.PHASES.note(key.namespace, key.name, str((body.get("status") or {}).get("phase") or ""))
             try:
                 self.claims.note(key, body)
             except Exception:
@@ -329,13 +331,17 @@ class Reconciler:
         """Forget an object that is gone; return the Checkpoint to look at again."""
         key = self.cache.remove(resource, namespace, name, uid)
         if key is not None and resource is CHECKPOINTS:
+            metrics.PHASES.drop(key.namespace, key.name)
             self.claims.drop(key)
         return key
 
 
-def _count(before: dict[str, Any], written: Body) -> None:
-    """Count a Checkpoint that has just ended."""
+def _count(before: dict[str, Any], written: Body, now: datetime) -> None:
+    """Count a Checkpoint that has just begun to run, or that has ended."""
     status = written["status"]
+    if status.get("phase") == Phase.RUNNING != before.get("phase") and status.get("attempts") == 1:
+        seconds = (now - datetime.fromisoformat(status["startTime"])).total_seconds()
+        metrics.START_SECONDS.labels(str(written["spec"].get("operation", ""))).observe(max(0.0, seconds))
     if before.get("completionTime") == status.get("completionTime") or not status.get("completionTime"):
         return
     operation = str(written["spec"].get("operation", ""))

@@ -6,6 +6,7 @@ import logging
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import kopf
 from kubernetes.aio.client.api_client import ApiClient
@@ -17,10 +18,11 @@ from dcp_operator.kube.audit import Audit
 from dcp_operator.kube.cache import Cache, Key
 from dcp_operator.kube.claims import Claims
 from dcp_operator.kube.cluster import Cluster, load_configuration
-from dcp_operator.kube.handlers import WATCHED, Forgetful, registry
+from dcp_operator.kube.handlers import WATCHED, registry
 from dcp_operator.kube.handlers import settings as kopf_settings
 from dcp_operator.kube.health import STUCK_SECONDS, Health, serving
 from dcp_operator.kube.job import Builder
+from dcp_operator.kube.kopf_internals import Forgetful
 from dcp_operator.kube.leader import Election
 from dcp_operator.kube.poster import Poster
 from dcp_operator.kube.progress import ProgressReader
@@ -113,10 +115,11 @@ class Runtime:
             stop.set()
 
     def _watch_over(self, queue: WorkQueue[Key], audit: Audit, cache: Cache) -> None:
+        metrics.QUEUE_DEPTH.set_function(lambda: queue.depth)
+        for resource in WATCHED:
+            metrics.CACHED.labels(resource.plural).set_function(partial(cache.count, resource))
+
         def stuck() -> str:
-            metrics.QUEUE_DEPTH.set(queue.depth)
-            for resource in WATCHED:
-                metrics.CACHED.labels(resource.plural).set(cache.count(resource))
             return "a reconcile hangs" if queue.longest_running > STUCK_SECONDS else ""
 
         self.health.checks += [stuck, lambda: ", ".join(f"the watch of {plural} is dead" for plural in audit.dead)]

@@ -1,0 +1,199 @@
+"""What the operator's process is to its surroundings: waits that it is asked for, its audit, its metrics, its kopf."""
+
+import ast
+import asyncio
+import inspect
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+import dcp_operator
+from dcp_operator.kube import audit, kopf_internals, metrics
+from dcp_operator.kube.api import CHECKPOINTS, JOBS, LONGEST_WAIT, Request, UnavailableError, refusal
+from dcp_operator.kube.audit import Audit
+from dcp_operator.kube.cache import Key
+from dcp_operator.kube.handlers import WATCHED
+from dcp_operator.kube.reconcile import _count
+from fake_api import FakeApi, reconciling
+from scenes import at, manifest, stamp
+
+
+def waits(said: str) -> float | None:
+    found = refusal(Request("GET", None, "/readyz"), 503, {"Retry-After": said}, b"<html>busy</html>")
+    assert isinstance(found, UnavailableError)
+    return found.retry_after
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("7", 7),
+        (" 7 ", 7),
+        ("0", 0),
+        ("9999999", LONGEST_WAIT),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", LONGEST_WAIT),
+        ("Wednesday, 21-Oct-15 07:28:00 GMT", 0),
+        ("soon", None),
+        ("-1", None),
+        ("1.5", None),
+        ("", None),
+        ("nan", None),
+    ],
+)
+def test_how_long_an_answer_asks_to_wait(said: str, seconds: float | None) -> None:
+    """O S3-13: a date raised an error, so that a proxy's 503 passed for a bug."""
+    assert waits(said) == seconds
+
+
+def test_a_date_to_come_is_waited_for() -> None:
+    found = waits(format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True))
+    assert found is not None
+    assert 50 < found <= 60
+
+
+class Asked(FakeApi):
+    """Notes what is listed, and how."""
+
+    async def _send(self, request: Request) -> bytes:
+        if request.method == "GET" and request.resource in WATCHED:
+            self.__dict__.setdefault("queries", []).append(dict(request.query))
+        return await super()._send(request)
+
+
+def test_an_audit_asks_the_api_servers_watch_and_a_start_its_database() -> None:
+    """O S3-8: of all pods of a cluster, once a minute, to find a handful."""
+    api = Asked()
+
+    async def listed() -> None:
+        assert [each async for each in api.list_metadata(JOBS, "team", "x")] == []
+        assert [each async for each in api.list_bodies(JOBS, "team", "x")] == []
+
+    asyncio.run(listed())
+    first, second = api.__dict__["queries"]
+    assert first == {"limit": "500", "labelSelector": "x", "resourceVersion": "0"}
+    assert second == {"limit": "500", "labelSelector": "x"}
+
+
+def late(monkeypatch: pytest.MonkeyPatch, change: Callable[[FakeApi], None]) -> tuple[int, list[Key]]:
+    """Audit the Checkpoints after a change that no watch has delivered; return how many were late, and which."""
+    monkeypatch.setattr(audit, "PATIENCE", 0.05)
+    api = FakeApi()
+    api.add(CHECKPOINTS, manifest())
+    reconciler = reconciling(api)
+    added: list[Key] = []
+    change(api)
+    found = asyncio.run(Audit(api, reconciler, added.append, ("team",))._audit(CHECKPOINTS))
+    return found, added
+
+
+def test_what_the_list_has_not_yet_has_not_vanished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The API server's watch may be behind ours, and behind our own writes."""
+    read = FakeApi._read
+
+    def behind(_: FakeApi) -> None:
+        monkeypatch.setattr(
+            FakeApi,
+            "_read",
+            lambda self, request: (
+                {"metadata": {}, "items": []} if request.path.endswith("/checkpoints") else read(self, request)
+            ),
+        )
+
+    assert late(monkeypatch, behind) == (0, [])
+
+
+def test_what_is_gone_has_vanished(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert late(monkeypatch, lambda api: api.objects.clear()) == (1, [Key("team", "save-1000")])
+
+
+def test_what_is_newer_was_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    def newer(api: FakeApi) -> None:
+        api.add(CHECKPOINTS, manifest())
+
+    assert late(monkeypatch, newer) == (1, [Key("team", "save-1000")])
+
+
+def test_kopfs_private_parts_are_used_in_one_module() -> None:
+    """O S3-15: they may be gone with the next version."""
+    root = Path(dcp_operator.__file__).parent
+    users = set()
+    for path in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            modules += [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            if any(each.startswith("kopf._") for each in modules):
+                users.add(path.name)
+    assert users == {"kopf_internals.py"}
+
+
+def test_kopfs_private_parts_are_there() -> None:
+    for name in ("AnyMemo", "ResourceMemories", "ResourceMemory"):
+        assert hasattr(kopf_internals, name)
+    recall = getattr(kopf_internals, "ResourceMemories").recall  # noqa: B009 - it is not exported
+    assert set(inspect.signature(kopf_internals.Forgetful.recall).parameters) == set(
+        inspect.signature(recall).parameters
+    )
+
+
+def scraped() -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
+    found: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
+    for family in text_string_to_metric_families(metrics.render().decode()):
+        for sample in family.samples:
+            found.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
+    return found
+
+
+def test_checkpoints_are_counted_by_phase_and_namespace_when_they_are_asked_for() -> None:
+    """O S3-17: nothing told of one that had been Pending for an hour."""
+
+    def of(namespace: str) -> dict[str, float]:
+        samples = scraped().get("dcp_checkpoints", {}).items()
+        return {dict(labels)["phase"]: count for labels, count in samples if dict(labels)["namespace"] == namespace}
+
+    api = FakeApi()
+    for name, suspend in (("a", True), ("b", True), ("c", False)):
+        body = manifest({"metadata.name": name, "metadata.namespace": "counted", "spec.suspend": suspend})
+        body["metadata"]["uid"] = f"uid-{name}"
+        body["spec"]["storage"] = {"url": f"s3://bucket/{name}"}
+        api.add(CHECKPOINTS, body)
+    reconciler = reconciling(api)
+    assert of("counted") == {"Pending": 3}
+    for name in "abc":
+        asyncio.run(reconciler(Key("counted", name)))
+    assert of("counted") == {"Suspended": 2, "Starting": 1}
+    reconciler.drop(CHECKPOINTS, "counted", "a", "uid-a")
+    assert of("counted") == {"Suspended": 1, "Starting": 1}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "process_resident_memory_bytes",
+        "process_cpu_seconds_total",
+        "process_open_fds",
+        "python_gc_collections_total",
+        "python_info",
+        "dcp_build_info",
+    ],
+)
+def test_the_process_itself_is_measured(name: str) -> None:
+    assert scraped()[name]
+
+
+def test_how_long_a_start_takes_is_counted_once() -> None:
+    def count() -> float:
+        return scraped().get("dcp_checkpoint_start_seconds_count", {}).get((("operation", "Save"),), 0)
+
+    before = count()
+    written: Any = {"spec": {"operation": "Save"}, "status": {"phase": "Running", "attempts": 1, "startTime": stamp(0)}}
+    _count({"phase": "Starting"}, written, at(42))
+    _count({"phase": "Running"}, written, at(50))
+    written["status"]["attempts"] = 2
+    _count({"phase": "Starting"}, written, at(60))
+    assert count() == before + 1
