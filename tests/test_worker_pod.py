@@ -1,6 +1,7 @@
 """What a template may say of a worker pod, and what the operator says where it doesn't."""
 
 import gc
+import json
 import sys
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dcp_operator import __main__ as program
+from dcp_operator import cli
 from dcp_operator.checkpoint.pod_rules import PodSecurity
 from dcp_operator.checkpoint.spec import LOCAL, parse
 from dcp_operator.decision.actions import CreateAttempt
@@ -371,6 +373,43 @@ def test_without_policies_there_is_none() -> None:
 def test_stores_in_the_cluster_are_peers_beside_the_addresses_outside() -> None:
     policy = objects({})[1]
     assert {"namespaceSelector": {}} in policy["spec"]["egress"][-1]["to"]
+
+
+CLOSED: Body = {"spec.storage.credentialsSecretRef": {"name": "s3"}}
+REFERENCE: Body = {"name": "AWS_ACCESS_KEY_ID", "valueFrom": {"secretKeyRef": {"name": "s3", "key": "id"}}}
+
+
+@pytest.mark.adversary
+@pytest.mark.parametrize(
+    ("changes", "closed"),
+    [
+        pytest.param({}, False, id="the cloud's identity is all there is"),
+        pytest.param(CLOSED, True, id="credentials"),
+        pytest.param({"spec.storage.options": {"anon": True}}, True, id="none wanted"),
+        pytest.param({"spec.storage.caSecretRef": {"name": "ca"}}, False, id="O S2-3: authorities alone"),
+        pytest.param(CLOSED | {"spec.storage.url": "file:///data/x"}, False, id="O S2-3: no key of a mounted path"),
+        pytest.param({"spec.workers": {"podTemplate": contained(env=[REFERENCE])}}, True, id="by the template"),
+        pytest.param(
+            {"spec.workers": {"podTemplate": contained(env=[{"name": "A", "value": "b"}])}},
+            False,
+            id="another variable",
+        ),
+    ],
+)
+def test_a_worker_with_credentials_of_its_own_is_kept_from_the_nodes(changes: Body, closed: bool) -> None:  # noqa: FBT001
+    policy = next(each for each in objects(changes) if each["kind"] == "NetworkPolicy")
+    blocks = [to["ipBlock"] for to in policy["spec"]["egress"][-1]["to"] if "ipBlock" in to]
+    assert [bool(each.get("except")) for each in blocks] == [closed, closed]
+
+
+def test_a_manifest_for_a_cluster_that_allows_more_can_be_checked_and_run_here() -> None:
+    template = {"spec": {"volumes": [{"name": "lustre", "hostPath": {"path": "/lustre"}}], "hostNetwork": True}}
+    text = json.dumps(manifest({"spec.workers.podTemplate": template}))
+    exits = {
+        options: CliRunner().invoke(cli.app, [*options, "-f", "-"], input=text).exit_code
+        for options in (("validate",), ("validate", "--pod-security", "namespace"), ("run", "--rehearse"))
+    }
+    assert list(exits.values()) == [2, 0, 0]
 
 
 @pytest.mark.parametrize(

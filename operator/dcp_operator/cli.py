@@ -17,6 +17,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from dcp_operator.checkpoint.pod_rules import PodSecurity
 from dcp_operator.checkpoint.spec import CLUSTER, LOCAL, Site
 from dcp_operator.checkpoint.storage_url import protocol, url_problems
 from dcp_operator.local import documents, table
@@ -111,9 +112,13 @@ def validate(
     files: Files,
     *,
     for_local: Annotated[bool, typer.Option("--local", help="Check for `dcp run` instead of for a cluster.")] = False,
+    pod_security: Annotated[
+        PodSecurity,
+        typer.Option(help="Check for a cluster whose operator judges worker pods, or leaves that to their namespace."),
+    ] = PodSecurity.RESTRICTED,
 ) -> None:
     """Check manifests without running anything; what is wrong is said in one line each."""
-    found = _read(files, LOCAL if for_local else CLUSTER)
+    found = _read(files, LOCAL if for_local else CLUSTER.model_copy(update={"pod_security": pod_security}))
     for note in found.notes:
         typer.echo(note, err=True)
     for source in found.checkpoints:

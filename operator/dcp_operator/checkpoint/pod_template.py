@@ -30,6 +30,13 @@ def mounted_paths(template: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
+def worker_env(template: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the environment variables that the template gives the worker container."""
+    for _, container in mappings(pod_of(template).get("containers")):
+        if container.get("name") == WORKER_CONTAINER:
+            yield from (entry for _, entry in mappings(container.get("env")))
+
+
 def merged(template: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
     """Return a strategic merge of ours over the user's template; neither is changed.
 

@@ -228,7 +228,9 @@ class Site(Wire):
     @classmethod
     def local(cls) -> Self:
         """Return the site of `dcp run`: this machine's files are there to stay, and tests may use memory."""
-        return cls(protocols=(*DEFAULT_PROTOCOLS, "memory"), file_needs_volume=False)
+        return cls(
+            protocols=(*DEFAULT_PROTOCOLS, "memory"), file_needs_volume=False, pod_security=PodSecurity.NAMESPACE
+        )
 
     def widest(self) -> Self:
         """Return the site of an operator that is configured to accept all that there is."""

@@ -8,8 +8,11 @@ from enum import StrEnum
 from typing import Any
 
 from dcp_operator.checkpoint.naming import JOB_LABEL
+from dcp_operator.checkpoint.pod_rules import CREDENTIAL_ENV
+from dcp_operator.checkpoint.pod_template import worker_env
 from dcp_operator.checkpoint.spec import Checkpoint
-from dcp_operator.checkpoint.storage_url import METADATA_NETWORKS
+from dcp_operator.checkpoint.storage_url import METADATA_NETWORKS, protocol
+from dcp_worker.contract import CREDENTIAL_KEYS
 
 Body = dict[str, Any]
 
@@ -54,4 +57,7 @@ def _block(everything: str, version: int, checkpoint: Checkpoint) -> Body:
 def has_credentials(checkpoint: Checkpoint) -> bool:
     """Say whether the worker is given credentials, or is to use none: then the node's identity is not its own."""
     storage = checkpoint.spec.storage
-    return storage.credentials_secret_ref is not None or bool(storage.options.get("anon"))
+    keys = CREDENTIAL_KEYS.get(protocol(storage.url), ())
+    by_secret = storage.credentials_secret_ref is not None and bool(keys)
+    by_template = any(entry.get("name") in CREDENTIAL_ENV for entry in worker_env(checkpoint.spec.workers.pod_template))
+    return by_secret or by_template or bool(storage.options.get("anon"))

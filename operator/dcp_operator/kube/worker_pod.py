@@ -1,7 +1,7 @@
 """The pod template of an attempt: the user's, with ours merged over it."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from dcp_operator.checkpoint.pod_rules import (
     permitted,
     pod_of,
 )
-from dcp_operator.checkpoint.pod_template import merged, mounted_paths
+from dcp_operator.checkpoint.pod_template import merged, mounted_paths, worker_env
 from dcp_operator.checkpoint.spec import Checkpoint
 from dcp_operator.checkpoint.storage_url import protocol
 from dcp_operator.decision.actions import CreateAttempt
@@ -119,7 +119,7 @@ def _container(checkpoint: Checkpoint, action: CreateAttempt, theirs: Body, imag
         # torch asks for the user's name, and a uid that the image does not know has none.
         "USER": "nonroot",
     }
-    given = {entry.get("name") for entry in _worker_env(theirs)}
+    given = {entry.get("name") for entry in worker_env(theirs)}
     environment = ours | {name: value for name, value in defaults.items() if name not in given}
     return {
         "name": WORKER_CONTAINER,
@@ -131,12 +131,6 @@ def _container(checkpoint: Checkpoint, action: CreateAttempt, theirs: Body, imag
         "terminationMessagePath": "/dev/termination-log",
         "terminationMessagePolicy": "File",
     }
-
-
-def _worker_env(template: Body) -> Iterator[Mapping[str, Any]]:
-    for _, container in mappings(pod_of(template).get("containers")):
-        if container.get("name") == WORKER_CONTAINER:
-            yield from (entry for _, entry in mappings(container.get("env")))
 
 
 def _credentials(checkpoint: Checkpoint) -> list[Body]:
