@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -105,29 +106,85 @@ def test_results_about_a_url_come_as_json_too(command: str, monkeypatch: pytest.
     became: list[list[str]] = []
     monkeypatch.setattr(os, "execv", lambda _, arguments: became.append(arguments))
     dcp(command, "file:///x/run", "-o", "json")
-    assert became == [[sys.executable, "-m", "dcp_worker", command, "file:///x/run", "-o", "json"]]
+    assert became == [[sys.executable, "-P", "-m", "dcp_worker", command, "file:///x/run", "-o", "json"]]
+
+
+PATHS = {
+    "absolute": ("/runs/step-1000", "file:///runs/step-1000"),
+    "relative": ("runs/step-1000", "file://{here}/runs/step-1000"),
+    "a folder up": ("../step-1000", "file://{above}/step-1000"),
+    "here": (".", "file://{here}"),
+    "with dots within": ("./runs/../step-1000/", "file://{here}/step-1000"),
+    "at home": ("~/step-1000", "file:///home/alice/step-1000"),
+    "of nobody": ("~nobody-at-all/step", "file://{here}/~nobody-at-all/step"),
+    "with what markup has": ("[red]/step 1", "file://{here}/[red]/step 1"),
+    "with a colon": ("step:1000", "file://{here}/step:1000"),
+}
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+@pytest.mark.parametrize(("path", "url"), PATHS.values(), ids=PATHS)
+def test_a_plain_path_is_one_of_this_machine(
+    command: str, path: str, url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    became: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda _, arguments: became.append(arguments))
+    monkeypatch.setenv("HOME", "/home/alice")
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    dcp(command, path)
+    assert [arguments[5] for arguments in became] == [url.format(here=here, above=tmp_path)]
+
+
+@pytest.mark.adversary
+def test_nothing_of_the_folder_that_is_looked_at_runs(tmp_path: Path) -> None:
+    (tmp_path / "gettext.py").write_text("import pathlib; pathlib.Path('ran').touch()")
+    done = subprocess.run(
+        [sys.executable, "-m", "dcp_operator.cli", "inspect", "."],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONSAFEPATH": "1"},  # of dcp itself: its script is not in this folder either
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "CheckpointNotFound" in done.stderr, done.stderr
+    assert not (tmp_path / "ran").exists()
 
 
 def test_valid_manifests_are_named() -> None:
     result = dcp("validate", "-f", "-", stdin=SAVE + "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: x}\n")
     assert result.exit_code == 0
-    assert result.stdout == "standard input, document 1: Checkpoint one is valid\n"
+    assert result.stdout == "standard input, document 1: Checkpoint one is valid for a cluster\n"
     assert result.stderr.startswith("standard input, document 2: Namespace left out")
 
 
 def test_a_path_of_this_machine_is_valid_for_run_but_not_for_a_cluster() -> None:
     manifest = SAVE.replace("s3://bucket/run", "file:///checkpoints/run")
-    assert dcp("validate", "--local", "-f", "-", stdin=manifest).exit_code == 0
+    valid = dcp("validate", "--local", "-f", "-", stdin=manifest)
+    assert valid.stdout == "standard input, document 1: Checkpoint one is valid for `dcp run`\n"
     result = dcp("validate", "-f", "-", stdin=manifest)
     assert result.exit_code == 2
     assert "mount a volume" in result.stderr
 
 
+def test_the_demos_manifest_is_valid_for_what_it_is_for() -> None:
+    demo = str(Path(__file__).parent.parent / "examples" / "demo.yaml")
+    assert dcp("validate", "--local", "-f", demo).exit_code == 0
+    result = dcp("validate", "-f", demo)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == (
+        "That is for a cluster; `dcp run` takes these files: to check for that, add --local."
+    )
+
+
 def test_a_url_that_is_no_store_is_refused_before_torch_is_loaded() -> None:
     for command, url, said in (
         ("inspect", "ftp://host/run", "URL: protocol 'ftp' is not allowed"),
-        ("verify", "runs/step-1000", f"URL: has no protocol; write file://{Path.cwd()}/runs/step-1000"),
-        ("inspect", "../ckpt", f"URL: has no protocol; write file://{Path.cwd().parent}/ckpt"),
+        ("verify", "s3:/bucket/run", "URL: has not two slashes after its protocol; write s3://bucket/run"),
+        ("inspect", "gs:bucket", "URL: has not two slashes after its protocol; write gs://bucket"),
         ("inspect", "simplecache::s3://bucket/run", "URL: chained URLs are not accepted"),
     ):
         result = dcp(command, url)
@@ -142,7 +199,7 @@ def test_without_the_worker_extra_one_line_says_how_to_get_it(
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     result = dcp(*command, stdin=SAVE)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == "torch and fsspec missing; install the worker extra: pip install 'dcp-operator[worker]'\n"
+    assert result.stderr == "torch and obstore missing; install the worker extra: pip install 'dcp-operator[worker]'\n"
 
 
 def test_help_says_how_entrypoints_are_found_and_which_exit_codes_there_are() -> None:

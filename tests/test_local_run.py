@@ -99,6 +99,26 @@ def test_ctrl_c_stops_the_ranks_and_says_so_in_the_status(times: int, tmp_path: 
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)],
+    ids=str,
+)
+def test_a_signal_is_named_in_the_status_and_is_the_exit_code(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    began = tmp_path / "began"
+    with started(manifest("blocks", tmp_path / "run", "run_workloads:Blocks", args={"began": str(began)})) as process:
+        until(lambda: began.exists() and began.read_text() != "")
+        process.send_signal(number)
+        out, err = process.communicate(timeout=DEADLINE)
+    assert process.returncode == code, err
+    said = {each["message"] for each in json.loads(out)["status"]["conditions"]}
+    stopped = f"{number.name} stopped this run, as suspend: true would: attempt 1 is stopped and not counted."
+    assert any(text.startswith(stopped) for text in said), said
+    assert not any("spec.suspend is true" in text for text in said), said
+
+
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)

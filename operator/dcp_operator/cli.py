@@ -1,15 +1,17 @@
 """The command line, `dcp`: run Checkpoints on this machine, check manifests, look into stores.
 
-Exit codes: 0 all well, 1 a Checkpoint did not succeed, 2 input that can't be run, 130 stopped by Ctrl-C.
+Exit codes: 0 all well, 1 a Checkpoint did not succeed, 2 input that can't be run, 128 and the signal's number where one
+stopped it: 130 for Ctrl-C, 143 for SIGTERM.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
@@ -21,12 +23,11 @@ from dcp_operator.checkpoint.pod_rules import PodSecurity
 from dcp_operator.checkpoint.spec import CLUSTER, LOCAL, Site
 from dcp_operator.checkpoint.storage_url import protocol, url_problems
 from dcp_operator.local import documents, table
-from dcp_operator.local.documents import Documents, InputError
+from dcp_operator.local.documents import STDIN, Documents, InputError
 from dcp_operator.local.run import run_all, succeeded
 from dcp_operator.local.view import view
 
 BAD_INPUT: Final = 2
-INTERRUPTED: Final = 130
 PIPE_WIDTH: Final = 4096
 
 app = typer.Typer(
@@ -43,7 +44,7 @@ Files = Annotated[
         "-f", "--filename", help="YAML or JSON file, a folder of such files, or - for standard input. May be repeated."
     ),
 ]
-Url = Annotated[str, typer.Argument(help="URL of a checkpoint, such as s3://bucket/run/step-1000.")]
+Url = Annotated[str, typer.Argument(help="URL of a checkpoint, such as s3://bucket/run/step-1000, or a path.")]
 
 
 class Output(StrEnum):
@@ -101,8 +102,8 @@ def run(
             shown.say(note)
         finished, interrupted = run_all(found, shown, verbose=verbose)
     _show(finished, output)
-    if interrupted:
-        raise typer.Exit(INTERRUPTED)
+    if interrupted is not None:
+        raise typer.Exit(128 + interrupted)
     if not all(succeeded(body) for body in finished):
         raise typer.Exit(1)
 
@@ -118,11 +119,12 @@ def validate(
     ] = PodSecurity.RESTRICTED,
 ) -> None:
     """Check manifests without running anything; what is wrong is said in one line each."""
-    found = _read(files, LOCAL if for_local else CLUSTER.model_copy(update={"pod_security": pod_security}))
+    found = _checked(files, LOCAL if for_local else CLUSTER.model_copy(update={"pod_security": pod_security}))
     for note in found.notes:
         typer.echo(note, err=True)
+    purpose = "for `dcp run`" if for_local else "for a cluster"
     for source in found.checkpoints:
-        typer.echo(f"{source.place}: Checkpoint {source.title} is valid")
+        typer.echo(f"{source.place}: Checkpoint {source.title} is valid {purpose}")
 
 
 @app.command()
@@ -135,6 +137,19 @@ def inspect(url: Url, output: Look = LookOutput.TABLE) -> None:
 def verify(url: Url, output: Look = LookOutput.TABLE) -> None:
     """Read every byte of a checkpoint and compare it with its digests. Needs the worker extra."""
     _worker("verify", url, output)
+
+
+def _checked(files: list[str], site: Site) -> Documents:
+    """Read manifests for where they are to run; of those that only `dcp run` takes say so."""
+    try:
+        return documents.read(files, site)
+    except InputError as error:
+        problems = list(error.problems)
+        if site is not LOCAL and STDIN not in files:
+            with contextlib.suppress(InputError):
+                documents.read(files, LOCAL)
+                problems.append("That is for a cluster; `dcp run` takes these files: to check for that, add --local.")
+        _refuse(problems)
 
 
 def _read(files: list[str], site: Site) -> Documents:
@@ -164,16 +179,24 @@ def _show(bodies: list[dict[str, Any]], output: Output) -> None:
 def _worker(command: str, url: str, output: LookOutput) -> NoReturn:
     """Become `python -m dcp_worker`: the data plane is a program of its own, never imported here."""
     if not protocol(url) and "::" not in url:
-        _refuse([f"URL: has no protocol; write file://{Path(url).resolve()}, or s3://bucket/path"])
-    if problems := [*url_problems("URL", url, LOCAL.protocols)]:
+        url = f"file://{_absolute(url)}"
+    elif problems := [*url_problems("URL", url, LOCAL.protocols)]:
         _refuse(problems)
     _need_worker()
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "dcp_worker", command, url, "-o", output])  # noqa: S606 - our own program, no shell
+    # -P: nothing is imported from the current folder, which may be that of somebody else's checkpoint.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "dcp_worker", command, url, "-o", output])  # noqa: S606 - our own program, no shell
+
+
+def _absolute(path: str) -> str:
+    """Return a path as it counts from the current folder, ~ included."""
+    if (found := re.match(r"([a-z0-9]+):/*(?=[^/])", path)) and found[1] in LOCAL.protocols:
+        _refuse([f"URL: has not two slashes after its protocol; write {found[1]}://{path[found.end() :]}"])
+    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - pathlib's raises for an unknown user
 
 
 def _need_worker() -> None:
-    missing = [name for name in ("torch", "fsspec") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("torch", "obstore") if importlib.util.find_spec(name) is None]
     if missing:
         _refuse([f"{' and '.join(missing)} missing; install the worker extra: pip install 'dcp-operator[worker]'"])
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
+from rich.text import Text
 
 from dcp_worker.contract import CheckpointInfo
 from dcp_worker.engine.errors import EngineError, InvalidOption
@@ -39,7 +40,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         result = app(args=list(arguments), prog_name="dcp", standalone_mode=False)
     except EngineError as error:
-        typer.echo(f"{error.reason}: {error}", err=True)
+        typer.echo(f"{error.reason}: {printable(str(error))}", err=True)
         return 2 if isinstance(error, InvalidOption) else 1
     except typer.Abort:
         return 130
@@ -83,7 +84,8 @@ def verify(url: Url, output: OutputOption = Output.TABLE) -> None:
 
 
 def _verified(url: str, info: CheckpointInfo) -> str:
-    return f"Verified {url}: {decimal(info.bytes or 0)} in {info.files} files, {info.tensors} tensors; {info.verified}"
+    size = f"{decimal(info.bytes or 0)} in {info.files} files, {info.tensors} tensors"
+    return f"Verified {printable(url)}: {size}; {info.verified}"
 
 
 def _summary(url: str, manifest: Manifest) -> Table:
@@ -104,7 +106,7 @@ def _summary(url: str, manifest: Manifest) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in rows.items():
         if value not in {None, ""}:
-            table.add_row(name, str(value))
+            table.add_row(name, _text(str(value)))
     return table
 
 
@@ -113,11 +115,21 @@ def _tensors(manifest: Manifest) -> Table:
     for name, tensor in [*manifest.tensors.items()][:SHOWN_TENSORS]:
         shape = "x".join(map(str, tensor.shape)) or "scalar"
         kind, shape = (tensor.dtype, shape) if tensor.dtype is not None else ("object", "")
-        table.add_row(name, kind, shape, decimal(_size(tensor)), str(len(tensor.chunks)))
+        table.add_row(*map(_text, (name, kind, shape, decimal(_size(tensor)), str(len(tensor.chunks)))))
     rest = len(manifest.tensors) - SHOWN_TENSORS
     if rest > 0:
         table.caption = f"and {rest} more; -o json shows all"
     return table
+
+
+def printable(text: str) -> str:
+    """Return text whose control characters are spelled out: whoever saved a checkpoint chose what is in it."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def _text(text: str) -> Text:
+    """Return what is shown as it is: a name is no markup."""
+    return Text(printable(text))
 
 
 def _document(url: str, manifest: Manifest) -> dict[str, Any]:

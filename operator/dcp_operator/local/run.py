@@ -11,7 +11,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -41,14 +41,15 @@ class Run:
     verbose: bool
     folder: Path
     news: "queue.SimpleQueue[None]" = field(default_factory=queue.SimpleQueue)
-    signals: int = 0
+    signals: list[signal.Signals] = field(default_factory=list)
+    """Those that asked this program to stop, in their order."""
     machine: Machine | None = None
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """Suspend on the first Ctrl-C, kill on the second; runs between two instructions of the main thread."""
-        del number, frame
-        self.signals += 1
-        if self.signals > 1 and self.machine is not None:
+        del frame
+        self.signals.append(signal.Signals(number))
+        if len(self.signals) > 1 and self.machine is not None:
             self.machine.kill()
         self.news.put(None)
 
@@ -99,6 +100,7 @@ class Run:
             machine.forget()
             suspended = _suspended(checkpoint)
             decision = decide(suspended, machine.observe(), status, now())
+            decision = replace(decision, status=_stopped_by(self.signals[0], decision.status))
         self._show(checkpoint, machine, observed, decision)
         return decision.status
 
@@ -149,8 +151,8 @@ class Run:
         return environment | authorities(checkpoint, self.found.secrets)
 
 
-def run_all(found: Documents, shown: View, *, verbose: bool) -> tuple[list[dict[str, Any]], bool]:
-    """Run the Checkpoints in order; return the objects with their status, and whether Ctrl-C stopped them.
+def run_all(found: Documents, shown: View, *, verbose: bool) -> tuple[list[dict[str, Any]], signal.Signals | None]:
+    """Run the Checkpoints in order; return the objects with their status, and the signal that stopped them.
 
     After a Ctrl-C the remaining ones are not started: their status says Suspended as well.
     """
@@ -158,7 +160,7 @@ def run_all(found: Documents, shown: View, *, verbose: bool) -> tuple[list[dict[
         run = Run(found, shown, verbose, Path(folder))
         with _handled(run.on_signal):
             finished = [run.one(source) for source in found.checkpoints]
-        return finished, run.signals > 0
+        return finished, run.signals[0] if run.signals else None
 
 
 @contextmanager
@@ -186,6 +188,15 @@ def _admitted(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _suspended(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint.model_copy(update={"spec": checkpoint.spec.model_copy(update={"suspend": True})})
+
+
+def _stopped_by(number: signal.Signals, status: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the status of a Checkpoint that a signal to this program suspended, and not its author."""
+    stopped = f"{number.name} stopped this run, as suspend: true would"
+    conditions = [
+        {**each, "message": each["message"].replace("spec.suspend is true", stopped)} for each in status["conditions"]
+    ]
+    return {**status, "conditions": conditions}
 
 
 def _ended(status: Mapping[str, Any]) -> bool:

@@ -1,0 +1,39 @@
+"""What `dcp inspect` and `verify` print of a checkpoint, whose names somebody else chose."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from dcp_worker.commands import _summary, _tensors, printable
+from dcp_worker.engine.manifest import Chunk, Manifest, Tensor
+
+NAMES = {
+    "markup": ("model.[red]head[/red].weight", "model.[red]head[/red].weight"),
+    "a closing tag": ("model.[/].weight", "model.[/].weight"),
+    "a link": ("model.[link=http://example.com]x", "model.[link=http://example.com]x"),
+    "an emoji's name": ("model.:warning:.bias", "model.:warning:.bias"),
+    "a terminal's commands": ("model.\x1b]0;owned\x07.bias", "model.\\x1b]0;owned\\x07.bias"),
+    "a line's end": ("model.a\nb", "model.a\\nb"),
+    "half a character": ("model.\udc80", "model.\\udc80"),
+    "a trailing backslash": ("model.a\\", "model.a\\"),
+    "another script": ("model.größe.重み", "model.größe.重み"),
+}
+
+
+def shown(manifest: Manifest) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=200)
+    console.print(_summary("s3://bucket/[bold]run", manifest))
+    console.print(_tensors(manifest))
+    return out.getvalue()
+
+
+@pytest.mark.adversary
+@pytest.mark.parametrize(("name", "words"), NAMES.values(), ids=NAMES)
+def test_a_name_is_shown_as_it_is(name: str, words: str) -> None:
+    tensor = Tensor("float32", (2,), [Chunk((0,), (2,), 0, 0, 8, None)])
+    text = shown(Manifest(tensors={name: tensor}))
+    assert f"{words} " in text
+    assert "s3://bucket/[bold]run" in text
+    assert printable(name) == words
