@@ -8,7 +8,7 @@ export UV_PYTHON_DOWNLOADS ?= never
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pure test-matrix test-torch gpu-check gpu-packages check format lock crd cluster cluster-down e2e bench bench-operator clean
+.PHONY: help demo test test-pure test-matrix test-torch gpu-check gpu-packages check check-stacks format lock crd cluster cluster-down e2e bench bench-operator clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -66,6 +66,9 @@ check: .venv/stamp ## ruff, mypy --strict, import contracts, drift of generated 
 	.venv/bin/lint-imports
 	$(PYTHON) -m dcp_operator.checkpoint.crd --check
 	$(PYTHON) -m dcp_operator.kube.pod_fields --check
+
+check-stacks: ## Whether we install beside torchtitan, accelerate, lightning, datasets and transformers of today
+	@uv=$$(./.ci/uv); python3 .ci/stacks.py "$$uv"
 
 format: .venv/stamp ## Format and fix what ruff can fix
 	.venv/bin/ruff check --fix-only -q .

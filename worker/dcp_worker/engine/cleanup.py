@@ -13,7 +13,7 @@ from os import PathLike, fspath
 from typing import Any, Final
 
 from dcp_worker.engine import layout, options, pending
-from dcp_worker.engine.errors import is_missing_file, translate
+from dcp_worker.engine.errors import InvalidOption, is_missing_file, translate
 from dcp_worker.engine.store import Entry, Store
 from dcp_worker.engine.stores import open_store
 
@@ -84,7 +84,10 @@ def _orphans(entries: list[Entry], metadata: bytes, before: datetime) -> list[st
 
 def _stale_uploads(url: str, given: Mapping[str, Any], before: datetime, *, dry_run: bool) -> list[str]:
     """Abort multipart uploads that a killed save began: their parts are stored and paid for, but in no listing."""
-    import botocore.session  # noqa: PLC0415 - obstore can't list uploads
+    try:
+        import botocore.session  # noqa: PLC0415 - obstore can't list uploads
+    except ImportError as error:
+        raise InvalidOption.not_installed("the listing of stale uploads on S3", "fsspec") from error
 
     bucket, path = options.place_of(url)
     prefix = f"{path}/" if path else ""

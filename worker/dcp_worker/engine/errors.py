@@ -284,6 +284,11 @@ class InvalidOption(EngineError):
         return cls(f"{what}: {error}")
 
     @classmethod
+    def not_installed(cls, what: str, extra: str) -> Self:
+        """Return the error for a library that is needed for little, and is not there."""
+        return cls(f"{what} needs more than is installed: pip install 'dcp-operator[{extra}]'")
+
+    @classmethod
     def without_collectives(cls) -> Self:
         """Return the error for dcp.save(use_collectives=False)."""
         return cls("use_collectives=False would commit each rank by itself; a checkpoint has one commit")

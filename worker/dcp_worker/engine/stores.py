@@ -22,13 +22,21 @@ def open_store(url: str, storage_options: Mapping[str, Any] | None = None) -> St
             from dcp_worker.engine.object_store import ObjectStore  # noqa: PLC0415
 
             return ObjectStore(url, options.for_obstore(protocol, given))
-        from dcp_worker.engine.fsspec_store import FsspecStore  # noqa: PLC0415
-
-        return FsspecStore(url, given)
+        return _through_fsspec(url, protocol, given)
+    except InvalidOption:
+        raise
     except (ImportError, ValueError) as error:
         raise InvalidOption.wrapping(url, error) from error
     except Exception as error:
         raise translate(error) from error
+
+
+def _through_fsspec(url: str, protocol: str, given: Mapping[str, Any]) -> Store:
+    try:
+        from dcp_worker.engine.fsspec_store import FsspecStore  # noqa: PLC0415
+    except ImportError as error:
+        raise InvalidOption.not_installed(f"{protocol}://", "fsspec") from error
+    return FsspecStore(url, given)
 
 
 def can_open(url: str) -> bool:

@@ -1,0 +1,96 @@
+"""What is installed with which extra: the engine alone stays small, and what is missing is said in one line."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BLOCK = """
+import importlib.abc, sys
+
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Block())
+"""
+ENGINE = """
+import os, tempfile, torch
+from datetime import timedelta
+from dcp_worker import engine
+from dcp_worker.engine.errors import InvalidOption
+
+place = os.path.join(tempfile.mkdtemp(), "run")
+engine.save({{"model": {{"weight": torch.arange(6.0)}}, "step": 3}}, place, step=3)
+found = {{"model": {{"weight": torch.zeros(6)}}, "step": 0}}
+engine.load(found, place)
+assert found["step"] == 3 and torch.equal(found["model"]["weight"], torch.arange(6.0))
+engine.async_save(found, place + "-2").wait()
+assert engine.inspect(place).step == 3
+assert engine.verify(place).tensors == 1
+assert engine.find(place) is not None
+assert engine.clean(place, older_than=timedelta(0)) == []
+try:
+    engine.find("memory://run")
+except InvalidOption as error:
+    print(error.message)
+print(sorted(name for name in sys.modules if name.partition(".")[0] in {blocked!r}))
+"""
+LITTLE = {"typer", "rich", "yaml", "s3fs", "fsspec", "botocore", "aiobotocore", "aiohttp", "kopf", "kubernetes"}
+
+
+def ran(program: str, blocked: set[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", (BLOCK + program).format(blocked=blocked)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=ROOT,
+    )
+
+
+def test_the_engine_works_without_the_command_line_and_fsspec() -> None:
+    done = ran(ENGINE, LITTLE)
+    assert done.returncode == 0, done.stderr
+    memory, loaded = done.stdout.splitlines()
+    assert memory == "memory:// needs more than is installed: pip install 'dcp-operator[fsspec]'"
+    assert loaded == "[]"
+
+
+def test_what_lists_uploads_says_what_to_install() -> None:
+    program = """
+from dcp_worker.engine.cleanup import _stale_uploads
+from dcp_worker.engine.errors import InvalidOption
+from datetime import datetime, UTC
+try:
+    _stale_uploads("s3://bucket/run", {{}}, datetime.now(UTC), dry_run=True)
+except InvalidOption as error:
+    print(error.message)
+"""
+    done = ran(program, {"botocore"})
+    assert done.stdout == (
+        "the listing of stale uploads on S3 needs more than is installed: pip install 'dcp-operator[fsspec]'\n"
+    ), done.stderr
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich", "yaml"])
+def test_the_command_line_says_what_to_install(missing: str) -> None:
+    done = ran("from dcp_operator.command import main\nmain()", {missing})
+    assert done.returncode == 2
+    assert done.stderr == f"{missing} missing; install the command line: pip install 'dcp-operator[cli]'\n"
+
+
+def test_the_contract_needs_pydantic_alone() -> None:
+    done = ran("import dcp_worker.contract", LITTLE | {"torch", "numpy", "obstore", "awscrt", "tenacity"})
+    assert done.returncode == 0, done.stderr
+
+
+def test_both_packages_are_typed() -> None:
+    assert "Typing :: Typed" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    assert (ROOT / "operator/dcp_operator/py.typed").is_file()
+    assert (ROOT / "worker/dcp_worker/py.typed").is_file()
