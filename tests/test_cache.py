@@ -51,7 +51,7 @@ def test_a_job_and_its_pods_are_found_by_the_checkpoint(cache: Cache) -> None:
     assert cache.put(JOBS, owned(J1, 11)) == KEY
     assert cache.put(PODS, owned(f"{J1}-0", 12, J1)) == KEY
     jobs, pods = cache.attempts(KEY, "uid-save")
-    assert [each["metadata"]["name"] for each in (*jobs, *pods)] == [J1, f"{J1}-0"]
+    assert ([each["metadata"]["name"] for each in jobs], [each.name for each in pods]) == ([J1], [f"{J1}-0"])
 
 
 def test_objects_of_a_checkpoint_that_is_not_here_yet_wait_for_it() -> None:
@@ -101,11 +101,11 @@ def test_pods_of_a_job_that_is_gone_are_there_until_they_are_gone_as_well(cache:
         cache.put(PODS, owned(f"{J1}-{index}", 12, J1))
     cache.remove(JOBS, "team", J1, f"uid-{J1}")
     jobs, pods = cache.attempts(KEY, "uid-save")
-    assert (jobs, [each["metadata"]["name"] for each in pods]) == ([], [f"{J1}-0", f"{J1}-1"])
+    assert (jobs, [each.name for each in pods]) == ([], [f"{J1}-0", f"{J1}-1"])
 
     assert cache.remove(PODS, "team", f"{J1}-0", f"uid-{J1}-0") == KEY
     cache.put(JOBS, owned(J2, 13))
-    assert [each["metadata"]["name"] for each in cache.attempts(KEY, "uid-save")[1]] == [f"{J1}-1"]
+    assert [each.name for each in cache.attempts(KEY, "uid-save")[1]] == [f"{J1}-1"]
     cache.remove(PODS, "team", f"{J1}-1", f"uid-{J1}-1")
     assert cache.attempts(KEY, "uid-save")[1] == []
     assert cache.count(PODS) == 0
@@ -138,7 +138,7 @@ def test_a_pods_last_state_is_kept_until_its_job_goes(cache: Cache) -> None:
     cache.put(JOBS, owned(J1, 11))
     cache.put(PODS, owned(f"{J1}-0", 12, J1, status={"phase": "Running"}))
     assert cache.remove(PODS, "team", f"{J1}-0", f"uid-{J1}-0") == KEY
-    assert cache.attempts(KEY, "uid-save")[1][0]["status"] == {"phase": "Running"}
+    assert cache.attempts(KEY, "uid-save")[1][0].phase == "Running"
     assert list(cache.known(PODS)) == []
     cache.remove(JOBS, "team", J1, f"uid-{J1}")
     assert cache.attempts(KEY, "uid-save") == ([], [])
@@ -149,29 +149,25 @@ def test_a_pods_last_state_is_kept_until_its_job_goes(cache: Cache) -> None:
     [
         (CHECKPOINTS, body("save", 20, status={"phase": "Succeeded", "completionTime": "now"})),
         (JOBS, owned(J1, 20, status={"conditions": [{"type": "Complete", "status": "True"}]})),
-        (PODS, owned(f"{J1}-0", 20, J1, status={"phase": "Succeeded"})),
     ],
-    ids=["Checkpoint", "Job", "Pod"],
+    ids=["Checkpoint", "Job"],
 )
 def test_what_is_finished_is_packed_and_reads_the_same(cache: Cache, resource: Resource, made: Any) -> None:
-    if resource is PODS:
-        cache.put(JOBS, owned(J1, 11))
     cache.put(resource, made)
-    jobs, pods = cache.attempts(KEY, "uid-save")
-    found = [cache.checkpoint(KEY), *jobs, *pods][-1]
+    jobs, _ = cache.attempts(KEY, "uid-save")
+    found = [cache.checkpoint(KEY), *jobs][-1]
     assert found is not None
     assert found["status"] == made["status"]
     assert cache.version(resource, "team", made["metadata"]["name"], made["metadata"]["uid"]) == 20
 
 
 def test_what_nobody_reads_is_left_out(cache: Cache) -> None:
-    heavy = owned(f"{J1}-0", 12, J1, spec={"nodeName": "n1", "containers": ["much"]}, status={})
+    heavy = owned(J1, 12, spec={"parallelism": 2, "template": ["much"]}, status={})
     heavy["metadata"]["managedFields"] = ["much"]
     heavy["metadata"]["annotations"] = {"kubectl.kubernetes.io/last-applied-configuration": "much", "kept": "x"}
-    cache.put(JOBS, owned(J1, 11))
-    cache.put(PODS, heavy)
-    found = cache.attempts(KEY, "uid-save")[1][0]
-    assert found["spec"] == {"nodeName": "n1"}
+    cache.put(JOBS, heavy)
+    found = cache.attempts(KEY, "uid-save")[0][0]
+    assert found["spec"] == {"parallelism": 2}
     assert found["metadata"]["annotations"] == {"kept": "x"}
     assert "managedFields" not in found["metadata"]
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -11,7 +12,6 @@ import pytest
 
 from dcp_operator.__main__ import RECURSION_LIMIT
 from dcp_operator.checkpoint import spec
-from dcp_operator.checkpoint.naming import INDEX_LABEL, JOB_LABEL
 from dcp_operator.checkpoint.spec import SpecError
 from dcp_operator.decision.actions import Event
 from dcp_operator.decision.url_claim import UrlClaim
@@ -39,7 +39,7 @@ from dcp_operator.kube.queue import RetryLaterError, WorkQueue
 from dcp_operator.kube.reconcile import LATER, Reconciler
 from dcp_operator.kube.start import fill
 from dcp_worker.contract import Reason
-from scenes import failed
+from scenes import failed, running
 
 NOW = "2026-11-24T12:00:00Z"
 TERMINATING = {"message": "being terminated", "details": {"causes": [{"reason": "NamespaceTerminating"}]}}
@@ -122,8 +122,7 @@ def test_a_checkpoint_that_is_gone_is_followed_no_more() -> None:
     unused: Any = None
     key = Key("team", "gone")
     job = {"metadata": {"name": "gone-1"}, "status": {}}
-    labels = {JOB_LABEL: "gone-1", INDEX_LABEL: "0"}
-    pod = {"metadata": {"name": "gone-1-0", "labels": labels}, "status": {"phase": "Running"}}
+    pod = replace(running(0), name="gone-1-0", job="gone-1")
 
     async def scenario() -> None:
         progress = ProgressReader(unused, lambda _: None)

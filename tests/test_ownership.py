@@ -8,7 +8,7 @@ import pytest
 from dcp_operator.checkpoint.naming import job_name
 from dcp_operator.kube.api import CHECKPOINTS, JOBS, NETWORK_POLICIES, PODS, SERVICES, Body
 from dcp_operator.kube.cache import Key
-from dcp_operator.kube.ownership import controlled_by, is_attempt, is_worker
+from dcp_operator.kube.ownership import Membership, controlled_by, is_attempt
 from fake_api import FakeApi, reconciling, seen, status
 from scenes import MANIFEST
 
@@ -161,7 +161,8 @@ POD_LABELS = OTHER_RUN | {"dcp-operator.io/job": OWN_NAME}
 )  # fmt: skip
 def test_whose_pod_it_is(labels: dict[str, str], owner: Body, *, gone: bool, ours: bool) -> None:
     pod = {"metadata": {"name": "p", "labels": labels, "ownerReferences": [owner]}}
-    assert is_worker(pod, "mine", UID, None if gone else "uid-job") is ours
+    said = Membership.of(pod)
+    assert (said is not None and said.holds("mine", UID, None if gone else "uid-job")) is ours
 
 
 def test_one_controller_is_asked_and_no_uid_is_nobodys() -> None:

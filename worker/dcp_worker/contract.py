@@ -187,17 +187,16 @@ class Weight(IntEnum):
     @classmethod
     def of(cls, reason: Reason) -> "Weight":
         """Return the class of a failure that a rank or a launcher reports."""
-        match reason:
-            case Reason.OUT_OF_MEMORY:
-                return cls.MEMORY
-            case Reason.WORKER_LOST:
-                return cls.ECHO
-            case Reason.RANK_FAILED | Reason.RANK_HUNG:
-                return cls.RANK
-            case Reason.DEADLINE_EXCEEDED:
-                return cls.DEADLINE
-            case _:
-                return cls.NAMED
+        return _WEIGHTS.get(reason, cls.NAMED)
+
+
+_WEIGHTS: Final = {
+    Reason.OUT_OF_MEMORY: Weight.MEMORY,
+    Reason.RANK_FAILED: Weight.RANK,
+    Reason.RANK_HUNG: Weight.RANK,
+    Reason.DEADLINE_EXCEEDED: Weight.DEADLINE,
+    Reason.WORKER_LOST: Weight.ECHO,
+}
 
 
 class Operation(StrEnum):

@@ -5,17 +5,13 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Final
+from datetime import datetime
 
-from dcp_operator.checkpoint.naming import ATTEMPT_LABEL, JOB_LABEL, PROBE_LABEL, RUN_LABEL
+from dcp_operator.checkpoint.naming import ATTEMPT_LABEL, PROBE_LABEL, RUN_LABEL
 from dcp_operator.decision.pods import Body, Pod, condition, optional_time, pod_of, time_of
 from dcp_worker.contract import Progress
 
 __all__ = ["Attempt", "Observed", "Pod", "observe"]
-
-_TERMINATION_SECONDS: Final = 60
-"""How long our pods have to end; what a deletion gives them where its body doesn't say otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +75,20 @@ class Observed:
     """Pods whose Job is gone."""
 
 
-def observe(jobs: Iterable[Body], pods: Iterable[Body], progress: Mapping[str, Progress] | None = None) -> Observed:
-    """Return what the bodies show; `progress` is the last log line of each running Job, by its name."""
-    by_job: dict[str, list[Body]] = {}
-    for body in pods:
-        by_job.setdefault(_labels(body).get(JOB_LABEL, ""), []).append(body)
+def observe(
+    jobs: Iterable[Body], pods: Iterable[Body | Pod], progress: Mapping[str, Progress] | None = None
+) -> Observed:
+    """Return what the bodies show.
+
+    Args:
+        jobs: Bodies of Jobs.
+        pods: Their pods, read already or not.
+        progress: The last log line of each running Job, by its name.
+    """
+    by_job: dict[str, list[Pod]] = {}
+    for each in pods:
+        pod = each if isinstance(each, Pod) else pod_of(each)
+        by_job.setdefault(pod.job, []).append(pod)
     attempts = [
         _attempt(body, by_job.pop(body["metadata"]["name"], []), progress or {})
         for body in jobs
@@ -91,11 +96,11 @@ def observe(jobs: Iterable[Body], pods: Iterable[Body], progress: Mapping[str, P
     ]
     return Observed(
         attempts=tuple(sorted(attempts, key=lambda each: (each.run_id, each.attempt))),
-        leftover=tuple(pod_of(body) for bodies in by_job.values() for body in bodies),
+        leftover=tuple(pod for pods in by_job.values() for pod in pods),
     )
 
 
-def _attempt(body: Body, pods: list[Body], progress: Mapping[str, Progress]) -> Attempt:
+def _attempt(body: Body, pods: list[Pod], progress: Mapping[str, Progress]) -> Attempt:
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     labels = _labels(body)
     end = condition(status, "Failed") or condition(status, "Complete") or {}
@@ -114,29 +119,32 @@ def _attempt(body: Body, pods: list[Body], progress: Mapping[str, Progress]) -> 
         started=optional_time(status.get("startTime")),
         finished=optional_time(end.get("lastTransitionTime")),
         job_failure=end.get("reason", "") if end.get("type") == "Failed" else "",
-        pods=_latest([pod_of(each) for each in pods if not (resumed is not None and _deleted_by(each, resumed))]),
+        pods=_latest([each for each in pods if not _before(each, resumed)]),
         progress=progress.get(metadata["name"]),
         uid=metadata.get("uid", ""),
     )
 
 
-def _deleted_by(pod: Body, resumed: datetime) -> bool:
+def _before(pod: Pod, resumed: datetime | None) -> bool:
     """Return whether a pod was deleted before the Job was resumed: the Job controller deletes those it suspends.
 
     Their creation tells nothing: those of after the resume are created before the Job is said to be resumed.
     """
-    metadata = pod["metadata"]
-    due = optional_time(metadata.get("deletionTimestamp"))
-    grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds", _TERMINATION_SECONDS))
-    return due is not None and due - grace <= resumed
+    return resumed is not None and pod.deleted is not None and pod.deleted <= resumed
 
 
 def _latest(pods: list[Pod]) -> tuple[Pod, ...]:
     """Return one pod per index: while the Job controller replaces one, the one that ended says more."""
     chosen: dict[int, Pod] = {}
-    for pod in sorted(pods, key=lambda each: (each.report is not None, each.ended, each.started is not None)):
-        chosen[pod.index] = pod
+    for pod in pods:
+        other = chosen.get(pod.index)
+        if other is None or _says(pod) > _says(other):
+            chosen[pod.index] = pod
     return tuple(chosen[index] for index in sorted(chosen))
+
+
+def _says(pod: Pod) -> tuple[bool, bool, bool]:
+    return pod.report is not None, pod.ended, pod.started is not None
 
 
 def _labels(body: Body) -> Mapping[str, str]:

@@ -5,14 +5,18 @@ within a class by time. What the cluster itself saw (a kill for memory, a preemp
 comes first; a rank's "lost my peer" explains nothing, so it comes last.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final
+from functools import partial
+from heapq import nsmallest
+from operator import itemgetter
+from typing import Final, NamedTuple
 
 from dcp_operator.checkpoint.conditions import REASONS
 from dcp_operator.checkpoint.status import Failure, Phase
 from dcp_operator.decision.observed import Attempt, Pod
+from dcp_operator.decision.pods import Told
 from dcp_worker.contract import (
     MAX_FAILED_RANKS,
     CheckpointInfo,
@@ -58,13 +62,13 @@ class Outcome:
         return self.failure is None and REASONS[self.reason].phase is Phase.SUCCEEDED
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cause:
+class Cause(NamedTuple):
     """A candidate for why an attempt failed."""
 
-    weight: Weight
-    time: float
-    failure: Failure
+    order: tuple[Weight, float]
+    """The first one is the cause."""
+    failure: Callable[[], Failure]
+    """Makes the failure as it stands in the status: of tens of thousands in a large attempt it is wanted of a few."""
     counted: bool = True
 
 
@@ -81,8 +85,8 @@ def outcome(attempt: Attempt, operation: Operation, now: datetime) -> Outcome | 
     # A suspended Job's pods end because its queue took the admission back: the Job goes on when it is admitted again.
     if attempt.suspended or not (_refused(chief) or _over(attempt, now)):
         return None
-    causes = sorted(_causes(attempt, now), key=lambda cause: (cause.weight, cause.time))
-    if chief is not None and chief.result is not None and not any(cause.weight is not Weight.POD for cause in causes):
+    causes = list(_causes(attempt, now))
+    if chief is not None and chief.result is not None and all(cause.order[0] is Weight.POD for cause in causes):
         return _success(chief, chief.result)
     if chief is not None and chief.conflict is not None:
         return _conflict(attempt, chief, chief.conflict)
@@ -151,16 +155,16 @@ def _conflict(attempt: Attempt, report: Report, conflict: Conflict) -> Outcome:
 
 
 def _failed(attempt: Attempt, causes: list[Cause]) -> Outcome:
-    first = causes[0]
     reports = [pod.report for pod in attempt.pods if pod.report is not None]
-    ranks = [cause.failure for cause in causes if cause.failure.rank is not None]
+    first = min(causes, key=lambda cause: cause.order)
+    failure = first.failure()
     return Outcome(
-        reason=first.failure.reason,
-        failure=first.failure,
+        reason=failure.reason,
+        failure=failure,
         counted=first.counted,
         lost=_report_lost(attempt),
-        failed_ranks=tuple(ranks[:MAX_FAILED_RANKS]),
-        failed_rank_count=max(len(ranks), sum(max(each.failed_rank_count, len(each.failures)) for each in reports)),
+        failed_ranks=tuple(_rank_failure(attempt, *each) for each in _first_failed(attempt, MAX_FAILED_RANKS)),
+        failed_rank_count=sum(max(each.failed_rank_count, len(each.failures)) for each in reports),
         warnings=_warnings(*reports),
     )
 
@@ -175,24 +179,43 @@ def _report_lost(attempt: Attempt) -> bool:
     return (chief is None or chief.report is None) and all(pod.started is not None for pod in attempt.pods)
 
 
+def _first_failed(attempt: Attempt, ranks: int) -> list[tuple[Pod, RankFailure]]:
+    """Return the failed ranks that count most, in their order.
+
+    They are in as many pods at most as they are themselves: those whose own first one comes first.
+    """
+    told = [(first.order, pod) for pod in attempt.pods if (first := next(_ranked(pod), None)) is not None]
+    pods = [pod for _, pod in nsmallest(ranks, told, key=itemgetter(0))]
+    found = [(each.order, pod, each.failure) for pod in pods for each in _ranked(pod)]
+    return [(pod, failure) for _, pod, failure in nsmallest(ranks, found, key=itemgetter(0))]
+
+
+def _ranked(pod: Pod) -> Iterator[Told]:
+    return (each for each in pod.told if each.failure.rank is not None)
+
+
 def _causes(attempt: Attempt, now: datetime) -> Iterator[Cause]:
+    """Yield what the cluster itself says of each pod, and what counts most of what its ranks say."""
     for pod in attempt.pods:
         if not pod.succeeded and (cause := _pod_cause(attempt, pod, now)) is not None:
             yield cause
-        for failure in pod.report.failures if pod.report is not None else ():
-            yield _rank_cause(attempt, pod, failure)
+    told = ((pod.told[0].order, pod) for pod in attempt.pods if pod.told)
+    for order, pod in nsmallest(1, told, key=itemgetter(0)):
+        yield Cause(order, partial(_rank_failure, attempt, pod, pod.told[0].failure))
     if attempt.job_failure == "DeadlineExceeded":
         message = f"Job {attempt.job_name} ran into its activeDeadlineSeconds before its ranks reported."
-        yield Cause(weight=Weight.DEADLINE, time=0, failure=failure_of(attempt, Reason.DEADLINE_EXCEEDED, message))
+        yield Cause((Weight.DEADLINE, 0), partial(failure_of, attempt, Reason.DEADLINE_EXCEEDED, message))
     elif attempt.finished is not None and attempt.job_failure:
         present = {pod.index for pod in attempt.pods}
         for index in [each for each in range(attempt.nodes) if each not in present][:1]:
             message = f"The pod of node {index} was deleted before its Report was read."
-            yield Cause(weight=Weight.POD, time=0, failure=failure_of(attempt, Reason.WORKER_LOST, message))
+            yield Cause((Weight.POD, 0), partial(failure_of, attempt, Reason.WORKER_LOST, message))
 
 
 def _pod_cause(attempt: Attempt, pod: Pod, now: datetime) -> Cause | None:
     """Return what the cluster itself says about a pod's end; None where only its ranks can tell."""
+    if _told_by_ranks(attempt, pod, now):
+        return None
     where = f"Pod {pod.name or pod.index}" + (f" on node {pod.node}" if pod.node else "")
     weight, reason, counted = Weight.POD, Reason.WORKER_LOST, True
     if pod.oom_killed:
@@ -217,11 +240,19 @@ def _pod_cause(attempt: Attempt, pod: Pod, now: datetime) -> Cause | None:
     else:
         return None
     time = pod.finished.timestamp() if pod.finished is not None else 0.0
-    failure = failure_of(attempt, reason, message, pod=pod, exit_code=pod.exit_code)
-    return Cause(weight=weight, time=time, failure=failure, counted=counted)
+    failure = partial(failure_of, attempt, reason, message, pod=pod, exit_code=pod.exit_code)
+    return Cause((weight, time), failure, counted)
 
 
-def _rank_cause(attempt: Attempt, pod: Pod, failed: RankFailure) -> Cause:
+def _told_by_ranks(attempt: Attempt, pod: Pod, now: datetime) -> bool:
+    """Return whether there is nothing to add to a pod's Report, as of nearly all pods of an attempt that failed."""
+    report = pod.report
+    if report is None or report.terminated or not (report.failures or report.conflict or attempt.probe):
+        return False
+    return not (pod.oom_killed or pod.disrupted or pod.rejected or pod.lost(now) or pod.vanished)
+
+
+def _rank_failure(attempt: Attempt, pod: Pod, failed: RankFailure) -> Failure:
     who = f"Rank {failed.rank}" if failed.rank is not None else "The launcher"
     where = f" in pod {pod.name}" if pod.name else ""
     stage = f" ({failed.stage})" if failed.stage else ""
@@ -230,12 +261,12 @@ def _rank_cause(attempt: Attempt, pod: Pod, failed: RankFailure) -> Cause:
     more = {"rank": failed.rank, "traceback": failed.traceback[-_MAX_TEXT:]}
     if failed.retriable is not None:
         more["retriable"] = failed.retriable
-    return Cause(weight=Weight.of(failed.reason), time=failed.time, failure=failure.model_copy(update=more))
+    return failure.model_copy(update=more)
 
 
 def _no_report(attempt: Attempt) -> Cause:
     message = f"Job {attempt.job_name} ended, and none of its pods left a Report."
-    return Cause(weight=Weight.POD, time=0, failure=failure_of(attempt, Reason.WORKER_LOST, message))
+    return Cause((Weight.POD, 0), partial(failure_of, attempt, Reason.WORKER_LOST, message))
 
 
 def failure_of(

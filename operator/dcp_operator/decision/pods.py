@@ -6,12 +6,13 @@ off their own container, and off the phase only where that container says nothin
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal, cast
+from sys import intern
+from typing import Any, Final, Literal, NamedTuple, cast
 
-from dcp_operator.checkpoint.naming import INDEX_LABEL, WORKER_CONTAINER
-from dcp_worker.contract import Report
+from dcp_operator.checkpoint.naming import INDEX_LABEL, JOB_LABEL, WORKER_CONTAINER
+from dcp_worker.contract import RankFailure, Report, Weight
 
 Body = Mapping[str, Any]
 PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
@@ -22,12 +23,23 @@ _PULL_ERRORS: Final = {
     "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
     "RegistryUnavailable", "SignatureValidationFailed",
 }  # fmt: skip
+_TERMINATION_SECONDS: Final = 60
+"""How long our pods have to end; what a deletion gives them where its body doesn't say otherwise."""
 _TERMINAL: Final = {"Succeeded", "Failed"}
+_LATE: Final = timedelta(seconds=10)
+"""How much earlier than it is seen a pod may have ended that was seen to run before."""
 _UNKNOWN: Final = "ContainerStatusUnknown"
 """The kubelet's word for a container that ran and that it can't find any more, after a node's restart say."""
 
 
-@dataclass(frozen=True, kw_only=True)
+class Told(NamedTuple):
+    """A failure that a rank or a launcher reported, with what orders it among those of the attempt."""
+
+    order: tuple[Weight, float]
+    failure: RankFailure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Pod:
     """One pod of an attempt: `numProcPerNode` ranks and their launcher."""
 
@@ -56,6 +68,18 @@ class Pod:
     deleting: datetime | None = None
     """When the pod was due to be gone."""
     report: Report | None = None
+    job: str = ""
+    """Name of the Job that its label names."""
+    deleted: datetime | None = None
+    """When its deletion was asked for."""
+    told: tuple[Told, ...] = field(default=(), init=False, repr=False, compare=False)
+    """What its Report says went wrong, what counts most first, whatever order an image of the user's own gave it."""
+
+    def __post_init__(self) -> None:
+        """Order the failures once: each of thousands of reconciles asks for the first of thousands of pods."""
+        failures = self.report.failures if self.report is not None else ()
+        told = (Told((Weight.of(each.reason), each.time), each) for each in failures)
+        object.__setattr__(self, "told", tuple(sorted(told, key=lambda each: each.order)))
 
     @property
     def ended(self) -> bool:
@@ -106,33 +130,60 @@ class Pod:
         return self.ended or self.lost(now)
 
 
-def pod_of(body: Body) -> Pod:
-    """Return what a Pod body shows."""
+def pod_of(body: Body, seen: datetime | None = None, before: Pod | None = None) -> Pod:
+    """Return what a Pod body shows.
+
+    Its node's clock may be wrong, and deadlines count from what it says. So a time lies between the pod's creation, by
+    the API server's clock, and its first sight here.
+
+    Args:
+        body: The Pod.
+        seen: The time of this sight, by the operator's clock; None where it is not known.
+        before: What the pod showed before, whose times stand.
+    """
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     running, waiting, ended = _worker(status)
     scheduled, disruption = condition(status, "PodScheduled", "False"), condition(status, "DisruptionTarget")
     over = bool(ended) or status.get("phase") in _TERMINAL
-    started = _started(running or ended, status)
+    created = optional_time(metadata.get("creationTimestamp"))
+    started = _within(_started(running or ended, status), created, seen)
+    finished = optional_time(ended.get("finishedAt")) or (_last_change(status, started) if over else None)
+    ran = seen is not None and before is not None and not before.ended
+    finished = _within(finished, seen - _LATE if seen is not None and ran else started or created, seen)
+    if before is not None:
+        started = (started and before.started) or started
+        finished = (finished and before.finished) or finished
+    deleting = optional_time(metadata.get("deletionTimestamp"))
+    grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds", _TERMINATION_SECONDS))
     return Pod(
         index=int(labels.get(INDEX_LABEL) or annotations.get(INDEX_LABEL) or 0),
         name=metadata["name"],
         phase=cast("PodPhase", status.get("phase", "Pending")),
-        node=spec.get("nodeName", ""),
+        node=intern(spec.get("nodeName", "")),
         unschedulable=scheduled.get("message", "") if scheduled else "",
         waiting=waiting.get("reason", ""),
         waiting_message=waiting.get("message", ""),
         started=started,
-        finished=optional_time(ended.get("finishedAt")) or (_last_change(status, started) if over else None),
+        finished=finished,
         exit_code=ended.get("exitCode"),
         exit_reason=ended.get("reason", ""),
         exit_message=ended.get("message", ""),
         oom_killed=ended.get("reason") == "OOMKilled",
         disrupted=disruption.get("reason", "DisruptionTarget") if disruption else "",
         rejected=": ".join(each for each in (status.get("reason"), status.get("message")) if each),
-        deleting=optional_time(metadata.get("deletionTimestamp")),
-        report=Report.decode(ended.get("message", "")),
+        deleting=deleting,
+        report=Report.decode(ended.get("message", "")) if ended.get("message") else None,
+        job=intern(labels.get(JOB_LABEL, "")),
+        deleted=deleting - grace if deleting is not None else None,
     )
+
+
+def _within(time: datetime | None, first: datetime | None, last: datetime | None) -> datetime | None:
+    if time is None:
+        return None
+    time = min(time, last) if last is not None else time
+    return max(time, first) if first is not None else time
 
 
 def _worker(status: Body) -> tuple[Body, Body, Body]:

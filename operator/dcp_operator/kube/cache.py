@@ -5,21 +5,23 @@ attempt is kept apart by that alone, since an audit would take what is left out 
 
 Two sources feed it: the watches, and the answers to our own writes, which arrive first. A body that is older than the
 one that is here is ignored, so that a late watch event never takes a reconcile back in time; what was deleted stays
-deleted, however late an answer about it comes. Finished objects are packed: ten thousand of them have to fit beside
-the few that are live.
+deleted, however late an answer about it comes. Finished Checkpoints and Jobs are packed: ten thousand of them have to
+fit beside the few that are live. A Pod is read when it comes, and only what decisions need of it is kept.
 """
 
 import json
 import logging
 import zlib
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from dcp_operator.checkpoint.naming import JOB_LABEL, UID_LABEL
+from dcp_operator.checkpoint.naming import UID_LABEL
+from dcp_operator.decision.pods import Pod, pod_of
 from dcp_operator.kube.api import CHECKPOINTS, JOBS, PODS, Body, Resource
-from dcp_operator.kube.ownership import is_attempt, is_worker
+from dcp_operator.kube.ownership import Membership, is_attempt
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,17 @@ class Packed(NamedTuple):
     """Of a Checkpoint, whether its status is about its present spec."""
 
 
-Entry = Body | Packed
+class Worker(NamedTuple):
+    """A Pod, read once when its body came: an attempt may have thousands, and each one's news asks for them all."""
+
+    uid: str
+    version: int
+    membership: Membership | None
+    job: str
+    pod: Pod
+
+
+Entry = Body | Packed | Worker
 Owner = tuple[str, str]
 """Namespace and uid of the Checkpoint that an object's label names."""
 
@@ -56,15 +68,38 @@ Owner = tuple[str, str]
 class Attempts:
     """The Jobs and Pods of one Checkpoint, by name."""
 
-    jobs: dict[str, Entry] = field(default_factory=dict)
-    pods: dict[str, Entry] = field(default_factory=dict)
+    jobs: dict[str, Body | Packed] = field(default_factory=dict)
+    pods: dict[str, Worker] = field(default_factory=dict)
+    ended: Counter[str] = field(default_factory=Counter)
+    """How many pods have ended, by the uid of their Job."""
+
+    def put_pod(self, name: str, worker: Worker) -> None:
+        """Keep a pod in place of the one of its name."""
+        self.drop_pod(name)
+        self.pods[name] = worker
+        self._count(worker, 1)
+
+    def drop_pod(self, name: str) -> None:
+        """Forget a pod if it is here."""
+        worker = self.pods.pop(name, None)
+        if worker is not None:
+            self._count(worker, -1)
+
+    def _count(self, worker: Worker, change: int) -> None:
+        if worker.membership is not None and worker.pod.ended:
+            self.ended[worker.membership.job_uid] += change
 
 
 @dataclass
 class Cache:
-    """The operator's view of the cluster."""
+    """The operator's view of the cluster.
 
-    _checkpoints: dict[Key, Entry] = field(default_factory=dict)
+    Args:
+        now: The clock, by which a pod's times are bounded.
+    """
+
+    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    _checkpoints: dict[Key, Body | Packed] = field(default_factory=dict)
     _attempts: dict[Owner, Attempts] = field(default_factory=lambda: defaultdict(Attempts))
     _keys: dict[Owner, Key] = field(default_factory=dict)
     _owners: dict[tuple[str, str, str], Owner] = field(default_factory=dict)
@@ -93,7 +128,11 @@ class Cache:
         shelf = self._shelf(resource, owner)
         if not _newer(shelf.get(metadata["name"]), body):
             return None
-        shelf[metadata["name"]] = _rest(resource, slim(resource, body))
+        if resource is PODS:
+            attempts = self._attempts[owner]
+            attempts.put_pod(metadata["name"], _worker(body, attempts.pods.get(metadata["name"]), self.now()))
+        else:
+            self._attempts[owner].jobs[metadata["name"]] = _rest(resource, slim(resource, body))
         self._owners[resource.kind, metadata["namespace"], metadata["name"]] = owner
         return self._keys.get(owner)
 
@@ -123,8 +162,8 @@ class Cache:
             self._strangers.discard(uid)
             del attempts.jobs[name]
             self._drop_pods(attempts, namespace)
-        elif _job_of(_unpack(attempts.pods[name])) not in attempts.jobs:
-            del attempts.pods[name]
+        elif attempts.pods[name].job not in attempts.jobs:
+            attempts.drop_pod(name)
         if not attempts.jobs and not attempts.pods:
             del self._attempts[owner]
         return self._keys.get(owner)
@@ -139,29 +178,40 @@ class Cache:
         entry = self._checkpoints.get(key)
         return isinstance(entry, Packed) and entry.seen
 
-    def attempts(self, key: Key, uid: str) -> tuple[list[Body], list[Body]]:
-        """Return the bodies of the Checkpoint's Jobs and of the Pods of these; not to be changed.
+    def attempts(self, key: Key, uid: str) -> tuple[list[Body], list[Pod]]:
+        """Return the bodies of the Checkpoint's Jobs, not to be changed, and the Pods of these.
 
         The Pods of a Job that is gone are among them: they run on until the kubelet has stopped them.
         """
         found = self._attempts.get((key.namespace, uid))
         if found is None:
             return [], []
-        jobs = [job for job in map(_unpack, found.jobs.values()) if self._is_attempt(job, key, uid)]
+        jobs = self._jobs(found, key, uid)
         uids = {job["metadata"]["name"]: job["metadata"]["uid"] for job in jobs}
-        pods = map(_unpack, found.pods.values())
-        return jobs, [pod for pod in pods if is_worker(pod, key.name, uid, uids.get(_job_of(pod)))]
+        said = {worker.membership for worker in found.pods.values()}
+        known = {each for each in said if each is not None and each.holds(key.name, uid, uids.get(each.job))}
+        return jobs, [worker.pod for worker in found.pods.values() if worker.membership in known]
+
+    def _jobs(self, found: Attempts, key: Key, uid: str) -> list[Body]:
+        return [job for job in map(_unpack, found.jobs.values()) if self._is_attempt(job, key, uid)]
+
+    def pods(self, key: Key) -> int:
+        """Return how many pods of a Checkpoint are here."""
+        entry = self._checkpoints.get(key)
+        found = self._attempts.get((key.namespace, _uid(entry) or ""))
+        return len(found.pods) if found is not None else 0
 
     def unconfirmed(self, key: Key, uid: str) -> list[Body]:
         """Return the Checkpoint's Jobs that have ended while some of their pods are not known to have."""
-        jobs, pods = self.attempts(key, uid)
-        ended = Counter(_job_of(pod) for pod in pods if _has_ended(PODS, pod["status"]))
+        found = self._attempts.get((key.namespace, uid))
+        if found is None:
+            return []
         return [
             job
-            for job in jobs
+            for job in self._jobs(found, key, uid)
             if _has_ended(JOBS, job["status"])
             and job["metadata"]["uid"] not in self._confirmed
-            and ended[job["metadata"]["name"]] < job["spec"].get("parallelism", 1)
+            and found.ended[job["metadata"]["uid"]] < job["spec"].get("parallelism", 1)
         ]
 
     def confirm(self, job: Body) -> None:
@@ -172,6 +222,7 @@ class Cache:
         """Return the version of an object that is here; 0 if none is, infinity's stand-in if it was deleted."""
         if uid in self._deleted:
             return _DELETED
+        entry: Entry | None
         if resource is CHECKPOINTS:
             entry = self._checkpoints.get(Key(namespace, name))
         else:
@@ -181,6 +232,7 @@ class Cache:
 
     def known(self, resource: Resource) -> Iterator[tuple[str, str, str, int]]:
         """Yield (namespace, name, uid, version) of every object of a kind that is here, as of now."""
+        entries: list[tuple[str, str, Entry]]
         if resource is CHECKPOINTS:
             entries = [(key.namespace, key.name, entry) for key, entry in self._checkpoints.items()]
         else:
@@ -216,15 +268,19 @@ class Cache:
         """Take an object from the Checkpoint that its label named before."""
         before = self._owners.get((resource.kind, namespace, name), owner)
         if before != owner:
-            self._shelf(resource, before).pop(name, None)
+            attempts = self._attempts[before]
+            if resource is PODS:
+                attempts.drop_pod(name)
+            else:
+                attempts.jobs.pop(name, None)
 
     def _drop_pods(self, attempts: Attempts, namespace: str) -> None:
         """Forget the pods that are gone and whose Job is gone as well."""
         for name in [each for each in attempts.pods if (PODS.kind, namespace, each) not in self._owners]:
-            if _job_of(_unpack(attempts.pods[name])) not in attempts.jobs:
-                del attempts.pods[name]
+            if attempts.pods[name].job not in attempts.jobs:
+                attempts.drop_pod(name)
 
-    def _shelf(self, resource: Resource, owner: Owner) -> dict[str, Entry]:
+    def _shelf(self, resource: Resource, owner: Owner) -> Mapping[str, Entry]:
         attempts = self._attempts[owner]
         return attempts.jobs if resource is JOBS else attempts.pods
 
@@ -248,20 +304,18 @@ _LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 def slim(resource: Resource, body: Body) -> Body:
-    """Return the body without what nobody here reads: managed fields, the pod's and the template's spec."""
+    """Return the body without what nobody here reads: managed fields, the template's spec."""
     metadata = body["metadata"]
     kept: Body = {"metadata": {key: metadata[key] for key in _METADATA if key in metadata}}
     if _LAST_APPLIED in (metadata.get("annotations") or {}):
         kept["metadata"]["annotations"] = {k: v for k, v in metadata["annotations"].items() if k != _LAST_APPLIED}
     spec: dict[str, Any] = body.get("spec") or {}
-    if resource is PODS:
-        spec = {key: spec[key] for key in ("nodeName",) if key in spec}
-    elif resource is JOBS:
+    if resource is JOBS:
         spec = {key: value for key, value in spec.items() if key not in {"template", "selector", "podFailurePolicy"}}
     return {**kept, "spec": spec, "status": body.get("status") or {}}
 
 
-def _rest(resource: Resource, body: Body) -> Entry:
+def _rest(resource: Resource, body: Body) -> Body | Packed:
     """Return the body packed if it has come to its end: it will hardly be looked at again."""
     return _pack(body) if _has_ended(resource, body["status"]) else body
 
@@ -269,8 +323,6 @@ def _rest(resource: Resource, body: Body) -> Entry:
 def _has_ended(resource: Resource, status: Body) -> bool:
     if resource is CHECKPOINTS:
         return "completionTime" in status
-    if resource is PODS:
-        return status.get("phase") in {"Succeeded", "Failed"}
     ends = {each["type"] for each in status.get("conditions") or () if each["status"] == "True"}
     return not ends.isdisjoint({"Complete", "Failed"})
 
@@ -283,7 +335,7 @@ def _newer(entry: Entry | None, body: Body) -> bool:
 def _uid(entry: Entry | None) -> str | None:
     if entry is None:
         return None
-    if isinstance(entry, Packed):
+    if isinstance(entry, Packed | Worker):
         return entry.uid
     uid: str = entry["metadata"]["uid"]
     return uid
@@ -292,7 +344,7 @@ def _uid(entry: Entry | None) -> str | None:
 def _version(entry: Entry | None) -> int:
     if entry is None:
         return 0
-    return entry.version if isinstance(entry, Packed) else int(entry["metadata"]["resourceVersion"])
+    return entry.version if isinstance(entry, Packed | Worker) else int(entry["metadata"]["resourceVersion"])
 
 
 def _pack(body: Body) -> Packed:
@@ -302,13 +354,14 @@ def _pack(body: Body) -> Packed:
     return Packed(metadata["uid"], int(metadata["resourceVersion"]), zlib.compress(text, 1), seen)
 
 
-def _job_of(pod: Body) -> str:
-    """Return the name of the Job that a Pod's label names."""
-    name: str = (pod["metadata"].get("labels") or {}).get(JOB_LABEL, "")
-    return name
+def _worker(body: Body, before: Worker | None, now: datetime) -> Worker:
+    metadata = body["metadata"]
+    same = before is not None and before.uid == metadata["uid"]
+    pod = pod_of(body, now, before.pod if before is not None and same else None)
+    return Worker(metadata["uid"], int(metadata["resourceVersion"]), Membership.of(body), pod.job, pod)
 
 
-def _unpack(entry: Entry) -> Body:
+def _unpack(entry: Body | Packed) -> Body:
     if isinstance(entry, Packed):
         body: Body = json.loads(zlib.decompress(entry.data))
         return body

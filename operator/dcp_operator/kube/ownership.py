@@ -6,7 +6,8 @@ it; its Service and its NetworkPolicy are only what the Checkpoint controls; its
 """
 
 from collections.abc import Mapping
-from typing import Any
+from sys import intern
+from typing import Any, NamedTuple
 
 from dcp_operator.checkpoint.naming import ATTEMPT_LABEL, JOB_LABEL, RUN_LABEL, job_name
 from dcp_operator.kube.api import CHECKPOINTS, JOBS, Body, Resource
@@ -29,20 +30,35 @@ def is_attempt(job: Body, name: str, uid: str) -> bool:
     return controlled_by(job, CHECKPOINTS, uid) and job["metadata"]["name"] == _due_name(job, name, uid)
 
 
-def is_worker(pod: Body, name: str, uid: str, job_uid: str | None) -> bool:
-    """Return whether a Pod belongs to an attempt of the Checkpoint that has this name and uid.
+class Membership(NamedTuple):
+    """Of which attempt a Pod says to be a worker; the same for all of its Pods."""
 
-    Args:
-        pod: The Pod.
-        name: Of the Checkpoint.
-        uid: Of the Checkpoint.
-        job_uid: Of the attempt that the Pod's label names; None where that is gone. Then nobody is left to ask: a Pod
-            that makes up a controller is removed by the cluster's garbage collector.
-    """
-    owner, job = controller(pod), _labels(pod).get(JOB_LABEL, "")
-    if not _is(owner, JOBS) or owner.get("name") != job or job != _due_name(pod, name, uid):
-        return False
-    return job_uid is None or owner.get("uid") == job_uid
+    job: str
+    job_uid: str
+    run_id: str
+    number: int
+
+    @classmethod
+    def of(cls, pod: Body) -> "Membership | None":
+        """Return what a Pod says; None where its controller is no Job, or another than its label names."""
+        owner, labels = controller(pod), _labels(pod)
+        job, number = labels.get(JOB_LABEL, ""), labels.get(ATTEMPT_LABEL, "")
+        if not _is(owner, JOBS) or owner.get("name") != job or not number.isdecimal():
+            return None
+        return cls(intern(job), intern(owner.get("uid", "")), intern(labels.get(RUN_LABEL, "")), int(number))
+
+    def holds(self, name: str, uid: str, job_uid: str | None) -> bool:
+        """Return whether that is an attempt of the Checkpoint that has this name and uid.
+
+        Args:
+            name: Of the Checkpoint.
+            uid: Of the Checkpoint.
+            job_uid: Of the Job of that name; None where it is gone. Then nobody is left to ask: a Pod that makes up a
+                controller is removed by the cluster's garbage collector.
+        """
+        if self.number < 1 or self.job != job_name(name, uid, self.run_id, self.number):
+            return False
+        return job_uid is None or self.job_uid == job_uid
 
 
 def same_attempt(one: Body, other: Body) -> bool:

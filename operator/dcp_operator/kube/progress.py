@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from dcp_operator.checkpoint.naming import INDEX_LABEL, JOB_LABEL, WORKER_CONTAINER
+from dcp_operator.checkpoint.naming import WORKER_CONTAINER
+from dcp_operator.decision.pods import Pod
 from dcp_operator.kube.api import Body
 from dcp_operator.kube.cache import Key
 from dcp_operator.kube.cluster import Cluster
@@ -42,7 +43,7 @@ class ProgressReader:
         """The Checkpoints whose logs are looked at."""
         return {key for key, _ in self._followed}
 
-    def of(self, key: Key, jobs: Iterable[Body], pods: Iterable[Body]) -> dict[str, Progress]:
+    def of(self, key: Key, jobs: Iterable[Body], pods: Iterable[Pod]) -> dict[str, Progress]:
         """Return the last known progress of the Checkpoint's running Jobs by name, and follow exactly those."""
         running = _chiefs(jobs, pods)
         for known in [each for each in self._followed if each[0] == key and each[1] not in running]:
@@ -95,13 +96,8 @@ def last_progress(log: str) -> Progress | None:
     return next(filter(None, map(Progress.of_line, reversed(log.splitlines()))), None)
 
 
-def _chiefs(jobs: Iterable[Body], pods: Iterable[Body]) -> dict[str, str]:
+def _chiefs(jobs: Iterable[Body], pods: Iterable[Pod]) -> dict[str, str]:
     """Return the name of node 0's pod of every Job where it runs."""
     unfinished = {job["metadata"]["name"] for job in jobs if not (job.get("status") or {}).get("completionTime")}
-    found: dict[str, str] = {}
-    for pod in pods:
-        labels = pod["metadata"].get("labels") or {}
-        job = labels.get(JOB_LABEL, "")
-        if job in unfinished and labels.get(INDEX_LABEL) == "0" and pod["status"].get("phase") == "Running":
-            found[job] = pod["metadata"]["name"]
-    return found
+    running = (pod for pod in pods if pod.index == 0 and pod.started is not None and not pod.ended)
+    return {pod.job: pod.name for pod in running if pod.job in unfinished}

@@ -5,6 +5,7 @@ The rules are those of client-go's workqueue, on asyncio:
 - a key waits at most once, however often it is added (a burst of events costs one reconcile);
 - a key is never reconciled by two workers at once; added while it is being reconciled, it runs once more afterwards;
 - a key may ask to be woken later; of several wake-ups the earliest stands, and any reconcile replaces them all;
+- a key may be given a rest: what is added meanwhile is reconciled after it, together;
 - a key that fails comes back after an exponential backoff, and sooner if something is heard of it.
 """
 
@@ -43,10 +44,14 @@ class WorkQueue(Generic[Key]):
     Args:
         reconcile: Brings one key's world in order and returns the seconds after which to look again, or None.
         workers: Keys reconciled at the same time.
+        rest: Seconds between the end of a key's reconcile and its next one, at least.
     """
 
     reconcile: Callable[[Key], Awaitable[float | None]]
     workers: int = 32
+    rest: Callable[[Key], float] = field(default=lambda _: 0.0)
+    _resting: dict[Key, float] = field(default_factory=dict, init=False)
+    """When the rest of a key is over."""
     _ready: asyncio.Queue[Key] = field(default_factory=asyncio.Queue, init=False)
     _waiting: set[Key] = field(default_factory=set, init=False)
     _busy: dict[Key, float] = field(default_factory=dict, init=False)
@@ -59,6 +64,8 @@ class WorkQueue(Generic[Key]):
         """Have the key reconciled as soon as a worker is free."""
         if key in self._busy:
             self._again.add(key)
+        elif (left := self._rest_left(key)) > 0:
+            self.add_after(key, left)
         elif key not in self._waiting:
             self._waiting.add(key)
             self._ready.put_nowait(key)
@@ -121,6 +128,8 @@ class WorkQueue(Generic[Key]):
                 await self._reconcile_once(key)
             finally:
                 del self._busy[key]
+            if (rest := self.rest(key)) > 0:
+                self._resting[key] = loop.time() + rest
             if key in self._again:
                 self._again.discard(key)
                 self.add(key)
@@ -146,6 +155,12 @@ class WorkQueue(Generic[Key]):
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         return float(min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(failures, 20)))
+
+    def _rest_left(self, key: Key) -> float:
+        left = self._resting.get(key, 0.0) - asyncio.get_running_loop().time() if key in self._resting else 0.0
+        if left <= 0:
+            self._resting.pop(key, None)
+        return left
 
     def _wake(self, key: Key) -> None:
         self._timers.pop(key, None)

@@ -51,6 +51,9 @@ logger = logging.getLogger(__name__)
 
 SOONEST: Final = 0.02
 """Seconds between two reconciles of one Checkpoint, at least."""
+MANY_PODS: Final = 100
+REST: Final = 0.5
+"""Seconds between two reconciles of a Checkpoint with more pods than that: each of them asks for one as it ends."""
 DECORATION: Final = ("warnings", "failedRanks", "progress")
 """What a status can do without."""
 LATER: Final = 2.0
@@ -115,6 +118,10 @@ class Reconciler:
                 raise RetryLaterError(str(error)) from error
             metrics.RECONCILES.labels("done").inc()
             return seconds
+
+    def rest(self, key: Key) -> float:
+        """Return the seconds that a Checkpoint is left in peace after a reconcile, whatever is heard of it."""
+        return REST if self.cache.pods(key) > MANY_PODS else 0.0
 
     async def _reconcile(self, key: Key) -> float | None:
         body = self.cache.checkpoint(key)

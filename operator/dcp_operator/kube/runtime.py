@@ -74,7 +74,7 @@ class Runtime:
         )
         claims = Claims(site, cache, lambda key: queue.add(key))  # noqa: PLW0108 - there is no queue yet
         reconciler = Reconciler(self.cluster, cache, claims, builder, progress, poster, lambda: queue.depth > 0)
-        queue = WorkQueue(reconciler, workers=self.settings.workers)
+        queue = WorkQueue(reconciler, workers=self.settings.workers, rest=reconciler.rest)
         audit = Audit(self.cluster, reconciler, queue.add, self.settings.namespaces or (None,))
         self._watch_over(queue, audit, cache)
         stop, ready = asyncio.Event(), asyncio.Event()

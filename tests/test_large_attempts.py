@@ -1,0 +1,108 @@
+"""Attempts of thousands of pods: a pod is read when its news comes, and never again."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from dcp_operator.decision import pods as pods_module
+from dcp_operator.decision.decide import decide
+from dcp_operator.decision.observed import observe
+from dcp_operator.kube import cache as cache_module
+from dcp_operator.kube.api import JOBS, PODS
+from dcp_operator.kube.cache import Cache
+from dcp_operator.kube.claims import Claims
+from dcp_operator.kube.queue import WorkQueue
+from dcp_operator.kube.reconcile import MANY_PODS, REST, Reconciler
+from dcp_worker.contract import MAX_FAILED_RANKS, Report
+from large_attempt import KEY, RANKS, STATES, filled, pod_body
+from scenes import RUNNING, UID, at
+
+COMPLETE = {"startTime": "2026-11-24T08:00:00Z", "conditions": [{"type": "Complete", "status": "True"}]}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_no_pod_is_read_twice(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: Counter[str] = Counter()
+
+    def counting(name: str, real: Any) -> Any:
+        def read(*arguments: Any, **named: Any) -> Any:
+            reads[name] += 1
+            return real(*arguments, **named)
+
+        return read
+
+    monkeypatch.setattr(cache_module, "pod_of", counting("pods", pods_module.pod_of))
+    monkeypatch.setattr(Report, "decode", counting("reports", Report.decode))
+    cache, of, job = filled(50, state)
+    for index in range(50):
+        # Each one's event is followed by a reconcile, which looks at all of them.
+        phase, worker = STATES[state](index)
+        cache.put(PODS, pod_body(job, index, 1000 + index, phase, worker))
+        cache.unconfirmed(KEY, UID)
+        decide(of, observe(*cache.attempts(KEY, UID)), RUNNING, at(60))
+    assert reads["pods"] == 100
+    assert reads["reports"] == (0 if state == "running" else 100)
+
+
+def test_ended_pods_are_counted_as_they_come_and_go() -> None:
+    cache, _, job = filled(3, "running")
+    cache.put(JOBS, job | {"metadata": job["metadata"] | {"resourceVersion": "50"}, "status": COMPLETE})
+    assert len(cache.unconfirmed(KEY, UID)) == 1
+    phase, worker = STATES["saved"](0)
+    for index in range(3):
+        for version in (200, 300):
+            cache.put(PODS, pod_body(job, index, version + index, phase, worker))
+        assert len(cache.unconfirmed(KEY, UID)) == (1 if index < 2 else 0)
+    # One that is deleted is known to have ended for as long as its Job is here.
+    name = pod_body(job, 0, 1, phase, worker)["metadata"]["name"]
+    cache.remove(PODS, KEY.namespace, name, "uid-0")
+    assert cache.unconfirmed(KEY, UID) == []
+    cache.remove(JOBS, KEY.namespace, job["metadata"]["name"], "uid-job")
+    assert cache.pods(KEY) == 2
+
+
+def test_of_many_failed_ranks_the_first_are_listed_and_all_are_counted() -> None:
+    cache, of, _ = filled(200, "failed")
+    found = decide(of, observe(*cache.attempts(KEY, UID)), RUNNING, at(60)).status
+    assert found["failedRankCount"] == 200 * RANKS
+    assert [each["rank"] for each in found["failedRanks"]] == [index * RANKS for index in range(MAX_FAILED_RANKS)]
+    assert found["failure"]["rank"] == 0
+
+
+@pytest.mark.parametrize(("pods", "rest"), [(MANY_PODS, 0.0), (MANY_PODS + 1, REST)])
+def test_only_a_large_attempt_is_left_in_peace(pods: int, rest: float) -> None:
+    unused: Any = None
+    cache, _, _ = filled(pods, "running")
+    assert Reconciler(unused, cache, Claims(), unused, unused, unused).rest(KEY) == rest
+    assert Reconciler(unused, Cache(), Claims(), unused, unused, unused).rest(KEY) == 0
+
+
+def test_what_is_added_during_a_rest_is_one_reconcile_after_it() -> None:
+    async def scenario() -> None:
+        times: dict[str, list[float]] = {"large": [], "small": []}
+        done = asyncio.Event()
+
+        async def reconcile(key: str) -> float | None:
+            times[key].append(asyncio.get_running_loop().time())
+            if len(times["large"]) == 2:
+                done.set()
+            return None
+
+        queue = WorkQueue(reconcile, workers=2, rest=lambda key: 0.2 if key == "large" else 0.0)
+        queue.start()
+        queue.add("large")
+        async with asyncio.timeout(20):
+            while not done.is_set():
+                # An event every now and then, as from pods that end.
+                if times["large"]:
+                    queue.add("large")
+                queue.add("small")
+                await asyncio.sleep(0.005)
+        await queue.stop(grace=1)
+        first, second = times["large"]
+        assert second - first >= 0.19
+        assert len(times["small"]) > 2
+
+    asyncio.run(scenario())
