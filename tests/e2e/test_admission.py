@@ -143,7 +143,7 @@ def test_options_that_are_taken(api: Api, url: str, options: dict[str, Any]) -> 
 
 def test_a_large_template_can_be_judged(api: Api) -> None:
     sidecars = [
-        {"name": f"c{at}", "image": "i", "env": [{"name": f"N{n}", "value": "x" * 50} for n in range(100)]}
+        {"name": f"c{at}", "image": "i", "env": [{"name": f"N{n}", "value": "x" * 50} for n in range(250)]}
         for at in range(20)
     ]
     template = {"spec": {"containers": [*worker()["spec"]["containers"], *sidecars]}}
@@ -220,7 +220,15 @@ def test_what_may_not_change_is_named_once(
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("load", {}), ("suspend", False), ("ttlSecondsAfterFinished", -1), ("ttlSecondsAfterFinished", 0), ("runId", "2")],
+    [
+        ("retries", 5),
+        ("timeouts", {"startSeconds": 86400}),
+        ("load", {}),
+        ("suspend", False),
+        ("ttlSecondsAfterFinished", -1),
+        ("ttlSecondsAfterFinished", 0),
+        ("runId", "2"),
+    ],
 )
 def test_what_may_change(api: Api, load: dict[str, Any], field: str, value: Any) -> None:
     load["spec"][field] = value
