@@ -244,7 +244,7 @@ class Ghost:
             {
                 "apiVersion": "v1",
                 "kind": "Node",
-                "metadata": {"name": GHOST, "labels": {"kubernetes.io/hostname": GHOST}},
+                "metadata": {"name": GHOST, "labels": {"kubernetes.io/hostname": GHOST, "kubernetes.io/os": "linux"}},
                 "spec": {"taints": [{"key": GHOST, "effect": "NoSchedule"}]},
             }
         )
