@@ -179,7 +179,12 @@ def race(rank: int, base: str, options: dict[str, Any] | None, rounds: int, *, o
         dist.barrier()
         try:
             info = engine.save(
-                state, f"{base}/{number}", storage_options=options, process_group=alone, overwrite=overwrite
+                state,
+                f"{base}/{number}",
+                storage_options=options,
+                process_group=alone,
+                overwrite=overwrite,
+                keep_replaced=timedelta(0),
             )
             ends.append(("saved", info.save_id))
         except errors.CheckpointExists as error:
@@ -344,7 +349,7 @@ def save_large(rank: int, url: str, options: dict[str, Any], seed: int, strike: 
     """Save, each rank's share in one request."""
     if strike:
         strike.arm(rank)
-    engine.save(large_state(seed), url, storage_options=options, overwrite=True)
+    engine.save(large_state(seed), url, storage_options=options, overwrite=True, keep_replaced=timedelta(0))
 
 
 def save_in_parts(rank: int, url: str, options: dict[str, Any], seed: int, strike: Strike | None = None) -> None:
@@ -357,7 +362,7 @@ def save_in_parts(rank: int, url: str, options: dict[str, Any], seed: int, strik
     state["rows"] = DTensor.from_local(
         by_columns, rows.device_mesh, rows.placements, run_check=False, shape=rows.shape, stride=rows.stride()
     )
-    engine.save(state, url, storage_options=options, overwrite=True, memory_limit=SCANT)
+    engine.save(state, url, storage_options=options, overwrite=True, memory_limit=SCANT, keep_replaced=timedelta(0))
 
 
 def save_large_and_die(rank: int, server: S3Server, path: str, seed: int, point: failpoints.Point, dying: int) -> None:

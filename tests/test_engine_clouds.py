@@ -290,6 +290,9 @@ SAVING = [
 ]
 
 
+REPLACING = {"overwrite": True, "keep_replaced": timedelta(0)}
+
+
 @pytest.mark.parametrize("cloud", SAVING, indirect=True)
 def test_refused_then_replaced(place: Place) -> None:
     options = place.options | {"max_attempts": 2}
@@ -302,7 +305,7 @@ def test_refused_then_replaced(place: Place) -> None:
         assert result.error.conflict.save_id == first.save_id
     assert values(run_ranks(2, programs.load, place.url, options, 1)) == [[], []]
 
-    second = values(run_ranks(2, programs.save_args, place.url, options, 2, {"overwrite": True}))[0]
+    second = values(run_ranks(2, programs.save_args, place.url, options, 2, REPLACING))[0]
     assert values(run_ranks(2, programs.load, place.url, options, 2)) == [[], []]
     assert {name.partition("/")[0] for name in place.files()} == {".metadata", f"data-{second.save_id}"}
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from dcp_worker import engine
 from dcp_worker.engine import failpoints
 from dcp_worker.engine.errors import CheckpointExists, CheckpointNotFound, StorageFull
+from dcp_worker.engine.replaced import AT_MOST
 
 BEFORE = ["planning", "mid-part", "before manifest", "before commit"]
 AFTER = ["after commit", "before removal"]
+NONE = timedelta(0)
+KEEP = st.sampled_from([NONE, timedelta(hours=1)])
 
 
 def _state(seed: int) -> dict[str, Any]:
@@ -40,11 +44,11 @@ class Checkpoints(RuleBasedStateMachine):
         self.seed += 1
         return _state(self.seed)
 
-    @rule(overwrite=st.booleans())
-    def save(self, *, overwrite: bool) -> None:
+    @rule(overwrite=st.booleans(), keep=KEEP)
+    def save(self, *, overwrite: bool, keep: timedelta) -> None:
         state = self._next()
         try:
-            info = engine.save(state, self.url, overwrite=overwrite, step=self.seed)
+            info = engine.save(state, self.url, overwrite=overwrite, step=self.seed, keep_replaced=keep)
         except CheckpointExists as error:
             refused = error.conflict
         else:
@@ -56,8 +60,8 @@ class Checkpoints(RuleBasedStateMachine):
         assert self.committed is not None
         assert refused is not None
 
-    @rule(point=st.sampled_from(BEFORE), overwrite=st.booleans())
-    def fail_a_save(self, point: str, *, overwrite: bool) -> None:
+    @rule(point=st.sampled_from(BEFORE), overwrite=st.booleans(), keep=KEEP)
+    def fail_a_save(self, point: str, *, overwrite: bool, keep: timedelta) -> None:
         before = self._files()
 
         def hook(reached: str) -> None:
@@ -66,7 +70,7 @@ class Checkpoints(RuleBasedStateMachine):
 
         failpoints.hook = hook
         try:
-            engine.save(self._next(), self.url, overwrite=overwrite)
+            engine.save(self._next(), self.url, overwrite=overwrite, keep_replaced=keep)
         except StorageFull:
             pass
         except CheckpointExists:
@@ -78,15 +82,15 @@ class Checkpoints(RuleBasedStateMachine):
             failpoints.hook = None
         assert self._files() == before
 
-    @rule(point=st.sampled_from([*BEFORE, *AFTER]), overwrite=st.booleans())
-    def kill_a_save(self, point: str, *, overwrite: bool) -> None:
+    @rule(point=st.sampled_from([*BEFORE, *AFTER]), overwrite=st.booleans(), keep=KEEP)
+    def kill_a_save(self, point: str, *, overwrite: bool, keep: timedelta) -> None:
         state = self._next()
         child = os.fork()
         if not child:
             torch.set_num_threads(1)
             failpoints.hook = lambda reached: os.kill(os.getpid(), signal.SIGKILL) if reached == point else None
             try:
-                engine.save(state, self.url, overwrite=overwrite)
+                engine.save(state, self.url, overwrite=overwrite, keep_replaced=keep)
             finally:
                 os._exit(0)
         _, status = os.waitpid(child, 0)
@@ -94,6 +98,16 @@ class Checkpoints(RuleBasedStateMachine):
         reached = os.WIFSIGNALED(status)
         if point in AFTER and not refused and (reached or point == "before removal"):
             self.committed = self.seed
+
+    @rule(keep=st.sampled_from([None, NONE]))
+    def clean(self, keep: timedelta | None) -> None:
+        engine.clean(self.url, older_than=NONE, keep_replaced=keep)
+        saves = len(list(Path(self.url).glob("data-*")))
+        if keep is None:
+            assert saves <= (self.committed is not None) + AT_MOST
+        else:
+            assert saves == (self.committed is not None)
+            assert len(list(Path(self.url).glob("*"))) == 2 * saves
 
     @rule()
     def load(self) -> None:

@@ -380,6 +380,7 @@ def failed_one_by_one(
         engine.save(small(1), store.url, storage_options=store.options)
         object_store._guards.clear()  # so that the store is tried out anew, by requests that may fail, too
         flaky.rule = fail_the(number, fault, failed)
+        options["keep_replaced"] = NOW
         engine.save(small(2), store.url, storage_options=flaky.server.options, overwrite=True, **options)
         assert small_at(store, store.options) == 2, failed
         assert len(gateway.files(store.path)) == 4, failed
@@ -430,12 +431,12 @@ def test_a_save_that_was_committed_and_replaced_under_a_lost_answer_does_not_com
         tries.append(path)
         if len(tries) == 2:
             # It stands by now, and nobody but the store knows. Who replaces it removes its data.
-            engine.save(small(3), store.url, storage_options=store.options, overwrite=True)
+            engine.save(small(3), store.url, storage_options=store.options, overwrite=True, keep_replaced=NOW)
         return "lose answer" if len(tries) == 1 else None
 
     flaky.rule = rule
     with pytest.raises(StorageUnavailable, match=r"/\.metadata"):
-        engine.save(small(2), store.url, storage_options=flaky.server.options, overwrite=True)
+        engine.save(small(2), store.url, storage_options=flaky.server.options, overwrite=True, keep_replaced=NOW)
     assert len(tries) == 2
     assert small_at(store, store.options) == 3
     engine.verify(store.url, storage_options=store.options)

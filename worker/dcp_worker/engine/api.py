@@ -7,6 +7,7 @@ own driver has no hook for a failure, raises a BaseException, and lets every ran
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from functools import cache
 from os import PathLike
 from typing import Any
@@ -49,6 +50,7 @@ def save(  # noqa: PLR0913 - keyword-only, each with its default
     memory_limit: int = MEMORY_LIMIT,
     patience: float = PATIENCE_SECONDS,
     on_progress: Progress | None = None,
+    keep_replaced: timedelta | None = None,
 ) -> CheckpointInfo:
     """Save a sharded state dict; every rank of the group calls it and gets the same result or the same error.
 
@@ -56,6 +58,10 @@ def save(  # noqa: PLR0913 - keyword-only, each with its default
     what this save wrote is removed; a checkpoint that stood at the URL before still stands. An `async_save` that is
     still on its way ends first, and its error is raised. A rank that lags behind the others by more than `patience`
     seconds, which are the same on all ranks, counts as hung and is named.
+
+    With `overwrite` the data of what is replaced are kept for `keep_replaced`, by default an hour on object stores and
+    not at all on file systems, so that whoever reads them can finish. At one URL two replaced saves are kept at most;
+    the next save with `overwrite`, or `clean`, removes what is due.
 
     Raises:
         EngineError: a subclass per cause, see `dcp_worker.engine.errors`; `rank` names the rank that failed first.
@@ -72,6 +78,7 @@ def save(  # noqa: PLR0913 - keyword-only, each with its default
         planner=planner,
         memory_limit=memory_limit,
         on_progress=on_progress,
+        keep_replaced=keep_replaced,
     )
 
 
@@ -243,11 +250,13 @@ def _save(
         return opened().write_data(final, planner).wait()
 
     def finish(results: list[list[WriteResult]]) -> CheckpointInfo | None:
-        opened().finish(metadata[0], results)
+        opened().publish(metadata[0], results)
         return opened().info
 
     info = ranks.gather("writing", write, finish)
     assert info is not None  # noqa: S101 - finish sets it or raises
+    if ranks.coordinates:
+        opened().remove_replaced()
     return info
 
 
@@ -293,7 +302,7 @@ def _remove_failed(writer: CheckpointWriter) -> None:
     try:
         found = commit.committed(writer.store)
         if found is None or found.save_id != writer.save_id:
-            commit.remove_save(writer.store, writer.save_id)
+            commit.remove_failed(writer.store, writer.save_id)
     except Exception as error:  # noqa: BLE001 - the save's own error is the one to report
         with contextlib.suppress(Exception):
             commit.LOG.warning("%s: files of a failed save remain: %s", writer.store.url, translate(error))

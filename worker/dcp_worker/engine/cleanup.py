@@ -2,7 +2,8 @@
 
 An orphan is a `data-<save id>` folder that `.metadata` does not name, or a small file that a probe or a commit left
 behind. A folder goes once the newest file in it is old enough; a save that still writes is younger than that, and one
-that was robbed all the same notices before its commit.
+that was robbed all the same notices before its commit. What was replaced, and is kept for those who read it, goes when
+its time is over, however old its files are.
 """
 
 import re
@@ -12,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from os import PathLike, fspath
 from typing import Any, Final
 
-from dcp_worker.engine import layout, options, pending
+from dcp_worker.engine import layout, options, pending, replaced
 from dcp_worker.engine.errors import InvalidOption, is_missing_file, translate
 from dcp_worker.engine.store import Entry, Store
 from dcp_worker.engine.stores import open_store
@@ -26,20 +27,31 @@ def clean(
     *,
     storage_options: Mapping[str, Any] | None = None,
     older_than: timedelta = MINIMUM_AGE,
+    keep_replaced: timedelta | None = None,
     dry_run: bool = False,
 ) -> list[str]:
     """Remove orphans below a checkpoint's URL and abort its stale uploads; return their paths. One process calls it.
 
+    Replaced saves go when they were kept for as long as the save said that replaced them, or for `keep_replaced`.
     Uploads are found on S3 only. Azure forgets the parts of one after a week; a Google bucket needs a lifecycle rule.
     With `dry_run`, only say what would go.
     """
     try:
         pending.wait_before(url)
         store = open_store(fspath(url), storage_options)
-        before = datetime.now(UTC) - older_than
-        # What stands there now comes after the listing: a save that commits in between is spared.
+        now = datetime.now(UTC)
+        before = now - older_than
         entries = list(store.list(""))
-        paths = _orphans(entries, _committed(store), before)
+        stones = replaced.tombstones(store, entries)
+        # What stands there now comes after the listing: a save that commits in between is spared.
+        metadata = _committed(store)
+        due = replaced.due(stones, _live(metadata), now, keep=keep_replaced)
+        kept = {stone.save_id for stone in stones} - due.keys()
+        paths = _orphans(entries, metadata, before, {layout.data_folder(save_id) for save_id in kept if save_id})
+        for save_id, group in due.items():
+            if not save_id or layout.data_folder(save_id).encode() not in metadata:
+                paths += replaced.doomed(save_id, group, entries)
+        paths = list(dict.fromkeys(paths))
         if not dry_run:
             store.delete(paths)
         uploads = []
@@ -62,7 +74,14 @@ def _committed(store: Store) -> bytes:
     return metadata
 
 
-def _orphans(entries: list[Entry], metadata: bytes, before: datetime) -> list[str]:
+def _live(metadata: bytes) -> replaced.Live | None:
+    if not metadata:
+        return None
+    trailer, _ = layout.parse_trailer(metadata)
+    return replaced.Live(trailer.save_id if trailer else "")
+
+
+def _orphans(entries: list[Entry], metadata: bytes, before: datetime, kept: set[str]) -> list[str]:
     folders: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         folder, _, rest = entry.path.partition("/")
@@ -76,6 +95,7 @@ def _orphans(entries: list[Entry], metadata: bytes, before: datetime) -> list[st
         if all(entry.modified is not None and entry.modified < before for entry in of_folder)
         # Whatever `.metadata` says of a folder, it needs it.
         and folder.encode() not in metadata
+        and folder not in kept
         for entry in of_folder
         # What no save writes stays: whoever put it there may still want it.
         if layout.is_own_file(entry.path) or _DRAFT.fullmatch(entry.path)

@@ -5,14 +5,15 @@ A save is committed by one write of `.metadata`, which the store refuses if some
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from dcp_worker.contract import CheckpointInfo, Conflict
 from dcp_worker.engine import failpoints, layout
+from dcp_worker.engine import replaced as grace
 from dcp_worker.engine.errors import (
     CheckpointCorrupted,
     CheckpointExists,
@@ -156,8 +157,15 @@ def check_files(store: Store, save_id: str, sizes: dict[str, int]) -> None:
             raise CheckpointCorrupted(path, f"has {there[path]} bytes before the commit, not the {size} written")
 
 
-def commit(store: Store, save_id: str, metadata: bytes, *, overwrite: bool) -> Committed | None:
-    """Make this save the one at the URL and return what it replaced.
+def commit(
+    store: Store,
+    save_id: str,
+    metadata: bytes,
+    *,
+    overwrite: bool,
+    before: Callable[[Committed], None] = lambda _: None,
+) -> Committed | None:
+    """Make this save the one at the URL and return what it replaced; `before` is called with that, maybe repeatedly.
 
     Raises CheckpointExists, naming the winner, if another save holds the URL and `overwrite` is false. With `overwrite`
     savers that race replace one another in some order; each replaced save is returned to exactly one of them.
@@ -171,6 +179,7 @@ def commit(store: Store, save_id: str, metadata: bytes, *, overwrite: bool) -> C
             if replaced is None:
                 store.create(layout.METADATA, metadata)
             else:
+                before(replaced)
                 store.replace(layout.METADATA, metadata, replaced.version)
         except (FileExistsError, StaleVersion):
             found = committed(store)
@@ -223,16 +232,33 @@ def _version(found: Committed | None) -> Any:  # noqa: ANN401 - see Store
     return found and found.version
 
 
-def remove_replaced(store: Store, replaced: Committed, stock_files: Iterable[str] = ()) -> None:
-    """Remove the data of the save that ours replaced. A failure is a warning: the commit stands."""
+def remove_replaced(store: Store, replaced: Committed | None, stock_files: Iterable[str] = ()) -> None:
+    """Remove the data of the save that ours replaced, if they are not to be kept, and what was kept for long enough.
+
+    A failure is a warning: the commit stands.
+    """
     failpoints.reach("before removal")
     try:
-        if replaced.save_id:
+        if replaced and replaced.save_id:
             remove_save(store, replaced.save_id)
-        else:
+        elif replaced:
             store.delete(list(stock_files))
+        now = committed(store)
+        if now and not now.damage:
+            time = now.modified or datetime.now(UTC)
+            grace.remove_due(store, grace.Live(now.save_id), time)
     except Exception as error:  # noqa: BLE001 - whatever it is, the save is committed
-        LOG.warning("%s: the data of the replaced checkpoint could not be removed: %s", store.url, translate(error))
+        LOG.warning("%s: the data of a replaced checkpoint could not be removed: %s", store.url, translate(error))
+
+
+def remove_failed(store: Store, save_id: str) -> None:
+    """Remove what a save wrote that is not, and will not be, committed.
+
+    One that was committed, did not hear of it, and was replaced since is left to whoever replaced it.
+    """
+    if not grace.was_replaced(store, save_id):
+        remove_save(store, save_id)
+        grace.unmark(store, save_id)
 
 
 def remove_save(store: Store, save_id: str) -> None:

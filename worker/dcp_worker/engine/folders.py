@@ -124,7 +124,8 @@ def walk(root: Path, folder: str = "") -> Iterator[File]:
         try:
             yield from walk(root, path)
         except PermissionError:
-            if layout.is_own_folder(path.partition("/")[0]):
+            top = path.partition("/")[0]
+            if top == layout.REPLACED or layout.is_own_folder(top):
                 raise
 
 

@@ -8,7 +8,7 @@ Where a rename does not replace in one step, either, a replace that breaks off m
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import fsspec
@@ -28,6 +28,7 @@ class FsspecStore:
         self.url = url
         self.writers = 1
         self.file_size = FILE_LIMIT
+        self.keep_replaced = timedelta(0)
         self.readers = 4
         self.attempts = TRIES
         self._fs, self._root = fsspec.core.url_to_fs(url.rstrip("/"), **options)

@@ -4,6 +4,7 @@
 data-<save id>/__<rank>_<n>.distcp
 data-<save id>/manifest.json
 data-<save id>/blocks.crc32c
+replaced/<save id>.<save id>       see `replaced`
 """
 
 import heapq
@@ -18,6 +19,7 @@ from typing import Final, TypeVar
 from dcp_worker.engine.errors import CheckpointCorrupted
 
 METADATA: Final = ".metadata"
+REPLACED: Final = "replaced"
 TAIL_BYTES: Final = 4096
 """How much of the end of `.metadata` surely holds the trailer."""
 FILE_LIMIT: Final = 32 << 30

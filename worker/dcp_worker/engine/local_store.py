@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,6 +45,7 @@ class LocalStore:
         self.writers = self.readers = min(_STREAMS, len(os.sched_getaffinity(0)))
         self.attempts = TRIES
         self.file_size = FILE_LIMIT
+        self.keep_replaced = timedelta(0)
 
     def read(self, path: str, *, tail: int | None = None) -> Blob:
         """Return the file as it is now; the version is its inode with its times."""

@@ -38,6 +38,7 @@ _PIECE: Final = 64 << 10
 _FILE_SIZE: Final = 32 << 20
 """Bytes that travel in one request, which spares the two that begin and end an upload in parts, and the store the work
 of putting the parts together."""
+_KEEP_REPLACED: Final = timedelta(hours=1)
 _CONFLICTS: Final = (exceptions.AlreadyExistsError, exceptions.PreconditionError)
 
 _BEYOND: Final = re.compile(r"\b416 Range Not Satisfiable|InvalidRange")
@@ -67,6 +68,7 @@ class ObjectStore:
         self.url = url
         self.writers = 8
         self.file_size = _FILE_SIZE
+        self.keep_replaced = _KEEP_REPLACED
         self.readers = 16
         self.attempts = options.attempts
         protocol = protocol_of(url)  # obstore knows one spelling: gs, not gcs

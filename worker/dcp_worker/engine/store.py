@@ -6,7 +6,7 @@ protocol; every other error is the library's own, for `errors.translate`.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -59,6 +59,9 @@ class Store(Protocol):
     """Ranges that one rank best reads at once."""
     attempts: int
     """Tries of one `fill` in all; its caller makes them, since what was filled before is filled anew."""
+
+    keep_replaced: timedelta
+    """How long the data of a replaced save are kept, where nobody says otherwise."""
 
     def read(self, path: str, *, tail: int | None = None) -> Blob:
         """Return a small file, or its last `tail` bytes, as it is now: past any cache."""

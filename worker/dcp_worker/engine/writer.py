@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from os import PathLike, fspath
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from torch.futures import Future
 from dcp_worker.contract import CheckpointInfo, Origin
 from dcp_worker.engine import commit, devices, digest, failpoints, layout, payload, pending, record
 from dcp_worker.engine import metadata as dcp_metadata
+from dcp_worker.engine import replaced as grace
 from dcp_worker.engine.errors import CheckpointCorrupted, InvalidOption, translate
 from dcp_worker.engine.manifest import Manifest
 from dcp_worker.engine.meter import Meter, Progress
@@ -58,6 +59,9 @@ class CheckpointWriter(StorageWriter):
         step: the training step; goes into the manifest.
         memory_limit: bytes that this rank may hold for parts in flight.
         on_progress: called with (bytes done, bytes in all) of this rank, from any thread; must be cheap.
+        keep_replaced: how long the data of what this save replaces are kept for those who read them, two replaced saves
+            at most; a later save, or `clean`, removes them. By default an hour on object stores, no time on file
+            systems.
     """
 
     def __init__(
@@ -70,13 +74,19 @@ class CheckpointWriter(StorageWriter):
         step: int | None = None,
         memory_limit: int = MEMORY_LIMIT,
         on_progress: Progress | None = None,
+        keep_replaced: timedelta | None = None,
     ) -> None:
         super().__init__()
+        if keep_replaced is not None and keep_replaced < timedelta(0):
+            raise InvalidOption.wrapping("keep_replaced", ValueError(f"{keep_replaced} is less than nothing"))
         self.overwrite = overwrite
         self.info: CheckpointInfo | None = None
         """Rank 0, after the commit: what was saved."""
         self.began = False
         """Rank 0: ranks were told where to write, and may have written."""
+        self._keep = keep_replaced
+        self._replaced: tuple[commit.Committed, list[str]] | None = None
+        """Rank 0, after the commit: what was replaced, with the files of a stock checkpoint."""
         self._options = storage_options
         self._origin = origin
         self.step = step
@@ -96,6 +106,7 @@ class CheckpointWriter(StorageWriter):
         self.save_id = layout.new_save_id()
         self.info = None
         self.began = False
+        self._replaced = None
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401, FBT001
         """Take this rank's part; every rank calls it."""
@@ -167,6 +178,11 @@ class CheckpointWriter(StorageWriter):
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """On rank 0, after every rank said yes: manifest, commit, removal of what was replaced."""
+        self.publish(metadata, results)
+        self.remove_replaced()
+
+    def publish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """On rank 0, after every rank said yes: manifest and commit."""
         places = record.complete(metadata, results, self.storage_meta())
         pickled = dcp_metadata.dump(metadata)
         files = record.data_files(places)
@@ -188,6 +204,13 @@ class CheckpointWriter(StorageWriter):
         trailer = self._write_manifest(manifest, blocks)
         self._commit(pickled + trailer.encode())
         self.info = manifest.info(trailer.sha256)
+
+    def remove_replaced(self) -> None:
+        """On rank 0, best when all ranks know of the commit: remove what was replaced and need not be kept."""
+        if self.overwrite:
+            replaced, stock_files = self._replaced or (None, [])
+            keeps = replaced is not None and self._keeping > timedelta(0)
+            commit.remove_replaced(self.store, None if keeps else replaced, stock_files)
 
     def storage_meta(self) -> StorageMeta:
         """Return what DCP notes about where the checkpoint lies; holds no secret."""
@@ -300,10 +323,19 @@ class CheckpointWriter(StorageWriter):
     def _commit(self, content: bytes) -> None:
         failpoints.reach("before commit")
         stock_files = self._stock_files() if self.overwrite else []
-        replaced = commit.commit(self.store, self.save_id, content, overwrite=self.overwrite)
+
+        def mark(replaced: commit.Committed) -> None:
+            if self._keeping > timedelta(0) and not replaced.damage:
+                files = [] if replaced.save_id else stock_files
+                grace.mark(self.store, replaced.save_id, by=self.save_id, keep=self._keeping, files=files)
+
+        replaced = commit.commit(self.store, self.save_id, content, overwrite=self.overwrite, before=mark)
         failpoints.reach("after commit")
-        if replaced:
-            commit.remove_replaced(self.store, replaced, stock_files)
+        self._replaced = (replaced, stock_files) if replaced else None
+
+    @property
+    def _keeping(self) -> timedelta:
+        return self.store.keep_replaced if self._keep is None else self._keep
 
     def _stock_files(self) -> list[str]:
         """Return the data files of a stock checkpoint that is about to be replaced."""
