@@ -26,6 +26,8 @@ _PULL_ERRORS: Final = {
 _TERMINATION_SECONDS: Final = 60
 """How long our pods have to end; what a deletion gives them where its body doesn't say otherwise."""
 _TERMINAL: Final = {"Succeeded", "Failed"}
+BENIGN: Final = {"", "ContainerCreating", "PodInitializing"}
+"""Words of the kubelet for a container that is about to start."""
 _LATE: Final = timedelta(seconds=10)
 """How much earlier than it is seen a pod may have ended that was seen to run before."""
 _UNKNOWN: Final = "ContainerStatusUnknown"
@@ -53,6 +55,10 @@ class Pod:
     waiting: str = ""
     """The kubelet's word for why the container does not run yet, such as ImagePullBackOff."""
     waiting_message: str = ""
+    waiting_container: str = ""
+    """Which other container it is that waits, such as `init container fetch`; empty for the ranks' own."""
+    held_up: bool = True
+    """Whether the ranks can't start before that container does."""
     started: datetime | None = None
     finished: datetime | None = None
     exit_code: int | None = None
@@ -114,7 +120,7 @@ class Pod:
     @property
     def pull_error(self) -> bool:
         """Whether its image can't be pulled at the moment."""
-        return self.waiting in _PULL_ERRORS
+        return self.held_up and self.waiting in _PULL_ERRORS
 
     @property
     def given_up_at(self) -> datetime | None:
@@ -146,6 +152,7 @@ def pod_of(body: Body, seen: datetime | None = None, before: Pod | None = None) 
     running, waiting, ended = _worker(status)
     scheduled, disruption = condition(status, "PodScheduled", "False"), condition(status, "DisruptionTarget")
     over = bool(ended) or status.get("phase") in _TERMINAL
+    waits = _waits(status, waiting) if not (running or ended) else _Waits()
     created = optional_time(metadata.get("creationTimestamp"))
     started = _within(_started(running or ended, status), created, seen)
     finished = optional_time(ended.get("finishedAt")) or (_last_change(status, started) if over else None)
@@ -162,8 +169,10 @@ def pod_of(body: Body, seen: datetime | None = None, before: Pod | None = None) 
         phase=cast("PodPhase", status.get("phase", "Pending")),
         node=intern(spec.get("nodeName", "")),
         unschedulable=scheduled.get("message", "") if scheduled else "",
-        waiting=waiting.get("reason", ""),
-        waiting_message=waiting.get("message", ""),
+        waiting=waits.reason,
+        waiting_message=waits.message,
+        waiting_container=waits.container,
+        held_up=waits.holds_up,
         started=started,
         finished=finished,
         exit_code=ended.get("exitCode"),
@@ -194,6 +203,37 @@ def _worker(status: Body) -> tuple[Body, Body, Body]:
     if not ended and status.get("phase") == "Failed":
         ended = _failed_init(status)
     return running, waiting, ended
+
+
+class _Waits(NamedTuple):
+    reason: str = ""
+    message: str = ""
+    container: str = ""
+    holds_up: bool = True
+
+
+def _waits(status: Body, own: Body) -> _Waits:
+    """Return what keeps the worker container from starting; its own trouble counts before that of others.
+
+    Init containers come before it, native sidecars among them. Another container that can't start is worth a word, and
+    holds up nothing.
+    """
+    mine = _Waits(own.get("reason", ""), own.get("message", ""))
+    if mine.reason not in BENIGN:
+        return mine
+    for kind, what in (("initContainerStatuses", "init container"), ("containerStatuses", "container")):
+        for each in status.get(kind) or ():
+            waiting = (each.get("state") or {}).get("waiting") or {}
+            if each.get("name") != WORKER_CONTAINER and waiting.get("reason", "") not in BENIGN:
+                holds_up = kind == "initContainerStatuses"
+                return _Waits(waiting["reason"], waiting.get("message", ""), f"{what} {each['name']}", holds_up)
+    at_work = [each["name"] for each in status.get("initContainerStatuses") or () if _starting(each)]
+    return mine._replace(message=f"init container {at_work[0]} is at work") if at_work and mine.reason else mine
+
+
+def _starting(init: Body) -> bool:
+    """Return whether an init container runs, and as a native sidecar has not started up."""
+    return bool((init.get("state") or {}).get("running")) and not init.get("started")
 
 
 def _failed_init(status: Body) -> Body:

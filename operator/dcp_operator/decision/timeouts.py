@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 from dcp_operator.checkpoint.spec import Checkpoint
 from dcp_operator.decision.observed import Attempt, Pod
 from dcp_operator.decision.outcome import Outcome, failure_of, overdue
+from dcp_operator.decision.pods import BENIGN
 from dcp_worker.contract import Reason
 
 GRACE = timedelta(seconds=30)
 """The launcher ends its ranks at activeSeconds and says where they were; it gets this long before it is cut short."""
 _HOPELESS = ("not found", "manifest unknown", "denied", "unauthorized", "invalid reference", "no match for platform")
-_BENIGN = {"", "ContainerCreating", "PodInitializing"}
 
 
 def timed_out(checkpoint: Checkpoint, attempt: Attempt, now: datetime) -> Outcome | None:
@@ -46,7 +46,7 @@ def timeout_wakes(checkpoint: Checkpoint, attempt: Attempt) -> Iterator[datetime
 
 def troubled(pod: Pod) -> bool:
     """Whether something keeps a pod from starting that a person would want to know."""
-    return bool(pod.unschedulable) or pod.waiting not in _BENIGN
+    return bool(pod.unschedulable) or pod.waiting not in BENIGN
 
 
 def waiting_for(pod: Pod) -> str:
@@ -55,7 +55,8 @@ def waiting_for(pod: Pod) -> str:
     if pod.unschedulable:
         return f"{where} can't be scheduled: {pod.unschedulable}"
     detail = f": {pod.waiting_message}" if pod.waiting_message else ""
-    return f"{where} is {pod.waiting or pod.phase}{detail}"
+    what = f": {pod.waiting_container}" if pod.waiting_container else ""
+    return f"{where}{what} is {pod.waiting or pod.phase}{detail}"
 
 
 def uncreated(attempt: Attempt) -> str:
@@ -77,6 +78,8 @@ def _due(checkpoint: Checkpoint, attempt: Attempt) -> datetime | None:
 
 
 def _hopeless(pod: Pod) -> bool:
+    if not pod.held_up:
+        return False
     if pod.waiting == "InvalidImageName":
         return True
     return pod.waiting == "ImagePullBackOff" and any(word in pod.waiting_message.lower() for word in _HOPELESS)

@@ -8,7 +8,7 @@ audits on end is dead, and the process says so to its liveness probe.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -32,6 +32,18 @@ EACH: Final = 50e-6
 TOO_MANY: Final = 500
 """Objects read directly in one audit; the rest waits for the next, or for a new process."""
 STRIKES: Final = 3
+LOOKS_BACK: Final = 10
+"""Objects read in one audit to find out whether the API server went back in time: in truth one would do."""
+
+
+class WentBackError(Exception):
+    """The API server has an older state than the cache: etcd was restored. Only a new process can go on from there."""
+
+    def __init__(self, resource: Resource, namespace: str, name: str) -> None:
+        super().__init__(
+            f"{resource.plural} {namespace}/{name} has an older version than was seen before: the API server's data "
+            "was restored from a backup; the operator starts anew"
+        )
 
 
 @dataclass
@@ -80,6 +92,7 @@ class Audit:
         listed: list[Listed] = []
         for namespace in self.namespaces:
             listed += [each async for each in self.cluster.list_metadata(resource, namespace, selector(resource))]
+        await self._look_back(resource, {uid: version for _, _, uid, version in known}, listed)
         uids = {each.uid for each in listed}
         vanished = [each for each in known if each[2] not in uids]
         pending = [each for each in listed if self._behind(resource, each)]
@@ -96,6 +109,25 @@ class Audit:
         if late:
             logger.warning("the watch of %s was behind by %d objects, %d of them deleted", resource.plural, late, gone)
         return late
+
+    async def _look_back(self, resource: Resource, known: Mapping[str, int], listed: Sequence[Listed]) -> None:
+        """Find out whether the API server went back in time: the cache would ignore all that it says from then on.
+
+        The list may be older than the cache by itself. So what looks older in it is read, past every cache.
+
+        Raises:
+            WentBackError: It did.
+        """
+        cache = self.reconciler.cache
+        older = [each for each in listed if known.get(each.uid, 0) > int(each.version) or cache.is_deleted(each.uid)]
+        for each in older[:LOOKS_BACK]:
+            try:
+                metadata = (await self.cluster.get(resource, each.namespace, each.name))["metadata"]
+            except GoneError:
+                continue
+            back = int(metadata["resourceVersion"]) < known.get(each.uid, 0) or cache.is_deleted(each.uid)
+            if metadata["uid"] == each.uid and back:
+                raise WentBackError(resource, each.namespace, each.name)
 
     def _behind(self, resource: Resource, each: Listed) -> bool:
         return self.reconciler.cache.version(resource, each.namespace, each.name, each.uid) < int(each.version)

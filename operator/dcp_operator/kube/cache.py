@@ -230,6 +230,10 @@ class Cache:
             entry = self._shelf(resource, owner).get(name) if owner is not None else None
         return _version(entry) if _uid(entry) == uid else 0
 
+    def is_deleted(self, uid: str) -> bool:
+        """Return whether an object was here and is known to be gone."""
+        return uid in self._deleted
+
     def known(self, resource: Resource) -> Iterator[tuple[str, str, str, int]]:
         """Yield (namespace, name, uid, version) of every object of a kind that is here, as of now."""
         entries: list[tuple[str, str, Entry]]
