@@ -60,6 +60,10 @@ BAD: Final[dict[str, tuple[Template, str]]] = {
         "workers get no API token",
     ),
     "token of another shape": (volume(projected={"sources": [{"serviceAccountToken": "x"}]}), "workers get no API"),
+    "a certificate for the API server": (
+        volume(projected={"sources": [{"podCertificate": {"signerName": "kubernetes.io/kube-apiserver-client-pod"}}]}),
+        "workers get no certificate for the API server",
+    ),
     "mount at the token's path": (
         worker(volumeMounts=[{"name": "v", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}]),
         "workers get no API token; drop the mount",
@@ -154,6 +158,10 @@ PROFILE: Final[dict[str, tuple[Template, str]]] = {
         "leave the rest of the restricted profile",
     ),
     "proc mount": (worker(securityContext={"procMount": "Unmasked"}), "leave the rest of the restricted profile"),
+    "unconfined by annotation": (
+        {"metadata": {"annotations": {"container.apparmor.security.beta.kubernetes.io/worker": "unconfined"}}},
+        "an AppArmor profile is not accepted",
+    ),
     "hostPath": (volume(hostPath={"path": "/"}), "is not accepted; write one of: configMap"),
     "inline nfs": (volume(nfs={"server": "s", "path": "/"}), "is not accepted; write one of: configMap"),
     "inline iscsi": (volume(iscsi={}), "is not accepted; write one of: configMap"),
@@ -217,6 +225,9 @@ GOOD: Final[dict[str, Template]] = {
     ),
     "a mount beside the token's path": worker(
         volumeMounts=[{"name": "v", "mountPath": "/var/run/secrets/eks.amazonaws.com/serviceaccount"}]
+    ),
+    "a certificate of one's own signer": volume(
+        projected={"sources": [{"podCertificate": {"signerName": "example.com/x", "keyType": "ED25519"}}]}
     ),
     "a secret by reference": worker(
         env=[{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hf", "key": "token"}}}]

@@ -86,6 +86,10 @@ _API_AUDIENCE: Final = (
 )
 """Audiences that API servers take for their own: by default, and on the large clouds."""
 
+_API_SIGNERS: Final = "kubernetes.io/"
+"""Whose certificates API servers take."""
+_APP_ARMOR: Final = "container.apparmor.security.beta.kubernetes.io/"
+
 CREDENTIAL_ENV: Final = tuple(
     sorted(
         {key for keys in CREDENTIAL_KEYS.values() for key in keys}
@@ -266,6 +270,23 @@ def _projected_tokens(template: Template) -> Found:
         for _, source in mappings(projected.get("sources") if isinstance(projected, Mapping) else None):
             if "serviceAccountToken" in source and not _foreign(source["serviceAccountToken"]):
                 yield f".spec.volumes[{index}].projected", ""
+
+
+def _api_certificates(template: Template) -> Found:
+    for index, volume in mappings(pod_of(template).get("volumes")):
+        projected = volume.get("projected")
+        for _, source in mappings(projected.get("sources") if isinstance(projected, Mapping) else None):
+            certificate = source.get("podCertificate")
+            signer = certificate.get("signerName") if isinstance(certificate, Mapping) else None
+            if str(signer or "").startswith(_API_SIGNERS):
+                yield f".spec.volumes[{index}].projected", ""
+
+
+def _app_armor(template: Template) -> Found:
+    metadata = template.get("metadata")
+    annotations = metadata.get("annotations") if isinstance(metadata, Mapping) else None
+    if isinstance(annotations, Mapping) and any(str(key).startswith(_APP_ARMOR) for key in annotations):
+        yield ".metadata.annotations", ""
 
 
 def _foreign(token: object) -> bool:
@@ -498,6 +519,20 @@ POD_RULES: Final = (
         check=_projected_tokens,
         cel=f"variables.volumes.all(v, {_maps(_map('v', 'projected'), 'sources')}.all(s, "
         f"!('serviceAccountToken' in s) || ({_FOREIGN})))",
+    ),
+    PodRule(
+        field=".spec.volumes.projected",
+        message="workers get no certificate for the API server; drop the podCertificate of a kubernetes.io signer",
+        check=_api_certificates,
+        cel=f"variables.volumes.all(v, {_maps(_map('v', 'projected'), 'sources')}.all(s, "
+        f"!string({_map('s', 'podCertificate')}[?'signerName'].orValue('')).startsWith('{_API_SIGNERS}')))",
+    ),
+    PodRule(
+        field=".metadata.annotations",
+        message="an AppArmor profile is not accepted; drop it",
+        check=_app_armor,
+        cel=f"{_map(_map('variables.template', 'metadata'), 'annotations')}.all(k, !k.startsWith('{_APP_ARMOR}'))",
+        profile=True,
     ),
     _of_containers(
         ".name",
