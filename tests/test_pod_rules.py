@@ -20,9 +20,10 @@ from admission_cases import (
     worker,
 )
 from dcp_operator.checkpoint import admission
-from dcp_operator.checkpoint.pod_rules import POD_RULES, VARIABLES, PodRule, PodSecurity
+from dcp_operator.checkpoint.pod_rules import POD_RULES, PodRule, PodSecurity
 from dcp_operator.checkpoint.pod_template import template_problems
 from dcp_operator.checkpoint.spec import SpecError, parse
+from dcp_operator.checkpoint.template_view import VARIABLES
 from scenes import manifest
 
 EVERYTHING = {**BAD, **PROFILE}

@@ -12,8 +12,9 @@ import yaml
 
 from dcp_operator.checkpoint.crd_rules import ANOTHER
 from dcp_operator.checkpoint.naming import GROUP, PLURAL, VERSION, WORKER_CONTAINER
-from dcp_operator.checkpoint.pod_rules import POD_RULES, VARIABLES, PodRule
+from dcp_operator.checkpoint.pod_rules import POD_RULES, PodRule
 from dcp_operator.checkpoint.storage_url import ADDRESS_OPTIONS, METADATA_HOSTS, METADATA_NETWORKS
+from dcp_operator.checkpoint.template_view import VARIABLES
 
 MANIFESTS: Final = Path(__file__).parents[3] / "manifests"
 _HEADER: Final = "# Generated from operator/dcp_operator/checkpoint by `make crd`; do not edit.\n"

@@ -10,10 +10,23 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from dcp_operator.checkpoint.known_secrets import CREDENTIAL_ENV, PASSWORD_URL, SECRET_ENV
 from dcp_operator.checkpoint.naming import WORKER_CONTAINER
+from dcp_operator.checkpoint.security_context import CONTAINER_PROFILE, POD_PROFILE, context_cel, permitted
+from dcp_operator.checkpoint.template_view import (
+    Template,
+    cel_at,
+    cel_map,
+    cel_maps,
+    cel_names,
+    cel_null_or,
+    cel_pattern,
+    containers,
+    mappings,
+    pod_of,
+)
 from dcp_worker.contract import (
     CA_ENV,
-    CREDENTIAL_KEYS,
     CREDENTIALS_ENV,
     MASTER_ADDR_ENV,
     MASTER_PORT_ENV,
@@ -21,7 +34,6 @@ from dcp_worker.contract import (
     TASK_ENV,
 )
 
-Template = Mapping[str, Any]
 Found = Iterator[tuple[str, str]]
 """Paths below the podTemplate at which a rule is broken, each with what the message begins with."""
 
@@ -90,24 +102,6 @@ _API_SIGNERS: Final = "kubernetes.io/"
 """Whose certificates API servers take."""
 _APP_ARMOR: Final = "container.apparmor.security.beta.kubernetes.io/"
 
-CREDENTIAL_ENV: Final = tuple(
-    sorted(
-        {key for keys in CREDENTIAL_KEYS.values() for key in keys}
-        - {"AZURE_STORAGE_ACCOUNT_NAME", "AZURE_CLIENT_ID", "AZURE_TENANT_ID"}
-    )
-)
-"""Environment variables of stores' secrets that credentialsSecretRef brings."""
-SECRET_ENV: Final = (
-    "AWS_SECURITY_TOKEN", "AWS_TOKEN", "AZURE_PASSWORD", "AZURE_STORAGE_ACCESS_KEY",
-    "AZURE_STORAGE_CLIENT_SECRET", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_KEY", "AZURE_STORAGE_MASTER_KEY",
-    "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_TOKEN", "COMET_API_KEY", "GITHUB_TOKEN", "GOOGLE_SERVICE_ACCOUNT",
-    "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "NEPTUNE_API_TOKEN",
-    "NGC_API_KEY", "VAULT_TOKEN", "WANDB_API_KEY",
-)  # fmt: skip
-"""Other variables that are secrets wherever they are used, by the names that their libraries read."""
-_PASSWORD_URL: Final = r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#@:\s]*:[^/?#@$\s][^/?#@\s]*@"  # noqa: S105 - a pattern
-"""An address with a password in it; one that begins with $ is a reference to another variable."""
-
 OPERATOR_ENV: Final = (CA_ENV, CREDENTIALS_ENV, MASTER_ADDR_ENV, MASTER_PORT_ENV, REPORT_LIMIT_ENV, TASK_ENV)
 """Environment variables by which the operator speaks to the launcher."""
 
@@ -116,97 +110,9 @@ _WORKER_OURS: Final = {
     "command": "write spec.workload.entrypoint",
     "args": "write spec.workload.args",
 }
-USER_IDS: Final = ("runAsUser", "runAsGroup", "fsGroup")
 _POD_CONTEXT: Final = "runAsUser, runAsGroup, fsGroup or supplementalGroups above 0"
 _CONTAINER_CONTEXT: Final = "runAsUser or runAsGroup above 0"
 _PROFILE: Final = "is not accepted; write {} and leave the rest of the restricted profile to the operator"
-
-SECCOMP: Final = {"type": "RuntimeDefault"}
-POD_PROFILE: Final[Mapping[str, object]] = {"runAsNonRoot": True, "seccompProfile": SECCOMP}
-CONTAINER_PROFILE: Final[Mapping[str, object]] = {
-    "allowPrivilegeEscalation": False,
-    "capabilities": {"drop": ["ALL"]},
-    "readOnlyRootFilesystem": True,
-    "runAsNonRoot": True,
-}
-"""What the operator sets in every container; a template may say the same."""
-
-
-def permitted(key: str, value: object, profile: Mapping[str, object]) -> bool:
-    """Say whether `restricted`, as the operator sets it, leaves this field of a securityContext to its author."""
-    if value is None or key in {"fsGroupChangePolicy", "supplementalGroupsPolicy"}:
-        return True
-    if key in USER_IDS:
-        return _above_zero(value)
-    if key == "supplementalGroups":
-        return isinstance(value, list) and all(_above_zero(each) for each in value)
-    if key == "privileged":
-        return value is False
-    same = {**profile, "seccompProfile": SECCOMP}
-    return key in same and value == same[key]
-
-
-def _above_zero(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def mappings(items: object) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield the entries of a list that are mappings, with their places; nothing for what is no list."""
-    if isinstance(items, list):
-        yield from ((index, item) for index, item in enumerate(items) if isinstance(item, Mapping))
-
-
-def pod_of(template: Template) -> Mapping[str, Any]:
-    """Return the template's pod spec; an empty one where there is none."""
-    spec = template.get("spec")
-    return spec if isinstance(spec, Mapping) else {}
-
-
-def containers(template: Template) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield every container of the template, with its path below it."""
-    for kind in ("containers", "initContainers"):
-        for index, container in mappings(pod_of(template).get(kind)):
-            yield f".spec.{kind}[{index}]", container
-
-
-# In CEL. Free-form fields have no schema: a key may be missing, null, or of another type than its name promises.
-
-
-def _at(of: str, key: str) -> str:
-    return f"{of}[?'{key}'].orValue(dyn(null))"
-
-
-def _maps(of: str, key: str) -> str:
-    """Return the entries of a list that are mappings; none for what is no list."""
-    value = _at(of, key)
-    return f"(type({value}) == list ? {value} : []).filter(i, type(i) == map)"
-
-
-def _map(of: str, key: str) -> str:
-    value = _at(of, key)
-    return f"(type({value}) == map ? {value} : {{}})"
-
-
-def _null_or(of: str, key: str, kind: str) -> str:
-    return f"({_at(of, key)} == null || type({_at(of, key)}) == {kind})"
-
-
-def _names(names: Iterable[str]) -> str:
-    return f"[{', '.join(repr(name) for name in names)}]"
-
-
-def _pattern(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\") + "'"
-
-
-VARIABLES: Final = {
-    "template": f"type({_at(_map('object.spec', 'workers'), 'podTemplate')}) == map ? "
-    f"{_at(_map('object.spec', 'workers'), 'podTemplate')} : {{}}",
-    "pod": _map("variables.template", "spec"),
-    "volumes": _maps("variables.pod", "volumes"),
-    "containers": f"{_maps('variables.pod', 'containers')} + {_maps('variables.pod', 'initContainers')}",
-}
-"""What the rules' CEL speaks of, in an order in which each needs earlier ones alone."""
 
 
 def _of_pod(key: str, instead: str, *, profile: bool = False) -> PodRule:
@@ -215,7 +121,7 @@ def _of_pod(key: str, instead: str, *, profile: bool = False) -> PodRule:
         if value is not None and value is not False:
             yield f".spec.{key}", ""
 
-    value = _at("variables.pod", key)
+    value = cel_at("variables.pod", key)
     cel = f"{value} == null || {value} == false"
     return PodRule(field=f".spec.{key}", message=f"is not accepted; {instead}", check=check, cel=cel, profile=profile)
 
@@ -297,7 +203,7 @@ def _foreign(token: object) -> bool:
 _FOREIGN: Final = (
     "type(s.serviceAccountToken) == map && type(s.serviceAccountToken[?'audience'].orValue(dyn(null))) == string && "
     "s.serviceAccountToken.audience != '' && "
-    f"!string(s.serviceAccountToken.audience).matches({_pattern(_API_AUDIENCE)})"
+    f"!string(s.serviceAccountToken.audience).matches({cel_pattern(_API_AUDIENCE)})"
 )
 
 
@@ -313,30 +219,6 @@ def _container_context(container: Mapping[str, Any]) -> Found:
     for key, value in (context if isinstance(context, Mapping) else {}).items():
         if not permitted(key, value, CONTAINER_PROFILE):
             yield f".securityContext.{key}", ""
-
-
-def _context_cel(of: str, profile: Mapping[str, object]) -> str:
-    """Return `permitted` in CEL, for the fields k of the mapping s."""
-
-    def literal(value: object) -> str:
-        match value:
-            case bool():
-                return str(value).lower()
-            case list():
-                return f"[{', '.join(literal(each) for each in value)}]"
-            case dict():
-                return f"{{{', '.join(f'{literal(key)}: {literal(each)}' for key, each in value.items())}}}"
-        return repr(value)
-
-    same = {**profile, "seccompProfile": SECCOMP, "privileged": False}
-    ways = [
-        "s[k] == null",
-        "k in ['fsGroupChangePolicy', 'supplementalGroupsPolicy']",
-        f"(k in {_names(USER_IDS)} && type(s[k]) == int && s[k] > 0)",
-        "(k == 'supplementalGroups' && type(s[k]) == list && s[k].all(g, type(g) == int && g > 0))",
-        *(f"(k == {name!r} && s[k] == dyn({literal(value)}))" for name, value in same.items()),
-    ]
-    return f"[{_map(of, 'securityContext')}].all(s, s.all(k, {' || '.join(ways)}))"
 
 
 def _shapes(node: Mapping[str, Any], path: str, keys: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
@@ -355,8 +237,8 @@ def _shapes(node: Mapping[str, Any], path: str, keys: tuple[str, ...]) -> Iterat
 
 
 def _shape_cel(of: str, key: str) -> str:
-    value = _at(of, key)
-    parts = " && ".join(_null_or("i", part, "string") for part in MERGE_KEYS[key])
+    value = cel_at(of, key)
+    parts = " && ".join(cel_null_or("i", part, "string") for part in MERGE_KEYS[key])
     return f"{value} == null || (type({value}) == list && {value}.all(i, type(i) == map && {parts}))"
 
 
@@ -411,14 +293,14 @@ def _secrets(names: Iterable[str]) -> Callable[[Mapping[str, Any]], Found]:
 
 
 def _secret_cel(names: Iterable[str]) -> str:
-    value = _at("e", "value")
-    return f"{_maps('c', 'env')}.all(e, !({_at('e', 'name')} in {_names(names)}) || {value} == null || {value} == '')"
+    name, value = cel_at("e", "name"), cel_at("e", "value")
+    return f"{cel_maps('c', 'env')}.all(e, !({name} in {cel_names(names)}) || {value} == null || {value} == '')"
 
 
 def _password_urls(container: Mapping[str, Any]) -> Found:
     for _, entry in mappings(container.get("env")):
         value = entry.get("value")
-        if isinstance(value, str) and re.search(_PASSWORD_URL, value):
+        if isinstance(value, str) and re.search(PASSWORD_URL, value):
             yield ".env", f"{entry.get('name')} "
 
 
@@ -439,7 +321,7 @@ def _of_worker(key: str, instead: str) -> PodRule:
             yield f".{key}", ""
 
     message = f"is not accepted in the container {WORKER_CONTAINER}; {instead}"
-    cel = f"{_at('c', 'name')} != '{WORKER_CONTAINER}' || {_at('c', key)} == null"
+    cel = f"{cel_at('c', 'name')} != '{WORKER_CONTAINER}' || {cel_at('c', key)} == null"
     return _of_containers(f".{key}", message, check, cel)
 
 
@@ -458,7 +340,7 @@ POD_RULES: Final = (
         field="",
         message="metadata and spec have the wrong type; write mappings",
         check=_envelope,
-        cel=" && ".join(_null_or("variables.template", key, "map") for key in ("metadata", "spec")),
+        cel=" && ".join(cel_null_or("variables.template", key, "map") for key in ("metadata", "spec")),
     ),
     PodRule(
         field="",
@@ -470,7 +352,7 @@ POD_RULES: Final = (
         field=".metadata",
         message="is not accepted; write labels or annotations",
         check=_metadata,
-        cel=f"{_map('variables.template', 'metadata')}.all(k, k in ['labels', 'annotations'])",
+        cel=f"{cel_map('variables.template', 'metadata')}.all(k, k in ['labels', 'annotations'])",
     ),
     *(_of_pod(key, instead) for key, instead in _OURS.items()),
     *(_of_pod(key, "drop it", profile=True) for key in HOST_FIELDS),
@@ -478,7 +360,7 @@ POD_RULES: Final = (
         field=".spec.automountServiceAccountToken",
         message="workers get no API token; drop it",
         check=_token,
-        cel="{0} == null || {0} == false".format(_at("variables.pod", "automountServiceAccountToken")),
+        cel="{0} == null || {0} == false".format(cel_at("variables.pod", "automountServiceAccountToken")),
     ),
     PodRule(
         field=".spec",
@@ -496,55 +378,56 @@ POD_RULES: Final = (
         field=".spec.securityContext",
         message="has the wrong type; write a mapping",
         check=_context_shapes,
-        cel=f"{_null_or('variables.pod', 'securityContext', 'map')} && "
-        f"variables.containers.all(c, {_null_or('c', 'securityContext', 'map')})",
+        cel=f"{cel_null_or('variables.pod', 'securityContext', 'map')} && "
+        f"variables.containers.all(c, {cel_null_or('c', 'securityContext', 'map')})",
     ),
     PodRule(
         field=".spec.securityContext",
         message=_PROFILE.format(_POD_CONTEXT),
         check=_pod_context,
-        cel=_context_cel("variables.pod", POD_PROFILE),
+        cel=context_cel("variables.pod", POD_PROFILE),
         profile=True,
     ),
     PodRule(
         field=".spec.volumes",
         message=f"is not accepted; write one of: {', '.join(_VOLUMES)}",
         check=_volume_types,
-        cel=f"variables.volumes.all(v, v.all(k, k in {_names(('name', *_VOLUMES))}))",
+        cel=f"variables.volumes.all(v, v.all(k, k in {cel_names(('name', *_VOLUMES))}))",
         profile=True,
     ),
     PodRule(
         field=".spec.volumes.projected",
         message="workers get no API token; drop the serviceAccountToken source, or write the audience that it is for",
         check=_projected_tokens,
-        cel=f"variables.volumes.all(v, {_maps(_map('v', 'projected'), 'sources')}.all(s, "
+        cel=f"variables.volumes.all(v, {cel_maps(cel_map('v', 'projected'), 'sources')}.all(s, "
         f"!('serviceAccountToken' in s) || ({_FOREIGN})))",
     ),
     PodRule(
         field=".spec.volumes.projected",
         message="workers get no certificate for the API server; drop the podCertificate of a kubernetes.io signer",
         check=_api_certificates,
-        cel=f"variables.volumes.all(v, {_maps(_map('v', 'projected'), 'sources')}.all(s, "
-        f"!string({_map('s', 'podCertificate')}[?'signerName'].orValue('')).startsWith('{_API_SIGNERS}')))",
+        cel=f"variables.volumes.all(v, {cel_maps(cel_map('v', 'projected'), 'sources')}.all(s, "
+        f"!string({cel_map('s', 'podCertificate')}[?'signerName'].orValue('')).startsWith('{_API_SIGNERS}')))",
     ),
     PodRule(
         field=".metadata.annotations",
         message="an AppArmor profile is not accepted; drop it",
         check=_app_armor,
-        cel=f"{_map(_map('variables.template', 'metadata'), 'annotations')}.all(k, !k.startsWith('{_APP_ARMOR}'))",
+        cel=f"{cel_map(cel_map('variables.template', 'metadata'), 'annotations')}.all(k, "
+        f"!k.startsWith('{_APP_ARMOR}'))",
         profile=True,
     ),
     _of_containers(
         ".name",
         f"is missing; write {WORKER_CONTAINER} for the ranks' container, or a name of its own",
         _named,
-        f"!({_at('c', 'name')} == null) && {_at('c', 'name')} != ''",
+        f"!({cel_at('c', 'name')} == null) && {cel_at('c', 'name')} != ''",
     ),
     _of_containers(
         ".securityContext",
         _PROFILE.format(_CONTAINER_CONTEXT),
         _container_context,
-        _context_cel("c", CONTAINER_PROFILE),
+        context_cel("c", CONTAINER_PROFILE),
         profile=True,
     ),
     _of_containers(
@@ -563,22 +446,22 @@ POD_RULES: Final = (
         ".env",
         "holds an address with a password in plain text; move it to a Secret and write valueFrom.secretKeyRef",
         _password_urls,
-        f"{_maps('c', 'env')}.all(e, type({_at('e', 'value')}) != string || "
-        f"!string(e.value).matches({_pattern(_PASSWORD_URL)}))",
+        f"{cel_maps('c', 'env')}.all(e, type({cel_at('e', 'value')}) != string || "
+        f"!string(e.value).matches({cel_pattern(PASSWORD_URL)}))",
     ),
     _of_containers(
         ".ports",
         "a hostPort is not accepted; drop it",
         _host_ports,
-        f"{_maps('c', 'ports')}.all(p, {_at('p', 'hostPort')} == null || p.hostPort == 0)",
+        f"{cel_maps('c', 'ports')}.all(p, {cel_at('p', 'hostPort')} == null || p.hostPort == 0)",
         profile=True,
     ),
     _of_containers(
         ".volumeMounts",
         "workers get no API token; drop the mount under /var/run/secrets/kubernetes.io/serviceaccount",
         _token_mounts,
-        f"{_maps('c', 'volumeMounts')}.all(m, type({_at('m', 'mountPath')}) != string || "
-        f"!string(m.mountPath).matches({_pattern(_TOKEN_PATH)}))",
+        f"{cel_maps('c', 'volumeMounts')}.all(m, type({cel_at('m', 'mountPath')}) != string || "
+        f"!string(m.mountPath).matches({cel_pattern(_TOKEN_PATH)}))",
     ),
     _of_containers(
         "",
@@ -593,15 +476,15 @@ POD_RULES: Final = (
         ".resources",
         "has the wrong type; write limits and requests, each a mapping, and claims, a list",
         _sections,
-        f"{_at('c', 'resources')} == null || (type(c.resources) == map && c.resources.all(k, c.resources[k] == null || "
-        "(k == 'claims' ? type(c.resources[k]) == list : type(c.resources[k]) == map)))",
+        f"{cel_at('c', 'resources')} == null || (type(c.resources) == map && c.resources.all(k, "
+        "c.resources[k] == null || (k == 'claims' ? type(c.resources[k]) == list : type(c.resources[k]) == map)))",
     ),
     _of_containers(
         ".env",
         "is the operator's own; drop it",
         _operator_env,
-        f"{_at('c', 'name')} != '{WORKER_CONTAINER}' || "
-        f"{_maps('c', 'env')}.all(e, !({_at('e', 'name')} in {_names(OPERATOR_ENV)}))",
+        f"{cel_at('c', 'name')} != '{WORKER_CONTAINER}' || "
+        f"{cel_maps('c', 'env')}.all(e, !({cel_at('e', 'name')} in {cel_names(OPERATOR_ENV)}))",
     ),
     *(_of_worker(key, instead) for key, instead in _WORKER_OURS.items()),
 )

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from dcp_operator.checkpoint.naming import WORKER_CONTAINER
-from dcp_operator.checkpoint.pod_rules import MERGE_KEYS, POD_RULES, PodSecurity, mappings, pod_of
+from dcp_operator.checkpoint.pod_rules import MERGE_KEYS, POD_RULES, PodSecurity
+from dcp_operator.checkpoint.template_view import mappings, pod_of
 
 _FIELD: Final = "spec.workers.podTemplate"
 

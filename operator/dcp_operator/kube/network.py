@@ -7,8 +7,8 @@ Policies add up: one of the namespace that lets more in or out holds beside this
 from enum import StrEnum
 from typing import Any
 
+from dcp_operator.checkpoint.known_secrets import CREDENTIAL_ENV
 from dcp_operator.checkpoint.naming import JOB_LABEL
-from dcp_operator.checkpoint.pod_rules import CREDENTIAL_ENV
 from dcp_operator.checkpoint.pod_template import worker_env
 from dcp_operator.checkpoint.spec import Checkpoint
 from dcp_operator.checkpoint.storage_url import METADATA_NETWORKS, protocol

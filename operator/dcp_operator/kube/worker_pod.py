@@ -6,19 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from dcp_operator.checkpoint.naming import WORKER_CONTAINER
-from dcp_operator.checkpoint.pod_rules import (
-    CONTAINER_PROFILE,
-    HOST_FIELDS,
-    POD_PROFILE,
-    USER_IDS,
-    PodSecurity,
-    mappings,
-    permitted,
-    pod_of,
-)
+from dcp_operator.checkpoint.pod_rules import HOST_FIELDS, PodSecurity
 from dcp_operator.checkpoint.pod_template import merged, mounted_paths, worker_env
+from dcp_operator.checkpoint.security_context import CONTAINER_PROFILE, POD_PROFILE, USER_IDS, permitted
 from dcp_operator.checkpoint.spec import Checkpoint
 from dcp_operator.checkpoint.storage_url import protocol
+from dcp_operator.checkpoint.template_view import mappings, pod_of
 from dcp_operator.decision.actions import CreateAttempt
 from dcp_operator.kube.resources import for_probe, set_resources
 from dcp_worker.contract import (
