@@ -10,17 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 import dcp_operator
 from dcp_operator.kube import audit, kopf_internals, metrics
-from dcp_operator.kube.api import CHECKPOINTS, JOBS, LONGEST_WAIT, Request, UnavailableError, refusal
+from dcp_operator.kube.api import (
+    CHECKPOINTS,
+    JOBS,
+    LONGEST_WAIT,
+    Body,
+    GoneError,
+    RefusedError,
+    Request,
+    UnavailableError,
+    refusal,
+)
 from dcp_operator.kube.audit import Audit
 from dcp_operator.kube.cache import Key
 from dcp_operator.kube.handlers import WATCHED
+from dcp_operator.kube.progress import ProgressReader
 from dcp_operator.kube.reconcile import _count
 from fake_api import FakeApi, reconciling
-from scenes import at, manifest, stamp
+from scenes import at, manifest, running, stamp
 
 
 def waits(said: str) -> float | None:
@@ -197,3 +209,37 @@ def test_how_long_a_start_takes_is_counted_once() -> None:
     written["status"]["attempts"] = 2
     _count({"phase": "Starting"}, written, at(60))
     assert count() == before + 1
+
+
+@pytest.mark.parametrize(
+    ("status", "soonest"),
+    [pytest.param(404, 5, id="not there yet"), pytest.param(403, 300, id="not granted, which is optional")],
+)
+def test_a_log_that_may_not_be_read_is_asked_for_seldom(status: int, soonest: float) -> None:
+    """O S3-12: progress is all that the permission is for."""
+    api = FakeApi()
+    object.__setattr__(api, "refuse", lambda _: RefusedError("no", status) if status == 403 else GoneError("no", 404))
+
+    async def scenario() -> None:
+        reader, key = ProgressReader(api, lambda _: None), Key("team", "one")
+        job: Body = {"metadata": {"name": "one-1"}, "status": {}}
+        reader.of(key, [job], [running(0, name="one-1-0", job="one-1")])
+        (followed,) = reader._followed.values()
+        await reader._read(key, "one-1", "one-1-0", followed)
+        assert followed.timer is not None
+        assert followed.timer.when() - asyncio.get_running_loop().time() == pytest.approx(soonest, abs=1)
+        reader.stop()
+
+    asyncio.run(scenario())
+
+
+def test_the_operator_reads_no_logs_unless_it_is_granted_apart() -> None:
+    manifests = Path(dcp_operator.__file__).parents[2] / "manifests"
+    granting = {
+        str(path.parent.relative_to(manifests))
+        for path in manifests.rglob("*.yaml")
+        for each in yaml.safe_load_all(path.read_text())
+        for rule in (each or {}).get("rules") or ()
+        if "pods/log" in rule.get("resources", ())
+    }
+    assert granting == {"components/progress", "components/progress-namespaced"}

@@ -35,8 +35,11 @@ def kustomization(facts: Facts, factory: pytest.TempPathFactory, base: str = "ma
         "spec": {"template": {"spec": {"containers": [container]}}},
     }
     name, _, tag = facts.images["operator"].rpartition(":")
+    up = "../" * len(folder.parts[1:])
+    progress = "manifests/components/progress" if base == "manifests" else "manifests/components/progress-namespaced"
     made: Body = {
-        "resources": [f"{'../' * len(folder.parts[1:])}{str(TREE / base).lstrip('/')}"],
+        "resources": [f"{up}{str(TREE / base).lstrip('/')}"],
+        "components": [f"{up}{str(TREE / progress).lstrip('/')}"],
         "images": [{"name": "registry.invalid/dcp-operator", "newName": name, "newTag": tag}],
         "patches": [{"target": {"kind": "Deployment"}, "patch": json.dumps(worker)}],
     }

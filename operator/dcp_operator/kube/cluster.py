@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 COMPONENT: Final = "dcp-operator"
 LOG_SECONDS: Final = 3.0
-LOG_BYTES: Final = 262_144
+LOG_BYTES: Final = 1_048_576
 LOG_LINES: Final = 500
 """Rank 0 tells of its progress between what the workload prints."""
 CONNECT_SECONDS: Final = 5.0
@@ -206,15 +206,15 @@ class Cluster:
             return False
         return any(entry.get("name") == resource.plural for entry in found.get("resources") or ())
 
-    async def log_tail(self, namespace: str, pod: str, container: str, lines: int = LOG_LINES) -> str:
-        """Return the last lines of a container's log, or nothing: progress is decoration."""
+    async def log_tail(self, namespace: str, pod: str, container: str, lines: int = LOG_LINES) -> str | None:
+        """Return the last lines of a log, or nothing: progress is decoration. None where it may not be read."""
         query = {"container": container, "tailLines": str(lines), "limitBytes": str(LOG_BYTES)}
         path = PODS.path(namespace, pod, "log")
         try:
             raw = await self._send(Request("GET", PODS, path, query=query, accept="*/*", seconds=LOG_SECONDS))
         except ApiError as error:
             logger.debug("no log of %s/%s: %s", namespace, pod, error)
-            return ""
+            return None if error.status == HTTPStatus.FORBIDDEN else ""
         return raw.decode(errors="replace")
 
     async def last_event(self, namespace: str, uid: str, reason: str) -> str:

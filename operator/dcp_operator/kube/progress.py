@@ -14,6 +14,8 @@ from dcp_worker.contract import Progress
 
 INTERVAL: Final = 5.0
 """Seconds between two looks at one attempt's log, at least: rank 0 writes no oftener."""
+FORBIDDEN: Final = 300.0
+"""The same, where the operator may read no logs: that may be granted while it runs."""
 READS_PER_SECOND: Final = 20.0
 """Of all attempts together; with more than a hundred running, each is looked at less often."""
 
@@ -23,6 +25,7 @@ class _Followed:
     progress: Progress | None = None
     timer: asyncio.TimerHandle | None = None
     reading: asyncio.Task[None] | None = None
+    forbidden: bool = False
 
 
 @dataclass
@@ -77,6 +80,8 @@ class ProgressReader:
 
     def _again(self, key: Key, job: str, pod: str, followed: _Followed) -> None:
         wait = max(INTERVAL, len(self._followed) / READS_PER_SECOND)
+        if followed.forbidden:
+            wait = max(wait, FORBIDDEN)
         followed.timer = asyncio.get_running_loop().call_later(wait, self._read_soon, key, job, pod, followed)
 
     def _read_soon(self, key: Key, job: str, pod: str, followed: _Followed) -> None:
@@ -84,7 +89,8 @@ class ProgressReader:
 
     async def _read(self, key: Key, job: str, pod: str, followed: _Followed) -> None:
         tail = await self.cluster.log_tail(key.namespace, pod, WORKER_CONTAINER)
-        progress = last_progress(tail)
+        followed.forbidden = tail is None
+        progress = last_progress(tail or "")
         if progress is not None and progress != followed.progress:
             followed.progress = progress
             self.changed(key)
