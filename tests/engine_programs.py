@@ -626,3 +626,25 @@ def load_while_saving(rank: int, url: str) -> list[str]:
     tell()
     tell()
     return seen
+
+
+def load_in_a_forked_child(rank: int, url: str) -> list[str]:
+    """What a fork of a rank gets for a load, as it is and by itself."""
+    engine.save({"w": torch.full((10,), 2.0)}, url)
+    said = []
+    for options in ({}, {"no_dist": True}):
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if not pid:
+            found = {"w": torch.zeros(10)}
+            try:
+                engine.load(found, url, **options)  # type: ignore[arg-type]
+                os.write(writer, str(found["w"][0].item()).encode())
+            except errors.EngineError as error:
+                os.write(writer, type(error).__name__.encode())
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as pipe:
+            said.append(pipe.read())
+        os.waitpid(pid, 0)
+    return said

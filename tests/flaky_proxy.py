@@ -15,7 +15,17 @@ from urllib.parse import urlsplit
 from s3_server import S3Server
 
 Fault = Literal["503", "403", "reset", "truncate", "stall", "flip", "flip sent", "lose answer"]
-Rule = Callable[[str, str], Fault | None]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer of the proxy's own."""
+
+    status: int
+    body: bytes = b""
+
+
+Rule = Callable[[str, str], Fault | Answer | None]
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 
@@ -25,7 +35,7 @@ class FlakyProxy:
 
     server: S3Server
     rule: Rule = lambda _method, _path: None
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[Fault | Answer] = field(default_factory=list)
     answered: list[tuple[str, str, int]] = field(default_factory=list)
     """Method, path and body bytes of every answer that went through."""
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -93,7 +103,9 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.proxy.rule(self.command, self.path)
         if fault:
             self.proxy.faults.append(fault)
-        if fault == "503":
+        if isinstance(fault, Answer):
+            self._answer(fault.status, [], fault.body)
+        elif fault == "503":
             self._answer(503, [], b"<Error><Code>SlowDown</Code></Error>")
         elif fault == "403":
             self._answer(403, [], b"<Error><Code>AccessDenied</Code></Error>")

@@ -15,7 +15,8 @@ import flaky_proxy
 import s3_server
 from dcp_worker import engine
 from dcp_worker.contract import Reason
-from dcp_worker.engine import failpoints, layout
+from dcp_worker.engine import failpoints, layout, retry
+from dcp_worker.engine import options as engine_options
 from dcp_worker.engine.errors import (
     CheckpointCorrupted,
     EngineError,
@@ -227,8 +228,15 @@ def test_a_bucket_that_is_not_there_is_no_checkpoint_that_is_not_there(s3: s3_se
 
 @IN_BOTH_WAYS
 def test_a_store_that_stays_sick_is_unavailable_and_nothing_remains(
-    flaky: flaky_proxy.FlakyProxy, s3: s3_server.S3Server, tmp_path: Path, save: Any, request_of: str
+    flaky: flaky_proxy.FlakyProxy,
+    s3: s3_server.S3Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    save: Any,
+    request_of: str,
 ) -> None:
+    monkeypatch.setattr(retry, "PATIENCE_SECONDS", 2)
+    monkeypatch.setattr(engine_options, "PATIENCE_SECONDS", 2)
     url = flaky.server.url(tmp_path.name)
     flaky.rule = lambda method, path: "503" if method == "PUT" and request_of in path else None
     with pytest.raises(StorageUnavailable):

@@ -576,7 +576,8 @@ def test_options_are_translated_and_unknown_ones_refused() -> None:
     assert translated.config["virtual_hosted_style_request"] is False
     assert translated.client["allow_http"] is True
     assert translated.network.read_seconds == 7
-    assert translated.retry["max_retries"] == 2
+    assert translated.attempts == 3
+    assert translated.no_retry["max_retries"] == 0
     assert translated.config["checksum_algorithm"] == "crc64nvme"
     assert "checksum_algorithm" not in options.for_obstore("s3", {"upload_checksum": "none"}).config
     with pytest.raises(errors.InvalidOption, match="endpoint_url"):

@@ -25,6 +25,8 @@ from dcp_worker.engine.errors import (
     CheckpointReplaced,
     EngineError,
     InvalidOption,
+    PeerHung,
+    PeerLost,
     StateMismatch,
     UnsavableState,
     translate,
@@ -51,13 +53,15 @@ def save(  # noqa: PLR0913 - keyword-only, each with its default
     patience: float = PATIENCE_SECONDS,
     on_progress: Progress | None = None,
     keep_replaced: timedelta | None = None,
+    no_dist: bool = False,
 ) -> CheckpointInfo:
     """Save a sharded state dict; every rank of the group calls it and gets the same result or the same error.
 
     Values that have `state_dict` and `load_state_dict` are saved through them. On an error nothing is committed and
     what this save wrote is removed; a checkpoint that stood at the URL before still stands. An `async_save` that is
     still on its way ends first, and its error is raised. A rank that lags behind the others by more than `patience`
-    seconds, which are the same on all ranks, counts as hung and is named.
+    seconds, which are the same on all ranks, counts as hung and is named. With `no_dist` this process saves by itself,
+    as it must say where a launcher started several (WORLD_SIZE) and no process group joins them.
 
     With `overwrite` the data of what is replaced are kept for `keep_replaced`, by default an hour on object stores and
     not at all on file systems, so that whoever reads them can finish. At one URL two replaced saves are kept at most;
@@ -69,7 +73,7 @@ def save(  # noqa: PLR0913 - keyword-only, each with its default
     return save_now(
         state_dict,
         url,
-        Ranks(process_group, patience=patience),
+        Ranks(process_group, patience=patience, no_dist=no_dist),
         before=pending.settle,
         overwrite=overwrite,
         storage_options=storage_options,
@@ -123,6 +127,7 @@ def load(  # noqa: PLR0913 - keyword-only, each with its default
     on_progress: Progress | None = None,
     strict: Strict = "asked",
     convert: bool = True,
+    no_dist: bool = False,
 ) -> CheckpointInfo:
     """Load into a sharded state dict, in place; every rank of the group calls it.
 
@@ -139,11 +144,12 @@ def load(  # noqa: PLR0913 - keyword-only, each with its default
     dot: `model`, `optim`. Values are converted to the type of the tensor that they go into, and that is logged, unless
     they would become others: a fraction an integer, a number one that the type does not have. With `convert=False` no
     value is. `entries` of the result counts what was loaded, left out and converted. A `planner` has its own rules.
+    With `no_dist` this process loads by itself.
 
     Raises:
         EngineError: a subclass per cause, see `dcp_worker.engine.errors`; `rank` names the rank that failed first.
     """
-    ranks = Ranks(process_group, patience=patience)
+    ranks = Ranks(process_group, patience=patience, no_dist=no_dist)
 
     @cache
     def opened() -> CheckpointReader:
@@ -253,7 +259,12 @@ def _save(
         opened().publish(metadata[0], results)
         return opened().info
 
-    info = ranks.gather("writing", write, finish)
+    try:
+        info = ranks.gather("writing", write, finish)
+    except (PeerHung, PeerLost) as error:
+        # What no rank reported is what this one saw: rank 0 may be about to commit, or have done so before it went.
+        error.commit_unknown = error.commit_unknown or not (ranks.coordinates or error.stage)
+        raise
     assert info is not None  # noqa: S101 - finish sets it or raises
     if ranks.coordinates:
         opened().remove_replaced()

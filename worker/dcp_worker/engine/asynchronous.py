@@ -82,6 +82,7 @@ def async_save(
     *,
     process_group: dist.ProcessGroup | None = None,
     patience: float = PATIENCE_SECONDS,
+    no_dist: bool = False,
     **options: Any,  # noqa: ANN401 - those of save
 ) -> AsyncSave:
     """Copy the state to host memory, return, and save it in the background; takes what `save` takes.
@@ -100,9 +101,9 @@ def async_save(
         staged.update(_stage({key: api.plain(value) for key, value in state_dict.items()}))
 
     # What fails on one rank fails on all, so that none of them goes on to another save than the others.
-    Ranks(process_group, patience=patience).agree("staging", stage)
+    Ranks(process_group, patience=patience, no_dist=no_dist).agree("staging", stage)
     # Not by the thread: ranks that make this group and one of the caller's in different orders would never meet.
-    ranks = Ranks(process_group, use="background", patience=patience)
+    ranks = Ranks(process_group, use="background", patience=patience, no_dist=no_dist)
     handle = AsyncSave(url)
     run = partial(handle._run, devices.own_device(), staged, url, ranks, options)  # noqa: SLF001
     handle.thread = threading.Thread(target=run, name="dcp-save")

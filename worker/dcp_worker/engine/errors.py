@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Self
 
 from dcp_worker.contract import Conflict, Reason
+from dcp_worker.engine import redact
 
 _SHOWN: Final = 8
 """Tensor names in a message; the rest is a count."""
@@ -39,6 +40,7 @@ class EngineError(Exception):
     reason: ClassVar[Reason] = Reason.RANK_FAILED
 
     def __init__(self, message: str, *, rank: int | None = None) -> None:
+        message = redact.mask(message)
         super().__init__(message)
         self.message = message
         self.rank = rank
@@ -54,7 +56,7 @@ class EngineError(Exception):
     @classmethod
     def answered(cls, path: str, status: int, reason: str, text: str) -> Self:
         """Return the error for an HTTP answer that is not what was asked for."""
-        return cls(f"{path}: the store answered {status} {reason}: {' '.join(text.split())[:300]}")
+        return cls(_hinted(f"{path}: the store answered {status} {reason}: {redact.answer(text)}"))
 
     @classmethod
     def unanswered(cls, path: str, host: str, error: BaseException) -> Self:
@@ -211,6 +213,10 @@ class StorageDenied(EngineError):
     reason = Reason.STORAGE_DENIED
 
 
+class RefusedSignature(StorageDenied):
+    """A signed URL was refused: it has expired, as the credentials that signed it may have, or counts for less."""
+
+
 class StorageFull(EngineError):
     """The store has no room left."""
 
@@ -310,6 +316,50 @@ class InvalidOption(EngineError):
         return cls(f"{name} was saved through stream extensions, which are not known here")
 
     @classmethod
+    def forked(cls) -> Self:
+        """Return the error for a store that is used in a child whose parent used one before the fork."""
+        return cls(
+            "this process was forked after its parent used an object store, and the threads that make the requests "
+            "did not come with it: start it with multiprocessing's spawn or forkserver"
+        )
+
+    @classmethod
+    def forked_group(cls) -> Self:
+        """Return the error for a process group that a child has from its parent."""
+        return cls(
+            "this process was forked from a rank, whose process group it can't use: start it with multiprocessing's "
+            "spawn or forkserver, or say no_dist=True if it is by itself"
+        )
+
+    @classmethod
+    def outside(cls, rank: int) -> Self:
+        """Return the error for a rank that calls with a group that it is no member of."""
+        return cls(f"process_group: rank {rank} is no member of it; only its members call save and load with it")
+
+    @classmethod
+    def no_group(cls, group: object) -> Self:
+        """Return the error for what is no process group."""
+        return cls(f"process_group: a {type(group).__name__} is no process group; make one by dist.new_group")
+
+    @classmethod
+    def not_joined(cls, world_size: str) -> Self:
+        """Return the error for a rank of several that has not joined the others."""
+        return cls(
+            f"WORLD_SIZE is {world_size}, but there is no process group, and each rank would save by itself: call "
+            "torch.distributed.init_process_group first, or say no_dist=True if this process is by itself"
+        )
+
+    @classmethod
+    def panicked(cls, text: str) -> Self:
+        """Return the error for a panic of the storage library: it takes no address, name or key that can't be one."""
+        return cls(f"the storage library stopped over a URL, an option or a credential that can't be: {text}")
+
+    @classmethod
+    def faulty(cls, where: str, value: str, fault: str) -> Self:
+        """Return the error for a value of an option or an environment variable; a secret one is not given."""
+        return cls(f"{where}: {value!r} {fault}" if value else f"{where} {fault}")
+
+    @classmethod
     def no_handler(cls) -> Self:
         """Return the error for a SIGTERM that can't be waited for."""
         return cls(
@@ -360,18 +410,42 @@ _NO_BUCKET: Final = ("NoSuchBucket", "ContainerNotFound", "Account not found")
 
 _TEXTS: Final[tuple[tuple[type[EngineError], tuple[str, ...]], ...]] = (
     (StorageFull, ("QuotaExceeded", "InsufficientStorage", "507 Insufficient", "StorageFull", "XMinioStorageFull")),
+    (StorageUnavailable, ("BadDigest",)),
+    (InvalidOption, ("x-amz-checksum-", "x-amz-sdk-checksum-")),
+    (InvalidOption, ("PermanentRedirect", "AuthorizationHeaderMalformed", "redirect without LOCATION")),
     (
         StorageDenied,
         (
             "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
             "401 Unauthorized", "403 Forbidden", "Unable to locate credentials", "AuthenticationFailed",
-            "Invalid Access Key", "GCP credential error",
+            "Invalid Access Key", "GCP credential error", "RequestExpired", "TokenRefreshRequired",
+            "/latest/api/token", "/latest/meta-data", "/metadata/identity/oauth2", "/computeMetadata/",
         ),
     ),
     (StorageUnavailable, _NO_BUCKET),
     (InvalidOption, ("Account must be specified", "Unable to recognise URL", "did not match any known pattern")),
 )  # fmt: skip
 """What stores write into their answers, whichever library hands them on. The first match wins."""
+
+_NO_CREDENTIALS: Final = "No credentials were found: set"
+_HINTS: Final = {
+    r"ExpiredToken|RequestExpired|TokenRefreshRequired|token (?:included in the request )?(?:is|has) expired": (
+        "The credentials have expired: renew them."
+    ),
+    r"/latest/(?:api/token|meta-data)|Unable to locate credentials": (
+        f"{_NO_CREDENTIALS} AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or anon for a bucket that is open to all. "
+        "AWS_PROFILE and ~/.aws are not read."
+    ),
+    r"/metadata/identity/oauth2": f"{_NO_CREDENTIALS} AZURE_STORAGE_ACCOUNT_KEY, or what else Azure signs with.",
+    r"metadata\.google\.internal|/computeMetadata/": (
+        f"{_NO_CREDENTIALS} GOOGLE_SERVICE_ACCOUNT_KEY, or anon for a bucket that is open to all."
+    ),
+    r"x-amz-(?:sdk-)?checksum-": "If the store knows no such checksum, set the storage option upload_checksum to none.",
+    r"PermanentRedirect|AuthorizationHeaderMalformed|redirect without LOCATION|IllegalLocationConstraint": (
+        "The bucket is in another region: set the storage option region to that."
+    ),
+}
+"""What a store's words, which stand first, mean to whoever reads them."""
 
 _CLASSES: Final[dict[str, type[EngineError]]] = {
     "obstore.exceptions.PermissionDeniedError": StorageDenied,
@@ -404,7 +478,7 @@ def translate(exc: BaseException, *, url: str = "") -> EngineError:
     ranks = getattr(exc, "failures", None)
     if isinstance(ranks, dict) and ranks:
         return _first_of(ranks, url)
-    text = _text(exc)
+    text = _hinted(_text(exc))
     error = _by_errno(exc, text, url) or _by_text(text) or _by_class(exc, text) or _unforeseen(exc, text)
     error.__cause__ = exc
     return error
@@ -416,6 +490,12 @@ def _text(exc: BaseException) -> str:
     text = " ".join(sentence.split())
     causes = [message or _HTTP_CAUSES[kind] for message, kind in _CAUSE.findall(details)]
     return f"{text}: {causes[-1]}" if causes and causes[-1] not in text else text
+
+
+def _hinted(text: str) -> str:
+    """Return the text with what it means, where its own words leave that open."""
+    hint = next((hint for words, hint in _HINTS.items() if re.search(words, text)), "")
+    return f"{text}{'' if text.endswith('.') else '.'} {hint}" if hint and hint not in text else text
 
 
 def is_missing_file(exc: BaseException) -> bool:

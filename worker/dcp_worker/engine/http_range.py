@@ -16,11 +16,15 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
-from dcp_worker.engine.errors import StorageDenied, StorageUnavailable, is_missing_bucket
+from dcp_worker.engine.errors import EngineError, RefusedSignature, StorageUnavailable, is_missing_bucket
 
 _PIECE: Final = 256 << 10
 """Bytes received between two looks at them; they are still in the processor's cache then."""
-_SIGNED_SECONDS: Final = 3600
+_SIGNED_SECONDS: Final = 900
+"""Credentials that a role or a token gives end within the hour, and with them what they signed."""
+_REFUSALS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+_EXPIRED: Final = ("ExpiredToken", "RequestExpired", "AccessDenied", "TokenRefreshRequired", "InvalidToken")
+"""What S3 answers with a 400."""
 _PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy")
 
 
@@ -45,6 +49,8 @@ class RangedGet:
         self._sign = sign
         self._network = network
         self._signed: dict[str, tuple[float, str]] = {}
+        self.succeeded = False
+        """Whether any signed URL was good."""
         self._idle: list[http.client.HTTPConnection] = []
         weakref.finalize(self, _close, self._idle)
 
@@ -54,12 +60,19 @@ class RangedGet:
         length = sum(map(len, views))
         if not length:
             return
+        try:
+            yield from self._filled(path, offset, views, length)
+        except RefusedSignature:  # which comes before the first piece; there may be newer credentials
+            yield from self._filled(path, offset, views, length)
+
+    def _filled(self, path: str, offset: int, views: list[memoryview], length: int) -> Iterator[memoryview]:
         url = urlsplit(self._url(path))
         with self._answering(path, url.netloc), self._connected(url.scheme, url.netloc) as connection:
             headers = {"Range": f"bytes={offset}-{offset + length - 1}"}
             connection.request("GET", f"{url.path}?{url.query}", headers=headers)
             response = connection.getresponse()
             _check(response, path, length)
+            self.succeeded = True
             for view in views:
                 yield from _receive(response, view, path)
             if response.read(1) or response.will_close:
@@ -70,9 +83,13 @@ class RangedGet:
         """Name the object and the host in what the network raises; the other connections are likely broken, too."""
         try:
             yield
-        except FileNotFoundError:
+        except (FileNotFoundError, EOFError):
+            raise
+        except EngineError:
+            self._signed.pop(path, None)
             raise
         except (OSError, http.client.HTTPException) as error:
+            self._signed.pop(path, None)
             with suppress(IndexError):
                 while True:
                     self._idle.pop().close()
@@ -136,5 +153,6 @@ def _check(response: http.client.HTTPResponse, path: str, length: int) -> None:
         raise EOFError(path)
     if response.status == HTTPStatus.NOT_FOUND and not is_missing_bucket(text):
         raise FileNotFoundError(path)
-    denied = response.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
-    raise (StorageDenied if denied else StorageUnavailable).answered(path, response.status, response.reason, text)
+    expired = response.status == HTTPStatus.BAD_REQUEST and any(f"<Code>{code}<" in text for code in _EXPIRED)
+    refused = expired or response.status in _REFUSALS
+    raise (RefusedSignature if refused else StorageUnavailable).answered(path, response.status, response.reason, text)

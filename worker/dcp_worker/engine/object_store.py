@@ -6,8 +6,8 @@ do at the same instant is then left to chance, the result says `BestEffort`, and
 
 A file goes up in one request, or in parts in parallel; a failed upload is aborted. Reads are ranged and never cached.
 
-obstore tries again what may be sent twice. It gives up at once where no answer came to a conditional PUT or to a bulk
-delete, and where a file did not arrive as it was sent: these are tried again here.
+What may be sent twice is tried again here (see `retry`), and not by obstore, which takes a store that throttles for one
+that fails. It does so for the parts of an upload alone, whose requests nobody else sees: by time, however it failed.
 """
 
 import logging
@@ -22,14 +22,13 @@ from itertools import chain
 from typing import Any, Final
 from urllib.parse import quote
 
-import obstore
 from obstore import exceptions
-from obstore.store import from_url
 
+from dcp_worker.engine import guarded_obstore as obstore
 from dcp_worker.engine import http_range
-from dcp_worker.engine.errors import StaleVersion, StorageDenied, is_bad_digest, translate
+from dcp_worker.engine.errors import InvalidOption, RefusedSignature, StaleVersion, StorageUnavailable, translate
 from dcp_worker.engine.options import ObstoreOptions, place_of, protocol_of
-from dcp_worker.engine.retry import retried
+from dcp_worker.engine.retry import retried, throttled
 from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, Blob, Buffer, Entry, Guarded, copied
 
 LOG = logging.getLogger("dcp_worker.engine")
@@ -50,13 +49,12 @@ _PLACES: Final = ("endpoint", "base_url", "account_name")
 """Options that make of one bucket's name another bucket."""
 
 _NO_CONDITIONS: Final = re.compile(
-    r"\b501 Not Implemented|<Code>(NotImplemented|UnsupportedHeader)<|\b400 Bad Request.*(?i:if-(none-)?match)",
-    re.DOTALL,
+    r"\b501 Not Implemented|\b(NotImplemented|UnsupportedHeader):|\b400 Bad Request.*(?i:if-(none-)?match)", re.DOTALL
 )
 """How stores say that they do not know a condition."""
-_BUSY: Final = re.compile(r"\b(503 Service Unavailable|429 Too Many Requests)|<Code>SlowDown<")
-"""How they say that they did not even begin."""
 _OTHER_DIGITS: Final = str.maketrans("0123456789", "1234567891")
+_TRIED: Final = 4
+"""Objects whose signed URLs were all refused, before none is signed any more."""
 
 _guards: dict[tuple[str, ...], str] = {}
 
@@ -73,26 +71,23 @@ class ObjectStore:
         self.attempts = options.attempts
         protocol = protocol_of(url)  # obstore knows one spelling: gs, not gcs
         bucket, path = place_of(url)
+        if "@" in bucket and protocol in {"s3", "gs"}:
+            raise InvalidOption.faulty("url", url, "names a user; credentials come from the environment")
         self._bucket = (protocol, bucket, *(str(options.config.get(key, "")) for key in _PLACES))
-        self._store: Any = from_url(
-            f"{protocol}://{bucket}/{quote(path)}",
-            config=options.config,
-            client_options=options.client,
-            retry_config=options.retry,
-        )  # type: ignore[call-overload]
-        self._once: Any = from_url(
-            f"{protocol}://{bucket}/{quote(path)}",
-            config=options.config,
-            client_options=options.client,
-            retry_config={**options.retry, "max_retries": 0},
-        )  # type: ignore[call-overload]
-        """The same, where a request must not be sent twice unasked."""
+        place = f"{protocol}://{bucket}/{quote(path)}"
+        self._store = _opened(place, options, options.no_retry)
+        self._patient = _opened(place, options, options.retry)
         plain = options.proxied or options.anonymous or http_range.proxied()
         self._ready = threading.Lock()
+        self._indirect: set[str] = set()
+        """Objects whose signed URLs the store refuses."""
         self._direct = None if plain else http_range.RangedGet(self._sign, options.network)
 
     def read(self, path: str, *, tail: int | None = None) -> Blob:
         """GET the object, or its last bytes; the version is its ETag (and generation)."""
+        return retried(lambda: self._read(path, tail), self.attempts)
+
+    def _read(self, path: str, tail: int | None) -> Blob:
         try:
             result = self._tail(path, tail) if tail else obstore.get(self._store, path)
         except exceptions.BaseError as error:
@@ -133,24 +128,22 @@ class ObjectStore:
                 if size > part_size:
                     break
         if size <= part_size:
-            retried(
-                lambda: obstore.put(self._store, path, iter(head), use_multipart=False), self.attempts, on=is_bad_digest
-            )
+            retried(lambda: obstore.put(self._store, path, iter(head), use_multipart=False), self.attempts)
             return
         # obstore aborts the upload if the iterator or a part fails, so that no part stays and no object appears.
-        obstore.put(self._store, path, chain(head, stream), chunk_size=part_size, max_concurrency=parallel)
+        obstore.put(self._patient, path, chain(head, stream), chunk_size=part_size, max_concurrency=parallel)
 
     def fill(self, path: str, offset: int, targets: Iterable[memoryview]) -> Iterator[memoryview]:
         """GET a range straight into the targets; through obstore where requests can't be signed or need a proxy."""
+        obstore.refuse_after_fork()
         views = list(targets)
-        if direct := self._direct:
+        direct = None if path in self._indirect else self._direct
+        if direct:
             try:
                 yield from direct.fill(path, offset, views)
-            except (exceptions.BaseError, StorageDenied) as error:
+            except (exceptions.BaseError, RefusedSignature) as error:
                 # A URL can be signed with some credentials only, and may count for less: obstore's own request tells.
-                if self._direct:
-                    LOG.warning("%s: reads go through obstore, which is slower: %s", self.url, translate(error))
-                self._direct = None
+                self._give_up_on(path, direct, error)
             else:
                 return
         end = offset + sum(map(len, views))
@@ -163,8 +156,9 @@ class ObjectStore:
         yield from copied(result.stream(min_chunk_size=_PIECE), views, path)
 
     def list(self, prefix: str) -> Iterator[Entry]:
-        """LIST below a folder."""
-        for page in obstore.list(self._store, prefix, chunk_size=1000):
+        """LIST below a folder; where it breaks off it goes on behind the last name."""
+        pages = _Pages(self._store, prefix)
+        while page := retried(pages.following, self.attempts):
             for meta in page:
                 yield Entry(meta["path"], meta["size"], meta["last_modified"])
 
@@ -200,6 +194,14 @@ class ObjectStore:
                 same = result.meta["e_tag"]
                 return obstore.get(self._store, path, options={"range": (size - count, size), "if_match": same})
 
+    def _give_up_on(self, path: str, direct: http_range.RangedGet, error: Exception) -> None:
+        """Read one object through obstore from now on, and all of them if no signed URL was ever good."""
+        if not self._indirect:
+            LOG.warning("%s: %s is read through obstore, which is slower: %s", self.url, path, translate(error))
+        self._indirect.add(path)
+        if len(self._indirect) >= _TRIED and not direct.succeeded:
+            self._direct = None
+
     def _sign(self, path: str, seconds: int) -> str:
         return str(obstore.sign(self._store, "GET", path, timedelta(seconds=seconds)))
 
@@ -220,10 +222,10 @@ class ObjectStore:
 
         try:
             made = retried(lambda: obstore.put(self._store, path, b"", mode="overwrite"), self.attempts)
-            found: dict[Guarded, bool] = {"create": refuses(lambda: self._create(self._once, path, b""))}
+            found: dict[Guarded, bool] = {"create": refuses(lambda: self._create(self._store, path, b""))}
             if write == "replace":
                 wrong = {key: value.translate(_OTHER_DIGITS) for key, value in _version(made).items()}
-                found["replace"] = refuses(lambda: self._replace(self._once, path, b"", wrong))
+                found["replace"] = refuses(lambda: self._replace(self._store, path, b"", wrong))
         finally:
             self._delete_probe(path)
         return {one: ATOMIC if atomic else BEST_EFFORT for one, atomic in found.items()}
@@ -247,7 +249,8 @@ class ObjectStore:
             try:
                 put()
             except exceptions.BaseError as error:
-                unanswered.append(error)
+                if not throttled(error):
+                    unanswered.append(error)
                 raise
 
         try:
@@ -258,7 +261,7 @@ class ObjectStore:
             if not self._holds(path, data):
                 raise unanswered[0] from refusal
         except exceptions.BaseError as last:
-            if last is unanswered[0]:
+            if not unanswered or last is unanswered[0]:
                 raise
             raise unanswered[0] from last
 
@@ -270,8 +273,8 @@ class ObjectStore:
 
     def _put_over(self, path: str, data: bytes) -> None:
         """Write whatever stands there, once: a try that arrives late would bring back what was replaced meanwhile."""
-        put = partial(obstore.put, self._once, path, data, mode="overwrite")
-        retried(put, self.attempts, on=lambda error: bool(_BUSY.search(str(error))))
+        put = partial(obstore.put, self._store, path, data, mode="overwrite")
+        retried(put, self.attempts, on=throttled)
 
     @staticmethod
     def _replace(store: Any, path: str, data: bytes, version: Any) -> None:  # noqa: ANN401 - see Store
@@ -296,13 +299,13 @@ class ObjectStore:
 
     def _version_of(self, path: str) -> dict[str, str] | None:
         try:
-            return _version(obstore.head(self._store, path))
+            return _version(retried(lambda: obstore.head(self._store, path), self.attempts))
         except FileNotFoundError:
             return None
 
     def _delete_one(self, path: str) -> None:
         try:
-            obstore.delete(self._store, path)
+            retried(lambda: obstore.delete(self._store, path), self.attempts)
         except FileNotFoundError:
             return
 
@@ -317,3 +320,36 @@ def _known(error: exceptions.BaseError) -> Exception:
 
 def _version(meta: Any) -> dict[str, str]:  # noqa: ANN401 - obstore's own type is not public
     return {key: value for key in ("e_tag", "version") if (value := meta.get(key))}
+
+
+class _Pages:
+    """The pages of a listing, one after the other, of which any may be asked for again."""
+
+    def __init__(self, store: Any, prefix: str) -> None:  # noqa: ANN401 - obstore's own type is not public
+        self._store = store
+        self._prefix = prefix
+        self._last: str | None = None
+        self._pages: Iterator[Any] | None = None
+
+    def following(self) -> Any:  # noqa: ANN401
+        """Return the next page, or None after the last one."""
+        if self._pages is None:
+            self._pages = obstore.list(self._store, self._prefix, offset=self._last, chunk_size=1000)
+        try:
+            page = next(self._pages, None)
+        except BaseException:
+            self._pages = None
+            raise
+        if page:
+            self._last = page[-1]["path"]
+        return page
+
+
+def _opened(place: str, options: ObstoreOptions, retry: dict[str, Any]) -> Any:  # noqa: ANN401
+    """Open a bucket, for which nothing is asked of it: what fails is what was given."""
+    settings: dict[str, Any] = {"config": options.config, "client_options": options.client, "retry_config": retry}
+    try:
+        return obstore.from_url(place, **settings)
+    except exceptions.BaseError as error:
+        known = translate(error)
+        raise (InvalidOption(known.message) if isinstance(known, StorageUnavailable) else known) from error

@@ -6,17 +6,18 @@ as does `AWS_CA_BUNDLE` for the authorities to trust.
 
 import os
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from dcp_worker.contract import STORAGE_OPTIONS
+from dcp_worker.contract import CREDENTIAL_KEYS, STORAGE_OPTIONS
+from dcp_worker.engine import addresses
 from dcp_worker.engine.errors import InvalidOption
 from dcp_worker.engine.http_range import Network
-from dcp_worker.engine.retry import TRIES
+from dcp_worker.engine.retry import LONGEST_PAUSE_SECONDS, PATIENCE_SECONDS, TRIES
 
 OBJECT_PROTOCOLS: Final = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
 _CANONICAL: Final = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "": "file", "local": "file"}
@@ -37,7 +38,18 @@ _CONNECT_SECONDS: Final = 10.0
 _READ_SECONDS: Final = 30.0
 _ANSWER_SECONDS: Final = 120.0
 """For an upload, whose requests share the line: eight of 32 MiB get through in that time at 2.5 MB/s."""
-_RETRY_SECONDS: Final = 180.0
+_BACKOFF: Final = {
+    "init_backoff": timedelta(milliseconds=200),
+    "max_backoff": timedelta(seconds=LONGEST_PAUSE_SECONDS),
+    "base": 2,
+}
+_ENDPOINTS: Final = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+    "abfs": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+"""Environment variables with the store's address that obstore reads."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,9 @@ class ObstoreOptions:
     config: dict[str, Any] = field(default_factory=dict)
     client: dict[str, Any] = field(default_factory=dict)
     retry: dict[str, Any] = field(default_factory=dict)
+    """For the parts of an upload: as often as the time allows."""
+    no_retry: dict[str, Any] = field(default_factory=dict)
+    """For all other requests, which `retry.retried` repeats."""
     network: Network = field(default_factory=lambda: Network(_CONNECT_SECONDS, _READ_SECONDS))
     attempts: int = TRIES
     anonymous: bool = False
@@ -83,7 +98,8 @@ def check(protocol: str, options: Mapping[str, Any]) -> None:
 
 
 def for_obstore(protocol: str, options: Mapping[str, Any]) -> ObstoreOptions:
-    """Translate to obstore. Every request gets a connect and a read timeout and bounded, jittered retries."""
+    """Translate to obstore. Every request gets a connect and a read timeout."""
+    _check_environment(protocol, options)
     config = {
         names[protocol]: options[name] for name, names in _CONFIG.items() if name in options and protocol in names
     }
@@ -108,16 +124,40 @@ def for_obstore(protocol: str, options: Mapping[str, Any]) -> ObstoreOptions:
         anonymous=bool(options.get("anon", False)),
         # A signed URL carries no header that says who pays.
         proxied="proxy_url" in options or "project" in options,
-        retry={
-            "max_retries": max(0, attempts - 1),
-            "retry_timeout": timedelta(seconds=_RETRY_SECONDS),
-            "backoff": {
-                "init_backoff": timedelta(milliseconds=100),
-                "max_backoff": timedelta(seconds=10),
-                "base": 2,
-            },
-        },
+        retry={"max_retries": 1000, "retry_timeout": timedelta(seconds=PATIENCE_SECONDS), "backoff": _BACKOFF},
+        no_retry={"max_retries": 0, "retry_timeout": timedelta(seconds=PATIENCE_SECONDS), "backoff": _BACKOFF},
     )
+
+
+def _check_environment(protocol: str, options: Mapping[str, Any]) -> None:
+    """Refuse what obstore would stop over in a panic, and say where it stands."""
+    for where, value, fault in _faults(protocol, options):
+        if fault:
+            raise InvalidOption.faulty(where, value, fault)
+
+
+def _faults(protocol: str, options: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Give where a value stands, the value, and what is wrong with it."""
+    for where, address in _given("endpoint_url", options, _ENDPOINTS[protocol]):
+        yield where, address, addresses.address_fault(address)
+    for where, address in _given("proxy_url", options):
+        yield where, address, addresses.address_fault(address, proxy=True)
+    if protocol == "s3":
+        for where, region in _given("region", options, ("AWS_REGION", "AWS_DEFAULT_REGION")):
+            yield where, region, addresses.region_fault(region) if region else ""
+    for name in CREDENTIAL_KEYS[protocol]:
+        if name.startswith(("AWS_", "AZURE_")):  # Google's is JSON, of several lines
+            yield f"environment variable {name}", "", addresses.key_fault(os.environ.get(name, ""))
+
+
+def _given(option: str, options: Mapping[str, Any], variables: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    """Give the places that set an option, with what they set: the option itself, else the environment."""
+    if option in options:
+        yield f"storage option {option}", str(options[option])
+        return
+    for name in variables:
+        if name in os.environ:
+            yield f"environment variable {name}", os.environ[name]
 
 
 def for_botocore(options: Mapping[str, Any]) -> dict[str, Any]:

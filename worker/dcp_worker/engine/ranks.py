@@ -4,6 +4,7 @@ Every method is a collective call: each rank of the group makes it, in the same 
 group there is one rank and nothing is sent.
 """
 
+import os
 import re
 import time
 import traceback
@@ -12,14 +13,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Final, TypeVar, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 from torch.distributed.checkpoint.api import CheckpointException
 
-from dcp_worker.engine.errors import EngineError, PeerHung, PeerLost, translate
+from dcp_worker.engine import redact
+from dcp_worker.engine.errors import EngineError, InvalidOption, PeerHung, PeerLost, translate
 from dcp_worker.engine.garbage import uncollected
 
 _T = TypeVar("_T")
@@ -39,13 +41,19 @@ class Ranks:
     """The ranks of one save or load. Rank 0 of the group coordinates.
 
     `use` names a purpose whose messages must not meet those of another that goes on at the same time. Made for the
-    first time of a group and a use, it is a collective call, too, and raises PeerHung or PeerLost.
+    first time of a group and a use, it is a collective call, too, and raises PeerHung or PeerLost. With `no_dist` this
+    process is by itself, whatever others there are.
     """
 
     def __init__(
-        self, group: dist.ProcessGroup | None = None, *, use: str = "", patience: float = PATIENCE_SECONDS
+        self,
+        group: dist.ProcessGroup | None = None,
+        *,
+        use: str = "",
+        patience: float = PATIENCE_SECONDS,
+        no_dist: bool = False,
     ) -> None:
-        self.alone = not (dist.is_available() and dist.is_initialized())
+        self.alone = no_dist or _without_group()
         self.call = 0 if self.alone else _count(_joined(group), use)
         """How many there were of this group and use: equal on ranks that are in one and the same call."""
         # gloo alone can say which rank did not come.
@@ -101,11 +109,14 @@ class Ranks:
     def _attempt(self, stage: str, step: Callable[[], _T]) -> _T | EngineError:
         try:
             return step()
-        except (Exception, CheckpointException) as error:  # noqa: BLE001 - carried to all ranks and raised there
+        except BaseException as error:
+            if not isinstance(error, Exception | CheckpointException) and type(error).__name__ != "PanicException":
+                raise
             known = translate(error)
             known.rank = self.rank if known.rank is None else known.rank
             known.stage = known.stage or stage
-            known.traceback = known.traceback or "".join(traceback.format_exception(error))[-_TRACEBACK_CHARS:]
+            lines = known.traceback or "".join(traceback.format_exception(error))
+            known.traceback = redact.mask(lines)[-_TRACEBACK_CHARS:]
             return known
 
     def _gather(self, stage: str, mine: Any) -> list[Any] | None:  # noqa: ANN401 - any picklable value
@@ -188,9 +199,29 @@ _calls: WeakKeyDictionary[dist.ProcessGroup, Counter[str]] = WeakKeyDictionary()
 
 
 def _joined(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
-    of = group or dist.group.WORLD
-    assert isinstance(of, dist.ProcessGroup)  # noqa: S101 - initialised, and this rank is a member
+    of = dist.group.WORLD if group is None else group
+    if not isinstance(of, dist.ProcessGroup):
+        if of == dist.GroupMember.NON_GROUP_MEMBER:
+            raise InvalidOption.outside(dist.get_rank())
+        raise InvalidOption.no_group(of)
+    if of in _inherited:
+        raise InvalidOption.forked_group()
     return of
+
+
+def _without_group() -> bool:
+    """Tell whether this process is by itself; refuse one of several that only does not know of the others."""
+    if dist.is_available() and dist.is_initialized():
+        return False
+    declared = os.environ.get("WORLD_SIZE", "")
+    if declared.isdecimal() and int(declared) > 1:
+        raise InvalidOption.not_joined(declared)
+    return True
+
+
+_inherited: WeakSet[dist.ProcessGroup] = WeakSet()
+"""Groups whose connections a forked child shares with its parent: it has no rank of its own in them."""
+os.register_at_fork(after_in_child=lambda: _inherited.update(c10d._world.pg_map))  # noqa: SLF001
 
 
 def _count(of: dist.ProcessGroup, use: str) -> int:
