@@ -16,7 +16,7 @@ import flaky_proxy
 import s3_server
 from dcp_worker import engine
 from dcp_worker.engine import failpoints, layout, replaced
-from dcp_worker.engine.errors import CheckpointExists, InvalidOption, StorageFull, StorageUnavailable
+from dcp_worker.engine.errors import CheckpointExists, InvalidOption, StorageDenied, StorageFull, StorageUnavailable
 from dcp_worker.engine.replaced import Live, Tombstone
 from dcp_worker.engine.store import Entry
 from dcp_worker.engine.stores import open_store
@@ -104,9 +104,11 @@ def test_of_a_stock_checkpoint_goes_what_was_not_written_since() -> None:
         (f"stock.{B}", b'{"keepSeconds":0,"files":["../../home/thesis.txt"]}'),
         (f"stock.{B}", b'{"keepSeconds":0,"files":[".metadata"]}'),
         (f"stock.{B}", b'{"keepSeconds":0,"files":[7]}'),
+        (f"{A}.{C}", b'{"keepSeconds":0,"files":[]}' + b" " * (16 << 20)),
         (f"../{A}.{B}", b'{"keepSeconds":0,"files":[]}'),
         ("thesis.txt", b'{"keepSeconds":0,"files":[]}'),
     ],
+    ids=lambda value: value if isinstance(value, str) else value[:30].decode(),
 )
 def test_a_tombstone_that_no_save_wrote_is_passed_over(tmp_path: Path, name: str, content: bytes) -> None:
     """E-C1, E-M4."""
@@ -347,3 +349,19 @@ def test_a_store_that_forbids_deletes_is_replaced_all_the_same(s3: s3_server.S3S
         for value in range(1, 5):
             engine.save(state(value), url, storage_options=proxy.server.options, overwrite=True)
         assert value_at(url, proxy.server.options) == 4
+
+
+def test_remains_are_spoken_of_only_where_something_was_written(
+    s3: s3_server.S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """B-14: a save that never came to writing."""
+    url, options = s3.url(tmp_path.name), {"max_attempts": 1}
+    with flaky_proxy.before(s3) as proxy:
+        proxy.rule = lambda *_: "403"
+        with pytest.raises(StorageDenied):
+            engine.save(state(1), url, storage_options=proxy.server.options | options)
+        assert "files of a failed save remain" not in caplog.text
+        proxy.rule = lambda method, path: "403" if path.endswith(("manifest.json", "?delete")) else None
+        with pytest.raises(StorageDenied):
+            engine.save(state(1), url, storage_options=proxy.server.options | options)
+        assert "files of a failed save remain" in caplog.text

@@ -24,6 +24,8 @@ from dcp_worker.engine.store import PART_SIZE, Entry, Store
 
 AT_MOST: Final = 2
 """Replaced saves that are kept at one URL, whatever their age."""
+_LARGEST: Final = 16 << 20
+"""Bytes of a tombstone; one of a stock checkpoint of half a million files has less."""
 _STOCK: Final = "stock"
 _PATH: Final = re.compile(rf"{layout.REPLACED}/([0-9a-f]{{32}}|{_STOCK})\.([0-9a-f]{{32}})")
 
@@ -72,7 +74,8 @@ def tombstones(store: Store, entries: Iterable[Entry]) -> list[Tombstone]:
     """Read the tombstones among the files of a listing; what is none of ours is passed over."""
     found = []
     for entry in entries:
-        if match := _PATH.fullmatch(entry.path):
+        match = _PATH.fullmatch(entry.path)
+        if match and entry.size <= _LARGEST:
             with suppress(FileNotFoundError):
                 save_id = match[1] if match[1] != _STOCK else ""
                 if stone := _decode(entry, save_id, store.read(entry.path).data):
