@@ -22,7 +22,8 @@ def copy(name: str, source: torch.Tensor, target: torch.Tensor) -> None:
         StateMismatch: the types can't be converted, or a value would become another one; `target` is as it was.
     """
     check(name, source, target.dtype)
-    target.copy_(source)
+    with torch.inference_mode(target.is_inference()):  # which holds for one thread, and this is not its caller's
+        target.copy_(source)
 
 
 def check(name: str, source: torch.Tensor, wanted: torch.dtype) -> None:

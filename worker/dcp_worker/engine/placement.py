@@ -57,7 +57,12 @@ def _to_device(file: str, start: int, stop: int, target: torch.Tensor) -> Iterat
     for first, last in windows(start, stop):
         part = flat[first - start : last - start]
         memory = partial(_scratch, last - first)
-        yield Read(file, first, last, memory, lambda data, part=part: part.copy_(torch.from_numpy(data)))  # type: ignore[misc]
+        yield Read(file, first, last, memory, partial(_move, part))
+
+
+def _move(part: torch.Tensor, data: Bytes) -> None:
+    with torch.inference_mode(part.is_inference()):
+        part.copy_(torch.from_numpy(data))
 
 
 def _scratch(size: int) -> Bytes:

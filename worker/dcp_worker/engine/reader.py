@@ -72,6 +72,14 @@ class CheckpointReader(StorageReader):
             self.store = open_store(fspath(checkpoint_id), self._options)
         self._snapshot = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the store out, which is opened anew where this goes."""
+        return self.__dict__ | {"store": self.store.url}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.store = open_store(state["store"], self._options)
+
     def use(self, snapshot: commit.Snapshot) -> None:
         """Read the checkpoint that rank 0 found, instead of looking again."""
         self._snapshot = snapshot

@@ -9,7 +9,7 @@ import hashlib
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future as ThreadFuture
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from os import PathLike, fspath
@@ -46,6 +46,11 @@ class _Assignment:
     save_id: str
     rank: int
     used: bool = False
+
+    @property
+    def prefix(self) -> str:
+        """What stock's writer looks for, where a planner that keeps plans gives it one of ours."""
+        return f"__{self.rank}_"
 
 
 class CheckpointWriter(StorageWriter):
@@ -108,6 +113,14 @@ class CheckpointWriter(StorageWriter):
         self.began = False
         self._replaced = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the store out, which is opened anew where this goes: a spawned process has connections of its own."""
+        return self.__dict__ | {"store": self.store.url, "_looked": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.store = open_store(state["store"], self._options)
+
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401, FBT001
         """Take this rank's part; every rank calls it."""
         del args
@@ -145,8 +158,8 @@ class CheckpointWriter(StorageWriter):
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Write this rank's files; on an error remove them and raise an EngineError."""
-        assignment: _Assignment = plan.storage_data
-        if assignment.used:
+        assignment = plan.storage_data
+        if not isinstance(assignment, _Assignment) or assignment.used:
             raise InvalidOption.kept_plan()
         assignment.used = True
         self.save_id = assignment.save_id
@@ -165,8 +178,17 @@ class CheckpointWriter(StorageWriter):
                 failed.set()
                 raise
 
-        with ThreadPoolExecutor(at_once, "dcp-write", initializer=devices.own_device()) as pool:
-            running = [pool.submit(write, path, items) for path, items in zip(paths, files, strict=True)]
+        try:
+            with ThreadPoolExecutor(at_once, "dcp-write", initializer=devices.own_device()) as pool:
+                running = [pool.submit(write, path, items) for path, items in zip(paths, files, strict=True)]
+                try:
+                    wait(running)
+                except BaseException:  # Ctrl-C: no file goes on to its end
+                    failed.set()
+                    raise
+        except BaseException:
+            self._remove_own(paths)
+            raise
         errors = [error for step in running if (error := step.exception())]
         if errors:
             self._remove_own(paths)
