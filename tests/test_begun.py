@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -331,6 +332,24 @@ def test_an_attempt_whose_job_ran_out_of_time_without_a_pod_is_tried_again() -> 
     found = decided(job, status=STARTED, now=at(4600))
     assert phase(found) == ("Pending", "StartTimeout")
     assert found.status["retries"] == {"settled": 1, "nextTime": found.status["retries"]["nextTime"]}
+
+
+def test_time_that_pods_wait_for_a_quota_counts_against_no_timeout() -> None:
+    waiting = running(0, phase="Pending", started=None, created=at(9000))
+    job = attempt(waiting, replace(waiting, index=1))
+    assert phase(decided(job, status=STARTED, now=at(9599)))[0] == "Starting"
+    assert phase(decided(job, status=STARTED, now=at(9600)))[0] == "Failed"
+
+
+def test_a_job_whose_deadline_was_eaten_by_a_quota_is_tried_again() -> None:
+    late = replace(ended(0, Report(terminated=True)), created=at(4000))
+    cut: Any = {"finished": at(4500), "job_failure": "DeadlineExceeded"}
+    found = decided(attempt(late, **cut), status=RUNNING, now=at(4600))
+    assert (created(found), found.status["retries"]["uncounted"]) == ([(2, True)], 1)
+    early = replace(late, created=at(1))
+    assert phase(decided(attempt(early, **cut), status=RUNNING, now=at(4600)))[1] != "StartTimeout"
+    done = replace(late, report=saved())
+    assert phase(decided(attempt(done, **cut), status=RUNNING, now=at(4600))) == ("Succeeded", "Saved")
 
 
 # Jobs deleted by hand.

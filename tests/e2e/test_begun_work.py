@@ -131,7 +131,8 @@ def test_a_job_that_is_deleted_by_hand_is_a_lost_worker(kube: Kube) -> None:
     assert status["jobRef"]["uid"] == job["metadata"]["uid"]
     kube("delete", "job", status["jobRef"]["name"], "--wait=false")
     # No kubelet: nobody else says that the pod has stopped.
-    kube("delete", "pod", pod_of(kube, "lost"), "--force", "--grace-period=0")
+    first = "dcp-operator.io/checkpoint=lost,dcp-operator.io/attempt=1"
+    kube("delete", "pod", "-l", first, "--force", "--grace-period=0", "--ignore-not-found")
     found = kube.until_status("lost", lambda seen: seen.get("attempts") == 2, 60)
     assert found["retries"] == {"settled": 1, "uncounted": 1, "probe": True}
     assert found["failure"]["reason"] == "WorkerLost"

@@ -75,6 +75,7 @@ class Pod:
     """When the pod was due to be gone."""
     report: Report | None = None
     job: str = ""
+    created: datetime | None = None
     """Name of the Job that its label names."""
     deleted: datetime | None = None
     """When its deletion was asked for."""
@@ -166,6 +167,7 @@ def pod_of(body: Body, seen: datetime | None = None, before: Pod | None = None) 
     return Pod(
         index=int(labels.get(INDEX_LABEL) or annotations.get(INDEX_LABEL) or 0),
         name=metadata["name"],
+        created=created,
         phase=cast("PodPhase", status.get("phase", "Pending")),
         node=intern(spec.get("nodeName", "")),
         unschedulable=scheduled.get("message", "") if scheduled else "",

@@ -11,7 +11,7 @@ from dcp_operator.decision.discretion import discreet
 from dcp_operator.decision.observed import Attempt
 from dcp_operator.decision.outcome import Outcome, failure_of, outcome
 from dcp_operator.decision.situation import Situation, finished
-from dcp_operator.decision.timeouts import never_began, timed_out
+from dcp_operator.decision.timeouts import cut_short, timed_out
 from dcp_worker.contract import CheckpointInfo, Conflict, Operation, Reason
 
 _FIRST_DELAY: Final = 5
@@ -30,7 +30,7 @@ def settle(situation: Situation) -> Situation:
     while not situation.status.phase.terminal and (attempt := situation.current) is not None:
         operation = situation.checkpoint.spec.operation
         ended = (
-            never_began(attempt)
+            cut_short(situation.checkpoint, attempt)
             or outcome(attempt, operation, situation.now)
             or timed_out(situation.checkpoint, attempt, situation.now)
         )

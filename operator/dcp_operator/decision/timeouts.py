@@ -28,13 +28,17 @@ def timed_out(checkpoint: Checkpoint, attempt: Attempt, now: datetime) -> Outcom
     return _not_started(checkpoint, attempt) if now >= due else None
 
 
-def never_began(attempt: Attempt) -> Outcome | None:
-    """Return the outcome of an attempt that had no pod up to its Job's own deadline: a quota has no end."""
-    if attempt.pods or attempt.job_failure != "DeadlineExceeded":
+def cut_short(checkpoint: Checkpoint, attempt: Attempt) -> Outcome | None:
+    """Return the outcome of an attempt whose pods waited for a quota for so long that its Job's own deadline struck."""
+    chief = attempt.chief.report if attempt.chief is not None else None
+    if attempt.job_failure != "DeadlineExceeded" or (chief is not None and chief.result is not None):
         return None
-    message = f"Job {attempt.job_name} ran into its own deadline without a pod: {uncreated(attempt)}."
+    due = (attempt.started or attempt.created) + timedelta(seconds=checkpoint.spec.timeouts.start_seconds)
+    if attempt.pods and not any(pod.created is not None and pod.created > due for pod in attempt.pods):
+        return None
+    message = f"Job {attempt.job_name} ran into its own deadline, since its pods came late: {uncreated(attempt)}."
     failure = failure_of(attempt, Reason.START_TIMEOUT, message).model_copy(update={"retriable": True})
-    return Outcome(reason=Reason.START_TIMEOUT, failure=failure, counted=False)
+    return Outcome(reason=Reason.START_TIMEOUT, failure=failure, counted=False, lost=bool(attempt.pods))
 
 
 def timeout_wakes(checkpoint: Checkpoint, attempt: Attempt) -> Iterator[datetime]:
@@ -74,7 +78,11 @@ def _due(checkpoint: Checkpoint, attempt: Attempt) -> datetime | None:
         return attempt.running_since + timedelta(seconds=timeouts.active_seconds) + GRACE
     # A Job that its queue has just released has no start time until its controller saw it.
     start = attempt.started or (None if checkpoint.queue and not attempt.probe else attempt.created)
-    return start + timedelta(seconds=timeouts.start_seconds) if start is not None else None
+    if start is None:
+        return None
+    # Time that the pods waited for a quota does not count.
+    created = (pod.created for pod in attempt.pods if pod.created is not None)
+    return max([start, *created]) + timedelta(seconds=timeouts.start_seconds)
 
 
 def _hopeless(pod: Pod) -> bool:
