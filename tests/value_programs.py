@@ -1,5 +1,6 @@
 """What the ranks of the tests of values run."""
 
+import logging
 from typing import Any, Self
 
 import torch
@@ -179,3 +180,94 @@ def load_halves(rank: int, url: str) -> tuple[int, int, str]:
     except errors.StateMismatch as error:
         return entries.loaded, entries.left_out, error.message
     return entries.loaded, entries.left_out, ""
+
+
+class Loader:
+    """An object of a rank's own, with state that only it knows how to take."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"at": self.at, "seen": [self.at, {"epoch": self.at}], "order": torch.full((3,), self.at)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        assert state["seen"] == [state["at"], {"epoch": state["at"]}]
+        assert torch.equal(state["order"], torch.full((3,), state["at"]))
+        self.at = state["at"]
+
+
+def save_by_rank(rank: int, url: str, background: bool) -> None:  # noqa: FBT001
+    """Save what every rank has of its own beside what all share."""
+    state = _by_rank(rank, "refuse")
+    engine.async_save(state, url).wait() if background else engine.save(state, url)
+
+
+def _by_rank(seed: int, resize: Any) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "w": torch.ones(3),
+        "rng": engine.per_rank(generator.get_state(), resize=resize),
+        "plain": engine.per_rank({"position": seed, "name": f"rank {seed}"}, resize=resize),
+        "loader": engine.per_rank(Loader(seed), resize=resize),
+    }
+
+
+def load_by_rank(rank: int, url: str, resize: str) -> tuple[Any, ...]:
+    """Return whose values the rank got."""
+    state = _by_rank(100 + rank, resize)
+    try:
+        engine.load(state, url)
+    except errors.EngineError as error:
+        return (type(error).__name__, error.message)
+    rng = torch.Generator().manual_seed(rank).get_state()
+    return state["plain"].value["position"], state["loader"].value.at, torch.equal(state["rng"].value, rng)
+
+
+def save_different(rank: int, url: str, kind: str, drift: Any) -> tuple[str, list[str]]:
+    """Save what claims to be the same on all three ranks; return what was said."""
+    said = Said()
+    logging.getLogger("dcp_worker").addHandler(said)
+    try:
+        engine.save(_different(rank, kind), url, drift=drift)
+    except errors.EngineError as error:
+        return f"{type(error).__name__}: {error.message}", said.texts
+    finally:
+        logging.getLogger("dcp_worker").removeHandler(said)
+    return "saved", said.texts
+
+
+class Said(logging.Handler):
+    """Keeps what was logged."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+def _different(rank: int, kind: str) -> dict[str, Any]:  # noqa: PLR0911 - a table
+    two = float(rank == 2)
+    match kind:
+        case "objects":
+            return {"pos": rank, "same": [1, "a"], "rng": {"numpy": ("MT", (1, rank // 2))}}
+        case "order":
+            keys = ["a", "b"] if rank else ["b", "a"]
+            words = ["x" + str(rank)[:0] + "y", "xy"]
+            return {"extra": {"o": ({key: float("nan") for key in keys}, {"s", "t"}, words, -0.0 if rank else 0.0)}}
+        case "tensor":
+            return {"m": {"w": torch.full((5,), 1.0 + two), "same": torch.ones(3)}}
+        case "hsdp":
+            mesh = init_device_mesh("cpu", (3, 1))
+            local = torch.full((4, 2), 1.0 + two)
+            return {"w": DTensor.from_local(local, mesh, [Replicate(), Shard(0)], run_check=False)}
+        case "bits":
+            return {"w": torch.full((5,), float("nan"))[:: 2 if rank else 1][:3], "b": torch.ones(4, dtype=torch.int8)}
+        case "sharded":
+            mesh = init_device_mesh("cpu", (3,))
+            return {"w": DTensor.from_local(torch.full((2,), two), mesh, [Shard(0)], run_check=False)}
+        case "own keys":
+            return {f"rank{rank}": rank, "w": torch.ones(2)}
+    raise AssertionError(kind)

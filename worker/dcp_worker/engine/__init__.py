@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dcp_worker.engine.api import load, save
     from dcp_worker.engine.asynchronous import AsyncSave, async_save
+    from dcp_worker.engine.by_rank import PerRank, per_rank
     from dcp_worker.engine.cleanup import clean
     from dcp_worker.engine.ending import finish_on_sigterm
     from dcp_worker.engine.look import find, inspect, preflight
@@ -24,12 +25,14 @@ _HOMES = {
     "AsyncSave": "asynchronous",
     "CheckpointReader": "reader",
     "CheckpointWriter": "writer",
+    "PerRank": "by_rank",
     "async_save": "asynchronous",
     "clean": "cleanup",
     "find": "look",
     "finish_on_sigterm": "ending",
     "inspect": "look",
     "load": "api",
+    "per_rank": "by_rank",
     "preflight": "look",
     "save": "api",
     "verify": "verification",
@@ -39,12 +42,14 @@ __all__ = [
     "AsyncSave",
     "CheckpointReader",
     "CheckpointWriter",
+    "PerRank",
     "async_save",
     "clean",
     "find",
     "finish_on_sigterm",
     "inspect",
     "load",
+    "per_rank",
     "preflight",
     "save",
     "verify",

@@ -6,7 +6,7 @@ own driver has no hook for a failure, raises a BaseException, and lets every ran
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from os import PathLike
@@ -21,6 +21,8 @@ from torch.distributed.checkpoint.storage import WriteResult
 
 from dcp_worker.contract import CheckpointInfo, Origin
 from dcp_worker.engine import agreement, commit, pending, tensors
+from dcp_worker.engine.agreement import Drift
+from dcp_worker.engine.by_rank import PerRank, resized
 from dcp_worker.engine.errors import (
     CheckpointReplaced,
     EngineError,
@@ -29,8 +31,10 @@ from dcp_worker.engine.errors import (
     PeerLost,
     StateMismatch,
     UnsavableState,
+    some,
     translate,
 )
+from dcp_worker.engine.fingerprint import Prints
 from dcp_worker.engine.meter import Progress
 from dcp_worker.engine.planner import ByNameLoadPlanner, Strict
 from dcp_worker.engine.ranks import PATIENCE_SECONDS, Ranks
@@ -54,14 +58,21 @@ def save(  # noqa: PLR0913 - keyword-only, each with its default
     on_progress: Progress | None = None,
     keep_replaced: timedelta | None = None,
     no_dist: bool = False,
+    drift: Drift = "warn",
 ) -> CheckpointInfo:
     """Save a sharded state dict; every rank of the group calls it and gets the same result or the same error.
 
     Values that have `state_dict` and `load_state_dict` are saved through them. On an error nothing is committed and
     what this save wrote is removed; a checkpoint that stood at the URL before still stands. An `async_save` that is
-    still on its way ends first, and its error is raised. A rank that lags behind the others by more than `patience`
-    seconds, which are the same on all ranks, counts as hung and is named. With `no_dist` this process saves by itself,
-    as it must say where a launcher started several (WORLD_SIZE) and no process group joins them.
+    still on its way ends first, and its error is raised.
+
+    What several ranks have under one name is saved from one of them. If it is no tensor it must be equal on all; what
+    belongs to a rank goes into `per_rank`. Of replicas of a tensor that are not equal bit for bit, `drift` says what
+    becomes: a warning that names them and the ranks, a refusal, or nothing, and no comparison.
+
+    A rank that lags behind the others by more than `patience` seconds, which are the same on all ranks, counts as hung
+    and is named. With `no_dist` this process saves by itself, as it must say where a launcher started several
+    (WORLD_SIZE) and no process group joins them.
 
     With `overwrite` the data of what is replaced are kept for `keep_replaced`, by default an hour on object stores and
     not at all on file systems, so that whoever reads them can finish. At one URL two replaced saves are kept at most;
@@ -83,6 +94,7 @@ def save(  # noqa: PLR0913 - keyword-only, each with its default
         memory_limit=memory_limit,
         on_progress=on_progress,
         keep_replaced=keep_replaced,
+        drift=drift,
     )
 
 
@@ -93,6 +105,7 @@ def save_now(
     *,
     before: Callable[[], None] = lambda: None,
     planner: SavePlanner | None = None,
+    drift: Drift = "warn",
     **options: Any,  # noqa: ANN401 - those of CheckpointWriter
 ) -> CheckpointInfo:
     """Save what `save` or a background save was called for; what fails on a rank `before` that fails on all."""
@@ -106,7 +119,7 @@ def save_now(
         return {key: plain(value) for key, value in state_dict.items()}
 
     try:
-        return _save(ranks, opened, planner or DefaultSavePlanner(), values)
+        return _save(ranks, opened, planner or DefaultSavePlanner(), values, drift)
     except EngineError as error:
         if ranks.coordinates and not error.commit_unknown and opened.cache_info().currsize and opened().info is None:
             _remove_failed(opened())
@@ -166,8 +179,20 @@ def load(  # noqa: PLR0913 - keyword-only, each with its default
     def values() -> dict[str, Any]:
         return {key: plain(state_dict[key]) for key in sorted(state_dict)}
 
+    asked: dict[str, Any] = {}
+
+    def ask(names: Collection[str]) -> dict[str, Any]:
+        kept = resized(state_dict, names)
+        if kept and ranks.coordinates:
+            commit.LOG.warning("another number of ranks saved %s: it stays as it is", some(kept))
+        if isinstance(planner, ByNameLoadPlanner):
+            planner.let_stay(kept)
+        asked.clear()
+        asked.update((key, value) for key, value in values().items() if key not in kept)
+        return asked
+
     def hand_over() -> None:
-        for key, value in values().items():
+        for key, value in asked.items():
             if isinstance(state_dict[key], Stateful):
                 _take(state_dict[key], value)
             else:
@@ -176,9 +201,9 @@ def load(  # noqa: PLR0913 - keyword-only, each with its default
     objects = [key for key, value in state_dict.items() if isinstance(value, Stateful)]
     planner = planner or ByNameLoadPlanner(objects, strict=strict, convert=convert)
     try:
-        _load(ranks, opened, planner, values, lambda: pending.wait_before(url, raises=True))
+        _load(ranks, opened, planner, ask, lambda: pending.wait_before(url, raises=True))
     except CheckpointReplaced:
-        _load(ranks, opened, planner, values)
+        _load(ranks, opened, planner, ask)
     ranks.agree("handing over", hand_over)
     summary = planner.summary if isinstance(planner, ByNameLoadPlanner) else None
     return opened().info().model_copy(update={"entries": summary})
@@ -192,8 +217,8 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - whatever a state dict holds
         return value.state_dict()
 
 
-def refuse_unsavable(values: dict[str, Any]) -> None:
-    """Refuse, before anything is written, what no load would give back as it was.
+def refuse_unsavable(values: dict[str, Any]) -> dict[str, Any]:
+    """Refuse, before anything is written, what no load would give back as it was; return the entries by name.
 
     Raises:
         UnsavableState: it names every such entry.
@@ -201,6 +226,9 @@ def refuse_unsavable(values: dict[str, Any]) -> None:
     entries, _ = flatten_state_dict(values)
     if faults := tensors.faults(entries):
         raise UnsavableState.of(faults)
+    if nested := [name for name, value in entries.items() if isinstance(value, PerRank)]:
+        raise UnsavableState.nested_per_rank(nested)
+    return entries
 
 
 def _take(target: Stateful, value: dict[str, Any]) -> None:
@@ -226,37 +254,45 @@ def _save(
     opened: Callable[[], CheckpointWriter],
     planner: SavePlanner,
     state_dict: Callable[[], dict[str, Any]],
+    drift: Drift,
 ) -> CheckpointInfo:
     metadata = []
+    comparison = agreement.Comparison(planner, ranks.world_size, drift)
 
-    def plan_mine() -> tuple[SavePlan, tuple[object, ...]]:
+    def plan_mine() -> tuple[SavePlan, tuple[object, ...], Prints]:
         values = state_dict()
-        refuse_unsavable(values)
+        comparison.entries = refuse_unsavable(values)
         writer = opened()
         planner.set_up_planner(values, writer.storage_meta(), ranks.coordinates)
         writer.set_up_storage_writer(ranks.coordinates)
         # A rank that gave up waiting is one call ahead of those that come late.
         call = f"call {ranks.call}" if writer.step is None else f"step {writer.step}"
-        return writer.prepare_local_plan(planner.create_local_plan()), (writer.store.url, call, ranks.patience)
+        plan = planner.create_local_plan()
+        objects = comparison.offer(plan)
+        return writer.prepare_local_plan(plan), (writer.store.url, call, ranks.patience), objects
 
-    def plan_all(offers: list[tuple[SavePlan, tuple[object, ...]]]) -> list[SavePlan]:
-        _same("(url, step or number of the call, patience)", [call for _, call in offers])
+    def plan_all(offers: list[tuple[SavePlan, tuple[object, ...], Prints]]) -> list[SavePlan]:
+        _same("(url, step or number of the call, patience)", [call for _, call, _ in offers])
         # A planner that keeps plans would keep one that no rank ever gets.
         opened().await_look()
-        agreement.refuse_unlike(plan for plan, _ in offers)
-        plans, found = planner.create_global_plan([plan for plan, _ in offers])
+        local = [plan for plan, _, _ in offers]
+        agreement.refuse_unlike(local)
+        comparison.refuse_different([objects for _, _, objects in offers], local)
+        plans, found = planner.create_global_plan(local)
         metadata.append(found)
         return opened().prepare_global_plan(plans)
 
     plan = ranks.scatter("planning", plan_mine, plan_all)
 
-    def write() -> list[WriteResult]:
+    def write() -> tuple[list[WriteResult], Prints]:
+        replicas = comparison.replicas()
         # A planner that keeps plans would bring back what the writer told it in an earlier save.
         final = dataclasses.replace(planner.finish_plan(plan), storage_data=plan.storage_data)
-        return opened().write_data(final, planner).wait()
+        return opened().write_data(final, planner).wait(), replicas
 
-    def finish(results: list[list[WriteResult]]) -> CheckpointInfo | None:
-        opened().publish(metadata[0], results)
+    def finish(written: list[tuple[list[WriteResult], Prints]]) -> CheckpointInfo | None:
+        comparison.report_drift([replicas for _, replicas in written], metadata[0])
+        opened().publish(metadata[0], [results for results, _ in written])
         return opened().info
 
     try:
@@ -275,16 +311,16 @@ def _load(
     ranks: Ranks,
     opened: Callable[[], CheckpointReader],
     planner: LoadPlanner,
-    state_dict: Callable[[], dict[str, Any]],
+    state_dict: Callable[[Collection[str]], dict[str, Any]],
     before: Callable[[], None] = lambda: None,
 ) -> None:
     snapshot = ranks.gather("reading .metadata", before, lambda _: commit.read_snapshot(opened().store))
 
     def plan_mine() -> tuple[LoadPlan, tuple[object, ...]]:
-        values = state_dict()
         reader = opened()
         reader.use(snapshot)
         metadata = reader.read_metadata()
+        values = state_dict(metadata.state_dict_metadata.keys())
         reader.set_up_storage_reader(metadata, ranks.coordinates)
         planner.set_up_planner(values, metadata, ranks.coordinates)
         try:

@@ -170,6 +170,19 @@ class StateMismatch(EngineError):
         return cls(f"{name}: the checkpoint holds a {kind} with {there} where the state dict has one with {wanted}")
 
     @classmethod
+    def of_world(cls, key: str, saved: int, now: int) -> Self:
+        """Return the error for values by rank that another number of ranks saved."""
+        return cls(
+            f"{key} was saved by {saved} ranks, a value for each; now there are {now}. Load it on {saved} ranks, leave "
+            "it out, or let it stay as it is: engine.per_rank(..., resize='keep')."
+        )
+
+    @classmethod
+    def not_per_rank(cls, key: str) -> Self:
+        """Return the error for a value that is asked for by rank and was saved once for all."""
+        return cls(f"{key} was saved once for all ranks, not by rank: ask for it without engine.per_rank")
+
+    @classmethod
     def not_loadable(cls, faults: Mapping[str, str]) -> Self:
         """Return the error for tensors of the state dict that nothing can be loaded into."""
         named = [f"{name} {why}" for name, why in faults.items()]
@@ -199,6 +212,24 @@ class UnsavableState(EngineError):
         """Return the error that names every entry and why."""
         named = [f"{name} {why}" for name, why in faults.items()]
         return cls(f"this state can't be saved: {some(named, separator='; ')}")
+
+    @classmethod
+    def different(cls, entries: Iterable[str]) -> Self:
+        """Return the error for objects that are not the same on all ranks that have them under one name."""
+        return cls(
+            f"ranks have different values under one name: {some(entries)}. One rank's would be kept for all. "
+            "Wrap in engine.per_rank what belongs to a rank, or give the entry on one rank alone."
+        )
+
+    @classmethod
+    def drifted(cls, entries: Iterable[str]) -> Self:
+        """Return the error for replicas of a tensor that are not equal, where that is refused."""
+        return cls(f"replicas differ between ranks, and drift is 'refuse': {some(entries)}")
+
+    @classmethod
+    def nested_per_rank(cls, names: Iterable[str]) -> Self:
+        """Return the error for engine.per_rank further down in a state dict."""
+        return cls(f"engine.per_rank stands at the top level of a state dict, not at {some(names)}")
 
 
 class StorageUnavailable(EngineError):

@@ -46,7 +46,7 @@ class Payload:
             yield from _slices(as_bytes(self.source.getbuffer()))
             return
         yield as_bytes(self.frame.head)
-        yield from _tensor_pieces(self.source)
+        yield from tensor_pieces(self.source)
         yield as_bytes(self.frame.tail)
 
 
@@ -91,7 +91,8 @@ def _refuse(item: WriteItem, tensor: torch.Tensor) -> None:
         raise UnsavableState.of({item.index.fqn: why})
 
 
-def _tensor_pieces(tensor: torch.Tensor) -> Iterator[Bytes]:
+def tensor_pieces(tensor: torch.Tensor) -> Iterator[Bytes]:
+    """Give the bytes of a plain tensor in row-major order."""
     if not tensor.numel():
         return
     if tensor.is_cpu and tensor.is_contiguous():

@@ -55,6 +55,11 @@ class ByNameLoadPlanner(DefaultLoadPlanner):
         self._below = tuple(f"{key}." for key in whole)
         self._both = strict == "both"
         self._convert = convert
+        self._stay: tuple[str, ...] = ()
+
+    def let_stay(self, keys: Iterable[str]) -> None:
+        """Leave what the checkpoint holds below these keys, whatever else must be asked for."""
+        self._stay = tuple(f"{key}." for key in keys)
 
     def may_stay(self, name: str) -> bool:
         """Tell whether an entry may be left out of a load of both sides; for planners that select."""
@@ -93,7 +98,7 @@ class ByNameLoadPlanner(DefaultLoadPlanner):
         asked = _union(there, (plan.planner_data.asked for plan in global_plan))
         converted = _union(there, (plan.planner_data.converted for plan in global_plan))
         self.left_out = left_out = tuple(name for name in there if name not in asked)
-        if missed := [name for name in left_out if name.startswith(self._below)]:
+        if missed := [name for name in left_out if name.startswith(self._below) and not name.startswith(self._stay)]:
             raise StateMismatch.left_out(missed)
         parts = {_part(name) for name in asked} if self._both else set()
         if missed := [name for name in left_out if _part(name) in parts and not self.may_stay(name)]:
