@@ -164,7 +164,7 @@ def test_a_quota_of_jobs_is_waited_for(kube: Kube) -> None:
 @pytest.mark.usefixtures("running_operator")
 def test_a_quota_of_pods_is_waited_for_in_its_own_words(kube: Kube) -> None:
     quota(kube, pods="0")
-    kube.apply(save("held", timeouts={"startSeconds": 1}))
+    kube.apply(save("held", timeouts={"startSeconds": 20}))
     status = kube.until_status("held", lambda seen: seen.get("reason") == "Forbidden", 60)
     assert status["phase"] == "Pending"
     assert "0 of 1 pods were created; Error creating: pods is forbidden: exceeded quota: few" in str(
