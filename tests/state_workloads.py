@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.tensor import DTensor
 
+from dcp_worker import engine
 from workloads import MismatchError, MyTestModule, differences
 
 
@@ -239,8 +240,44 @@ class Labelled(Layered):
         return model
 
 
+class Position:
+    """A place in the data, as a loader keeps it."""
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"place": self.place}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.place = state["place"]
+
+
 class PerRank(Layered):
-    """Has a value that is another one in each rank."""
+    """Has values that are others in each rank.
+
+    Args:
+        wrapped: Say so.
+        blank: Start with none of them, and expect the saved ones.
+        kept: Start with none of them, and expect to keep that.
+    """
+
+    def __init__(self, *, wrapped: bool = True, blank: bool = False, kept: bool = False) -> None:
+        super().__init__()
+        self.wrapped, self.blank, self.kept = wrapped, blank, kept
 
     def extra_state(self) -> Mapping[str, Any]:
-        return {"position": {"rank": torch.distributed.get_rank()}}
+        own = -1 if self.blank or self.kept else torch.distributed.get_rank()
+        if not self.wrapped:
+            return {"position": {"place": own}}
+        return {
+            "rng": engine.per_rank(torch.tensor([own])),
+            "loader": engine.per_rank(Position(own)),
+            "epoch": 3,
+        }
+
+    def loaded(self, model: nn.Module, optimizer: torch.optim.Optimizer, extra: Mapping[str, Any]) -> None:
+        wanted = -1 if self.kept else torch.distributed.get_rank()
+        found = int(extra["rng"].value), extra["loader"].value.place, extra["epoch"]
+        if found != (wanted, wanted, 3):
+            raise MismatchError(f"{found} on rank {torch.distributed.get_rank()}")

@@ -169,3 +169,38 @@ def test_a_layer_without_a_shape_is_the_workloads_fault(pool: Pool, tmp_path: Pa
     found = failures(run(pool, Operation.SAVE, tmp_path, cell, "Lazy"))
     assert {failure.reason for failure in found} == {Reason.ENTRYPOINT_ERROR}
     assert "0.weight" in found[0].message
+
+
+@pytest.mark.parametrize("cell", [ONE, FSDP2], ids=str)
+def test_a_buffer_of_a_class_of_its_own_is_loaded_or_not_saved(pool: Pool, tmp_path: Path, cell: Cell) -> None:
+    if found := failures(run(pool, Operation.SAVE, tmp_path, cell, "Labelled")):
+        assert found[0].reason is Reason.ENTRYPOINT_ERROR
+        assert "model.marks" in found[0].message
+        assert not (tmp_path / ".metadata").exists()
+        return
+    load(pool, tmp_path, cell, "Labelled")
+
+
+# What belongs to a rank
+
+
+@pytest.mark.parametrize("cell", [FSDP2, FSDP1, DDP], ids=str)
+def test_each_rank_gets_its_own_back(pool: Pool, tmp_path: Path, cell: Cell) -> None:
+    save(pool, tmp_path, cell, "PerRank")
+    load(pool, tmp_path, cell, "PerRank", blank=True)
+
+
+def test_another_number_of_ranks_is_told_what_belongs_to_one(pool: Pool, tmp_path: Path) -> None:
+    save(pool, tmp_path, FSDP2, "PerRank")
+    found = failures(run(pool, Operation.LOAD, tmp_path, ONE, "PerRank", blank=True))
+    assert {failure.reason for failure in found} == {Reason.STATE_MISMATCH}
+    assert "was saved by 2 ranks, a value for each; now there is" in found[0].message.replace("are 1", "is 1")
+    for selection in ({"exclude": ["rng.*", "loader.*"]}, {"include": ["model.*", "optim.*", "epoch"]}):
+        load(pool, tmp_path, ONE, "PerRank", kept=True, load=selection)
+
+
+def test_what_differs_between_ranks_is_not_saved_as_one(pool: Pool, tmp_path: Path) -> None:
+    found = failures(run(pool, Operation.SAVE, tmp_path, FSDP2, "PerRank", wrapped=False))
+    assert found[0].reason is Reason.ENTRYPOINT_ERROR
+    assert "position.place" in found[0].message
+    assert not (tmp_path / ".metadata").exists()

@@ -172,8 +172,7 @@ class SelectingLoadPlanner(ByNameLoadPlanner):
                 raise InvalidOption(f"spec.load.{field}: {pattern!r} matches no entry; {_examples(names)}")
 
     def _is_selected(self, name: str) -> bool:
-        include, exclude = self.selection.include, self.selection.exclude
-        return (not include or _matches(name, include)) and not _matches(name, exclude)
+        return selects(self.selection, name)
 
     def _is_optional(self, name: str) -> bool:
         return name.startswith(_GROUPS) or plain_name(name).startswith(self._unneeded)
@@ -182,6 +181,12 @@ class SelectingLoadPlanner(ByNameLoadPlanner):
 def _is_module_state(name: str) -> bool:
     """Tell whether an entry is all that `get_extra_state` of a module returned."""
     return name.startswith("model.") and name.rpartition(".")[2] == "_extra_state"
+
+
+def selects(selection: LoadSelection, name: str) -> bool:
+    """Tell whether an entry of that name is to be loaded."""
+    include, exclude = selection.include, selection.exclude
+    return (not include or _matches(name, include)) and not _matches(name, exclude)
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -244,9 +244,15 @@ class Rank:
     ) -> CheckpointInfo:
         """Load a checkpoint into model, optimizer and extra state; collective."""
         state.init_optimizer_state(optimizer)
-        values = {**state.state_dict(model, optimizer), **extra}
+        # What each rank has of its own is not even to be there, where it stays as it is on another number of ranks.
+        asked = {
+            name: value
+            for name, value in extra.items()
+            if not isinstance(value, engine.PerRank) or planners.selects(self.task.load, f"{name}.{value.name}")
+        }
+        values = {**state.state_dict(model, optimizer), **asked}
         groups, whole = state.groups(values), _is_whole(self.task.load)
-        objects = [name for name, value in extra.items() if isinstance(value, Stateful)]
+        objects = [name for name, value in asked.items() if isinstance(value, Stateful)]
         info = engine.load(
             values,
             url,
@@ -263,7 +269,7 @@ class Rank:
         )
         state.check_groups(groups, state.groups(values), whole=whole, unneeded=state.frozen(model))
         state.load_state_dict(model, optimizer, values)
-        extra.update({name: values[name] for name in extra})
+        extra.update({name: values[name] for name in asked})
         return info
 
     def _done(self, result: Reason, info: CheckpointInfo, started: float) -> Outcome:
