@@ -22,7 +22,7 @@ import engine_programs as programs
 import flaky_proxy
 import s3_server
 from dcp_worker import engine
-from dcp_worker.engine import commit, failpoints, layout
+from dcp_worker.engine import failpoints, layout, snapshot
 from dcp_worker.engine.errors import (
     CheckpointCorrupted,
     CheckpointExists,
@@ -504,9 +504,9 @@ def test_damage_to_a_stock_checkpoint_is_damage_wherever_it_is(tmp_path: Path) -
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_a_stock_checkpoint_that_is_replaced_under_a_load_is_loaded_anew(tmp_path: Path) -> None:
     dcp.save(state(1), checkpoint_id=tmp_path, no_dist=True)
-    snapshot = commit.read_snapshot(open_store(str(tmp_path)))
+    found = snapshot.read(open_store(str(tmp_path)))
     reader = engine.CheckpointReader(tmp_path)
-    reader.use(snapshot)
+    reader.use(found)
     reader.read_metadata()
     engine.save(state(2), tmp_path, overwrite=True)
     assert isinstance(reader._gone("__0_0.distcp"), CheckpointReplaced)

@@ -1,7 +1,6 @@
 """The engine's pure parts: framing, digests, ranges, manifest, trailer, the unpickler, the errors."""
 
 import dataclasses
-import importlib
 import io
 import json
 import pickle
@@ -18,7 +17,6 @@ from hypothesis import strategies as st
 from numpy._core import multiarray
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
-    _MEM_FORMAT_ENCODING,
     STORAGE_TYPES,
     BytesStorageMetadata,
     ChunkStorageMetadata,
@@ -31,9 +29,21 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.storage import WriteResult
 
 from dcp_worker.contract import Conflict, Origin, Reason
-from dcp_worker.engine import archive, digest, errors, layout, metadata, object_store, objects, options, ranges, record
+from dcp_worker.engine import (
+    archive,
+    digest,
+    errors,
+    layout,
+    metadata,
+    object_store,
+    objects,
+    options,
+    ranges,
+    record,
+    snapshot,
+)
 from dcp_worker.engine.errors import CheckpointCorrupted, StateMismatch
-from dcp_worker.engine.manifest import Chunk, DataFile, Manifest, Tensor
+from dcp_worker.engine.manifest import UNKNOWN, Chunk, DataFile, Manifest, Tensor
 from dcp_worker.engine.object_store import ObjectStore
 from dcp_worker.engine.payload import PIECE, Payload, rows
 from dcp_worker.engine.stores import open_store
@@ -109,7 +119,7 @@ def test_the_fold_of_block_digests_is_the_plain_crc32c(size: int, cuts: list[int
     blocks += taken.rest()
     assert len(blocks) == -(-size // digest.BLOCK)
     assert digest.fold(blocks, size) == google_crc32c.value(data.tobytes())
-    assert digest.unpack(digest.pack(blocks)) == blocks
+    assert digest.unpack(digest.pack(blocks)).tolist() == blocks
 
 
 @given(st.data())
@@ -201,27 +211,29 @@ def _mappings() -> int:
 
 def test_a_manifest_survives_its_json() -> None:
     chunk = Chunk((0, 4), (2, 4), 0, 128, 4096, 512)
+    path = layout.data_path("0" * 32, 0, 0)
     manifest = Manifest(
         save_id="0" * 32,
         url="s3://b/k",
         origin=Origin(namespace="n", name="x", uid="u"),
         step=3,
         world_size=2,
-        files=(DataFile("data/__0_0.distcp", 4224, 77, 0),),
-        tensors={"w": Tensor("float32", (2, 8), (chunk,)), "e": Tensor(None, (), ())},
+        block_size=layout.BLOCK,
+        files=(DataFile(path, 4224, 77, 0),),
+        tensors={"w": Tensor("float32", (2, 8), (chunk,), ("w", 3)), "e": Tensor(None, (), ())},
     )
-    again = Manifest.decode(manifest.encode(), "s3://b/k")
+    again = Manifest.decode(manifest.encode(), "s3://b/k", save_id=manifest.save_id)
     assert again == manifest
     assert again.encode() == manifest.encode()
-    assert manifest.tensors_in("data/__0_0.distcp", 0, 128) == []
-    assert manifest.tensors_in("data/__0_0.distcp", 0, 129) == ["w"]
+    assert manifest.tensors_in(path, 0, 128) == []
+    assert manifest.tensors_in(path, 0, 129) == ["w"]
 
 
 @pytest.mark.parametrize("name", ["a.b", '"chunks":[1]', '\\"chunks":[1]', "chunks", 'x","chunks":[[', "ü \\ {}"])
 def test_a_manifest_takes_any_name(name: str) -> None:
     chunk = Chunk((0,), (4,), 0, 0, 16, None)
     tensors = {name: Tensor("float32", (4,), (chunk,)), "chunks": Tensor(None, (), ())}
-    encoded = Manifest(tensors=tensors).encode()
+    encoded = Manifest(files=(DataFile("__0_0.distcp", UNKNOWN),), tensors=tensors).encode()
     assert list(json.loads(encoded)["tensors"]) == list(tensors)
     for text in (encoded, json.dumps(json.loads(encoded), indent=2).encode()):
         assert Manifest.decode(text).tensors == tensors
@@ -238,7 +250,6 @@ def test_the_trailer_stands_behind_the_pickle_and_is_found_in_its_end() -> None:
     data = pickle.dumps({"x": "\n{"}) + trailer.encode()
     assert pickle.loads(data) == {"x": "\n{"}
     assert layout.parse_trailer(data[-layout.TAIL_BYTES :]) == (trailer, len(trailer.encode()))
-    assert metadata.take_apart(data).pickled == pickle.dumps({"x": "\n{"})
 
 
 def test_without_a_trailer_it_is_stock_dcps() -> None:
@@ -260,7 +271,7 @@ def test_what_is_neither_a_trailer_nor_a_pickles_end_is_damage(line: bytes) -> N
         layout.parse_trailer(pickle.dumps(1) + line)
 
 
-def test_no_damage_makes_one_of_our_saves_pass_for_a_stock_one() -> None:
+def test_no_damage_makes_one_of_our_saves_pass_for_a_stock_one(tmp_path: Path) -> None:
     save_id = layout.new_save_id()
     pickled = pickle.dumps([layout.data_path(save_id, 0, 0)])
     trailer = layout.Trailer(save_id, layout.manifest_path(save_id), "ab" * 32)
@@ -272,23 +283,9 @@ def test_no_damage_makes_one_of_our_saves_pass_for_a_stock_one() -> None:
         for bit in range(8)
     ]
     for damaged in cut + flipped:
-        try:
-            found = metadata.take_apart(damaged).trailer
-        except CheckpointCorrupted:
-            continue
-        # White space says nothing, and a manifest of another digest is refused when it is read.
-        assert found is not None
-        assert (found.save_id, found.manifest) == (trailer.save_id, trailer.manifest)
-
-
-@pytest.mark.parametrize("name", ["pathlib PosixPath", "torch.distributed.checkpoint.metadata MetadataIndex"])
-def test_a_crafted_pickle_changes_no_class(name: str) -> None:
-    module, _, owner = name.partition(" ")
-    real = getattr(importlib.import_module(module), owner)
-    crafted = b"c" + f"{module}\n{owner}\n".encode() + b"N}X\x07\x00\x00\x00__len__K\x01s\x86b."
-    with pytest.raises(CheckpointCorrupted, match=rf"it changes {owner}.__len__"):
-        metadata.load(crafted)
-    assert not hasattr(real, "__len__")
+        (tmp_path / layout.METADATA).write_bytes(damaged)
+        with pytest.raises(CheckpointCorrupted):  # the manifest is not there, or has another digest
+            snapshot.read(open_store(str(tmp_path)))
 
 
 class Made:
@@ -364,33 +361,6 @@ def test_what_numpy_would_trust_is_refused(value: Any) -> None:
         objects.decode("x", "f", _stream([value]))
 
 
-@pytest.mark.parametrize(
-    ("attribute", "value"),
-    [("_value_", b"K\x63"), ("__class__", b"ctorch.distributed.checkpoint.metadata\nTensorProperties\n")],
-)
-@pytest.mark.parametrize(
-    "member",
-    [
-        b"ctorch.distributed.checkpoint.metadata\n_MEM_FORMAT_ENCODING\nK\x00\x85R",
-        (
-            b"cbuiltins\ngetattr\nctorch.distributed.checkpoint.metadata\n_MEM_FORMAT_ENCODING\n"
-            b"X\x17\x00\x00\x00TORCH_CONTIGUOUS_FORMAT\x86R"
-        ),
-    ],
-    ids=["made", "taken"],
-)
-def test_a_crafted_pickle_changes_no_member_of_an_enumeration(member: bytes, attribute: str, value: bytes) -> None:
-    real = _MEM_FORMAT_ENCODING.TORCH_CONTIGUOUS_FORMAT
-    try:
-        with pytest.raises(CheckpointCorrupted):
-            metadata.load(
-                member + b"N}X" + len(attribute).to_bytes(4, "little") + attribute.encode() + value + b"s\x86b."
-            )
-        assert (type(real), real.value) == (_MEM_FORMAT_ENCODING, 0)
-    finally:
-        object.__setattr__(real, "__class__", _MEM_FORMAT_ENCODING)
-
-
 def test_the_metadata_is_what_stock_readers_know_with_what_is_equal_written_once() -> None:
     stored: dict[str, STORAGE_TYPES] = {"b": BytesStorageMetadata()}
     found = Metadata(stored)
@@ -412,24 +382,11 @@ def test_the_metadata_is_what_stock_readers_know_with_what_is_equal_written_once
         },
     )
     pickled = metadata.dump(found)
-    assert pickle.loads(pickled) == stock == metadata.load(pickled)
+    assert pickle.loads(pickled) == stock
     assert len(pickled) < len(pickle.dumps(stock)) / 2
-    again = metadata.load(pickled).storage_data
+    again = pickle.loads(pickled).storage_data
     assert [index.index for index in again] == [None, *range(200), *range(200)]
     assert {type(info) for info in again.values()} == {_StorageInfo}
-
-
-class _Runs:
-    def __reduce__(self) -> Any:
-        import os
-
-        return os.system, ("touch /tmp/should-not-be",)
-
-
-@pytest.mark.parametrize("value", [_Runs(), print, [torch.zeros(1)], object()])
-def test_the_unpickler_names_nothing_that_runs(value: object) -> None:
-    with pytest.raises(errors.CheckpointCorrupted, match="allow-list"):
-        metadata.load(pickle.dumps(value))
 
 
 def test_files_are_split_at_the_limit() -> None:

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.stateful import Stateful
 from torch.distributed.checkpoint.storage import WriteResult
 
 from dcp_worker.contract import CheckpointInfo, Origin
-from dcp_worker.engine import agreement, commit, pending, tensors
+from dcp_worker.engine import agreement, commit, pending, snapshot, tensors
 from dcp_worker.engine.agreement import Drift
 from dcp_worker.engine.by_rank import PerRank, resized
 from dcp_worker.engine.errors import (
@@ -193,8 +193,9 @@ def load(  # noqa: PLR0913 - keyword-only, each with its default
 
     def hand_over() -> None:
         for key, value in asked.items():
-            if isinstance(state_dict[key], Stateful):
-                _take(state_dict[key], value)
+            target = state_dict.get(key)  # a planner may have made others of what the checkpoint holds
+            if isinstance(target, Stateful):
+                _take(target, value)
             else:
                 state_dict[key] = value
 
@@ -314,11 +315,11 @@ def _load(
     state_dict: Callable[[Collection[str]], dict[str, Any]],
     before: Callable[[], None] = lambda: None,
 ) -> None:
-    snapshot = ranks.gather("reading .metadata", before, lambda _: commit.read_snapshot(opened().store))
+    found = ranks.gather("reading .metadata", before, lambda _: snapshot.read(opened().store))
 
     def plan_mine() -> tuple[LoadPlan, tuple[object, ...]]:
         reader = opened()
-        reader.use(snapshot)
+        reader.use(found)
         metadata = reader.read_metadata()
         values = state_dict(metadata.state_dict_metadata.keys())
         reader.set_up_storage_reader(metadata, ranks.coordinates)

@@ -1,20 +1,24 @@
 """Stand-ins with which the restricted unpickler reads numpy's arrays, scalars and types: plain data, and nothing else.
 
 numpy's own code trusts what it unpickles: a type whose state hides that it holds objects makes pointers of bytes. What
-passes here is safe for numpy itself to read: one of its simple types, and as many bytes as the shape asks for. The
+passes here is one of its simple types, and as many bytes as the shape asks for; `real` makes numpy's own of it. The
 forms are those of `__reduce__` of `numpy.ndarray`, `numpy.generic` and `numpy.dtype`, of numpy 1 and 2.
 """
 
 import math
 import pickle
 import re
+import sys
+from collections import deque
 from itertools import product
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import numpy as np
+import torch
 
 _SIMPLE: Final = re.compile(r"[biufcSUmM?]\d*")
 _ORDERS: Final = {"<", ">", "|", "="}
+_FOREIGN: Final = {">"} if sys.byteorder == "little" else {"<"}
 _ALIGNMENTS: Final = {-1, 1, 2, 4, 8, 16}
 _FLAGS: Final = {0, 8}
 """Of a type that holds no objects and no pointers; numpy sets 8 for text."""
@@ -27,24 +31,33 @@ class _Type:
         if type(code) is not str or not _SIMPLE.fullmatch(code):
             raise pickle.UnpicklingError(f"Unsupported global: GLOBAL numpy.dtype.{code}")
         made = super().__new__(cls)
-        made.size = np.dtype(code).itemsize
+        made.real = np.dtype(code)
         return made
 
-    size: int
+    real: np.dtype[Any]
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _version, order, base, names, fields, size, alignment, flags, *unit = state
         plain = (base, names, fields) == (None, None, None) and order in _ORDERS and alignment in _ALIGNMENTS
-        if not plain or size not in {-1, self.size} or flags not in _FLAGS or any(noted for noted, _ in unit):
+        if not plain or size not in {-1, self.real.itemsize} or flags not in _FLAGS or any(noted for noted, _ in unit):
             raise pickle.UnpicklingError("a numpy type is not what its name says")
+        for _, (name, number, *_divided) in unit:
+            if not name.isalpha():
+                raise pickle.UnpicklingError("a numpy type counts time in no unit")
+            self.real = np.dtype(f"{self.real.kind}8[{int(number)}{name.decode()}]")
+        if order in _FOREIGN:
+            self.real = self.real.newbyteorder(order)
 
 
 class _Array:
     """Stands for a `numpy.ndarray`."""
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _version, shape, kind, _is_fortran, data = state
+        _version, shape, kind, is_fortran, data = state
         _need(kind, data, math.prod(shape) if all(type(size) is int and size >= 0 for size in shape) else -1)
+        self.real = _made(kind.real, shape, data, "F" if is_fortran else "C")
+
+    real: np.ndarray[Any, Any]
 
 
 def _reconstruct(kind: type, shape: tuple[int, ...], code: bytes) -> _Array:
@@ -53,8 +66,15 @@ def _reconstruct(kind: type, shape: tuple[int, ...], code: bytes) -> _Array:
     return _Array()
 
 
-def _scalar(kind: _Type, data: bytes) -> None:
+def _scalar(kind: _Type, data: bytes) -> object:
     _need(kind, data, 1)
+    return _made(kind.real, (), data, "C")[()]
+
+
+def _made(kind: np.dtype[Any], shape: tuple[int, ...], data: bytes, order: Literal["C", "F"]) -> np.ndarray[Any, Any]:
+    if not data:
+        return np.zeros(shape, kind, order)
+    return np.ndarray(shape, kind, bytearray(data), order=order)
 
 
 def _no_bytes() -> bytes:
@@ -63,7 +83,7 @@ def _no_bytes() -> bytes:
 
 
 def _need(kind: object, data: object, count: int) -> None:
-    if type(kind) is not _Type or type(data) is not bytes or len(data) != count * kind.size:
+    if type(kind) is not _Type or type(data) is not bytes or len(data) != count * kind.real.itemsize:
         raise pickle.UnpicklingError("an array holds something else than as many bytes as its shape and type ask for")
 
 
@@ -77,3 +97,36 @@ ALLOWED: Final[tuple[tuple[Any, str], ...]] = (
     ),
 )
 """For `torch.serialization.safe_globals`."""
+
+
+def real(value: object) -> Any:  # noqa: ANN401 - whatever was decoded
+    """Return a value with numpy's own arrays and types in place of their stand-ins, wherever it holds them."""
+    return _real(value, {})
+
+
+def _real(value: Any, known: dict[int, Any]) -> Any:  # noqa: ANN401 - as above
+    if isinstance(value, (_Type, _Array)):
+        return value.real
+    if isinstance(value, (str, bytes, int, float, np.generic, torch.Tensor)) or value is None:
+        return value
+    if id(value) not in known:
+        known[id(value)] = value  # it may hold itself
+        known[id(value)] = _with_real(value, known)
+    return known[id(value)]
+
+
+def _with_real(value: Any, known: dict[int, Any]) -> Any:  # noqa: ANN401 - as above
+    if isinstance(value, (list, deque)):
+        for place, each in enumerate(value):
+            value[place] = _real(each, known)
+    elif isinstance(value, dict):
+        items = [(_real(key, known), _real(each, known)) for key, each in value.items()]
+        value.clear()
+        value.update(items)
+    elif isinstance(value, (tuple, set, frozenset)):
+        made = [_real(each, known) for each in value]
+        same = all(new is old for new, old in zip(made, value, strict=True))
+        return value if same else type(value)(made)
+    elif hasattr(value, "__dict__"):
+        _with_real(vars(value), known)
+    return value

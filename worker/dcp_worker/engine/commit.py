@@ -3,7 +3,6 @@
 A save is committed by one write of `.metadata`, which the store refuses if somebody else was first. No torch here.
 """
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -12,12 +11,11 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from dcp_worker.contract import CheckpointInfo, Conflict
-from dcp_worker.engine import failpoints, layout
+from dcp_worker.engine import failpoints, layout, snapshot
 from dcp_worker.engine import replaced as grace
 from dcp_worker.engine.errors import (
     CheckpointCorrupted,
     CheckpointExists,
-    CheckpointNotFound,
     EngineError,
     InvalidOption,
     NotDurable,
@@ -29,7 +27,6 @@ from dcp_worker.engine.errors import (
     some,
     translate,
 )
-from dcp_worker.engine.manifest import Manifest
 from dcp_worker.engine.store import ATOMIC, Store
 
 LOG = logging.getLogger("dcp_worker.engine")
@@ -55,14 +52,6 @@ class Committed:
         return self.trailer.save_id if self.trailer else ""
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """One committed checkpoint's `.metadata` and manifest, as rank 0 read them for all ranks."""
-
-    metadata: bytes
-    manifest: bytes | None
-
-
 def committed(store: Store) -> Committed | None:
     """Return who is committed, by one small read past any cache."""
     try:
@@ -82,55 +71,8 @@ def describe(store: Store, found: Committed) -> CheckpointInfo:
     """Return what the manifest of a committed checkpoint says; what is known without one where it has none."""
     if found.trailer:
         with suppress(FileNotFoundError, EngineError):
-            manifest = read_manifest(store, found.trailer)
-            return manifest.info(found.trailer.sha256)
+            return snapshot.read_manifest(store, found.trailer).info(found.trailer.sha256)
     return CheckpointInfo(url=store.url, save_id=found.save_id, created_time=found.modified)
-
-
-def read_manifest(store: Store, trailer: layout.Trailer) -> Manifest:
-    """Return the manifest that a trailer names, checked against its sha256."""
-    return decode_manifest(store.read(trailer.manifest).data, trailer, store.url)
-
-
-def decode_manifest(data: bytes, trailer: layout.Trailer, url: str) -> Manifest:
-    """Return the manifest, after its sha256 matched."""
-    if hashlib.sha256(data).hexdigest() != trailer.sha256:
-        raise CheckpointCorrupted(trailer.manifest, "does not have the sha256 that .metadata names")
-    try:
-        return Manifest.decode(data, url)
-    except ValueError as error:
-        raise CheckpointCorrupted(trailer.manifest, str(error)) from error
-
-
-def check_pickle(sha256: str, manifest: Manifest) -> None:
-    """Make sure that the pickle in `.metadata` is the one that the manifest was written for."""
-    if sha256 != manifest.metadata_sha256:
-        raise CheckpointCorrupted(layout.METADATA, "does not have the sha256 that its manifest names")
-
-
-def read_snapshot(store: Store) -> Snapshot:
-    """Return what is committed now; `.metadata` is read again where its data went away in between."""
-    data = _read_metadata(store)
-    while True:
-        trailer, _ = layout.parse_trailer(data)
-        if trailer is None:
-            return Snapshot(data, None)
-        try:
-            return Snapshot(data, store.read(trailer.manifest).data)
-        except FileNotFoundError:
-            again = _read_metadata(store)
-            if again == data:
-                raise CheckpointCorrupted(trailer.manifest, "is missing") from None
-            data = again
-
-
-def _read_metadata(store: Store) -> bytes:
-    try:
-        return store.read(layout.METADATA).data
-    except FileNotFoundError as error:
-        if is_missing_file(error):
-            raise CheckpointNotFound(store.url) from None
-        raise
 
 
 def refuse_if_committed(store: Store) -> None:

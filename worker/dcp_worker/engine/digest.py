@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from awscrt import checksums
 
-BLOCK: Final = 64 << 10
-"""Bytes under one digest. A small block keeps the widening of a ranged read small; 64 MiB of digests cover 1 TiB."""
+from dcp_worker.engine import layout
 
+BLOCK: Final = layout.BLOCK
+"""Bytes under one digest."""
 _POLYNOMIAL: Final = 0x82F63B78
 _BITS: Final = 32
 
@@ -63,12 +64,12 @@ class BlockDigest:
             self._crc = self._filled = 0
 
 
-def fold(blocks: Sequence[int], size: int) -> int:
+def fold(blocks: Sequence[int] | Words, size: int) -> int:
     """Return the digest of a whole file of `size` bytes from its blocks' digests.
 
     Neighbours are joined pair by pair, all pairs at once. Zeros in front change nothing: no bytes have the digest 0.
     """
-    if not blocks:
+    if not len(blocks):
         return 0
     whole, last = blocks[:-1], blocks[-1]
     levels = max(0, len(whole) - 1).bit_length()
@@ -76,7 +77,7 @@ def fold(blocks: Sequence[int], size: int) -> int:
     crcs[len(crcs) - len(whole) :] = whole
     for level in range(levels):
         crcs = _shift(_tables(BLOCK << level), crcs[0::2]) ^ crcs[1::2]
-    return _times(_zeros(size - len(whole) * BLOCK), int(crcs[0])) ^ last
+    return _times(_zeros(size - len(whole) * BLOCK), int(crcs[0])) ^ int(last)
 
 
 def pack(blocks: Iterable[int]) -> bytes:
@@ -84,9 +85,9 @@ def pack(blocks: Iterable[int]) -> bytes:
     return np.fromiter(blocks, dtype="<u4").tobytes()
 
 
-def unpack(data: bytes) -> list[int]:
-    """Return the digests in a piece of a sidecar."""
-    return np.frombuffer(data, dtype="<u4").tolist()  # type: ignore[no-any-return]
+def unpack(data: bytes) -> Words:
+    """Return the digests in a piece of a sidecar, which are many."""
+    return np.frombuffer(data, dtype="<u4").astype(np.uint32, copy=False)
 
 
 def _times(matrix: Matrix, vector: int) -> int:

@@ -101,8 +101,8 @@ class CheckpointNotFound(EngineError):
 
     reason = Reason.CHECKPOINT_NOT_FOUND
 
-    def __init__(self, url: str) -> None:
-        super().__init__(f"No checkpoint is committed at {url} (there is no .metadata). Check the URL.")
+    def __init__(self, url: str, instead: str = "") -> None:
+        super().__init__(f"No checkpoint is committed at {url} ({instead or 'there is no .metadata'}). Check the URL.")
 
 
 class CheckpointReplaced(EngineError):
@@ -564,6 +564,8 @@ def _by_errno(exc: BaseException, text: str, url: str) -> EngineError | None:
         make = StorageFull
     elif number in _DENIED:
         make = StorageDenied
+    elif number == errno.ENOTDIR:
+        make = InvalidOption  # part of the path is a file
     return make(text) if make else None
 
 

@@ -11,9 +11,9 @@ from functools import partial
 from typing import Final
 
 from dcp_worker.engine import devices, digest, failpoints
-from dcp_worker.engine.digest import BLOCK, Bytes, as_bytes
+from dcp_worker.engine.digest import BLOCK, Bytes, Words, as_bytes
 from dcp_worker.engine.errors import CheckpointCorrupted
-from dcp_worker.engine.manifest import Manifest
+from dcp_worker.engine.manifest import DataFile, Manifest
 from dcp_worker.engine.ranges import Request
 from dcp_worker.engine.retry import retried
 from dcp_worker.engine.store import Store
@@ -25,14 +25,21 @@ _WHOLE_SIDECAR: Final = 4 << 20
 class Digests:
     """The block digests of some files of a save, themselves checked against the manifest."""
 
-    def __init__(self, blocks: Mapping[str, Sequence[int]]) -> None:
+    def __init__(self, blocks: Mapping[str, Words]) -> None:
         self._blocks = blocks
 
     @classmethod
     def read(cls, store: Store, manifest: Manifest, sidecar: str, paths: set[str]) -> "Digests":
-        """Read the digests of the given files from the sidecar."""
+        """Read the digests of the given files from the sidecar, whose size is compared before any of it is kept."""
         total = sum(-(-file.size // BLOCK) for file in manifest.files) * 4
-        whole = _read(store, sidecar, 0, total) if total <= _WHOLE_SIDECAR else None
+        there = retried(
+            lambda: store.read(sidecar, tail=_WHOLE_SIDECAR if total <= _WHOLE_SIDECAR else 4), store.attempts
+        )
+        if there.size != total:
+            raise CheckpointCorrupted(sidecar, f"has {there.size} bytes, not the {total} that the manifest asks for")
+        whole = there.data if total <= _WHOLE_SIDECAR else None
+        if whole is None:
+            _need_sizes(store, [file for file in manifest.files if file.path in paths])
         blocks = {}
         for file in manifest.files:
             if file.path not in paths:
@@ -44,7 +51,7 @@ class Digests:
                 raise CheckpointCorrupted(sidecar, f"does not agree with the manifest on {file.path}")
         return cls(blocks)
 
-    def of(self, file: str) -> Sequence[int] | None:
+    def of(self, file: str) -> Words | None:
         """Return the digests of a file's blocks."""
         return self._blocks.get(file)
 
@@ -52,7 +59,7 @@ class Digests:
 class _Check:
     """Compares the blocks of one request with their digests as the pieces pass."""
 
-    def __init__(self, expected: Sequence[int], start: int) -> None:
+    def __init__(self, expected: Words, start: int) -> None:
         self._expected = expected
         self._number = start // BLOCK
         self._taken = digest.BlockDigest()
@@ -129,6 +136,18 @@ class Fetcher:
         return CheckpointCorrupted(file, detail, self._names(file, block, block + BLOCK))
 
 
+def _need_sizes(store: Store, files: Sequence[DataFile]) -> None:
+    """Compare the sizes of files with the manifest, before memory is taken for digests of what may not be there."""
+
+    def size(file: DataFile) -> int:
+        return retried(lambda: store.read(file.path, tail=1).size, store.attempts)
+
+    with ThreadPoolExecutor(store.readers, thread_name_prefix="dcp-read") as pool:
+        for file, there in zip(files, pool.map(size, files), strict=True):
+            if there != file.size:
+                raise CheckpointCorrupted(file.path, f"has {there} bytes, not {file.size}")
+
+
 def _read(store: Store, path: str, start: int, length: int) -> bytes:
     def once() -> bytes:
         data = bytearray(length)
@@ -136,6 +155,8 @@ def _read(store: Store, path: str, start: int, length: int) -> bytes:
             pass
         return bytes(data)
 
+    if not length:
+        return b""
     try:
         return retried(once, store.attempts)
     except EOFError:

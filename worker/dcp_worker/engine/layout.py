@@ -29,10 +29,14 @@ _LEAST: Final = 8 << 20
 _MANY: Final = 64
 """More files of a rank than this take too long to list and to delete."""
 
+BLOCK: Final = 64 << 10
+"""Bytes under one digest. A small block keeps the widening of a ranged read small; 64 MiB of digests cover 1 TiB."""
+
 _SAVE_ID: Final = re.compile(r"[0-9a-f]{32}")
 _OWN_FOLDER: Final = re.compile(r"data-(probe-)?[0-9a-f]{32}")
 _OWN_NAME: Final = re.compile(r"(__[0-9]+_[0-9]+\.distcp|manifest\.json|blocks\.crc32c|probe)(\.[0-9a-f]{32}\.tmp)?")
 _STOCK_NAME: Final = re.compile(r"__[0-9]+_[0-9]+\.distcp")
+_DATA_FOLDER: Final = re.compile(r"data-[0-9a-f]{32}(?:/|$)")
 _TRAILER: Final = "dcpOperator"
 _MARK: Final = f'\n{{"{_TRAILER}":'.encode()
 _Item = TypeVar("_Item")
@@ -91,6 +95,19 @@ def is_own_file(path: str) -> bool:
 def is_stock_file(path: str) -> bool:
     """Tell whether a path is that of a data file as stock DCP names them, beside `.metadata`."""
     return _STOCK_NAME.fullmatch(path) is not None
+
+
+def is_data_file(path: str, save_id: str) -> bool:
+    """Tell whether this is the name of a data file of one save."""
+    folder, _, name = path.rpartition("/")
+    return folder == f"data-{save_id}" and bool(_STOCK_NAME.fullmatch(name))
+
+
+def may_be_stock(path: str) -> bool:
+    """Tell whether this may be a data file that a stock `.metadata` names: below it, and in nobody else's folder."""
+    parts = path.split("/")
+    unsafe = not {"", ".", ".."}.isdisjoint(parts) or "\0" in path or "\\" in path
+    return not unsafe and not _DATA_FOLDER.match(path) and parts[-1] != METADATA
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,16 @@ from os import PathLike, fspath
 from typing import Any
 
 from dcp_worker.contract import CheckpointInfo, Operation, Origin
-from dcp_worker.engine import commit, layout, pending
+from dcp_worker.engine import commit, layout, pending, snapshot
 from dcp_worker.engine.errors import (
     CheckpointCorrupted,
-    CheckpointNotFound,
     EngineError,
     StorageDenied,
     is_missing_file,
     translate,
 )
 from dcp_worker.engine.manifest import Manifest
+from dcp_worker.engine.stock import sized
 from dcp_worker.engine.store import Store
 from dcp_worker.engine.stores import open_store
 
@@ -33,19 +33,15 @@ def find(url: str | PathLike[str], *, storage_options: Mapping[str, Any] | None 
 def inspect(url: str | PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> Manifest:
     """Return the manifest of the checkpoint at the URL.
 
-    A stock checkpoint has none; one is put together from its `.metadata`, which needs torch and reads the pickle with
-    the allow-list.
+    A stock checkpoint has none; one is put together from its `.metadata`, which is read in a process of its own.
     """
     try:
         pending.wait_before(url)
         store = open_store(fspath(url), storage_options)
-        snapshot = commit.read_snapshot(store)
-        trailer, _ = layout.parse_trailer(snapshot.metadata)
-        if trailer and snapshot.manifest is not None:
-            return commit.decode_manifest(snapshot.manifest, trailer, store.url)
-        from dcp_worker.engine.stock import manifest_of_stock  # noqa: PLC0415 - loads torch
-
-        return manifest_of_stock(store, snapshot.metadata)
+        found = snapshot.read(store)
+        manifest = found.manifest(store.url)
+        manifest.check()
+        return manifest if found.trailer else sized(store, manifest)
     except Exception as error:
         raise _translated(error, url) from error
 
@@ -72,11 +68,13 @@ def preflight(
         store = open_store(fspath(url), storage_options)
         found = commit.committed(store)
         info = commit.describe(store, found) if found else None
+    except NotADirectoryError as error:
+        raise (_translated(error, url) if operation is Operation.SAVE else snapshot.not_found(store, error)) from error
     except Exception as error:
         raise _translated(error, url) from error
     if operation is not Operation.SAVE:
         if found is None:
-            raise CheckpointNotFound(store.url)
+            raise snapshot.not_found(store)
         _intact(found)
         return info
     if info and origin and origin.made(info.origin):

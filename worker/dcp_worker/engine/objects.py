@@ -1,58 +1,131 @@
 """Items that only `torch.load` can decode: state dict entries that are no tensors, and tensors that stock DCP saved.
 
-Nothing is decoded without `weights_only=True`. DCP's own planner decodes non-tensor entries again without it; by then
-the very same bytes have passed the restricted unpickler, so they name nothing that could run.
+An item's bytes are decoded once, with `weights_only=True`, and only after their container and their pickle were found
+to do no harm. A planner of DCP, which would decode them again, unrestricted, gets bytes that are made of the value.
 """
 
 import io
 import pickle
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+import numpy as np
 import torch
 from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlanner, ReadItem
 
-from dcp_worker.engine import arrays, conversion, tensors
-from dcp_worker.engine.digest import Bytes
+from dcp_worker.engine import arrays, container, conversion, ranges, sandbox, tensors
 from dcp_worker.engine.errors import CheckpointCorrupted, StateMismatch
+from dcp_worker.engine.manifest import Chunk
 
 _ALLOWING: Final = threading.Lock()
 """What torch allows holds for the whole process: a thread that is done takes away what another one allowed too."""
 _REFUSED: Final = re.compile(r"(?:GLOBAL:? |but got <class ')([\w.]+)")
 """How torch's restricted unpickler names a class that it does not know to be safe."""
+_SMALL: Final = 96
+"""Bytes of a pickle that calls nothing and can't do harm: tuples in tuples take three each."""
+_KEPT: Final = 4096
+"""Bytes of a pickle that is remembered as harmless: those of tensors of one shape are the same."""
 
 
-def place(item: ReadItem, file: str, data: Bytes, planner: LoadPlanner, allow: Sequence[type]) -> None:
-    """Decode one item and give it to the planner."""
-    stream = io.BytesIO(data)  # type: ignore[arg-type]
-    value = decode(item.storage_index.fqn, file, stream, allow)
-    if item.type == LoadItemType.BYTE_IO:
-        stream.seek(0)
-        planner.load_bytes(item, stream)
+class Item:
+    """One item, with memory for its bytes."""
+
+    def __init__(self, read: ReadItem, file: str, chunk: Chunk) -> None:
+        self.read = read
+        self.file = file
+        self.chunk = chunk
+        self.data = np.empty(chunk.length, dtype=np.uint8)
+
+    def reads(self) -> Iterator[ranges.Read]:
+        """Give the reads that fetch it."""
+        return ranges.cut(self.file, self.chunk.offset, self.chunk.offset + self.chunk.length, self.data)
+
+    @property
+    def name(self) -> str:
+        """The entry's name in the checkpoint."""
+        return self.read.storage_index.fqn
+
+    def undecodable(self, why: object) -> CheckpointCorrupted:
+        """Return the error for bytes that are not what they should be."""
+        return CheckpointCorrupted(self.file, f"{self.name} can't be decoded: {why}", [self.name])
+
+
+class Harmless:
+    """Remembers what was examined, for one load."""
+
+    def __init__(self) -> None:
+        self._known: set[bytes] = set()
+
+    def need(self, items: Iterable[Item]) -> None:
+        """Make sure that items can be decoded without harm to this process.
+
+        Raises:
+            CheckpointCorrupted: one can't.
+        """
+        asked: dict[bytes, Item] = {}
+        for item in items:
+            try:
+                pickled = bytes(container.pickle_in(container.members(item.data.data)))
+            except ValueError as error:
+                raise item.undecodable(error) from error
+            if not _is_small(pickled) and pickled not in self._known:
+                asked.setdefault(pickled, item)
+        if not asked:
+            return
+        try:
+            sandbox.examine(list(asked))
+        except sandbox.Harmful as error:
+            raise list(asked.values())[min(error.done, len(asked) - 1)].undecodable(error) from error
+        self._known.update(pickled for pickled in asked if len(pickled) <= _KEPT)
+
+
+def _is_small(pickled: bytes) -> bool:
+    """Tell whether it is a number or a short text: it calls nothing (GLOBAL, STACK_GLOBAL, and the like)."""
+    return len(pickled) <= _SMALL and not any(code in pickled for code in (b"c", b"i", b"\x93"))
+
+
+def place(item: Item, planner: LoadPlanner, allow: Sequence[type]) -> None:
+    """Decode one item, which was found harmless, and give it to the planner."""
+    value = decode(item.name, item.file, io.BytesIO(item.data), allow)  # type: ignore[arg-type]
+    if item.read.type == LoadItemType.BYTE_IO:
+        _hand_over(item.read, value, planner)
         return
     if not isinstance(value, torch.Tensor):
-        raise CheckpointCorrupted(
-            file, f"holds a {type(value).__name__} in place of a tensor", [item.storage_index.fqn]
-        )
-    name = item.dest_index.fqn
-    target = planner.resolve_tensor(item)
+        raise CheckpointCorrupted(item.file, f"holds a {type(value).__name__} in place of a tensor", [item.name])
+    if tuple(value.shape) != item.chunk.sizes:
+        detail = f"holds {tuple(value.shape)} of {item.name} in place of {item.chunk.sizes}"
+        raise CheckpointCorrupted(item.file, detail, [item.name])
+    name = item.read.dest_index.fqn
+    target = planner.resolve_tensor(item.read)
     for holder, tensor in (("the checkpoint", value), ("the state dict", target)):
         if why := tensors.fault(tensor):
             raise StateMismatch(f"{name} of {holder} {why}")
-    source = narrow_tensor_by_index(value, item.storage_offsets, item.lengths)
+    source = narrow_tensor_by_index(value, item.read.storage_offsets, item.read.lengths)
     if target.size() != source.size():
-        raise StateMismatch.of_shape(item.dest_index.fqn, tuple(source.size()), tuple(target.size()))
+        raise StateMismatch.of_shape(name, tuple(source.size()), tuple(target.size()))
     with torch.no_grad():
         if not tensors.fill(name, target, source):
             conversion.copy(name, tensors.plain(source), tensors.plain(target))
-    planner.commit_tensor(item, target)
+    planner.commit_tensor(item.read, target)
+
+
+def _hand_over(item: ReadItem, value: object, planner: LoadPlanner) -> None:
+    """Give the planner the value; as bytes, of our own making, to one that knows nothing else."""
+    take = getattr(planner, "load_value", None)
+    if take:
+        take(item, value)
+        return
+    stream = io.BytesIO()
+    torch.save(value, stream)
+    stream.seek(0)
+    planner.load_bytes(item, stream)
 
 
 def decode(name: str, file: str, stream: io.BytesIO, allow: Sequence[type] = ()) -> object:
-    """Read with the restricted unpickler, arrays of numpy as stand-ins; say which class it refused, how to allow it."""
+    """Read with the restricted unpickler; say which class it refused, how to allow it."""
     try:
         return _restricted(stream, allow)
     except pickle.UnpicklingError as error:
@@ -72,4 +145,4 @@ def _restricted(stream: io.BytesIO, allow: Sequence[type]) -> object:
             stream.seek(0)
         known = torch.serialization.get_safe_globals()
         with torch.serialization.safe_globals([*arrays.ALLOWED, *(each for each in allow if each not in known)]):
-            return torch.load(stream, map_location="cpu", weights_only=True)
+            return arrays.real(torch.load(stream, map_location="cpu", weights_only=True))

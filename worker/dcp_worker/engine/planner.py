@@ -1,7 +1,6 @@
 """The planner of `engine.load` where its caller brings none."""
 
 import dataclasses
-import io
 import logging
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final, Literal
@@ -114,14 +113,13 @@ class ByNameLoadPlanner(DefaultLoadPlanner):
         self.summary = new_plan.planner_data
         return super().finish_plan(new_plan)
 
-    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+    def load_value(self, read_item: ReadItem, value: object) -> None:
         """Put a value where it belongs; DCP's own, which knows keys as text, puts it beside a key that is a number."""
         *path, last = self.mappings[read_item.dest_index.fqn]
         container: Any = self.original_state_dict
         for key in path:
             container = container[_own_key(container, key)]
-        # The reader has decoded these very bytes with the restricted unpickler.
-        container[_own_key(container, last)] = torch.load(value, weights_only=False)
+        container[_own_key(container, last)] = value
 
     def _conversions(self, there: Mapping[str, Any]) -> dict[str, str]:
         """Return the entries that get another type, each with both types in words; refuse those that can't.

@@ -7,24 +7,24 @@ saves, or the data went away, CheckpointReplaced is raised on all ranks.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from math import prod
 from os import PathLike, fspath
 from typing import Any
 
-import numpy as np
 import torch
-from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
 from dcp_worker.contract import CheckpointInfo
-from dcp_worker.engine import commit, devices, layout, objects, pending, placement, ranges
+from dcp_worker.engine import commit, devices, layout, objects, pending, placement, ranges, snapshot
 from dcp_worker.engine import metadata as dcp_metadata
 from dcp_worker.engine.digest import BLOCK
 from dcp_worker.engine.errors import CheckpointCorrupted, CheckpointReplaced, InvalidOption, translate
 from dcp_worker.engine.fetch import Digests, Fetcher
-from dcp_worker.engine.manifest import Chunk, Manifest
+from dcp_worker.engine.manifest import UNKNOWN, Chunk, DataFile, Manifest, need_apart
 from dcp_worker.engine.meter import Meter, Progress
 from dcp_worker.engine.store import MEMORY_LIMIT, Store
 from dcp_worker.engine.stores import can_open, open_store
@@ -55,22 +55,23 @@ class CheckpointReader(StorageReader):
         super().__init__()
         self.store: Store = open_store(fspath(url), storage_options)
         self.manifest: Manifest | None = None
+        """What is read; that of a stock checkpoint knows no sizes and no digests."""
         self._options = storage_options
         self._check = check
         self._allow = tuple(allow)
         self._memory_limit = memory_limit
         self._on_progress = on_progress
-        self._snapshot: commit.Snapshot | None = None
+        self._snapshot: snapshot.Snapshot | None = None
         self._digest = ""
-        self._infos: Mapping[Any, _StorageInfo] = {}
-        self._chunks: dict[str, dict[tuple[int, ...], Chunk]] = {}
-        self._dtypes: dict[str, str] = {}
+        self.load_id = layout.new_save_id()
+        """Of one load, as stock readers have it: DCP's Metadata carries it."""
 
     def reset(self, checkpoint_id: str | PathLike[str] | None = None) -> None:
         """Forget what was read, and go to another URL if one is given; the storage options stay."""
         if checkpoint_id is not None and fspath(checkpoint_id) != self.store.url:
             self.store = open_store(fspath(checkpoint_id), self._options)
         self._snapshot = None
+        self.load_id = layout.new_save_id()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the store out, which is opened anew where this goes."""
@@ -80,36 +81,31 @@ class CheckpointReader(StorageReader):
         self.__dict__.update(state)
         self.store = open_store(state["store"], self._options)
 
-    def use(self, snapshot: commit.Snapshot) -> None:
+    def use(self, found: snapshot.Snapshot) -> None:
         """Read the checkpoint that rank 0 found, instead of looking again."""
-        self._snapshot = snapshot
+        self._snapshot = found
 
-    def read_metadata(self, *args: Any) -> Metadata:  # noqa: ANN401
-        """Return DCP's Metadata, from a pickle that named nothing but DCP's own classes."""
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:  # noqa: ANN401
+        """Return DCP's Metadata, made from the manifest; nothing is unpickled for it.
+
+        With `rank`, that of the one rank's own `__<rank>.metadata`, as dcp.save(use_collectives=False) writes it.
+        """
         del args
         if self._snapshot is None:
             pending.wait_before(self.store.url, raises=True)
-        snapshot = self._snapshot or commit.read_snapshot(self.store)
-        parts = dcp_metadata.take_apart(snapshot.metadata)
-        self.manifest = None
-        self._digest = ""
-        if parts.trailer and snapshot.manifest is not None:
-            self.manifest = commit.decode_manifest(snapshot.manifest, parts.trailer, self.store.url)
-            self._digest = parts.trailer.sha256
-            commit.check_pickle(parts.sha256, self.manifest)
-        found = dcp_metadata.load(parts.pickled)
-        if found.storage_meta is None:
-            found.storage_meta = StorageMeta()
-        found.storage_meta.load_id = layout.new_save_id()
-        return found
+        rank = kwargs.get("rank")
+        name = layout.METADATA if rank is None else f"__{int(rank)}{layout.METADATA}"
+        found = self._snapshot or snapshot.read(self.store, name)
+        self.manifest = found.manifest(self.store.url)
+        self._digest = found.digest
+        metadata = dcp_metadata.of(self.manifest, of_one_rank=rank is not None)
+        if metadata.storage_meta is not None:
+            metadata.storage_meta.load_id = self.load_id
+        return metadata
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401, FBT001
-        """Learn where everything lies; every rank calls it."""
-        del is_coordinator, args, kwargs
-        self._infos = metadata.storage_data or {}
-        tensors = self.manifest.tensors if self.manifest else {}
-        self._dtypes = {name: tensor.dtype for name, tensor in tensors.items() if tensor.dtype is not None}
-        self._chunks = {}
+        """Nothing is left to learn; every rank calls it."""
+        del metadata, is_coordinator, args, kwargs
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
         """Note which save this rank looks at."""
@@ -145,85 +141,72 @@ class CheckpointReader(StorageReader):
 
     def info(self) -> CheckpointInfo:
         """Return the summary of what was read."""
-        if self.manifest:
+        if self.manifest and self.manifest.save_id:
             return self.manifest.info(self._digest)
         return CheckpointInfo(url=self.store.url)
 
     def _read(self, plan: LoadPlan, planner: LoadPlanner) -> None:
-        places = [(item, self._info_of(item)) for item in plan.items]
+        assert self.manifest is not None  # noqa: S101 - read_metadata made it
+        manifest = self.manifest
+        places = [(item, _chunk_of(item, manifest)) for item in plan.items]
+        paths = {manifest.files[chunk.file].path for _, chunk in places}
+        need_apart(((item.storage_index.fqn, chunk) for item, chunk in places), self._sized(manifest.files, paths))
         direct: list[ranges.Read] = []
         targets: list[tuple[ReadItem, torch.Tensor]] = []
-        whole: list[tuple[tuple[ReadItem, _StorageInfo], int]] = []
-        for item, info in places:
-            chunk = self._chunk_of(item)
-            if chunk and item.type == LoadItemType.TENSOR:
+        whole: list[tuple[tuple[ReadItem, Chunk], int]] = []
+        for item, chunk in places:
+            if chunk.payload is not None and item.type == LoadItemType.TENSOR:
                 target = planner.resolve_tensor(item)
                 targets.append((item, target))
-                direct += self._reads(item, info, chunk, target)
+                direct += _reads(item, chunk, target, manifest)
             else:
-                whole.append(((item, info), info.length))
+                whole.append(((item, chunk), chunk.length))
         total = sum(read.stop - read.start for read in direct) + sum(length for _, length in whole)
         meter = Meter(total, self._on_progress)
-        fetcher = self._fetcher({info.relative_path for _, info in places})
+        fetcher = self._fetcher(manifest, paths)
         # Their last use may still be queued; and what is converted on a device is queued by threads of the fetcher.
         used = devices.of(target for _, target in targets)
         devices.synchronize(used)
-        fetcher.run(self._requests(direct), meter.add)
+        fetcher.run(self._requests(direct, manifest), meter.add)
         devices.synchronize(used)
         for item, target in targets:
             planner.commit_tensor(item, target)
+        harmless = objects.Harmless()
         for batch in layout.split(whole, self._memory_limit // 2):
-            self._read_whole(batch, planner, fetcher, meter)
+            items = [objects.Item(item, manifest.files[chunk.file].path, chunk) for item, chunk in batch]
+            reads = [read for item in items for read in item.reads()]
+            fetcher.run(self._requests(reads, manifest), meter.add)
+            harmless.need(items)
+            for one in items:
+                objects.place(one, planner, self._allow)
 
-    def _chunk_of(self, item: ReadItem) -> Chunk | None:
-        """Return the manifest's entry for a chunk that can be read without `torch.load`."""
-        name = item.storage_index.fqn
-        if name not in self._chunks:
-            chunks = self.manifest.tensors[name].chunks if self.manifest and name in self._dtypes else ()
-            self._chunks[name] = {chunk.offsets: chunk for chunk in chunks if chunk.payload is not None}
-        return self._chunks[name].get(tuple(item.storage_index.offset or ()))
+    def _sized(self, files: Sequence[DataFile], paths: set[str]) -> Sequence[DataFile]:
+        """Return the files with their sizes; those of a stock checkpoint, which no manifest knows, the store says."""
+        if all(file.size != UNKNOWN for file in files):
+            return files
 
-    def _info_of(self, item: ReadItem) -> _StorageInfo:
-        info = self._infos[item.storage_index]
-        if info.transform_descriptors:
-            raise InvalidOption.transformed(item.storage_index.fqn)
-        return info
+        def sized(file: DataFile) -> DataFile:
+            if file.path not in paths:
+                return file
+            return dataclasses.replace(file, size=self.store.read(file.path, tail=1).size)
 
-    def _reads(self, item: ReadItem, info: _StorageInfo, chunk: Chunk, target: torch.Tensor) -> Iterator[ranges.Read]:
-        dtype = getattr(torch, self._dtypes[item.storage_index.fqn])
-        box = ranges.Box(tuple(item.storage_offsets), tuple(item.lengths), chunk.sizes, dtype.itemsize)
-        start = info.offset + (chunk.payload or 0)
-        return placement.reads(item, info.relative_path, start, box, dtype, target)
+        with ThreadPoolExecutor(self.store.readers, thread_name_prefix="dcp-read") as pool:
+            return list(pool.map(sized, files))
 
-    def _read_whole(
-        self,
-        batch: list[tuple[ReadItem, _StorageInfo]],
-        planner: LoadPlanner,
-        fetcher: Fetcher,
-        meter: Meter,
-    ) -> None:
-        """Fetch items into host memory and decode them one by one."""
-        buffers = [np.empty(info.length, dtype=np.uint8) for _, info in batch]
-        reads: list[ranges.Read] = []
-        for (_, info), buffer in zip(batch, buffers, strict=True):
-            reads += ranges.cut(info.relative_path, info.offset, info.offset + info.length, buffer)
-        fetcher.run(self._requests(reads), meter.add)
-        for (item, info), buffer in zip(batch, buffers, strict=True):
-            objects.place(item, info.relative_path, buffer, planner, self._allow)
+    def _requests(self, reads: Sequence[ranges.Read], manifest: Manifest) -> list[ranges.Request]:
+        if not manifest.save_id:
+            return ranges.requests(reads, block=0, sizes={})
+        sizes = {file.path: file.size for file in manifest.files}
+        return ranges.requests(reads, block=BLOCK if self._check else 0, sizes=sizes)
 
-    def _requests(self, reads: list[ranges.Read]) -> list[ranges.Request]:
-        sizes = {file.path: file.size for file in self.manifest.files} if self.manifest else {}
-        return ranges.requests(reads, block=BLOCK if sizes and self._check else 0, sizes=sizes)
-
-    def _fetcher(self, paths: set[str]) -> Fetcher:
+    def _fetcher(self, manifest: Manifest, paths: set[str]) -> Fetcher:
         threads = max(1, min(self.store.readers, self._memory_limit // ranges.WINDOW))
-        if self.manifest is None:
+        if not manifest.save_id:
             return Fetcher(self.store, threads=threads)
         digests = None
         if self._check:
-            sidecar = layout.blocks_path(self.manifest.save_id)
-            digests = Digests.read(self.store, self.manifest, sidecar, paths)
-        return Fetcher(self.store, threads=threads, digests=digests, names=self.manifest.tensors_in)
+            digests = Digests.read(self.store, manifest, layout.blocks_path(manifest.save_id), paths)
+        return Fetcher(self.store, threads=threads, digests=digests, names=manifest.tensors_in)
 
     def _gone(self, path: str) -> CheckpointReplaced | CheckpointCorrupted:
         """Tell a checkpoint that was replaced under the load from one that lost a file."""
@@ -233,3 +216,22 @@ class CheckpointReader(StorageReader):
         if now is None or now.save_id != save_id:
             return CheckpointReplaced(self.store.url, save_id)
         return CheckpointCorrupted(path, "a data file is missing")
+
+
+def _chunk_of(item: ReadItem, manifest: Manifest) -> Chunk:
+    """Return the manifest's entry for what is to be read."""
+    name = item.storage_index.fqn
+    if manifest.tensors[name].transformed:
+        raise InvalidOption.transformed(name)
+    return manifest.chunk(name, tuple(item.storage_index.offset or ()))
+
+
+def _reads(item: ReadItem, chunk: Chunk, target: torch.Tensor, manifest: Manifest) -> Iterator[ranges.Read]:
+    """Give the reads of values that lie in row-major order."""
+    name = item.storage_index.fqn
+    dtype = getattr(torch, manifest.tensors[name].dtype or "")
+    start = chunk.payload or 0
+    if start + prod(chunk.sizes) * dtype.itemsize > chunk.length:
+        raise CheckpointCorrupted(manifest.source, f"{name} has more values than bytes", [name])
+    box = ranges.Box(tuple(item.storage_offsets), tuple(item.lengths), chunk.sizes, dtype.itemsize)
+    return placement.reads(item, manifest.files[chunk.file].path, chunk.offset + start, box, dtype, target)

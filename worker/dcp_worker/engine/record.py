@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.storage import WriteResult
 
 from dcp_worker.engine import layout
-from dcp_worker.engine.manifest import Chunk, Chunks, DataFile, Tensor
+from dcp_worker.engine.manifest import Chunk, Chunks, DataFile, Manifest, Tensor
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,9 @@ class _Texts(dict[tuple[int, ...], str]):
         return text
 
 
-def stock_files(metadata: Metadata) -> list[str]:
-    """Return the data files that a stock checkpoint's metadata names; nothing that a stock writer would not write."""
-    infos = (metadata.storage_data or {}).values()
-    names = {info.relative_path for info in infos if isinstance(info, _StorageInfo)}
-    return sorted(name for name in names if isinstance(name, str) and layout.is_stock_file(name))
+def stock_files(manifest: Manifest) -> list[str]:
+    """Return the data files that a stock checkpoint names; nothing that a stock writer would not write."""
+    return sorted(file.path for file in manifest.files if layout.is_stock_file(file.path))
 
 
 def _dtype_name(properties: object) -> str:
@@ -96,9 +94,17 @@ def _dtype_name(properties: object) -> str:
 def entry(metadata: Metadata, name: str, chunks: Sequence[Chunk]) -> Tensor:
     """Return the manifest's entry of one name in the state dict."""
     stored = metadata.state_dict_metadata[name]
+    path = _path(metadata.planner_data, name)
     if isinstance(stored, TensorStorageMetadata):
-        return Tensor(_dtype_name(stored.properties), tuple(stored.size), chunks)
-    return Tensor(None, (), chunks)
+        return Tensor(_dtype_name(stored.properties), tuple(stored.size), chunks, path)
+    return Tensor(None, (), chunks, path)
+
+
+def _path(paths: object, name: str) -> tuple[str | int, ...]:
+    """Return where DCP's own planner found an entry; () if that is its name, or a planner of another kind saved."""
+    path = tuple(paths.get(name, ())) if isinstance(paths, Mapping) else ()
+    plain = path != (name,) and all(type(key) in {str, int} for key in path)
+    return path if plain else ()
 
 
 def _chunk_sizes(stored: STORAGE_TYPES) -> dict[tuple[int, ...], tuple[int, ...]]:

@@ -1,7 +1,7 @@
 """`verify`: reads a whole checkpoint and compares it with its digests. One process, no GPU, no model."""
 
-import io
-import zipfile
+import hashlib
+import zlib
 from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,14 +11,13 @@ from typing import Any, Final
 import numpy as np
 
 from dcp_worker.contract import CheckpointInfo
-from dcp_worker.engine import commit, layout, pending, ranges
-from dcp_worker.engine import metadata as dcp_metadata
+from dcp_worker.engine import container, layout, pending, ranges, snapshot
 from dcp_worker.engine.digest import BLOCK
 from dcp_worker.engine.errors import CheckpointCorrupted, translate
 from dcp_worker.engine.fetch import Digests, Fetcher
 from dcp_worker.engine.manifest import DataFile, Manifest
 from dcp_worker.engine.meter import Meter, Progress
-from dcp_worker.engine.stock import manifest_of_stock
+from dcp_worker.engine.stock import sized
 from dcp_worker.engine.store import Store
 from dcp_worker.engine.stores import open_store
 
@@ -46,29 +45,42 @@ def verify(
     try:
         pending.wait_before(url, raises=True)
         store = open_store(fspath(url), storage_options)
-        snapshot = commit.read_snapshot(store)
+        found = snapshot.read(store)
         try:
-            return _verified(store, snapshot, on_progress)
+            return _verified(store, found, on_progress)
         except (CheckpointCorrupted, FileNotFoundError):
             # Replaced meanwhile, it lost its files to that: then the new one is what there is to verify.
-            now = commit.read_snapshot(store)
-            if now == snapshot:
+            now = snapshot.read(store)
+            if now == found:
                 raise
             return _verified(store, now, on_progress)
     except Exception as error:
         raise translate(error) from error
 
 
-def _verified(store: Store, snapshot: commit.Snapshot, on_progress: Progress | None) -> CheckpointInfo:
-    parts = dcp_metadata.take_apart(snapshot.metadata)
-    dcp_metadata.load(parts.pickled)
-    if parts.trailer and snapshot.manifest is not None:
-        manifest = commit.decode_manifest(snapshot.manifest, parts.trailer, store.url)
-        commit.check_pickle(parts.sha256, manifest)
+def _verified(store: Store, found: snapshot.Snapshot, on_progress: Progress | None) -> CheckpointInfo:
+    manifest = found.manifest(store.url)
+    if found.trailer:
+        _check_pickle(store, found.trailer, manifest)
         _check_digests(store, manifest, on_progress)
-        return manifest.info(parts.trailer.sha256).model_copy(update={"verified": BY_DIGESTS})
-    manifest = manifest_of_stock(store, snapshot.metadata)
+        return manifest.info(found.digest).model_copy(update={"verified": BY_DIGESTS})
+    manifest = sized(store, manifest)
     return manifest.info().model_copy(update={"verified": _check_stock(store, manifest, on_progress)})
+
+
+def _check_pickle(store: Store, trailer: layout.Trailer, manifest: Manifest) -> None:
+    """Make sure that the pickle in `.metadata`, which only stock readers look at, is the one that was written."""
+    size = store.read(layout.METADATA, tail=1).size - len(trailer.encode())
+    seen = hashlib.sha256()
+    for start in range(0, size, ranges.WINDOW):
+        piece = memoryview(bytearray(min(ranges.WINDOW, size - start)))
+        try:
+            for part in store.fill(layout.METADATA, start, [piece]):
+                seen.update(part)
+        except EOFError:
+            break
+    if seen.hexdigest() != manifest.metadata_sha256:
+        raise CheckpointCorrupted(layout.METADATA, "does not have the sha256 that its manifest names")
 
 
 def _check_digests(store: Store, manifest: Manifest, on_progress: Progress | None) -> None:
@@ -113,6 +125,9 @@ def _check_stock(store: Store, manifest: Manifest, on_progress: Progress | None)
             found = "is missing" if file.size < 0 else f"has {file.size} bytes, not the {end} that .metadata names"
             bad.append(CheckpointCorrupted(file.path, found, names.get(file.path, [])))
             continue
+        if sum(length for _, length, _ in items) > file.size:
+            bad.append(CheckpointCorrupted(file.path, "its entries share bytes", names.get(file.path, [])))
+            continue
         for offset, length, name in sorted(items):
             good, detail = _zip_state(_item(store, file.path, offset, length))
             right += good
@@ -124,29 +139,22 @@ def _check_stock(store: Store, manifest: Manifest, on_progress: Progress | None)
     return BY_ZIP if right else BY_SIZE
 
 
-def _item(store: Store, path: str, offset: int, length: int) -> bytes:
+def _item(store: Store, path: str, offset: int, length: int) -> memoryview:
     target = np.empty(length, dtype=np.uint8)
     reads = list(ranges.cut(path, offset, offset + length, target))
     Fetcher(store, threads=store.readers).run(ranges.requests(reads, block=0, sizes={}), lambda _: None)
-    return target.tobytes()
+    return target.data
 
 
-def _zip_state(data: bytes) -> tuple[int, str]:
+def _zip_state(data: memoryview) -> tuple[int, str]:
     """Return how many members have a right CRC-32, and what is wrong with the item, if anything."""
-    right = 0
-    wrong = ""
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            for member in archive.infolist():
-                try:
-                    archive.read(member)
-                    # The CRC of nothing is 0, switched on or off.
-                    right += member.file_size > 0
-                except zipfile.BadZipFile:
-                    wrong = "has a wrong or no CRC-32"
-    except Exception as error:  # noqa: BLE001 - zipfile raises whatever it trips over in a damaged directory
-        return 0, f"is no archive: {type(error).__name__}: {error}"
-    return right, wrong
+        found = container.members(data)
+    except ValueError as error:
+        return 0, f"is no archive: {error}"
+    # The CRC of nothing is 0, switched on or off.
+    right = [member for member in found if zlib.crc32(member.data) == member.crc]
+    return sum(len(member.data) > 0 for member in right), "" if len(right) == len(found) else "has a wrong or no CRC-32"
 
 
 def _raise(bad: list[CheckpointCorrupted]) -> None:

@@ -22,10 +22,10 @@ from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from dcp_worker.contract import CheckpointInfo, Origin
-from dcp_worker.engine import commit, devices, digest, failpoints, layout, payload, pending, record
+from dcp_worker.engine import commit, devices, digest, failpoints, layout, payload, pending, record, snapshot
 from dcp_worker.engine import metadata as dcp_metadata
 from dcp_worker.engine import replaced as grace
-from dcp_worker.engine.errors import CheckpointCorrupted, InvalidOption, translate
+from dcp_worker.engine.errors import CheckpointCorrupted, CheckpointNotFound, InvalidOption, translate
 from dcp_worker.engine.manifest import Manifest
 from dcp_worker.engine.meter import Meter, Progress
 from dcp_worker.engine.store import MEMORY_LIMIT, PART_SIZE, Buffer, Store, weaker
@@ -218,7 +218,7 @@ class CheckpointWriter(StorageWriter):
             torch_version=torch.__version__,
             created_time=datetime.now(UTC).replace(microsecond=0),
             conflict_guard=self._guard,
-            metadata_sha256=dcp_metadata.Parts(pickled, None).sha256,
+            metadata_sha256=dcp_metadata.digest_of(pickled),
             block_size=digest.BLOCK,
             files=tuple(file for file, _ in files.values()),
             tensors=record.tensors(metadata, places, {path: number for number, path in enumerate(files)}),
@@ -362,9 +362,11 @@ class CheckpointWriter(StorageWriter):
     def _stock_files(self) -> list[str]:
         """Return the data files of a stock checkpoint that is about to be replaced."""
         try:
-            parts = dcp_metadata.take_apart(self.store.read(layout.METADATA).data)
-            return [] if parts.trailer else record.stock_files(dcp_metadata.load(parts.pickled))
-        except (FileNotFoundError, CheckpointCorrupted):
+            found = commit.committed(self.store)
+            if found is None or found.trailer:
+                return []
+            return record.stock_files(snapshot.read(self.store).manifest(self.store.url))
+        except (CheckpointNotFound, CheckpointCorrupted, FileNotFoundError):
             return []
 
 

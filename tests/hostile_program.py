@@ -1,0 +1,119 @@
+"""Opens crafted checkpoints, each operation in a process of its own, and prints how it ended and what it took.
+
+    python hostile_program.py FOLDER <operations.json    one JSON object a line
+
+The operations of each checkpoint in FOLDER stand in the JSON, by its name.
+"""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+
+import stock_dcp as dcp
+from dcp_worker import engine
+
+_DEADLINE = 60
+
+
+def state() -> dict[str, Any]:
+    return {"w": torch.zeros(4, 3), "o": {"a": [0, 0]}}
+
+
+def load(url: str) -> None:
+    engine.load(state(), url)
+
+
+def load_by_stock_planner(url: str) -> None:
+    engine.load(state(), url, planner=DefaultLoadPlanner())
+
+
+def dcp_load(url: str) -> None:
+    dcp.load(state(), storage_reader=engine.CheckpointReader(url), no_dist=True)
+
+
+def save(url: str) -> None:
+    copy = f"{url}-replaced"
+    subprocess.run(["cp", "-a", "--sparse=always", url, copy], check=True)
+    try:
+        engine.save(state(), copy, overwrite=True)
+        engine.verify(copy)
+    finally:
+        shutil.rmtree(copy)
+
+
+OPERATIONS: dict[str, Callable[[str], object]] = {
+    "load": load,
+    "stock planner": load_by_stock_planner,
+    "dcp.load": dcp_load,
+    "inspect": engine.inspect,
+    "verify": engine.verify,
+    "save": save,
+}
+
+
+def _outcome(operate: Callable[[str], object], url: str) -> list[str]:
+    try:
+        operate(url)
+    except BaseException as error:
+        inner = getattr(error, "failures", None)
+        if isinstance(inner, dict) and inner:
+            error = next(iter(inner.values()))[0]
+        return [type(error).__name__, str(error)]
+    return ["ok", ""]
+
+
+def _peak() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) << 10
+
+
+def _run(operate: Callable[[str], object], url: str) -> dict[str, Any]:
+    """Carry one operation out in a child; it can't take the machine down with it."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # what it took until now does not count
+            before = _peak()
+            virtual = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (virtual + (4 << 30),) * 2)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            outcome = _outcome(operate, url)
+            used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+            took = _peak() - before  # what is read elsewhere has a limit of its own
+            seconds = sum(one.ru_utime + one.ru_stime for one in used)
+            os.write(write, json.dumps({"outcome": outcome, "bytes": took, "seconds": seconds}).encode())
+        except BaseException:
+            traceback.print_exc()
+        os._exit(0)
+    os.close(write)
+    deadline = time.monotonic() + _DEADLINE
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > deadline:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+            return {"outcome": ["hangs", ""], "bytes": 0, "seconds": _DEADLINE}
+        time.sleep(0.005)
+    with os.fdopen(read) as pipe:
+        said = pipe.read()
+    return json.loads(said) if said else {"outcome": [f"died of {ended[1]}", ""], "bytes": 0, "seconds": 0.0}
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    for folder, names in json.load(sys.stdin).items():
+        for name in names:
+            found = _run(OPERATIONS[name], str(Path(sys.argv[1], folder)))
+            print(json.dumps({"case": folder, "operation": name, **found}), flush=True)

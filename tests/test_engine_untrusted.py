@@ -1,0 +1,454 @@
+"""Checkpoints that somebody crafted: each ends as CheckpointCorrupted, soon, and in little memory.
+
+The table is made once, and opened in one program that forks for each case and operation (`hostile_program`).
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import pickle
+import struct
+import subprocess
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice, product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
+from torch.distributed.checkpoint.planner import WriteItem
+
+import stock_dcp as dcp
+from dcp_worker import engine
+from dcp_worker.engine import layout
+
+pytestmark = pytest.mark.adversary
+MEBI = 1 << 20
+MOST_BYTES = 256 * MEBI
+MOST_SECONDS = 5
+STATE = {"w": torch.arange(12.0).view(4, 3), "o": {"a": [1, 2]}}
+READS = ("load", "inspect", "verify")
+LOADS = ("load",)
+PLANNERS = ("load", "stock planner", "dcp.load")
+Make = Callable[[Path], object]
+
+
+# Crafted pickles
+
+
+def _nested(times: int) -> bytes:
+    return b")" + b"\x85" * times
+
+
+def _colliding(count: int) -> Iterator[bytes]:
+    """Give tuples whose hashes are all the same: -1 and -2 have one."""
+    ints = (b"J\xff\xff\xff\xff", b"J\xfe\xff\xff\xff")
+    for values in islice(product(ints, repeat=17), count):
+        yield b"(" + b"".join(values) + b"t"
+
+
+PICKLES = {
+    "E-S1 long_binput": b"\x80\x02Nr\x00\xe1\xf5\x05.",
+    "E-S1 long_binput, the last index": b"\x80\x02Nr\xff\xff\xff\xff.",
+    "put as text": b"Np2000000000\n.",
+    "memoize, over and over": b"\x80\x04N" + b"\x94" * (8 * MEBI) + b".",
+    "E-S1 a key of nested tuples": b"\x80\x02}" + _nested(2_000_000) + b"Ns.",
+    "nested tuples": b"\x80\x02" + _nested(2_000_000) + b".",
+    "nested lists": b"\x80\x02" + b"]" * 1_000_000 + b"a" * 999_999 + b".",
+    "nested dicts": b"\x80\x02" + b"}N" * 1_000_000 + b"N" + b"s" * 1_000_000 + b".",
+    "a member of nested frozensets": b"\x80\x04\x8f(" + b"(" * 500_000 + b"\x91" * 500_000 + b"\x90.",
+    "a key whose hash doubles": b"\x80\x02})" + b"2\x86" * 64 + b"Ns.",
+    "a key whose hash doubles, by the memo": b"\x80\x04})\x94" + b"h\x00h\x00\x86q\x00" * 64 + b"Ns.",
+    "text of 2^62": b"\x80\x04\x8d" + struct.pack("<Q", 1 << 62) + b"a.",
+    "bytes of 2^40": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"a.",
+    "a bytearray of 2^40": b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b"a.",
+    "a bytearray of 2^33": b"\x80\x05\x96" + struct.pack("<Q", 1 << 33) + b"a.",
+    "text of 2^32": b"\x80\x02X\xff\xff\xff\xffa.",
+    "a number of 2^31 bytes": b"\x80\x02\x8b\xff\xff\xff\x7fa.",
+    "a frame of 2^40": b"\x80\x04\x95" + struct.pack("<Q", 1 << 40) + b"N.",
+    "a number of a million digits": b"\x80\x02I" + b"9" * 1_000_000 + b"\n.",
+    "a number of a million bytes": b"\x80\x02\x8b" + struct.pack("<i", MEBI) + b"\x7f" * MEBI + b".",
+    "keys that collide": b"\x80\x02}(" + b"N".join(_colliding(40_000)) + b"Nu.",
+    "members that collide": b"\x80\x04\x8f(" + b"".join(_colliding(40_000)) + b"\x90.",
+    "lists, over and over": b"\x80\x02(" + b"]" * (4 * MEBI) + b"l.",
+    "E-S1 os.system": b"cos\nsystem\n(X\x04\x00\x00\x00truetR.",
+    "eval": b"cbuiltins\neval\n(X\x01\x00\x00\x001tR.",
+    "a class of torch that runs": b"ctorch\nload\n(X\x01\x00\x00\x001tR.",
+    "an extension": b"\x80\x02\x82\x01.",
+    "nothing": b".",
+    "cut off": b"\x80\x04\x95.",
+    "something else": pickle.dumps({"a": 1}),
+}
+
+
+# Crafted checkpoints
+
+
+def ours(folder: Path) -> None:
+    engine.save(STATE, folder)
+
+
+def stock(folder: Path) -> None:
+    dcp.save(STATE, checkpoint_id=folder, no_dist=True)
+
+
+def of_pickle(pickled: bytes) -> Make:
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        (folder / ".metadata").write_bytes(pickled)
+
+    return make
+
+
+def of_metadata(edit: Callable[[Metadata], object]) -> Make:
+    """Make a stock checkpoint, then change what its `.metadata` says."""
+
+    def make(folder: Path) -> None:
+        stock(folder)
+        metadata: Metadata = pickle.loads((folder / ".metadata").read_bytes())
+        edit(metadata)
+        (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+
+    return make
+
+
+def place(name: str = "w", **changes: Any) -> Callable[[Metadata], None]:
+    def edit(metadata: Metadata) -> None:
+        for index, info in metadata.storage_data.items():
+            if index.fqn.startswith(name):
+                metadata.storage_data[index] = dataclasses.replace(info, **changes)
+
+    return edit
+
+
+def chunk(**changes: Any) -> Callable[[Metadata], None]:
+    def edit(metadata: Metadata) -> None:
+        found: Any = metadata.state_dict_metadata["w"]
+        found.chunks[0] = dataclasses.replace(found.chunks[0], **changes)
+
+    return edit
+
+
+def of_manifest(edit: Callable[[dict[str, Any]], object]) -> Make:
+    """Make one of our own, then change its manifest, and all that says that it was not changed."""
+
+    def make(folder: Path) -> None:
+        ours(folder)
+        (path,) = folder.glob("data-*/manifest.json")
+        document = json.loads(path.read_text())
+        edited = edit(document)
+        reseal(folder, edited if isinstance(edited, bytes) else json.dumps(document).encode())
+
+    return make
+
+
+def reseal(folder: Path, manifest: bytes) -> None:
+    (path,) = folder.glob("data-*/manifest.json")
+    path.write_bytes(manifest)
+    metadata = (folder / ".metadata").read_bytes()
+    trailer, length = layout.parse_trailer(metadata)
+    assert trailer
+    again = dataclasses.replace(trailer, sha256=hashlib.sha256(manifest).hexdigest())
+    (folder / ".metadata").write_bytes(metadata[:-length] + again.encode())
+
+
+def put(*path: str | int, to: Any) -> Callable[[dict[str, Any]], None]:
+    def edit(document: Any) -> None:
+        for key in path[:-1]:
+            document = document[key]
+        document[path[-1]] = to
+
+    return edit
+
+
+class _Crafts(dcp.DefaultSavePlanner):
+    """Saves other bytes in place of an object's."""
+
+    def __init__(self, crafted: bytes) -> None:
+        super().__init__()
+        self.crafted = crafted
+
+    def transform_object(self, write_item: WriteItem, object: Any) -> Any:  # noqa: A002
+        return io.BytesIO(self.crafted)
+
+
+def of_object(crafted: Callable[[], bytes]) -> Make:
+    """Make one of our own whose object is something else; every digest is right."""
+    return lambda folder: engine.save(STATE, folder, planner=_Crafts(crafted()))
+
+
+def of_stock_item(crafted: Callable[[], bytes], name: str = "w") -> Make:
+    """Make a stock checkpoint, one entry of which lies in a file of its own, which is something else."""
+
+    def make(folder: Path) -> None:
+        stock(folder)
+        written = (folder / "__9_0.distcp").write_bytes(crafted())
+        metadata: Metadata = pickle.loads((folder / ".metadata").read_bytes())
+        place(name, relative_path="__9_0.distcp", offset=0, length=written)(metadata)
+        (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+
+    return make
+
+
+def packed(pickled: bytes, *more: tuple[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+    """Return what torch.save would write, of a crafted pickle."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", method, compresslevel=1) as archive:
+        for name, data in (("data.pkl", pickled), ("byteorder", b"little"), ("version", b"3\n"), *more):
+            archive.writestr(f"archive/{name}", data)
+    return made.getvalue()
+
+
+def zeros(count: int, size: int, *more: tuple[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+    """Return a container with a tensor of zeros, and `size` bytes for its values."""
+    made = io.BytesIO()
+    torch.save(torch.zeros(count), made)
+    with zipfile.ZipFile(made) as archive:
+        pickled = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+    return packed(pickled, ("data/0", bytes(size)), *more, method=method)
+
+
+def lying(data: bytes) -> bytes:
+    """Return a container with a second, zip64 directory's end that names other bytes."""
+    end = data.rindex(b"PK\x05\x06")
+    count, size, start = struct.unpack_from("<H2I", data, end + 10)
+    wide = struct.pack("<4sQ2H2I4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, size, start + 1)
+    return data[:end] + wide + struct.pack("<4sIQI", b"PK\x06\x07", 0, end, 1) + data[end:]
+
+
+def twice(data: bytes) -> bytes:
+    """Return a container that lists its members again and again: they stand for more bytes than there are."""
+    end = data.rindex(b"PK\x05\x06")
+    count, size, start = struct.unpack_from("<H2I", data, end + 10)
+    directory = data[start : start + size] * 50
+    return (
+        data[:start]
+        + directory
+        + struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, count * 50, count * 50, size * 50, start, 0)
+    )
+
+
+def legacy(value: object) -> bytes:
+    made = io.BytesIO()
+    torch.save(value, made, _use_new_zipfile_serialization=False)
+    return made.getvalue()
+
+
+def sparse(name: str, size: int, end: bytes, make: Make) -> Make:
+    def made(folder: Path) -> None:
+        make(folder)
+        (path,) = folder.glob(name)
+        with path.open("r+b") as file:
+            file.truncate(size)
+            file.seek(size - len(end))
+            file.write(end)
+
+    return made
+
+
+def sidecar(change: Callable[[bytes], bytes]) -> Make:
+    def make(folder: Path) -> None:
+        ours(folder)
+        (path,) = folder.glob("data-*/blocks.crc32c")
+        path.write_bytes(change(path.read_bytes()))
+
+    return make
+
+
+def of_large_manifest(folder: Path) -> None:
+    """Make a manifest and a sidecar that declare a file of 64 TiB alike."""
+    size = 1 << 46
+    of_manifest(put("files", 0, "size", to=size))(folder)
+    (path,) = folder.glob("data-*/blocks.crc32c")
+    with path.open("r+b") as file:
+        file.truncate(size // layout.BLOCK * 4)
+
+
+FILE, ENTRY = ("files", 0), ("tensors", "w")
+ELSEWHERE = f"data-{'0' * 32}/__0_0.distcp"
+PATHS = {
+    "E-S2 absolute": "/etc/passwd",
+    "E-S2 above": "../other/__0_0.distcp",
+    "empty": "",
+    "a dot": ".",
+    "two dots": "..",
+    "a dot inside": "./__0_0.distcp",
+    "nothing inside": "a//b",
+    "NUL": "__0\0_0.distcp",
+    "a backslash": "..\\other",
+    "another save's": ELSEWHERE,
+    ".metadata itself": ".metadata",
+}
+BOMBS = {
+    "E-S1 an index": b"\x80\x02]q\x00r\x00\xe1\xf5\x05.",
+    "a key of nested tuples": b"\x80\x02}q\x00" + _nested(1_000_000) + b"Ns.",
+    "a key whose hash doubles": b"\x80\x02}q\x00)" + b"q\x01h\x01h\x01\x86" * 64 + b"Ns.",
+    "keys that collide": b"\x80\x02}q\x00(" + b"N".join(_colliding(40_000)) + b"Nu.",
+    "a bytearray of 8 GiB": b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\x00\x00\x00\x00\x02\x85R.",
+    "a codec that takes the square": (
+        b"\x80\x02c_codecs\nencode\nX"
+        + struct.pack("<I", 6 * MEBI)
+        + "".join(map(chr, range(0x800, 0x800 + 0x2000))).encode() * 256
+        + b"X\x08\x00\x00\x00punycode\x86R."
+    ),
+}
+
+CASES: dict[str, tuple[Make, tuple[str, ...]]] = {
+    **{f"metadata, {name}": (of_pickle(pickled), READS) for name, pickled in PICKLES.items()},
+    "metadata, 8 GiB of nothing": (sparse(".metadata", 8 << 30, b".", stock), READS),
+    "metadata, a path of a terabyte": (
+        of_metadata(lambda found: found.planner_data.update(w=("a" * MEBI,) * MEBI)),
+        READS,
+    ),
+    **{f"stock, path: {name}": (of_metadata(place(relative_path=path)), READS) for name, path in PATHS.items()},
+    "E-S3 stock, a length of 2^46": (of_metadata(place(length=1 << 46)), (*LOADS, "verify")),
+    "stock, an object's length of 2^46": (of_metadata(place("o", length=1 << 46)), (*LOADS, "verify")),
+    "stock, a length of 2^80": (of_metadata(place(length=1 << 80)), READS),
+    "stock, a negative length": (of_metadata(place(length=-1)), LOADS),
+    "stock, a negative offset": (of_metadata(place(offset=-1)), LOADS),
+    "stock, an offset that is text": (of_metadata(place(offset="0")), READS),
+    "stock, an offset that is true": (of_metadata(place(offset=True)), READS),
+    "stock, entries share bytes": (of_metadata(place("", offset=0)), LOADS),
+    "stock, a chunk outside": (of_metadata(chunk(sizes=torch.Size([5, 3]))), LOADS),
+    "stock, a chunk too small": (of_metadata(chunk(sizes=torch.Size([2, 3]))), LOADS),
+    "stock, a chunk of 2^62": (of_metadata(chunk(sizes=torch.Size([1 << 62, 3]))), LOADS),
+    "stock, a place of nothing": (
+        of_metadata(lambda found: found.storage_data.update({MetadataIndex("x"): _StorageInfo("__0_0.distcp", 0, 1)})),
+        READS,
+    ),
+    "stock, nothing has a place": (of_metadata(lambda found: found.storage_data.clear()), LOADS),
+    **{f"manifest, path: {name}": (of_manifest(put(*FILE, "path", to=path)), READS) for name, path in PATHS.items()},
+    "E-S3 manifest, a size of 2^46": (of_manifest(put(*FILE, "size", to=1 << 46)), (*LOADS, "verify")),
+    "manifest, a size of 2^46 and a sidecar to it": (of_large_manifest, (*LOADS, "verify")),
+    "manifest, a size of 2^80": (of_manifest(put(*FILE, "size", to=1 << 80)), READS),
+    "manifest, a negative size": (of_manifest(put(*FILE, "size", to=-1)), READS),
+    "manifest, a size that is no integer": (of_manifest(put(*FILE, "size", to=1e9)), READS),
+    "manifest, a size that is infinite": (of_manifest(lambda _: b'{"format":1e999,"saveId":1e999}'), READS),
+    "manifest, blocks with a gap": (of_manifest(put(*FILE, "firstBlock", to=1)), READS),
+    "manifest, blocks before the first": (of_manifest(put(*FILE, "firstBlock", to=-1)), READS),
+    "E-Minor manifest, other blocks": (of_manifest(put("blockSize", to=32768)), READS),
+    "manifest, a file twice": (of_manifest(lambda found: found["files"].append(found["files"][0])), READS),
+    "manifest, another save": (of_manifest(put("saveId", to="0" * 32)), READS),
+    "manifest, no save": (of_manifest(put("saveId", to="")), READS),
+    "manifest, a dtype that is none": (of_manifest(put(*ENTRY, "dtype", to="os")), LOADS),
+    "manifest, a dtype that is a path": (of_manifest(put(*ENTRY, "dtype", to="../x")), READS),
+    "manifest, a dtype that is a function": (of_manifest(put(*ENTRY, "dtype", to="load")), LOADS),
+    "manifest, 2^63 elements": (of_manifest(put(*ENTRY, "shape", to=[1 << 63, 1])), READS),
+    "manifest, 2^62 by 2^62 elements": (of_manifest(put(*ENTRY, "shape", to=[1 << 62, 1 << 62])), READS),
+    "manifest, a thousand dimensions": (of_manifest(put(*ENTRY, "shape", to=[1] * 1000)), READS),
+    "manifest, a shape that is text": (of_manifest(put(*ENTRY, "shape", to="12")), READS),
+    "manifest, chunks that are a negative number": (of_manifest(put(*ENTRY, "chunks", to=-1)), READS),
+    "manifest, chunks that are text": (of_manifest(put(*ENTRY, "chunks", to="x")), READS),
+    "manifest, a chunk that is none": (of_manifest(put(*ENTRY, "chunks", to=[[[0, 0]]])), LOADS),
+    "manifest, a chunk of text": (of_manifest(put(*ENTRY, "chunks", 0, 3, to="0")), READS),
+    "manifest, a chunk outside its tensor": (of_manifest(put(*ENTRY, "chunks", 0, 1, to=[5, 3])), LOADS),
+    "manifest, a chunk outside its file": (of_manifest(put(*ENTRY, "chunks", 0, 4, to=1 << 40)), LOADS),
+    "manifest, a chunk of no file": (of_manifest(put(*ENTRY, "chunks", 0, 2, to=7)), LOADS),
+    "manifest, a chunk of the last file but one": (of_manifest(put(*ENTRY, "chunks", 0, 2, to=-1)), LOADS),
+    "manifest, values behind their chunk": (of_manifest(put(*ENTRY, "chunks", 0, 5, to=1 << 20)), LOADS),
+    "manifest, a negative offset": (of_manifest(put(*ENTRY, "chunks", 0, 3, to=-5)), LOADS),
+    "manifest, chunks share bytes": (
+        of_manifest(
+            lambda found: put("tensors", "o.a", "chunks", 0, 3, to=found["tensors"]["w"]["chunks"][0][3])(found)
+        ),
+        LOADS,
+    ),
+    "manifest, part of a tensor": (of_manifest(put(*ENTRY, "chunks", 0, 1, to=[2, 3])), LOADS),
+    "manifest, nested": (of_manifest(lambda _: b"[" * 1_000_000), READS),
+    "manifest, nested whole": (of_manifest(lambda _: b"[" * 1_000_000 + b"]" * 1_000_000), READS),
+    "manifest, a chunk nested": (
+        of_manifest(lambda found: json.dumps(found).replace("[[[", "[" * 100_000, 1).encode()),
+        READS,
+    ),
+    "manifest, a number of a million digits": (
+        of_manifest(lambda found: json.dumps(found).replace('"step": null', '"step": ' + "9" * 1_000_000).encode()),
+        READS,
+    ),
+    "manifest, lists over and over": (
+        of_manifest(lambda found: json.dumps(found).replace('"step": null', f'"step": [{"[]," * MEBI}0]').encode()),
+        READS,
+    ),
+    "manifest, no text": (of_manifest(lambda _: b"\xff\xfe\x00"), READS),
+    "manifest, nothing": (of_manifest(lambda _: b""), READS),
+    "manifest, 8 GiB of nothing": (sparse("data-*/manifest.json", 8 << 30, b"}", ours), READS),
+    "sidecar, cut": (sidecar(lambda data: data[:-1]), (*LOADS, "verify")),
+    "sidecar, longer": (sidecar(lambda data: data + b"\0"), (*LOADS, "verify")),
+    "sidecar, empty": (sidecar(lambda _: b""), (*LOADS, "verify")),
+    "sidecar, other digests": (sidecar(lambda data: data[::-1]), (*LOADS, "verify")),
+    "sidecar, 8 GiB": (sparse("data-*/blocks.crc32c", 8 << 30, b"", ours), (*LOADS, "verify")),
+    **{f"object, {name}": (of_object(partial(packed, pickled)), PLANNERS) for name, pickled in BOMBS.items()},
+    **{
+        f"stock object, {name}": (of_stock_item(partial(packed, pickled), "o"), PLANNERS)
+        for name, pickled in BOMBS.items()
+    },
+    **{f"stock tensor, {name}": (of_stock_item(partial(packed, pickled)), LOADS) for name, pickled in BOMBS.items()},
+    "object, no container": (of_object(lambda: b"\x80\x02N."), LOADS),
+    "object, empty": (of_object(bytes), LOADS),
+    "object, of before there were containers": (of_object(partial(legacy, [1, 2])), LOADS),
+    "object, deflated": (of_object(partial(zeros, 1, 300 * MEBI, method=zipfile.ZIP_DEFLATED)), LOADS),
+    "E-S3 stock tensor, deflated": (
+        of_stock_item(partial(zeros, 12, 300 * MEBI, method=zipfile.ZIP_DEFLATED)),
+        (*LOADS, "verify"),
+    ),
+    "stock tensor, of another shape": (of_stock_item(partial(zeros, 5, 20)), LOADS),
+    "stock tensor, a directory that lies": (of_stock_item(lambda: lying(zeros(12, 48))), (*LOADS, "verify")),
+    "stock tensor, members listed again": (of_stock_item(lambda: twice(zeros(12, 48))), (*LOADS, "verify")),
+    "stock tensor, two members of one name": (
+        of_stock_item(lambda: zeros(12, 48, ("DATA.PKL", b"\x80\x02N."))),
+        (*LOADS, "verify"),
+    ),
+}
+"""What is made, and which operations refuse it; a save that replaces it goes well."""
+REFUSED_BY_STOCK = "global metadata read failed: "
+"""How DCP hands on what a reader says of a checkpoint; it keeps the text, not the class."""
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict[str, Any]]:
+    """How every operation ended on every case."""
+    root = tmp_path_factory.mktemp("crafted")
+    names = {f"{number:03}": name for number, name in enumerate(CASES)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number, name in names.items():
+            CASES[name][0](root / number)
+    operations = {number: _operations(name) for number, name in names.items()}
+    program = Path(__file__).with_name("hostile_program.py")
+    done = subprocess.run(
+        [sys.executable, str(program), str(root)],
+        input=json.dumps(operations),
+        capture_output=True,
+        text=True,
+        timeout=1500,
+        check=False,
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lines) == sum(map(len, operations.values())), done.stderr
+    return {(names[line["case"]], line["operation"]): line for line in lines}
+
+
+def _operations(case: str) -> list[str]:
+    """Return what is tried: a save that replaces a checkpoint looks at no more of it than its metadata."""
+    return [*CASES[case][1], *(["save"] if case.startswith(("metadata", "manifest, 8", "manifest, nested")) else [])]
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("case", CASES)
+def test_a_crafted_checkpoint_is_refused_soon_and_in_little_memory(
+    case: str, ended: dict[tuple[str, str], dict[str, Any]]
+) -> None:
+    wrong = []
+    for operation in _operations(case):
+        found = ended[case, operation]
+        kind, message = found["outcome"]
+        good = kind == ("ok" if operation == "save" else "CheckpointCorrupted") or REFUSED_BY_STOCK in message
+        if not good or found["bytes"] > MOST_BYTES or found["seconds"] > MOST_SECONDS:
+            wrong.append(f"{operation}: {kind}: {message[:300]} ({found['bytes'] >> 20} MiB, {found['seconds']:.1f} s)")
+    assert not wrong, "\n".join(wrong)

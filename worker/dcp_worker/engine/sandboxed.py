@@ -1,0 +1,342 @@
+"""Reads pickles that anybody may have written, in a process of its own that may use little memory and time.
+
+A program, not a module: `sandbox` starts it. It imports nothing but the standard library. A pickle names only what
+stands here, nothing of which runs anything or is anything; what it does to this process ends with this process.
+
+    python -I -S sandboxed.py metadata BYTES SECONDS <.metadata    prints a manifest as JSON
+    python -I -S sandboxed.py objects BYTES SECONDS <framed        prints one '+' for each pickle that does no harm
+
+An exit status of 3 means that the last line printed says what is wrong.
+"""
+
+# ruff: noqa: ANN401 - of what a pickle holds nothing is known
+
+import _codecs
+import gc
+import io
+import json
+import os
+import pickle
+import re
+import resource
+import struct
+import sys
+from collections import Counter, OrderedDict, deque
+from collections.abc import Mapping
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, BinaryIO, NoReturn
+
+REFUSED = 3
+"""The exit status with which a pickle is refused."""
+_MOST_DIMENSIONS = 64
+
+_METADATA = {
+    f"torch.distributed.{package}"
+    for package in (
+        "checkpoint.metadata",
+        "checkpoint.filesystem",
+        "_shard.checkpoint.metadata",
+        "_shard.checkpoint.filesystem",
+        "_shard.sharded_tensor.metadata",
+    )
+}
+"""Where torch, from 1.13 to now, defines the classes of `.metadata`; the properties were those of sharded tensors."""
+
+
+class Refused(Exception):
+    """The pickle holds what a stock writer does not write."""
+
+
+class _Record:
+    """Stands for an object of which some attributes are wanted, however it was pickled."""
+
+    names: tuple[str, ...] = ()
+
+    def __init__(self, *values: Any) -> None:
+        self.__dict__.update(zip(self.names, values, strict=False))
+
+
+class _Metadata(_Record):
+    names = ("state_dict_metadata", "planner_data", "storage_data", "storage_meta", "version")
+    state_dict_metadata: Any
+
+
+class _Index(_Record):
+    names = ("fqn", "offset", "index")
+    fqn: Any
+    offset: Any = None
+
+    def __hash__(self) -> int:
+        return hash((self.fqn, self.offset))
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is _Index and (self.fqn, self.offset) == (other.fqn, other.offset)
+
+
+class _Tensor(_Record):
+    names = ("properties", "size", "chunks")
+    properties: Any
+    size: Any
+    chunks: Any
+
+
+class _Bytes(_Record):
+    pass
+
+
+class _Chunk(_Record):
+    names = ("offsets", "sizes")
+
+
+class _Place(_Record):
+    names = ("relative_path", "offset", "length", "transform_descriptors")
+
+
+class _Properties(_Record):
+    names = ("dtype",)
+
+    def __setstate__(self, state: Any) -> None:
+        self.dtype = state["dtype"] if type(state) is dict else state[0]
+
+
+class _Dtype(str):
+    __slots__ = ()
+
+
+class _Size(tuple[int, ...]):
+    __slots__ = ()
+
+
+def _ignored(*_: object) -> None:
+    """Stand for whatever makes a value that nobody looks at: a layout, a memory format, a path of where it was."""
+
+
+_STANDS_FOR: dict[str, Any] = {
+    "Metadata": _Metadata,
+    "MetadataIndex": _Index,
+    "TensorStorageMetadata": _Tensor,
+    "BytesStorageMetadata": _Bytes,
+    "ChunkStorageMetadata": _Chunk,
+    "StorageMeta": _Record,
+    "TensorProperties": _Properties,
+    "_StorageInfo": _Place,
+    "_MEM_FORMAT_ENCODING": _ignored,
+    "MEM_FORMAT_ENCODING": _ignored,
+}
+_OTHERS: dict[tuple[str, str], Any] = {
+    ("torch", "Size"): _Size,
+    ("torch.serialization", "_get_layout"): _ignored,
+    ("builtins", "getattr"): _ignored,
+    ("collections", "OrderedDict"): OrderedDict,
+    **{
+        (module, name): _ignored
+        for module in ("pathlib", "pathlib._local")
+        for name in ("PosixPath", "PurePosixPath", "Path", "PurePath", "WindowsPath", "PureWindowsPath")
+    },
+}
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if module in _METADATA and name in _STANDS_FOR:
+            return _STANDS_FOR[name]
+        if (module, name) in _OTHERS:
+            return _OTHERS[module, name]
+        if module == "torch" and re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            return _Dtype(name)
+        raise Refused(f"it names {module}.{name}, which is not on the allow-list")
+
+
+def manifest(pickled: bytes) -> str:
+    """Return what a stock checkpoint's `.metadata` says as the JSON of a manifest."""
+    found = _MetadataUnpickler(io.BytesIO(pickled)).load()
+    if type(found) is not _Metadata:
+        raise Refused(f"it holds a {type(found).__name__.lstrip('_')}, not DCP's Metadata")
+    paths = _mapping(getattr(found, "planner_data", None) or {})
+    numbers: dict[str, int] = {}
+    texts = _Texts()
+    entries: dict[str, _Entry] = {}
+    for name, stored in _mapping(found.state_dict_metadata).items():
+        if type(name) is not str:
+            raise Refused("it has a name that is no text")
+        if type(stored) is _Tensor:
+            sizes = {chunk.offsets: chunk.sizes for chunk in stored.chunks}
+            entries[name] = _Entry(str(_typed(stored.properties.dtype, _Dtype)), texts[stored.size], sizes)
+        else:
+            _typed(stored, _Bytes)
+            entries[name] = _Entry(None, "[]", {(): ()})
+    for index, place in _mapping(getattr(found, "storage_data", None) or {}).items():
+        _typed(place, _Place)
+        entry = entries.get(_typed(index, _Index).fqn)
+        if entry is None:
+            raise Refused("it says where a name lies that it does not list")
+        if getattr(place, "transform_descriptors", None):
+            entry.transformed = True
+        offset = index.offset
+        if offset is None:
+            offset = next(iter(entry.sizes), ())
+        if offset not in entry.sizes:
+            raise Refused("it says where a part of a tensor lies that it does not list")
+        file = numbers.setdefault(_typed(place.relative_path, str), len(numbers))
+        entry.lines.append(
+            f"[{texts[offset]},{texts[entry.sizes[offset]]},{file},{_number(place.offset)},{_number(place.length)},null]"
+        )
+    return _document(entries, list(numbers), paths)
+
+
+class _Entry:
+    __slots__ = ("dtype", "lines", "shape", "sizes", "transformed")
+
+    def __init__(self, dtype: str | None, shape: str, sizes: dict[Any, Any]) -> None:
+        self.dtype = dtype
+        self.shape = shape
+        self.sizes = sizes
+        self.lines: list[str] = []
+        self.transformed = False
+
+
+class _Texts(dict[tuple[int, ...], str]):
+    """Offsets or sizes -> their JSON; they are few beside the chunks that have them."""
+
+    def __missing__(self, box: Any) -> str:
+        if not isinstance(box, tuple) or len(box) > _MOST_DIMENSIONS:
+            raise Refused("it has sizes that are none")
+        text = self[box] = f"[{','.join(str(_number(size)) for size in box)}]"
+        return text
+
+
+def _document(entries: Mapping[str, _Entry], files: list[str], paths: Mapping[str, Any]) -> str:
+    tensors = ",".join(
+        f'{json.dumps(name)}:{{"dtype":{json.dumps(entry.dtype)},"shape":{entry.shape},'
+        f'"chunks":[{",".join(entry.lines)}]{_path(name, paths)}{_transformed(entry)}}}'
+        for name, entry in entries.items()
+    )
+    listed = ",".join(f'{{"path":{json.dumps(path)},"size":-1,"crc32c":null,"firstBlock":0}}' for path in files)
+    return (
+        '{"format":1,"saveId":"","origin":null,"step":null,"worldSize":null,"torchVersion":"","createdTime":null,'
+        f'"conflictGuard":"","metadataSha256":"","blockSize":0,"files":[{listed}],"tensors":{{{tensors}}}}}'
+    )
+
+
+def _transformed(entry: _Entry) -> str:
+    return ',"transformed":true' if entry.transformed else ""
+
+
+def _path(name: str, paths: Mapping[str, Any]) -> str:
+    """Return where an entry stood in the nested state dict, if that is more than its name."""
+    path = paths.get(name)
+    if type(path) not in {tuple, list} or not path or not all(type(key) in {str, int} for key in path):
+        return ""
+    return f',"path":{json.dumps(list(path), separators=(",", ":"))}'
+
+
+def _mapping(value: Any) -> Mapping[Any, Any]:
+    if not isinstance(value, dict):
+        raise Refused("it has something else where names should be")
+    return value
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not -1 << 63 <= value < 1 << 63:
+        raise Refused("it has something else where a number of bytes or elements should be")
+    return value
+
+
+def _typed(value: Any, wanted: type) -> Any:
+    if type(value) is not wanted:
+        raise Refused(f"it has something else where a {wanted.__name__.lstrip('_')} should be")
+    return value
+
+
+class _Anything:
+    """Stands for an object of any class, which may be a key, a container, or called."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __call__(self, *_: object) -> "_Anything":
+        return _Anything()
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+    def __setitem__(self, key: object, value: object) -> None:
+        # What a mapping of the real class would do.
+        hash(key)
+
+    def append(self, value: object) -> None:
+        pass
+
+    def extend(self, values: object) -> None:
+        pass
+
+
+_REAL: dict[tuple[str, str], Any] = {
+    ("_codecs", "encode"): _codecs.encode,
+    ("collections", "Counter"): Counter,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "deque"): deque,
+    ("decimal", "Decimal"): Decimal,
+    ("fractions", "Fraction"): Fraction,
+    **{
+        (module, made.__name__): made
+        for module in ("builtins", "__builtin__")
+        for made in (bytearray, bytes, complex, frozenset, list, dict, range, set, slice, tuple)
+    },
+}
+"""What costs as much here as where it is wanted, and runs nothing."""
+
+
+class _ObjectUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        return _REAL.get((module, name), _Anything)
+
+    def persistent_load(self, pid: object) -> Any:
+        del pid
+        return _Anything()
+
+
+def objects(stream: BinaryIO) -> None:
+    """Read pickles, each with its length in front, and say of each that it is done."""
+    while head := stream.read(8):
+        (length,) = struct.unpack("<Q", head)
+        value = _ObjectUnpickler(io.BytesIO(stream.read(length)), encoding="latin1").load()
+        del value
+        sys.stdout.write("+")
+        sys.stdout.flush()
+
+
+def main(mode: str, size: int, seconds: int) -> None:
+    """Limit this process, then read."""
+    for kind, most in (
+        (resource.RLIMIT_AS, size),
+        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(kind)
+        resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    gc.disable()
+    try:
+        if mode == "metadata":
+            sys.stdout.write(manifest(sys.stdin.buffer.read()))
+        else:
+            objects(sys.stdin.buffer)
+    except MemoryError:
+        refuse("it takes far more memory than what it says is worth")
+    except Exception as error:  # noqa: BLE001 - whatever a pickle makes happen
+        refuse(str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}")
+    sys.stdout.flush()
+    # What is nested deeply need not be taken apart again.
+    os._exit(0)
+
+
+def refuse(why: str) -> NoReturn:
+    """Say why, and end at once."""
+    sys.stdout.flush()
+    os.write(1, f"\n{why[:500]}".encode("utf-8", "backslashreplace"))
+    os._exit(REFUSED)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
