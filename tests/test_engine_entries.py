@@ -1,6 +1,8 @@
 """The ways into the engine beside a plain call: inference mode, pickles, Ctrl-C, no group, plans that were kept."""
 
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ from torch.distributed.checkpoint.planner import SavePlanner
 
 from dcp_worker import engine
 from dcp_worker.engine import failpoints, writer
-from dcp_worker.engine.errors import InvalidOption
+from dcp_worker.engine.errors import EngineError, InvalidOption
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["B5 within", "B5 after"])
@@ -85,3 +87,51 @@ def test_plans_that_were_kept_of_ours_serve_stock(tmp_path: Path, first: str) ->
     found = {"w": torch.zeros(9)}
     engine.load(found, tmp_path / "stock")
     assert torch.equal(found["w"], state["w"])
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize("first", ["engine", "bare", "stock"])
+def test_a_writer_of_ours_serves_planners_that_keep_plans(tmp_path: Path, first: str) -> None:
+    """Each save goes into a folder of its own, whoever kept the plan."""
+
+    def saved(by: str, folder: Path, value: float) -> None:
+        state, planner = {"w": torch.full((9,), value)}, DefaultSavePlanner(enable_plan_caching=True)
+        if by == "engine":
+            engine.save(state, folder, planner=planner)
+        elif by == "bare":
+            dcp.save(state, storage_writer=engine.CheckpointWriter(folder), planner=planner, no_dist=True)
+        else:
+            dcp.save(state, checkpoint_id=folder, planner=planner, no_dist=True)
+
+    order = [first, "bare", "bare", "stock", "engine", "bare"]
+    for number, by in enumerate(order):
+        saved(by, tmp_path / str(number), float(number))
+    for number in range(len(order)):
+        found = {"w": torch.zeros(9)}
+        engine.load(found, tmp_path / str(number))
+        assert found["w"].eq(number).all()
+
+
+_FIRST_SAVE = """
+import sys, torch, torch.distributed.checkpoint
+from dcp_worker import engine
+engine.warm(sys.argv[1] if len(sys.argv) > 2 else None)
+before = set(sys.modules)
+state = {"w": torch.ones(3), "n": 1}
+engine.async_save(state, sys.argv[1]).wait()
+engine.load(state, sys.argv[1])
+print(sorted(name for name in sys.modules.keys() - before if name.startswith(("dcp_worker", "torch", "pydantic"))))
+"""
+
+
+@pytest.mark.parametrize("more", [[], ["with the URL"]])
+def test_after_warm_the_first_save_and_load_import_nothing(tmp_path: Path, more: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _FIRST_SAVE, str(tmp_path / "c"), *more], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_warm_says_at_once_that_a_store_can_not_be_used() -> None:
+    with pytest.raises(EngineError):
+        engine.warm("nosuch://bucket/run")

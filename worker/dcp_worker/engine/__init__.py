@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dcp_worker.engine.ending import finish_on_sigterm
     from dcp_worker.engine.look import find, inspect, preflight
     from dcp_worker.engine.reader import CheckpointReader
+    from dcp_worker.engine.start import warm
     from dcp_worker.engine.verification import verify
     from dcp_worker.engine.writer import CheckpointWriter
 
@@ -36,6 +37,7 @@ _HOMES = {
     "preflight": "look",
     "save": "api",
     "verify": "verification",
+    "warm": "start",
 }
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "preflight",
     "save",
     "verify",
+    "warm",
 ]
 
 

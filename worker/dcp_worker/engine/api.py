@@ -265,7 +265,7 @@ def _save(
         comparison.entries = refuse_unsavable(values)
         writer = opened()
         planner.set_up_planner(values, writer.storage_meta(), ranks.coordinates)
-        writer.set_up_storage_writer(ranks.coordinates)
+        writer.begin(coordinates=ranks.coordinates)
         # A rank that gave up waiting is one call ahead of those that come late.
         call = f"call {ranks.call}" if writer.step is None else f"step {writer.step}"
         plan = planner.create_local_plan()

@@ -333,7 +333,7 @@ class InvalidOption(EngineError):
     @classmethod
     def kept_plan(cls) -> Self:
         """Return the error for a planner that gives the plan of an earlier save to bare dcp.save."""
-        return cls("enable_plan_caching would write into the last save's folder; use engine.save, which takes it")
+        return cls("this planner keeps the plans of earlier saves, which tell no rank where to write; use engine.save")
 
     @classmethod
     def differs(cls, what: str, values: Sequence[object]) -> Self:

@@ -127,7 +127,15 @@ class CheckpointWriter(StorageWriter):
         if not kwargs.get("use_collectives", True):
             raise InvalidOption.without_collectives()
         pending.settle()
-        self._coordinates = is_coordinator
+        # With a plan that was kept a rank is told where to write by its last save, and by none of this one.
+        for kept in vars(SavePlanner):
+            if kept.startswith("_cached_"):
+                getattr(SavePlanner, kept).clear()
+        self.begin(coordinates=is_coordinator)
+
+    def begin(self, *, coordinates: bool) -> None:
+        """Take this rank's part where plans that were kept are told of each save; every rank calls it."""
+        self._coordinates = coordinates
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
         """On rank 0, begin to look at the store, which takes as long as the planning that goes on meanwhile."""
