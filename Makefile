@@ -8,7 +8,7 @@ export UV_PYTHON_DOWNLOADS ?= never
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pure test-matrix test-torch gpu-check gpu-packages check check-stacks format lock crd cluster cluster-down e2e bench bench-operator clean
+.PHONY: help demo test test-pure test-adversary test-matrix test-torch gpu-check gpu-packages check check-stacks format lock crd cluster cluster-down e2e bench bench-operator clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,6 +23,9 @@ test-pure: .venv/stamp ## The tables over pure functions: seconds, no torch
 	$(PYTEST) tests/test_spec.py tests/test_crd.py tests/test_conditions.py tests/test_observed.py tests/test_decide*.py \
 		tests/test_job.py tests/test_worker_pod.py tests/test_pod_rules.py tests/test_naming.py \
 		tests/test_contract.py tests/test_imports.py
+
+test-adversary: .venv/stamp ## What attackers try, as far as it needs no cluster; docs/threats.md names each
+	$(PYTEST) -m "adversary and not e2e"
 
 test-matrix: .venv/stamp ## Every strategy and world size against every other
 	$(PYTEST) -m matrix

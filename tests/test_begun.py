@@ -98,6 +98,7 @@ STRICTER = {
 }
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("stricter", STRICTER.values(), ids=STRICTER)
 def test_a_stricter_operator_carries_on_what_has_begun(
     stricter: Callable[[pytest.MonkeyPatch], Site], monkeypatch: pytest.MonkeyPatch
@@ -111,6 +112,7 @@ def test_a_stricter_operator_carries_on_what_has_begun(
     assert [each for each in api.writes() if each.startswith("DELETE")] == []
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("stricter", STRICTER.values(), ids=STRICTER)
 def test_a_stricter_operator_starts_its_next_attempt_as_well(
     stricter: Callable[[pytest.MonkeyPatch], Site], monkeypatch: pytest.MonkeyPatch
@@ -189,6 +191,7 @@ def test_an_invalid_new_run_ends_the_earlier_one() -> None:
     assert (phase(found), deleted(found), found.status["runId"]) == (("Failed", "InvalidSpec"), [1], "two")
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("changes", "narrow", "wide", "says"),
     [

@@ -76,6 +76,7 @@ def test_a_short_report_is_whole() -> None:
     assert Report.decode(report.encode()) == report.model_copy(update={"failed_rank_count": 1})
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("text", ["", "Killed", '{"node":1', '{"result":"Nonsense"}', "[]"])
 def test_a_torn_or_foreign_message_is_no_report(text: str) -> None:
     assert Report.decode(text) is None

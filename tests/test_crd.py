@@ -29,6 +29,7 @@ def nodes(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[st
         yield from nodes(schema["items"], f"{path}[]")
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("section", ["spec", "status"])
 def test_everything_is_structural_and_bounded(section: str) -> None:
     for path, node in nodes(SCHEMA["properties"][section], section):
@@ -111,6 +112,7 @@ def test_names() -> None:
     assert VERSION["subresources"] == {"status": {}}
 
 
+@pytest.mark.adversary
 def test_a_secret_among_the_options_is_not_in_the_schema() -> None:
     options = SPEC["properties"]["storage"]["properties"]["options"]
     assert "x-kubernetes-preserve-unknown-fields" not in options

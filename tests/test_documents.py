@@ -57,6 +57,7 @@ def test_other_kinds_are_left_out_with_a_note(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.adversary
 def test_a_secret_in_the_files_becomes_the_environment_of_its_checkpoint_alone(tmp_path: Path) -> None:
     key = base64.b64encode(b"from data").decode()
     secret = (

@@ -138,6 +138,7 @@ def test_what_is_built_is_read_back_as_the_attempt() -> None:
     assert (found.attempt, found.run_id, found.probe, found.nodes, len(found.pods)) == (2, "again", True, 1, 1)
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("text", ["$(HOME)", "$$", "a$b", "$(X)$(Y)"])
 def test_kubernetes_does_not_expand_what_looks_like_a_reference(text: str) -> None:
     value: str = environment(pod_spec({"spec.workload.args": {"x": text}}))["DCP_TASK"]
@@ -146,6 +147,7 @@ def test_kubernetes_does_not_expand_what_looks_like_a_reference(text: str) -> No
     assert task.workload.args == {"x": text}
 
 
+@pytest.mark.adversary
 def test_credentials_are_references_to_known_keys() -> None:
     variables = environment(pod_spec(S3))
     for key in CREDENTIAL_KEYS["s3"]:
@@ -178,6 +180,7 @@ def test_gpus(workers: dict[str, Any], gpus: int | None) -> None:
     assert resources.get("limits", {}).get("nvidia.com/gpu") == gpus
 
 
+@pytest.mark.adversary
 def test_every_container_is_restricted() -> None:
     spec = pod_spec(CASES["cuda-template-rerun"][0])
     for container in [*spec["containers"], *spec["initContainers"]]:

@@ -43,6 +43,7 @@ def test_what_is_not_said_is_the_default(started: list[Settings]) -> None:
     assert (started[-1].protocols, started[-1].namespaces) == (("s3", "gs"), ("a", "b", "c"))
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("variables", "says"),
     [

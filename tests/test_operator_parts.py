@@ -209,6 +209,7 @@ def templated(name: str, template: str) -> str:
     return json.dumps(body).replace('"TEMPLATE"', template)
 
 
+@pytest.mark.adversary
 @pytest.mark.usefixtures("_deep")
 @pytest.mark.parametrize(
     "template",
@@ -243,6 +244,7 @@ def test_what_can_not_be_read_is_logged_once_with_its_cause(
     assert record.exc_info is not None
 
 
+@pytest.mark.adversary
 def test_a_claim_that_can_not_be_made_is_that_checkpoints_trouble_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

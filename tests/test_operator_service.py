@@ -233,6 +233,7 @@ def test_a_log_that_may_not_be_read_is_asked_for_seldom(status: int, soonest: fl
     asyncio.run(scenario())
 
 
+@pytest.mark.adversary
 def test_the_operator_reads_no_logs_unless_it_is_granted_apart() -> None:
     manifests = Path(dcp_operator.__file__).parents[2] / "manifests"
     granting = {

@@ -197,6 +197,7 @@ def test_failed_ranks_are_listed_and_counted() -> None:
     assert found.failed_rank_count == 40
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     "report", [saved(), failed(), Report(conflict=Conflict(save_id="s9"))], ids=["saved", "failed", "conflict"]
 )

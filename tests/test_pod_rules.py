@@ -59,6 +59,7 @@ def test_what_is_not_of_the_profile_is_refused_wherever_it_runs(template: Templa
     assert list(template_problems(template, PodSecurity.NAMESPACE))
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("rule", POD_RULES, ids=lambda rule: f"{rule.field}: {rule.message[:30]}")
 def test_every_rule_has_its_twin_and_a_template_that_breaks_it(rule: PodRule) -> None:
     policy = admission.restricted() if rule.profile else admission.everywhere()
@@ -83,6 +84,7 @@ def test_what_is_stored_is_not_judged_again_by_what_may_change() -> None:
         assert condition["expression"].startswith("oldObject == null || ")
 
 
+@pytest.mark.adversary
 def test_the_manifests_hold_each_policy_with_its_binding() -> None:
     for path, text in admission.files():
         assert path.read_text() == text

@@ -151,6 +151,7 @@ def test_a_report_keeps_to_its_limit(report: Report, limit: int) -> None:
     assert end(read, Operation.SAVE)[0] is end(report, Operation.SAVE)[0]
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("given", "most"),
     [

@@ -313,6 +313,7 @@ def test_a_template_of_another_shape_mounts_nothing(spec: object) -> None:
     assert found == f"{POD_TEMPLATE}: metadata and spec have the wrong type; write mappings"
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("levels", [300, 3000])
 @pytest.mark.parametrize("field", [POD_TEMPLATE, "spec.workload.args"])
 def test_what_is_nested_too_deeply_is_said(field: str, levels: int) -> None:

@@ -84,6 +84,7 @@ def written(status: dict[str, Any]) -> dict[str, Any]:
     return stored
 
 
+@pytest.mark.adversary
 @settings(max_examples=40, deadline=None)
 @given(reports, st.sampled_from([0, 1]))
 def test_whatever_a_worker_reports_can_be_written(report: dict[str, Any], code: int) -> None:
@@ -99,6 +100,7 @@ def test_whatever_a_worker_reports_can_be_written(report: dict[str, Any], code: 
     written(again.status)
 
 
+@pytest.mark.adversary
 def test_a_step_that_no_api_server_stores_is_unknown() -> None:
     numbers = f'"step":{HUGE},"bytes":{10**400},"files":3'
     report = Report.decode(f'{{"result":"Saved","checkpoint":{{{numbers}}}}}')
@@ -106,6 +108,7 @@ def test_a_step_that_no_api_server_stores_is_unknown() -> None:
     assert report.checkpoint == CheckpointInfo(files=3)
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     "line",
     [

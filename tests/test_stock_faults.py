@@ -298,6 +298,7 @@ def test_8_stock_runs_code_of_a_crafted_entry(tmp_path: Path) -> None:
     assert (tmp_path / "ran").exists()
 
 
+@pytest.mark.adversary
 def test_8_engine_runs_no_code(tmp_path: Path) -> None:
     (tmp_path / ".metadata").write_bytes(pickle.dumps(_Touch(tmp_path / "ran")))
     with pytest.raises(CheckpointCorrupted, match="allow-list"):

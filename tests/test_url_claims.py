@@ -141,6 +141,7 @@ def test_two_spellings_of_one_place(one: str, two: str) -> None:
     assert one == two
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(("one", "two"), OTHER.values(), ids=OTHER)
 def test_two_places(one: str, two: str) -> None:
     assert one != two
@@ -288,6 +289,7 @@ class Scene:
         seen(self.api, self.reconciler)
 
 
+@pytest.mark.adversary
 def test_the_later_save_waits_and_is_woken_when_the_first_has_ended() -> None:
     scene = Scene()
     assert (scene.state("first")[0], scene.state("second")) == ("Starting", ("Pending", "UrlInUse"))
@@ -302,6 +304,7 @@ def test_the_later_save_waits_and_is_woken_when_the_first_has_ended() -> None:
     assert scene.state("second")[0] == "Starting"
 
 
+@pytest.mark.adversary
 def test_a_squatter_holds_up_nobody_after_it_is_gone() -> None:
     """O S1-2: it waits for a queue that never admits it, for ever."""
     scene = Scene(storage={"url": URL})
@@ -313,6 +316,7 @@ def test_a_squatter_holds_up_nobody_after_it_is_gone() -> None:
     assert scene.state("second")[0] == "Starting"
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("how", ["deleted", "suspended", "terminating"])
 def test_a_claim_is_kept_until_the_pods_are_gone(how: str) -> None:
     """O S3-5 and its kind: whatever ends a Save, its pods may still commit until they have stopped."""

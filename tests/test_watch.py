@@ -203,6 +203,7 @@ def test_a_commit_found_is_the_result() -> None:
     assert report.failures == failed.failures
 
 
+@pytest.mark.adversary
 def test_a_report_holds_no_secret() -> None:
     secret = "wJalrXUtnFEMI/K7MDENG"
     text = f"signed with {secret}"

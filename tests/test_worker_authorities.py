@@ -59,6 +59,7 @@ def test_the_secrets_authority_is_trusted_by_launcher_and_ranks(
     assert loaded.result is Reason.LOADED, loaded.failures
 
 
+@pytest.mark.adversary
 def test_a_store_that_nobody_vouches_for_is_not_believed(s3: S3Server, tmp_path: Path) -> None:
     options = s3.options | {"max_attempts": 1}
     report = ran(task(s3.url("stranger"), options=options), tmp_path / "save")

@@ -375,6 +375,15 @@ def test_stores_in_the_cluster_are_peers_beside_the_addresses_outside() -> None:
     assert {"namespaceSelector": {}} in policy["spec"]["egress"][-1]["to"]
 
 
+@pytest.mark.adversary
+def test_nobody_but_its_own_ranks_reaches_an_attempt() -> None:
+    policy = objects({})[1]
+    ranks = policy["spec"]["podSelector"]
+    assert [*ranks["matchLabels"]] == ["dcp-operator.io/job"]
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["spec"]["ingress"] == [{"from": [{"podSelector": ranks}], "ports": [{"protocol": "TCP"}]}]
+
+
 CLOSED: Body = {"spec.storage.credentialsSecretRef": {"name": "s3"}}
 REFERENCE: Body = {"name": "AWS_ACCESS_KEY_ID", "valueFrom": {"secretKeyRef": {"name": "s3", "key": "id"}}}
 

@@ -137,6 +137,7 @@ def test_a_modules_own_state_comes_back_as_it_was(pool: Pool, tmp_path: Path, ce
 # Classes
 
 
+@pytest.mark.adversary
 def test_a_class_is_loaded_if_it_is_allowed(pool: Pool, tmp_path: Path) -> None:
     [found] = failures(run(pool, Operation.SAVE, tmp_path, ONE, "Config"))
     assert found.reason is Reason.ENTRYPOINT_ERROR
@@ -156,6 +157,7 @@ BAD = {
 }
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(("name", "words"), BAD.values(), ids=BAD)
 def test_what_is_no_class_is_not_allowed(pool: Pool, tmp_path: Path, name: str, words: str) -> None:
     [found] = failures(run(pool, Operation.SAVE, tmp_path, ONE, "Config", allow=["argparse.Namespace", name]))

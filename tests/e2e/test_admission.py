@@ -38,7 +38,7 @@ from dcp_operator.kube.api import JOBS, OWNED
 from dcp_operator.kube.job import Builder
 from scenes import checkpoint, manifest
 
-pytestmark = [pytest.mark.e2e, pytest.mark.adversary, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 COLLECTION = "/apis/dcp-operator.io/v1alpha1/namespaces/default/checkpoints"
 TEMPLATE = "spec.workers.podTemplate"
@@ -95,6 +95,7 @@ def test_what_is_asked_for_in_the_examples_is_taken(api: Api) -> None:
     assert api.tried(of(None)) == ""
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(("template", "said"), EVERYTHING.values(), ids=EVERYTHING)
 def test_what_the_operator_refuses_is_refused_before_it_is_stored(api: Api, template: Template, said: str) -> None:
     message = api.tried(of(template))
@@ -113,6 +114,7 @@ def stored_at(url: str, options: dict[str, Any]) -> dict[str, Any]:
     return of(mounted, **{"spec.storage.url": url, "spec.storage.options": options})
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(("url", "said"), BAD_URLS.values(), ids=BAD_URLS)
 @pytest.mark.parametrize("field", ["spec.storage.url", "spec.workload.from.url"])
 def test_urls_that_are_refused(api: Api, field: str, url: str, said: str) -> None:
@@ -124,6 +126,7 @@ def test_urls_that_are_refused(api: Api, field: str, url: str, said: str) -> Non
     assert said in message
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(("url", "options", "said"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
 def test_options_that_are_refused(api: Api, url: str, options: dict[str, Any], said: str) -> None:
     message = api.tried(stored_at(url, options))
@@ -141,6 +144,7 @@ def test_options_that_are_taken(api: Api, url: str, options: dict[str, Any]) -> 
     assert api.tried(stored_at(url, options)) == ""
 
 
+@pytest.mark.adversary
 def test_a_large_template_can_be_judged(api: Api) -> None:
     sidecars = [
         {"name": f"c{at}", "image": "i", "env": [{"name": f"N{n}", "value": "x" * 50} for n in range(250)]}
@@ -253,6 +257,7 @@ def the_operator(found: list[dict[str, Any]]) -> dict[str, Any]:
     return spec
 
 
+@pytest.mark.adversary
 def test_a_namespace_may_judge(api: Api, tmp_path: Path) -> None:
     found = kustomized(api.plane, tmp_path, "pod-security-namespace")
     left = ["checkpoints-pods.dcp-operator.io", "checkpoints-still.dcp-operator.io"]
@@ -268,6 +273,7 @@ def test_openshift_chooses_the_users(api: Api, tmp_path: Path) -> None:
     assert {"name": "DCP_WORKER_UID", "value": "none"} in spec["containers"][0]["env"]
 
 
+@pytest.mark.adversary
 def test_what_was_stored_before_a_stricter_policy_can_be_suspended_and_labelled(api: Api) -> None:
     policies = ["checkpoints-pods.dcp-operator.io", "checkpoints-restricted.dcp-operator.io"]
     bindings = [f"validatingadmissionpolicybinding/{name}" for name in policies]

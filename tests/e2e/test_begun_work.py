@@ -95,6 +95,7 @@ def say(kube: Kube, pod: str, phase: str, report: Body | None = None) -> None:
 SAVED = {"result": "Saved", "checkpoint": {"saveId": "s1", "step": 1}}
 
 
+@pytest.mark.adversary
 def test_other_options_let_running_attempts_finish(kube: Kube, tmp_path: Path) -> None:
     """O S1-3: it failed all of them, for good."""
     first = operator(kube, tmp_path)

@@ -140,6 +140,7 @@ def test_what_may_not_change_is_refused_in_words(kube: Kube, facts: Facts, patch
         kube("patch", "checkpoint", "fixed", "--type=merge", "-p", json.dumps({"spec": patch}))
 
 
+@pytest.mark.adversary
 def test_the_secret_is_nowhere_but_in_the_secret(kube: Kube, operator: Kube, admin: Kube, facts: Facts) -> None:
     kube.apply(gpt(facts, "quiet", f"{kube.namespace}/quiet", workers=ONE))
     assert kube.until_phase("quiet", "Succeeded", "Failed", seconds=90)["reason"] == "Saved"
@@ -154,6 +155,7 @@ def test_the_secret_is_nowhere_but_in_the_secret(kube: Kube, operator: Kube, adm
     assert facts.s3.secret_key not in seen
 
 
+@pytest.mark.adversary
 def test_the_operator_may_not_read_secrets_nor_enter_pods(admin: Kube, operator: Kube) -> None:
     del operator
     account = "--as=system:serviceaccount:dcp-operator:dcp-operator"

@@ -1,0 +1,98 @@
+"""What the manifests let the operator and the users of a namespace do: no more than is listed here."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.adversary
+
+MANIFESTS = Path(__file__).resolve().parents[1] / "manifests"
+GRANTED = {
+    ("dcp-operator.io", "checkpoints"): {"get", "list", "watch"},
+    ("dcp-operator.io", "checkpoints/status"): {"update"},
+    ("batch", "jobs"): {"get", "list", "watch", "create", "delete"},
+    ("", "pods"): {"get", "list", "watch"},
+    ("", "services"): {"get", "create", "delete"},
+    ("networking.k8s.io", "networkpolicies"): {"get", "create", "delete"},
+    ("", "events"): {"create", "list"},
+}
+LEASE = {
+    ("coordination.k8s.io", "leases"): {"create"},
+    ("coordination.k8s.io", "leases/dcp-operator"): {"get", "update"},
+}
+
+
+def documents(*paths: str) -> list[dict[str, Any]]:
+    return [each for path in paths for each in yaml.safe_load_all((MANIFESTS / path).read_text()) if each]
+
+
+def granted(body: dict[str, Any]) -> dict[tuple[str, str], set[str]]:
+    """Return the verbs that a role gives, by group and resource, with the name of the object where it names one."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for rule in body["rules"]:
+        for group in rule["apiGroups"]:
+            for resource in rule["resources"]:
+                for name in rule.get("resourceNames", [None]):
+                    key = (group, resource if name is None else f"{resource}/{name}")
+                    found.setdefault(key, set()).update(rule["verbs"])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "expected"),
+    [
+        ("cluster-wide/rbac.yaml", "ClusterRole", GRANTED),
+        ("namespaced/rbac.yaml", "Role", GRANTED),
+        ("operator/lease.yaml", "Role", LEASE),
+    ],
+)
+def test_the_operator_may_do_no_more_than_it_needs(
+    path: str, kind: str, expected: dict[tuple[str, str], set[str]]
+) -> None:
+    """No Secret, no exec, no creation of pods, no wildcard."""
+    (role,) = (each for each in documents(path) if each["kind"] == kind)
+    assert granted(role) == expected
+
+
+def test_every_role_is_listed_here() -> None:
+    """A role that is added elsewhere is one that nobody has looked at."""
+    holding = {
+        str(path.relative_to(MANIFESTS))
+        for path in MANIFESTS.rglob("*.yaml")
+        for each in yaml.safe_load_all(path.read_text())
+        if each and each.get("kind") in {"Role", "ClusterRole"}
+    }
+    logs = {f"components/{name}/rbac.yaml" for name in ("progress", "progress-namespaced")}
+    assert holding == {
+        "api/user-roles.yaml",
+        "cluster-wide/rbac.yaml",
+        "namespaced/rbac.yaml",
+        "operator/lease.yaml",
+        *logs,
+    }
+    for path in logs:
+        (role,) = (each for each in documents(path) if each["kind"] in {"Role", "ClusterRole"})
+        assert granted(role) == {("", "pods/log"): {"get"}}
+
+
+def test_users_write_no_status() -> None:
+    """Whoever could would tell the operator that an attempt had ended, or whose it was."""
+    for role in documents("api/user-roles.yaml"):
+        assert {*granted(role)} == {("dcp-operator.io", "checkpoints")}
+
+
+def test_the_operators_own_pod_is_restricted() -> None:
+    (deployment,) = documents("operator/deployment.yaml")
+    spec = deployment["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    (policy,) = documents("operator/networkpolicy.yaml")
+    assert policy["spec"]["ingress"] == [{"ports": [{"protocol": "TCP", "port": 8080}]}]
