@@ -256,6 +256,7 @@ def test_without_a_trailer_it_is_stock_dcps() -> None:
     assert layout.parse_trailer(pickle.dumps(1)) == (None, 0)
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     "line",
     [
@@ -271,6 +272,7 @@ def test_what_is_neither_a_trailer_nor_a_pickles_end_is_damage(line: bytes) -> N
         layout.parse_trailer(pickle.dumps(1) + line)
 
 
+@pytest.mark.adversary
 def test_no_damage_makes_one_of_our_saves_pass_for_a_stock_one(tmp_path: Path) -> None:
     save_id = layout.new_save_id()
     pickled = pickle.dumps([layout.data_path(save_id, 0, 0)])
@@ -338,6 +340,7 @@ def test_plain_data_of_numpy_are_read(value: Any) -> None:
 _OBJECT = Made(np.dtype, ("O",))
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     "value",
     [

@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.planner import WriteItem
 import stock_dcp as dcp
 from dcp_worker import engine
 from dcp_worker.engine import layout
+from dcp_worker.engine.errors import CheckpointCorrupted
 
 pytestmark = pytest.mark.adversary
 MEBI = 1 << 20
@@ -452,3 +453,33 @@ def test_a_crafted_checkpoint_is_refused_soon_and_in_little_memory(
         if not good or found["bytes"] > MOST_BYTES or found["seconds"] > MOST_SECONDS:
             wrong.append(f"{operation}: {kind}: {message[:300]} ({found['bytes'] >> 20} MiB, {found['seconds']:.1f} s)")
     assert not wrong, "\n".join(wrong)
+
+
+class _Runs:
+    """Makes a file named `ran` beside the checkpoint when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_of_our_own_checkpoint_nothing_is_unpickled(tmp_path: Path) -> None:
+    """E-S1: the pickle in `.metadata` is for stock readers; the trailer behind it leads to the manifest."""
+    url, ran = tmp_path / "run", tmp_path / "ran"
+    engine.save(STATE, url)
+    metadata = (url / ".metadata").read_bytes()
+    _, length = layout.parse_trailer(metadata)
+    crafted = pickle.dumps(_Runs(ran))
+    (url / ".metadata").write_bytes(crafted + metadata[-length:])
+    found = {"w": torch.zeros(4, 3), "o": {"a": [0, 0]}}
+    engine.load(found, url)
+    assert torch.equal(found["w"], STATE["w"])  # type: ignore[arg-type] # the state's values are of two kinds
+    assert engine.inspect(url).tensors.keys() == {"w"} | {"o.a"}
+    with pytest.raises(CheckpointCorrupted, match=r"\.metadata"):
+        engine.verify(url)
+    engine.save(STATE, url, overwrite=True)
+    assert not ran.exists()
+    pickle.loads(crafted)
+    assert ran.exists()
