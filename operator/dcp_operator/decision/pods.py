@@ -75,8 +75,8 @@ class Pod:
     """When the pod was due to be gone."""
     report: Report | None = None
     job: str = ""
-    created: datetime | None = None
     """Name of the Job that its label names."""
+    created: datetime | None = None
     deleted: datetime | None = None
     """When its deletion was asked for."""
     told: tuple[Told, ...] = field(default=(), init=False, repr=False, compare=False)
