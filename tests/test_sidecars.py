@@ -137,12 +137,12 @@ def decided(*pods: Body, status: Any, seconds: float, **spec: Any) -> Decision:
     ("others", "ttl", "kept", "gone"),
     [
         pytest.param(PROXY, 86_400, 79, 80, id="a proxy runs on: a minute after the result"),
-        pytest.param(PROXY, None, 79, 80, id="also where nothing is ever cleaned up"),
+        pytest.param(PROXY, -1, 79, 80, id="also where nothing is ever cleaned up"),
         pytest.param(PROXY, 10, 29, 30, id="sooner where the user says so"),
         pytest.param({}, 86_400, 86_419, 86_420, id="none runs: the logs are kept as long as asked for"),
     ],
 )
-def test_what_a_sidecar_holds_is_given_back(others: dict[str, Body], ttl: int | None, kept: float, gone: float) -> None:
+def test_what_a_sidecar_holds_is_given_back(others: dict[str, Body], ttl: int, kept: float, gone: float) -> None:
     pods = [pod(index, SAVED, others=others, phase="Running" if others else "Succeeded") for index in (0, 1)]
     fields = {"spec.ttlSecondsAfterFinished": ttl} if ttl is not None else {}
     of = checkpoint(fields)
