@@ -2,15 +2,13 @@
 
 import asyncio
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
 import pytest
 
-from dcp_operator.__main__ import RECURSION_LIMIT
 from dcp_operator.checkpoint import spec
 from dcp_operator.checkpoint.spec import SpecError
 from dcp_operator.decision.actions import Event
@@ -182,14 +180,6 @@ def test_a_spec_that_can_not_be_parsed_claims_nothing() -> None:
 DEEP = '{"spec":' * 3000 + "{}" + "}" * 3000
 
 
-@pytest.fixture
-def _deep() -> Iterator[None]:
-    before = sys.getrecursionlimit()
-    sys.setrecursionlimit(RECURSION_LIMIT)
-    yield
-    sys.setrecursionlimit(before)
-
-
 class Listing(Cluster):
     """A cluster whose lists hold these Checkpoints, as JSON."""
 
@@ -210,7 +200,6 @@ def templated(name: str, template: str) -> str:
 
 
 @pytest.mark.adversary
-@pytest.mark.usefixtures("_deep")
 @pytest.mark.parametrize(
     "template",
     [

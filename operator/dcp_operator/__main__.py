@@ -5,7 +5,7 @@ import gc
 import logging
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -18,9 +18,6 @@ from dcp_operator.kube.worker_pod import WORKER_UID
 
 logger = logging.getLogger("dcp_operator")
 
-
-RECURSION_LIMIT: Final = 30_000
-"""The API server takes objects of 10,000 levels. One that could not be read would keep all others from being listed."""
 
 Read = TypeVar("Read")
 
@@ -128,7 +125,6 @@ def main(  # noqa: PLR0913 - one parameter for each option
         worker_uid=_uid(worker_uid),
         isolation=network_policy,
     )
-    sys.setrecursionlimit(RECURSION_LIMIT)
     # A collection walks every object there is, and a start with many Checkpoints makes millions that are no garbage:
     # by default a third of the time went there.
     gc.collect()

@@ -32,6 +32,9 @@ from dcp_worker.contract import (
     Workload,
 )
 
+LEVELS: Final = 100
+"""How deep a spec may be. What is read of the API server goes deeper, so that what was cut off it is refused here."""
+_TOO_DEEP: Final = f"spec: can't be read; write at most {LEVELS} levels"
 _HANG_SECONDS: Final = 300.0
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
@@ -330,11 +333,12 @@ def _parsed(body: Mapping[str, Any], site: Site | None) -> Checkpoint:
     except ValidationError as error:
         found += problems(error, CheckpointSpec, "spec")
     except RecursionError:
-        found.append("spec: can't be read; write at most 100 levels")
+        found.append(_TOO_DEEP)
     except (TypeError, ValueError):
         found.append("spec: holds a value that JSON does not have, such as a date or NaN; write it in quotes")
     if spec is not None and site is not None:
         found += rule_problems(spec, site)
+        found += [_TOO_DEEP] if _deeper(body.get("spec"), LEVELS) else []
     if found or metadata is None or spec is None:
         raise SpecError(found)
     return Checkpoint(
@@ -348,6 +352,19 @@ def _parsed(body: Mapping[str, Any], site: Site | None) -> Checkpoint:
         spec=spec,
         queue_labels=queue_labels(metadata.labels or {}),
     )
+
+
+def _deeper(value: object, levels: int) -> bool:
+    """Return whether mappings and lists lie in one another deeper than that."""
+    level = [value]
+    for _ in range(levels + 1):
+        level = [
+            each
+            for node in level
+            if isinstance(node, dict | list)
+            for each in (node.values() if isinstance(node, dict) else node)
+        ]
+    return bool(level)
 
 
 def _envelope_problems(body: Mapping[str, Any]) -> Iterator[str]:

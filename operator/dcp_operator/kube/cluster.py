@@ -8,7 +8,6 @@ the Services and NetworkPolicies of attempts, is looked at before it is deleted:
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
@@ -43,6 +42,7 @@ from dcp_operator.kube.api import (
     refusal,
 )
 from dcp_operator.kube.ownership import controlled_by, same_attempt
+from dcp_operator.kube.shallow import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,11 @@ class Listed:
     name: str
     uid: str
     version: str
+
+    @property
+    def number(self) -> int:
+        """The version, to be compared."""
+        return int(self.version)
 
 
 @dataclass(frozen=True)
@@ -261,7 +266,7 @@ class Cluster:
         return {**(request.body or {}), "metadata": written["metadata"]}
 
     async def _json(self, request: Request) -> Body:
-        answer: Body = json.loads(await self._send(request))
+        answer: Body = read_json(await self._send(request))
         return answer
 
     async def _send(self, request: Request) -> bytes:

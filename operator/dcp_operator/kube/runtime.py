@@ -22,7 +22,7 @@ from dcp_operator.kube.handlers import WATCHED, registry
 from dcp_operator.kube.handlers import settings as kopf_settings
 from dcp_operator.kube.health import STUCK_SECONDS, Health, serving
 from dcp_operator.kube.job import Builder
-from dcp_operator.kube.kopf_internals import Forgetful
+from dcp_operator.kube.kopf_internals import Forgetful, read_any_depth
 from dcp_operator.kube.leader import Election
 from dcp_operator.kube.poster import Poster
 from dcp_operator.kube.progress import ProgressReader
@@ -83,6 +83,7 @@ class Runtime:
         # Before kopf's: at its end it waits for, and cancels, every task that was started after it.
         poster.start()
         queue.start()
+        read_any_depth()
         caring = asyncio.create_task(self._care(audit, stop, ready), name="audit")
         try:
             await kopf.operator(
