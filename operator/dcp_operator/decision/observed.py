@@ -103,13 +103,15 @@ def observe(
 def _attempt(body: Body, pods: list[Pod], progress: Mapping[str, Progress]) -> Attempt:
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     labels = _labels(body)
+    # Somebody may have set parallelism to 0, to pause the Job.
+    nodes = max(1, spec.get("completions") or spec.get("parallelism") or 1)
     end = condition(status, "Failed") or condition(status, "Complete") or {}
     resumed = optional_time((condition(status, "Suspended", "False") or {}).get("lastTransitionTime"))
     return Attempt(
         job_name=metadata["name"],
         attempt=int(labels[ATTEMPT_LABEL]),
         created=_created(body),
-        nodes=spec.get("parallelism", 1),
+        nodes=nodes,
         run_id=labels.get(RUN_LABEL, ""),
         probe=labels.get(PROBE_LABEL) == "true",
         # The Job controller resets startTime and the condition after it has created the pods anew: up to then all that
@@ -119,7 +121,7 @@ def _attempt(body: Body, pods: list[Pod], progress: Mapping[str, Progress]) -> A
         started=optional_time(status.get("startTime")),
         finished=optional_time(end.get("lastTransitionTime")),
         job_failure=end.get("reason", "") if end.get("type") == "Failed" else "",
-        pods=_latest([each for each in pods if not _before(each, resumed)]),
+        pods=_latest([each for each in pods if 0 <= each.index < nodes and not _before(each, resumed)]),
         progress=progress.get(metadata["name"]),
         uid=metadata.get("uid", ""),
     )

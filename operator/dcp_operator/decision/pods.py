@@ -165,7 +165,7 @@ def pod_of(body: Body, seen: datetime | None = None, before: Pod | None = None) 
     deleting = optional_time(metadata.get("deletionTimestamp"))
     grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds", _TERMINATION_SECONDS))
     return Pod(
-        index=int(labels.get(INDEX_LABEL) or annotations.get(INDEX_LABEL) or 0),
+        index=_index(labels.get(INDEX_LABEL) or annotations.get(INDEX_LABEL) or "0"),
         name=metadata["name"],
         created=created,
         phase=cast("PodPhase", status.get("phase", "Pending")),
@@ -188,6 +188,11 @@ def pod_of(body: Body, seen: datetime | None = None, before: Pod | None = None) 
         job=intern(labels.get(JOB_LABEL, "")),
         deleted=deleting - grace if deleting is not None else None,
     )
+
+
+def _index(text: str) -> int:
+    """Return which node a pod is of; -1, which is none, for what the Job controller has not written."""
+    return int(text) if text.isdecimal() else -1
 
 
 def _within(time: datetime | None, first: datetime | None, last: datetime | None) -> datetime | None:

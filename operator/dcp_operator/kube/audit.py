@@ -119,18 +119,21 @@ class Audit:
             WentBackError: It did.
         """
         cache = self.reconciler.cache
-        older = [each for each in listed if known.get(each.uid, 0) > int(each.version) or cache.is_deleted(each.uid)]
+        older = [
+            each for each in listed if known.get(each.uid, 0) > each.number or cache.is_deleted(each.uid, each.number)
+        ]
         for each in older[:LOOKS_BACK]:
             try:
                 metadata = (await self.cluster.get(resource, each.namespace, each.name))["metadata"]
             except GoneError:
                 continue
-            back = int(metadata["resourceVersion"]) < known.get(each.uid, 0) or cache.is_deleted(each.uid)
+            version = int(metadata["resourceVersion"])
+            back = version < known.get(each.uid, 0) or cache.is_deleted(each.uid, version)
             if metadata["uid"] == each.uid and back:
                 raise WentBackError(resource, each.namespace, each.name)
 
     def _behind(self, resource: Resource, each: Listed) -> bool:
-        return self.reconciler.cache.version(resource, each.namespace, each.name, each.uid) < int(each.version)
+        return self.reconciler.cache.version(resource, each.namespace, each.name, each.uid) < each.number
 
     async def _read(self, resource: Resource, namespace: str, name: str, uid: str) -> bool:
         """Take in one object directly, or its absence; return whether it is gone."""

@@ -5,8 +5,9 @@ attempt is kept apart by that alone, since an audit would take what is left out 
 
 Two sources feed it: the watches, and the answers to our own writes, which arrive first. A body that is older than the
 one that is here is ignored, so that a late watch event never takes a reconcile back in time; what was deleted stays
-deleted, however late an answer about it comes. Finished Checkpoints and Jobs are packed: ten thousand of them have to
-fit beside the few that are live. A Pod is read when it comes, and only what decisions need of it is kept.
+deleted, however late an answer about it comes. But a watch by label tells of an object that loses the label as of one
+that is deleted, so what is newer than that undoes it. Finished Checkpoints and Jobs are packed: ten thousand of them
+have to fit beside the few that are live. A Pod is read when it comes, and only what decisions need of it is kept.
 """
 
 import json
@@ -103,7 +104,8 @@ class Cache:
     _attempts: dict[Owner, Attempts] = field(default_factory=lambda: defaultdict(Attempts))
     _keys: dict[Owner, Key] = field(default_factory=dict)
     _owners: dict[tuple[str, str, str], Owner] = field(default_factory=dict)
-    _deleted: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    _deleted: OrderedDict[str, int] = field(default_factory=OrderedDict)
+    """By uid, the version as of which it is gone."""
     _confirmed: set[str] = field(default_factory=set)
     _strangers: set[str] = field(default_factory=set)
 
@@ -111,8 +113,9 @@ class Cache:
         """Take in a body; return the Checkpoint to look at again, None where there is nothing new or nobody's."""
         metadata = body["metadata"]
         uid: str = metadata["uid"]
-        if uid in self._deleted:
+        if self.is_deleted(uid, int(metadata["resourceVersion"])):
             return None
+        self._deleted.pop(uid, None)
         if resource is CHECKPOINTS:
             key = Key(metadata["namespace"], metadata["name"])
             if not _newer(self._checkpoints.get(key), body):
@@ -136,13 +139,20 @@ class Cache:
         self._owners[resource.kind, metadata["namespace"], metadata["name"]] = owner
         return self._keys.get(owner)
 
-    def remove(self, resource: Resource, namespace: str, name: str, uid: str) -> Key | None:
+    def remove(self, resource: Resource, namespace: str, name: str, uid: str, version: int | None = None) -> Key | None:
         """Forget an object that is gone; return the Checkpoint to look at again.
 
         The last state of a pod is kept for as long as its Job is there: it holds the Report, or shows that somebody
         deleted the pod while it ran.
+
+        Args:
+            resource: The kind.
+            namespace: Where it was.
+            name: What it was called.
+            uid: Its uid.
+            version: As of which a watch tells so: it may be back later. None for what can't be read by its name.
         """
-        self._deleted[uid] = None
+        self._deleted[uid] = _FOR_EVER if version is None else version
         while len(self._deleted) > TOMBSTONES:
             self._deleted.popitem(last=False)
         if resource is CHECKPOINTS:
@@ -219,9 +229,9 @@ class Cache:
         self._confirmed.add(job["metadata"]["uid"])
 
     def version(self, resource: Resource, namespace: str, name: str, uid: str) -> int:
-        """Return the version of an object that is here; 0 if none is, infinity's stand-in if it was deleted."""
+        """Return the version of an object that is here, or as of which it is gone; 0 where neither is known."""
         if uid in self._deleted:
-            return _DELETED
+            return self._deleted[uid]
         entry: Entry | None
         if resource is CHECKPOINTS:
             entry = self._checkpoints.get(Key(namespace, name))
@@ -230,9 +240,9 @@ class Cache:
             entry = self._shelf(resource, owner).get(name) if owner is not None else None
         return _version(entry) if _uid(entry) == uid else 0
 
-    def is_deleted(self, uid: str) -> bool:
-        """Return whether an object was here and is known to be gone."""
-        return uid in self._deleted
+    def is_deleted(self, uid: str, version: int = 0) -> bool:
+        """Return whether an object was here and is known to be gone, also as of that version."""
+        return self._deleted.get(uid, -1) >= version
 
     def known(self, resource: Resource) -> Iterator[tuple[str, str, str, int]]:
         """Yield (namespace, name, uid, version) of every object of a kind that is here, as of now."""
@@ -277,6 +287,8 @@ class Cache:
                 attempts.drop_pod(name)
             else:
                 attempts.jobs.pop(name, None)
+            if not attempts.jobs and not attempts.pods:
+                del self._attempts[before]
 
     def _drop_pods(self, attempts: Attempts, namespace: str) -> None:
         """Forget the pods that are gone and whose Job is gone as well."""
@@ -289,7 +301,8 @@ class Cache:
         return attempts.jobs if resource is JOBS else attempts.pods
 
 
-_DELETED: Final = 1 << 62
+_FOR_EVER: Final = 1 << 64
+"""Above all versions."""
 
 _METADATA: Final = (
     "name",
@@ -361,8 +374,14 @@ def _pack(body: Body) -> Packed:
 def _worker(body: Body, before: Worker | None, now: datetime) -> Worker:
     metadata = body["metadata"]
     same = before is not None and before.uid == metadata["uid"]
-    pod = pod_of(body, now, before.pod if before is not None and same else None)
-    return Worker(metadata["uid"], int(metadata["resourceVersion"]), Membership.of(body), pod.job, pod)
+    membership = Membership.of(body)
+    try:
+        pod = pod_of(body, now, before.pod if before is not None and same else None)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        # Anybody may write a pod with our label. It must not keep those of others from being listed or watched.
+        logger.warning("pod %s/%s can't be read; it is nobody's", metadata["namespace"], metadata["name"])
+        membership, pod = None, Pod(index=0, name=metadata["name"])
+    return Worker(metadata["uid"], int(metadata["resourceVersion"]), membership, pod.job, pod)
 
 
 def _unpack(entry: Body | Packed) -> Body:

@@ -113,7 +113,8 @@ def _listener(resource: Resource, reconciler: Reconciler, queue: WorkQueue[Key])
         if event["type"] == "DELETED":
             metadata = body["metadata"]
             reconciler.take(resource, body)
-            key = reconciler.drop(resource, metadata["namespace"], metadata["name"], metadata["uid"])
+            version = int(metadata["resourceVersion"])
+            key = reconciler.drop(resource, metadata["namespace"], metadata["name"], metadata["uid"], version)
         else:
             key = reconciler.take(resource, body)
         if key is not None and event["type"] is None:

@@ -334,9 +334,9 @@ class Reconciler:
                 logger.exception("%s: what it claims can't be read", key)
         return key
 
-    def drop(self, resource: Resource, namespace: str, name: str, uid: str) -> Key | None:
-        """Forget an object that is gone; return the Checkpoint to look at again."""
-        key = self.cache.remove(resource, namespace, name, uid)
+    def drop(self, resource: Resource, namespace: str, name: str, uid: str, version: int | None = None) -> Key | None:
+        """Forget an object that is gone, as `Cache.remove` does; return the Checkpoint to look at again."""
+        key = self.cache.remove(resource, namespace, name, uid, version)
         if key is not None and resource is CHECKPOINTS:
             metrics.PHASES.drop(key.namespace, key.name)
             self.claims.drop(key)
