@@ -144,10 +144,7 @@ def decided(*pods: Body, status: Any, seconds: float, **spec: Any) -> Decision:
 )
 def test_what_a_sidecar_holds_is_given_back(others: dict[str, Body], ttl: int, kept: float, gone: float) -> None:
     pods = [pod(index, SAVED, others=others, phase="Running" if others else "Succeeded") for index in (0, 1)]
-    fields = {"spec.ttlSecondsAfterFinished": ttl} if ttl is not None else {}
-    of = checkpoint(fields)
-    if ttl is None:
-        of = of.model_copy(update={"spec": of.spec.model_copy(update={"ttl_seconds_after_finished": None})})
+    of = checkpoint({"spec.ttlSecondsAfterFinished": ttl})
     seen_ = observe([job()], pods)
     first = decide(of, seen_, STARTED, at(20))
     assert phase(first) == ("Succeeded", "Saved")
