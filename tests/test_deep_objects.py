@@ -6,6 +6,7 @@ import sys
 from typing import Any, Self
 
 import pytest
+from kopf._cogs.clients import api
 
 from dcp_operator.checkpoint.spec import LEVELS, LOCAL, SpecError, parse
 from dcp_operator.kube import kopf_internals
@@ -32,7 +33,7 @@ def test_a_deep_checkpoint_is_listed_watched_and_refused(levels: int, field: str
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(1000)
     try:
-        for found in (read_json(text), read_json(text.encode()), kopf_internals.api.json.loads(text)):
+        for found in (read_json(text), read_json(text.encode()), api.json.loads(text)):
             deep, other = found["items"]
             assert other == manifest()
             json.dumps(deep)
@@ -67,9 +68,9 @@ async def listed_by_kopf(text: bytes, monkeypatch: pytest.MonkeyPatch) -> Any:
         assert how["method"] == "get"
         return Response()
 
-    monkeypatch.setattr(kopf_internals.api, "request", request)
+    monkeypatch.setattr(api, "request", request)
     kopf_internals.read_any_depth()
-    return await kopf_internals.api.get("/x", settings=None, logger=None)
+    return await api.get("/x", settings=None, logger=None)
 
 
 def test_kopf_lists_what_is_deep(monkeypatch: pytest.MonkeyPatch) -> None:
