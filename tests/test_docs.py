@@ -27,6 +27,11 @@ def test_every_reason_is_explained_as_the_code_explains_it(reason: Reason) -> No
     assert row in README.splitlines()
 
 
+def test_no_other_reason_is_explained() -> None:
+    table = README.partition("## Why it ended as it did")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [each.value for each in Reason]
+
+
 @pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))
 def test_every_manifest_is_valid_on_a_cluster(text: str) -> None:
     body: dict[str, Any]
