@@ -251,6 +251,10 @@ def _known(value: object, unknown: object) -> object:
     return value if fits else unknown
 
 
+def _counted(value: object) -> object:
+    return None if isinstance(value, int | float) and value < 0 else _known(value, None)
+
+
 def _utc(time: datetime | None) -> datetime | None:
     if time is None or time.tzinfo is None:
         return time and time.replace(tzinfo=UTC)
@@ -267,6 +271,8 @@ Int = Annotated[int, BeforeValidator(lambda value: _known(value, 0))]
 """A number of foreign origin, as an API server stores it: what 64 bits can't hold is 0."""
 MaybeInt = Annotated[int | None, BeforeValidator(lambda value: _known(value, None))]
 """The same where it may be unknown: what 64 bits can't hold is."""
+MaybeCount = Annotated[int | None, BeforeValidator(_counted)]
+"""The same where nothing is less than 0."""
 Real = Annotated[float, BeforeValidator(lambda value: _known(value, 0.0))]
 Time = Annotated[datetime | None, AfterValidator(_utc)]
 """A time of foreign origin, in UTC; one that UTC can't say is unknown."""
@@ -453,11 +459,11 @@ class CheckpointInfo(Wire):
 
     url: Text = ""
     save_id: Text = ""
-    step: MaybeInt = None
-    bytes: MaybeInt = None
-    files: MaybeInt = None
-    tensors: MaybeInt = None
-    world_size: MaybeInt = None
+    step: MaybeCount = None
+    bytes: MaybeCount = None
+    files: MaybeCount = None
+    tensors: MaybeCount = None
+    world_size: MaybeCount = None
     torch_version: Text = ""
     manifest_digest: Text = ""
     created_time: Time = None
@@ -571,7 +577,7 @@ class Progress(Wire):
         try:
             message = json.loads(line)
             return cls.model_validate(message[PROGRESS_KEY]) if [*message] == [PROGRESS_KEY] else None
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
 
 

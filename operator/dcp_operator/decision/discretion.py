@@ -33,6 +33,10 @@ def discreet(ended: Outcome, checkpoint: Checkpoint) -> Outcome:
             update={"message": told(failure.message), "traceback": told(failure.traceback)},
         )
 
+    info = ended.checkpoint
+    if info is not None:
+        saver = info.origin if info.origin is not None and info.origin.namespace == checkpoint.namespace else None
+        info = info.model_copy(update={"origin": saver, "verified": told(info.verified)})
     conflict = ended.conflict
     if conflict is not None:
         message = told(conflict.message) if conflict.message or foreign is None else _exists(conflict)
@@ -43,6 +47,7 @@ def discreet(ended: Outcome, checkpoint: Checkpoint) -> Outcome:
         ended,
         failure=of_failure(ended.failure) if ended.failure is not None else None,
         failed_ranks=tuple(map(of_failure, ended.failed_ranks)),
+        checkpoint=info,
         conflict=conflict,
         warnings=tuple(map(told, ended.warnings)),
     )

@@ -32,6 +32,12 @@ _GRACE: Final = timedelta(seconds=60)
 """How long the other pods of one that failed or is lost may take to report."""
 _LAG: Final = timedelta(seconds=15)
 """How far the watch of pods may be behind the watch of Jobs."""
+_RESULTS: Final = {
+    Operation.SAVE: Reason.SAVED,
+    Operation.LOAD: Reason.LOADED,
+    Operation.VERIFY: Reason.VERIFIED,
+}
+_MAX_RANKS: Final = 4096 * 64
 _MAX_WARNINGS: Final = 16
 _MAX_TEXT: Final = 2048
 """What a status may hold; an image of the user's own may report more."""
@@ -79,6 +85,7 @@ def outcome(attempt: Attempt, operation: Operation, now: datetime) -> Outcome | 
     or the loss of a pod waits a minute for the Reports of the other pods, so that the cause is named and not its echo;
     not so what node 0 found out before its ranks started, such as a conflict.
     """
+    attempt = _believed(attempt, operation)
     chief = attempt.chief.report if attempt.chief is not None else None
     if operation is Operation.SAVE and chief is not None and chief.result is not None:
         return _success(chief, chief.result)
@@ -94,6 +101,19 @@ def outcome(attempt: Attempt, operation: Operation, now: datetime) -> Outcome | 
     if ended.failure is not None and ended.reason is Reason.OVERWRITE_CONFLICT:
         return replace(ended, conflict=Conflict(message=ended.failure.message))
     return ended
+
+
+def _believed(attempt: Attempt, operation: Operation) -> Attempt:
+    """Return the attempt without the result that node 0 reports of another operation: an image may report anything."""
+    chief = attempt.chief
+    report = chief.report if chief is not None else None
+    if chief is None or report is None or report.result in {None, _RESULTS[operation]}:
+        return attempt
+    message = f"The worker image reports {report.result}, which is no result of a {operation}; mend the image."
+    failure = RankFailure(reason=Reason.ENTRYPOINT_ERROR, message=message)
+    told = report.model_copy(update={"result": None, "failures": [failure, *report.failures]})
+    pods = tuple(replace(pod, report=told) if pod is chief else pod for pod in attempt.pods)
+    return replace(attempt, pods=pods)
 
 
 def wakes(attempt: Attempt) -> Iterator[datetime]:
@@ -164,7 +184,7 @@ def _failed(attempt: Attempt, causes: list[Cause]) -> Outcome:
         counted=first.counted,
         lost=_report_lost(attempt),
         failed_ranks=tuple(_rank_failure(attempt, *each) for each in _first_failed(attempt, MAX_FAILED_RANKS)),
-        failed_rank_count=sum(max(each.failed_rank_count, len(each.failures)) for each in reports),
+        failed_rank_count=min(_MAX_RANKS, sum(max(each.failed_rank_count, len(each.failures)) for each in reports)),
         warnings=_warnings(*reports),
     )
 

@@ -11,8 +11,10 @@ from datetime import datetime, timedelta
 from sys import intern
 from typing import Any, Final, Literal, NamedTuple, cast
 
+from dcp_operator.checkpoint.conditions import REASONS
 from dcp_operator.checkpoint.naming import INDEX_LABEL, JOB_LABEL, WORKER_CONTAINER
-from dcp_worker.contract import RankFailure, Report, Weight
+from dcp_operator.checkpoint.status import Phase
+from dcp_worker.contract import RankFailure, Reason, Report, Weight
 
 Body = Mapping[str, Any]
 PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
@@ -85,7 +87,7 @@ class Pod:
     def __post_init__(self) -> None:
         """Order the failures once: each of thousands of reconciles asks for the first of thousands of pods."""
         failures = self.report.failures if self.report is not None else ()
-        told = (Told((Weight.of(each.reason), each.time), each) for each in failures)
+        told = (Told((Weight.of(each.reason), each.time), each) for each in map(_of_a_failure, failures))
         object.__setattr__(self, "told", tuple(sorted(told, key=lambda each: each.order)))
 
     @property
@@ -188,6 +190,13 @@ def pod_of(body: Body, seen: datetime | None = None, before: Pod | None = None) 
         job=intern(labels.get(JOB_LABEL, "")),
         deleted=deleting - grace if deleting is not None else None,
     )
+
+
+def _of_a_failure(failure: RankFailure) -> RankFailure:
+    """Return a failure with a reason that failures have; the word of another one goes in front of its message."""
+    if REASONS[failure.reason].phase in {Phase.FAILED, Phase.CONFLICT}:
+        return failure
+    return failure.model_copy(update={"reason": Reason.RANK_FAILED, "message": f"{failure.reason}: {failure.message}"})
 
 
 def _index(text: str) -> int:
