@@ -74,6 +74,16 @@ BAD: Final[dict[str, tuple[Template, str]]] = {
     ),
     "worker's image": (worker(image="x"), "write spec.workers.image"),
     "worker's command": (worker(command=["x"]), "write spec.workload.entrypoint"),
+    "worker's restarts": (worker(restartPolicy="OnFailure"), "drop it, retries are spec.retries"),
+    "worker's rules of restarts": (worker(restartPolicyRules=[]), "drop it, retries are spec.retries"),
+    "a label by which pods are known": (
+        {"metadata": {"labels": {"dcp-operator.io/run-id": "x"}}},
+        "labels of dcp-operator.io are the operator's own",
+    ),
+    "a token for K3s": (token(audience="k3s", path="t"), "workers get no API token"),
+    "a token for RKE2": (token(audience="rke2", path="t"), "workers get no API token"),
+    "a password that begins with $": (env("HTTPS_PROXY", f"http://me:${SECRET}@proxy"), "an address with a password"),
+    "a password that is no reference": (env("HTTPS_PROXY", "http://me:$$(PASSWORD)@proxy"), "an address with a"),
     "worker's args": (worker(args=["x"]), "write spec.workload.args"),
     "no name": ({"spec": {"containers": [{"image": "x"}]}}, "is missing; write worker"),
     "empty name": ({"spec": {"initContainers": [{"name": "", "image": "x"}]}}, "is missing; write worker"),
@@ -300,6 +310,18 @@ BAD_OPTIONS: Final[dict[str, tuple[str, dict[str, Any], str]]] = {
     "account of s3": ("s3://b/x", {"account_name": "a"}, "is"),
     "project of az": ("az://c/x", {"project": "a"}, "is"),
     "no address": ("s3://b/x", {"endpoint_url": "minio:9000"}, "is not an address"),
+    **{
+        f"a host of {what}": ("s3://b/x", {"endpoint_url": f"http://{host}:80/x"}, "is not an address")
+        for what, host in (
+            ("other dots", "169\u3002254\u3002169\u3002254"),
+            ("wide digits", "\uff11\uff16\uff19.254.169.254"),
+            ("digits in circles", "\u2460\u2465\u2468.254.169.254"),
+            ("a long s", "in\u017ftance-data"),
+            ("a letter in a circle", "\u24dcetadata.google.internal"),
+            ("percents", "%31%36%39.254.169.254"),
+            ("a blank", "a b"),
+        )
+    },
     "another scheme": ("s3://b/x", {"endpoint_url": "ftp://minio"}, "is not an address"),
     "a password": ("s3://b/x", {"endpoint_url": f"http://u:{SECRET}@h"}, "holds credentials"),
     "a proxy's password": ("s3://b/x", {"proxy_url": f"http://u:{SECRET}@h"}, "holds credentials"),

@@ -131,11 +131,13 @@ def _option(name: str, protocols: tuple[str, ...]) -> Rule:
 def _address(name: str) -> tuple[Rule, ...]:
     """Return the rules of an option that is an address."""
     value = f"self.options.{name}"
+    # Not by (?i): it takes letters of other scripts for ASCII ones.
+    host = r"^[hH][tT][tT][pP][sS]?://([^/?#@]*@)?([A-Za-z0-9._-]+|\\[[^/?#]*\\])(:[0-9]*)?([/?#]|$)"
     return (
         Rule(
             _STORAGE,
-            f"{_unset(name)} || (isURL({value}) && {value}.matches('^(?i)https?://[^/?#]'))",
-            "is not an address; write http://host:port or https://host:port",
+            f"{_unset(name)} || (isURL({value}) && {value}.matches('{host}'))",
+            "is not an address; write http://host:port or https://host:port, in the letters a-z, digits, - and dots",
             f"options.{name}",
         ),
         Rule(
@@ -219,6 +221,7 @@ RULES: Final = (
     _still(_WORKLOAD, "entrypoint"),
     _still(_WORKLOAD, "steps"),
     _still(_WORKLOAD, "from", optional=True),
+    _still(_WORKLOAD, "allow", optional=True),
     _kept(_WORKLOAD, "args"),
     _still(_SPEC, "parallelism"),
     _still(_WORKERS, "numNodes"),

@@ -19,5 +19,5 @@ SECRET_ENV: Final = (
     "NGC_API_KEY", "VAULT_TOKEN", "WANDB_API_KEY",
 )  # fmt: skip
 """Other variables that are secrets wherever they are used, by the names that their libraries read."""
-PASSWORD_URL: Final = r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#@:\s]*:[^/?#@$\s][^/?#@\s]*@"  # noqa: S105 - a pattern
-"""An address with a password in it; one that begins with $ is a reference to another variable."""
+PASSWORD_URL: Final = r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#@:\s]*:([^/?#@$\s]|\$[^(/?#@\s])[^/?#@\s]*@"  # noqa: S105 - a pattern
+"""An address with a password in it; one that begins with $( is a reference to another variable."""

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from dcp_operator.checkpoint.known_secrets import CREDENTIAL_ENV, PASSWORD_URL, SECRET_ENV
-from dcp_operator.checkpoint.naming import WORKER_CONTAINER
+from dcp_operator.checkpoint.naming import GROUP, WORKER_CONTAINER
 from dcp_operator.checkpoint.security_context import CONTAINER_PROFILE, POD_PROFILE, context_cel, permitted
 from dcp_operator.checkpoint.template_view import (
     Template,
@@ -94,7 +94,7 @@ _VOLUMES: Final = (
 _TOKEN_PATH: Final = r"^/+(var/+)?run/+secrets/+kubernetes\.io/+serviceaccount"  # noqa: S105 - where a token would be, not a token
 _API_AUDIENCE: Final = (
     r"^([a-z]+://)?(kubernetes(\.default(\.svc(\..*)?)?)?([:/].*)?$"
-    r"|oidc\.eks\.|container\.googleapis\.com/v1/projects/|[^/]*\.azmk8s\.io|[^/]*\.oic\.prod-aks\.azure\.com)"
+    r"|(k3s|rke2)$|oidc\.eks\.|container\.googleapis\.com/v1/projects/|[^/]*\.azmk8s\.io|[^/]*\.oic\.prod-aks\.azure\.com)"
 )
 """Audiences that API servers take for their own: by default, and on the large clouds."""
 
@@ -109,6 +109,8 @@ _WORKER_OURS: Final = {
     "image": "write spec.workers.image",
     "command": "write spec.workload.entrypoint",
     "args": "write spec.workload.args",
+    "restartPolicy": "drop it, retries are spec.retries",
+    "restartPolicyRules": "drop it, retries are spec.retries",
 }
 _POD_CONTEXT: Final = "runAsUser, runAsGroup, fsGroup or supplementalGroups above 0"
 _CONTAINER_CONTEXT: Final = "runAsUser or runAsGroup above 0"
@@ -157,6 +159,13 @@ def _metadata(template: Template) -> Found:
     metadata = template.get("metadata")
     if isinstance(metadata, Mapping):
         yield from ((f".metadata.{key}", "") for key in sorted(metadata.keys() - {"labels", "annotations"}))
+
+
+def _labels(template: Template) -> Found:
+    metadata = template.get("metadata")
+    labels = metadata.get("labels") if isinstance(metadata, Mapping) else None
+    if isinstance(labels, Mapping) and any(str(key).startswith(f"{GROUP}/") for key in labels):
+        yield ".metadata.labels", ""
 
 
 def _token(template: Template) -> Found:
@@ -353,6 +362,12 @@ POD_RULES: Final = (
         message="is not accepted; write labels or annotations",
         check=_metadata,
         cel=f"{cel_map('variables.template', 'metadata')}.all(k, k in ['labels', 'annotations'])",
+    ),
+    PodRule(
+        field=".metadata.labels",
+        message=f"labels of {GROUP} are the operator's own, by which it knows its pods; drop them",
+        check=_labels,
+        cel=f"{cel_map(cel_map('variables.template', 'metadata'), 'labels')}.all(k, !k.startsWith('{GROUP}/'))",
     ),
     *(_of_pod(key, instead) for key, instead in _OURS.items()),
     *(_of_pod(key, "drop it", profile=True) for key in HOST_FIELDS),

@@ -27,6 +27,7 @@ METADATA_NETWORKS: Final = tuple(
     )
 )
 """Where clouds hand out the identity of a node or of a pod: no store is there."""
+_PLAIN_HOST: Final = re.compile(r"[A-Za-z0-9._-]+")
 _ALMOST: Final = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfss": "abfs", "wasb": "az", "local": "file"}
 _KIND_NAMES: Final = {str: "a string", int: "a whole number", float: "a number of seconds", bool: "true or false"}
 
@@ -129,7 +130,10 @@ def _address_problems(field: str, value: str) -> Iterator[str]:
         return
     if "@" in parts.netloc:
         yield f"{field}: holds credentials; write the address without them and move them to credentialsSecretRef"
-    if _forbidden_host(parts.hostname):
+    if ":" not in parts.hostname and not _PLAIN_HOST.fullmatch(parts.hostname):
+        # To a resolver letters of other scripts may be ASCII: an address with wide digits is that address.
+        yield f"{field}: is not an address; write its host in the letters a-z (xn--... for others), digits, - and dots"
+    elif _forbidden_host(parts.hostname):
         yield f"{field}: link-local and metadata addresses are refused; write the address of a store"
 
 
