@@ -1,14 +1,17 @@
 """No object that anybody may write stops the operator, or makes it blind to another one."""
 
 import asyncio
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from dcp_operator.checkpoint.naming import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL, UID_LABEL
+from dcp_operator.decision import pods
 from dcp_operator.decision.observed import observe
-from dcp_operator.kube import audit
+from dcp_operator.decision.pods import shared
+from dcp_operator.kube import audit, ownership
 from dcp_operator.kube.api import CHECKPOINTS, JOBS, PODS, Body
 from dcp_operator.kube.audit import Audit, WentBackError
 from dcp_operator.kube.cache import Cache, Key
@@ -146,3 +149,14 @@ def test_a_label_that_changes_again_and_again_leaves_nothing_behind() -> None:
     for number in range(100):
         cache.put(PODS, labelled(number + 1, labels={UID_LABEL: f"uid-{number}"}))
     assert len(cache._attempts) == 1
+
+
+def test_what_labels_say_is_shared_and_not_kept_for_ever() -> None:
+    cache = Cache()
+    for number in range(2):
+        named = {"name": f"p{number}", "uid": f"p{number}", "labels": {JOB_LABEL: "a-job-of-some-name"}}
+        cache.put(PODS, labelled(number + 1, **named))
+    one, two = (worker.pod for worker in cache._attempts["evil", UID].pods.values())
+    assert one.job is two.job
+    assert shared.cache_info().maxsize == 8192, "Python 3.12 never forgets what sys.intern was given"
+    assert "intern(" not in inspect.getsource(pods) + inspect.getsource(ownership)

@@ -8,7 +8,7 @@ off their own container, and off the phase only where that container says nothin
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from sys import intern
+from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple, cast
 
 from dcp_operator.checkpoint.conditions import REASONS
@@ -34,6 +34,15 @@ _LATE: Final = timedelta(seconds=10)
 """How much earlier than it is seen a pod may have ended that was seen to run before."""
 _UNKNOWN: Final = "ContainerStatusUnknown"
 """The kubelet's word for a container that ran and that it can't find any more, after a node's restart say."""
+
+
+@lru_cache(maxsize=8192)
+def shared(text: str) -> str:
+    """Return the same object for the same text: thousands of pods say the same of their attempt.
+
+    Not by sys.intern: Python 3.12 keeps what is interned for ever, and anybody may write labels.
+    """
+    return text
 
 
 class Told(NamedTuple):
@@ -171,7 +180,7 @@ def pod_of(body: Body, seen: datetime | None = None, before: Pod | None = None) 
         name=metadata["name"],
         created=created,
         phase=cast("PodPhase", status.get("phase", "Pending")),
-        node=intern(spec.get("nodeName", "")),
+        node=shared(spec.get("nodeName", "")),
         unschedulable=scheduled.get("message", "") if scheduled else "",
         waiting=waits.reason,
         waiting_message=waits.message,
@@ -187,7 +196,7 @@ def pod_of(body: Body, seen: datetime | None = None, before: Pod | None = None) 
         rejected=": ".join(each for each in (status.get("reason"), status.get("message")) if each),
         deleting=deleting,
         report=Report.decode(ended.get("message", "")) if ended.get("message") else None,
-        job=intern(labels.get(JOB_LABEL, "")),
+        job=shared(labels.get(JOB_LABEL, "")),
         deleted=deleting - grace if deleting is not None else None,
     )
 

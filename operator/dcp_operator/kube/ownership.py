@@ -6,10 +6,10 @@ it; its Service and its NetworkPolicy are only what the Checkpoint controls; its
 """
 
 from collections.abc import Mapping
-from sys import intern
 from typing import Any, NamedTuple
 
 from dcp_operator.checkpoint.naming import ATTEMPT_LABEL, JOB_LABEL, RUN_LABEL, job_name
+from dcp_operator.decision.pods import shared
 from dcp_operator.kube.api import CHECKPOINTS, JOBS, Body, Resource
 
 
@@ -45,7 +45,7 @@ class Membership(NamedTuple):
         job, number = labels.get(JOB_LABEL, ""), labels.get(ATTEMPT_LABEL, "")
         if not _is(owner, JOBS) or owner.get("name") != job or not number.isdecimal():
             return None
-        return cls(intern(job), intern(owner.get("uid", "")), intern(labels.get(RUN_LABEL, "")), int(number))
+        return cls(shared(job), shared(owner.get("uid", "")), shared(labels.get(RUN_LABEL, "")), int(number))
 
     def holds(self, name: str, uid: str, job_uid: str | None) -> bool:
         """Return whether that is an attempt of the Checkpoint that has this name and uid.
