@@ -1,7 +1,7 @@
 """Workloads whose checkpoint and whose own state are not quite alike; each says what must have come of a Load."""
 
-import argparse
 import io
+import optparse
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -213,10 +213,10 @@ class Config(Layered):
     """Keeps a value of a class that no Load knows to be safe."""
 
     def extra_state(self) -> Mapping[str, Any]:
-        return {"config": argparse.Namespace(size=3)}
+        return {"config": optparse.Values({"size": 3})}
 
     def loaded(self, model: nn.Module, optimizer: torch.optim.Optimizer, extra: Mapping[str, Any]) -> None:
-        if extra["config"] != argparse.Namespace(size=3):
+        if extra["config"] != optparse.Values({"size": 3}):
             raise MismatchError(str(extra))
 
 

@@ -42,7 +42,7 @@ from dcp_worker.engine import (
     record,
     snapshot,
 )
-from dcp_worker.engine.errors import CheckpointCorrupted, StateMismatch
+from dcp_worker.engine.errors import CheckpointCorrupted
 from dcp_worker.engine.manifest import UNKNOWN, Chunk, DataFile, Manifest, Tensor
 from dcp_worker.engine.object_store import ObjectStore
 from dcp_worker.engine.payload import PIECE, Payload, rows
@@ -360,7 +360,7 @@ _OBJECT = Made(np.dtype, ("O",))
     ],
 )
 def test_what_numpy_would_trust_is_refused(value: Any) -> None:
-    with pytest.raises((StateMismatch, CheckpointCorrupted)):
+    with pytest.raises((objects.Refused, CheckpointCorrupted)):
         objects.decode("x", "f", _stream([value]))
 
 

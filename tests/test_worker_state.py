@@ -141,12 +141,12 @@ def test_a_modules_own_state_comes_back_as_it_was(pool: Pool, tmp_path: Path, ce
 def test_a_class_is_loaded_if_it_is_allowed(pool: Pool, tmp_path: Path) -> None:
     [found] = failures(run(pool, Operation.SAVE, tmp_path, ONE, "Config"))
     assert found.reason is Reason.ENTRYPOINT_ERROR
-    assert "argparse.Namespace" in found.message
-    assert "workload.allow" in found.message
-    save(pool, tmp_path, ONE, "Config", allow=["argparse.Namespace"])
+    assert "optparse.Values" in found.message
+    assert "list the classes in `allow`" in found.message
+    save(pool, tmp_path, ONE, "Config", allow=["optparse.Values"])
     [found] = failures(run(pool, Operation.LOAD, tmp_path, ONE, "Config"))
     assert found.reason is Reason.STATE_MISMATCH
-    load(pool, tmp_path, ONE, "Config", allow=["argparse.Namespace"])
+    load(pool, tmp_path, ONE, "Config", allow=["optparse.Values"])
 
 
 BAD = {
@@ -160,7 +160,7 @@ BAD = {
 @pytest.mark.adversary
 @pytest.mark.parametrize(("name", "words"), BAD.values(), ids=BAD)
 def test_what_is_no_class_is_not_allowed(pool: Pool, tmp_path: Path, name: str, words: str) -> None:
-    [found] = failures(run(pool, Operation.SAVE, tmp_path, ONE, "Config", allow=["argparse.Namespace", name]))
+    [found] = failures(run(pool, Operation.SAVE, tmp_path, ONE, "Config", allow=["optparse.Values", name]))
     assert found.reason is Reason.ENTRYPOINT_ERROR
     assert found.message.startswith(f"workload.allow: {words}"), found.message
     assert "\n" not in found.message

@@ -1,21 +1,19 @@
-"""What a Save refuses to write and a Load reads: DCP's planners with the rules of the operator's own operations."""
+"""What a Load reads: the engine's planner with the rules of the operator's own operations."""
 
 import fnmatch
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 import torch
 from torch.distributed.checkpoint._traverse import set_element
-from torch.distributed.checkpoint.default_planner import DefaultSavePlanner, create_default_local_load_plan
+from torch.distributed.checkpoint.default_planner import create_default_local_load_plan
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import LoadPlan, WriteItem, WriteItemType
+from torch.distributed.checkpoint.planner import LoadPlan
 
 from dcp_worker.contract import LoadSelection
-from dcp_worker.engine.errors import EngineError, InvalidOption, StateMismatch, some
-from dcp_worker.engine.objects import decode
+from dcp_worker.engine.errors import InvalidOption, StateMismatch, some
 from dcp_worker.engine.planner import ByNameLoadPlanner
-from dcp_worker.errors import WorkloadFailed, user_code
 from dcp_worker.state import plain_name
 
 LOG: Final = logging.getLogger(__name__)
@@ -23,35 +21,6 @@ _NEAR: Final = 5
 """Names that a message shows of those that a pattern could have meant."""
 _STATES: Final = "optim.state."
 _GROUPS: Final = "optim.param_groups."
-
-
-class LoadableSavePlanner(DefaultSavePlanner):
-    """Saves nothing that no Load would read back."""
-
-    def __init__(self, allow: Sequence[type] = ()) -> None:
-        super().__init__()
-        self._allow = allow
-
-    def transform_object(self, write_item: WriteItem, object: Any) -> Any:  # noqa: A002, ANN401 - torch's signature
-        """Encode what is no tensor, and decode it as a Load does.
-
-        Raises:
-            WorkloadFailed: it can't be pickled, or holds what a Load refuses.
-        """
-        name = write_item.index.fqn
-        if write_item.type != WriteItemType.BYTE_IO:
-            return super().transform_object(write_item, object)
-        with user_code(f"pickling {name}"):
-            made = super().transform_object(write_item, object)
-        made.seek(0)
-        try:
-            decode(name, "the state to save", made, self._allow)
-        except EngineError as error:
-            raise WorkloadFailed(
-                f"no Load would accept what is to be saved: {error.message.partition(', which')[0]}. Save tensors, "
-                "arrays, numbers and strings, and lists and dicts of them, or name the class in workload.allow."
-            ) from error
-        return made
 
 
 class SelectingLoadPlanner(ByNameLoadPlanner):

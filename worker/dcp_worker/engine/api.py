@@ -35,6 +35,7 @@ from dcp_worker.engine.errors import (
     translate,
 )
 from dcp_worker.engine.fingerprint import Prints
+from dcp_worker.engine.loadable import Unloadable
 from dcp_worker.engine.meter import Progress
 from dcp_worker.engine.planner import ByNameLoadPlanner, Strict
 from dcp_worker.engine.ranks import PATIENCE_SECONDS, Ranks
@@ -59,6 +60,8 @@ def save(  # noqa: PLR0913 - keyword-only, each with its default
     keep_replaced: timedelta | None = None,
     no_dist: bool = False,
     drift: Drift = "warn",
+    allow: Sequence[type] = (),
+    unloadable: Unloadable = "warn",
 ) -> CheckpointInfo:
     """Save a sharded state dict; every rank of the group calls it and gets the same result or the same error.
 
@@ -69,6 +72,9 @@ def save(  # noqa: PLR0913 - keyword-only, each with its default
     What several ranks have under one name is saved from one of them. If it is no tensor it must be equal on all; what
     belongs to a rank goes into `per_rank`. Of replicas of a tensor that are not equal bit for bit, `drift` says what
     becomes: a warning that names them and the ranks, a refusal, or nothing, and no comparison.
+
+    Of objects that a load would refuse, `unloadable` says what becomes: a warning that names the entries and their
+    classes, or a refusal. Classes in `allow` are not meant: whoever loads them names them, too.
 
     A rank that lags behind the others by more than `patience` seconds, which are the same on all ranks, counts as hung
     and is named. With `no_dist` this process saves by itself, as it must say where a launcher started several
@@ -95,6 +101,8 @@ def save(  # noqa: PLR0913 - keyword-only, each with its default
         on_progress=on_progress,
         keep_replaced=keep_replaced,
         drift=drift,
+        allow=allow,
+        unloadable=unloadable,
     )
 
 
@@ -298,6 +306,8 @@ def _save(
 
     try:
         info = ranks.gather("writing", write, finish)
+    except UnsavableState as error:
+        raise UnsavableState.of_ranks(error) from error
     except (PeerHung, PeerLost) as error:
         # What no rank reported is what this one saw: rank 0 may be about to commit, or have done so before it went.
         error.commit_unknown = error.commit_unknown or not (ranks.coordinates or error.stage)

@@ -1,20 +1,18 @@
 """Stand-ins with which the restricted unpickler reads numpy's arrays, scalars and types: plain data, and nothing else.
 
 numpy's own code trusts what it unpickles: a type whose state hides that it holds objects makes pointers of bytes. What
-passes here is one of its simple types, and as many bytes as the shape asks for; `real` makes numpy's own of it. The
-forms are those of `__reduce__` of `numpy.ndarray`, `numpy.generic` and `numpy.dtype`, of numpy 1 and 2.
+passes here is one of its simple types, and as many bytes as the shape asks for; `values` puts numpy's own in its place.
+The forms are those of `__reduce__` of `numpy.ndarray`, `numpy.generic` and `numpy.dtype`, of numpy 1 and 2.
 """
 
 import math
 import pickle
 import re
 import sys
-from collections import deque
 from itertools import product
 from typing import Any, Final, Literal, Self
 
 import numpy as np
-import torch
 
 _SIMPLE: Final = re.compile(r"[biufcSUmM?]\d*")
 _ORDERS: Final = {"<", ">", "|", "="}
@@ -98,35 +96,5 @@ ALLOWED: Final[tuple[tuple[Any, str], ...]] = (
 )
 """For `torch.serialization.safe_globals`."""
 
-
-def real(value: object) -> Any:  # noqa: ANN401 - whatever was decoded
-    """Return a value with numpy's own arrays and types in place of their stand-ins, wherever it holds them."""
-    return _real(value, {})
-
-
-def _real(value: Any, known: dict[int, Any]) -> Any:  # noqa: ANN401 - as above
-    if isinstance(value, (_Type, _Array)):
-        return value.real
-    if isinstance(value, (str, bytes, int, float, np.generic, torch.Tensor)) or value is None:
-        return value
-    if id(value) not in known:
-        known[id(value)] = value  # it may hold itself
-        known[id(value)] = _with_real(value, known)
-    return known[id(value)]
-
-
-def _with_real(value: Any, known: dict[int, Any]) -> Any:  # noqa: ANN401 - as above
-    if isinstance(value, (list, deque)):
-        for place, each in enumerate(value):
-            value[place] = _real(each, known)
-    elif isinstance(value, dict):
-        items = [(_real(key, known), _real(each, known)) for key, each in value.items()]
-        value.clear()
-        value.update(items)
-    elif isinstance(value, (tuple, set, frozenset)):
-        made = [_real(each, known) for each in value]
-        same = all(new is old for new, old in zip(made, value, strict=True))
-        return value if same else type(value)(made)
-    elif hasattr(value, "__dict__"):
-        _with_real(vars(value), known)
-    return value
+STAND_INS: Final = (_Type, _Array)
+"""They have what they stand for as `real`."""

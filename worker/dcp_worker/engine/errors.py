@@ -18,6 +18,7 @@ import errno
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
 
 from dcp_worker.contract import Conflict, Reason
@@ -194,24 +195,48 @@ class StateMismatch(EngineError):
         return cls(f"the checkpoint holds {some(names)}, which no rank asks for")
 
     @classmethod
-    def not_allowed(cls, name: str, file: str, held: str) -> Self:
-        """Return the error for an object that the restricted unpickler refuses."""
-        return cls(
-            f"{name} in {file} holds {held}, which is not on the allow-list. "
-            "If you trust the checkpoint, pass the class in `allow`."
-        )
+    def not_allowed(cls, entries: Iterable[str], may_be_allowed: bool) -> Self:  # noqa: FBT001 - a property of the entries
+        """Return the error for objects that the restricted unpickler refuses, each in words."""
+        way_out = " If you trust the checkpoint, pass the classes in `allow`." if may_be_allowed else ""
+        return cls(f"{some(entries, separator='; ')}: not on the allow-list.{way_out}")
 
 
 class UnsavableState(EngineError):
     """The state dict holds what no load would give back as it was; nothing was saved."""
 
     reason = Reason.ENTRYPOINT_ERROR
+    faults: Mapping[str, str] = MappingProxyType({})
+    """Entries by name, each with the reason, where there is one for each."""
 
     @classmethod
     def of(cls, faults: Mapping[str, str]) -> Self:
         """Return the error that names every entry and why."""
         named = [f"{name} {why}" for name, why in faults.items()]
-        return cls(f"this state can't be saved: {some(named, separator='; ')}")
+        made = cls(f"this state can't be saved: {some(named, separator='; ')}")
+        made.faults = faults
+        return made
+
+    @classmethod
+    def not_loadable(cls, faults: Mapping[str, str]) -> Self:
+        """Return the error for objects of classes that a load refuses."""
+        named = [f"{name} {why}" for name, why in faults.items()]
+        made = cls(
+            f"no load takes this without `allow`: {some(named, separator='; ')}. Save numbers, text, tensors, and "
+            "lists and dicts of them, or list the classes in `allow`, in the save and in every load."
+        )
+        made.faults = faults
+        return made
+
+    @classmethod
+    def of_ranks(cls, first: "UnsavableState") -> "UnsavableState":
+        """Return the error that names what any rank refused for the same reason: each has a part of the entries."""
+        every = [each for each in first.failures if isinstance(each, UnsavableState) and each.faults]
+        if not first.faults or len(every) <= 1:
+            return first
+        make = cls.not_loadable if first.message == cls.not_loadable(first.faults).message else cls.of
+        made = make({name: why for each in every for name, why in each.faults.items()})
+        made.__dict__ = first.__dict__ | {"message": made.message, "faults": made.faults}
+        return made
 
     @classmethod
     def different(cls, entries: Iterable[str]) -> Self:

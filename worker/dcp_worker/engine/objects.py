@@ -16,14 +16,16 @@ import torch
 from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlanner, ReadItem
 
-from dcp_worker.engine import arrays, container, conversion, ranges, sandbox, tensors
+from dcp_worker.engine import container, conversion, ranges, sandbox, tensors, values
 from dcp_worker.engine.errors import CheckpointCorrupted, StateMismatch
 from dcp_worker.engine.manifest import Chunk
 
 _ALLOWING: Final = threading.Lock()
 """What torch allows holds for the whole process: a thread that is done takes away what another one allowed too."""
-_REFUSED: Final = re.compile(r"(?:GLOBAL:? |but got <class ')([\w.]+)")
-"""How torch's restricted unpickler names a class that it does not know to be safe."""
+_UNREADABLE: Final = re.compile(r"(?:GLOBAL:? |but got <class ')([\w.]+)")
+"""How torch's restricted unpickler names a class that it can't fill, and `arrays` a type."""
+_SAID: Final = re.compile(r"WeightsUnpickler error:\s*(.*?)\s*(?:Check the documentation|$)", re.DOTALL)
+"""What of torch's page of advice says what is wrong."""
 _SMALL: Final = 96
 """Bytes of a pickle that calls nothing and can't do harm: tuples in tuples take three each."""
 _KEPT: Final = 4096
@@ -51,6 +53,20 @@ class Item:
     def undecodable(self, why: object) -> CheckpointCorrupted:
         """Return the error for bytes that are not what they should be."""
         return CheckpointCorrupted(self.file, f"{self.name} can't be decoded: {why}", [self.name])
+
+
+class Refused(Exception):
+    """An entry holds classes that are not read."""
+
+    def __init__(self, classes: Sequence[str], *, may_be_allowed: bool) -> None:
+        super().__init__(", ".join(classes))
+        self.classes = classes
+        self.may_be_allowed = may_be_allowed
+
+    def __str__(self) -> str:
+        """Say it as it follows an entry's name."""
+        held = f"holds {', '.join(self.classes)}"
+        return held if self.may_be_allowed else f"{held}, which can't be read even if it is in `allow`"
 
 
 class Harmless:
@@ -87,7 +103,25 @@ def _is_small(pickled: bytes) -> bool:
     return len(pickled) <= _SMALL and not any(code in pickled for code in (b"c", b"i", b"\x93"))
 
 
-def place(item: Item, planner: LoadPlanner, allow: Sequence[type]) -> None:
+def place_all(items: Iterable[Item], planner: LoadPlanner, allow: Sequence[type]) -> None:
+    """Decode items, which were found harmless, and give them to the planner.
+
+    Raises:
+        StateMismatch: some hold classes that are not allowed, or do not fit; it names all of the former.
+        CheckpointCorrupted: one can't be decoded.
+    """
+    refused: dict[str, Refused] = {}
+    for item in items:
+        try:
+            _place(item, planner, allow)
+        except Refused as error:
+            refused[item.name] = error
+    if refused:
+        listed = {f"{name} {why}": why.may_be_allowed for name, why in refused.items()}
+        raise StateMismatch.not_allowed(listed, any(listed.values()))
+
+
+def _place(item: Item, planner: LoadPlanner, allow: Sequence[type]) -> None:
     """Decode one item, which was found harmless, and give it to the planner."""
     value = decode(item.name, item.file, io.BytesIO(item.data), allow)  # type: ignore[arg-type]
     if item.read.type == LoadItemType.BYTE_IO:
@@ -125,16 +159,20 @@ def _hand_over(item: ReadItem, value: object, planner: LoadPlanner) -> None:
 
 
 def decode(name: str, file: str, stream: io.BytesIO, allow: Sequence[type] = ()) -> object:
-    """Read with the restricted unpickler; say which class it refused, how to allow it."""
+    """Read with the restricted unpickler.
+
+    Raises:
+        Refused: it holds classes that are not allowed, or that can't be.
+        CheckpointCorrupted: it can't be decoded.
+    """
     try:
         return _restricted(stream, allow)
-    except pickle.UnpicklingError as error:
-        if refused := _REFUSED.search(str(error)):
-            raise StateMismatch.not_allowed(name, file, refused[1]) from error
-        raise CheckpointCorrupted(file, f"{name} can't be decoded: {error}", [name]) from error
+    except Refused:
+        raise
     except Exception as error:  # torch trips over damaged bytes in many ways
-        detail = f"{name} can't be decoded: {type(error).__name__}: {error}"
-        raise CheckpointCorrupted(file, detail, [name]) from error
+        said = _SAID.search(str(error))
+        what = said[1] if said else f"{type(error).__name__}: {error}"
+        raise CheckpointCorrupted(file, f"{name} can't be decoded: {what}", [name]) from error
 
 
 def _restricted(stream: io.BytesIO, allow: Sequence[type]) -> object:
@@ -144,5 +182,23 @@ def _restricted(stream: io.BytesIO, allow: Sequence[type]) -> object:
         except pickle.UnpicklingError:
             stream.seek(0)
         known = torch.serialization.get_safe_globals()
-        with torch.serialization.safe_globals([*arrays.ALLOWED, *(each for each in allow if each not in known)]):
-            return arrays.real(torch.load(stream, map_location="cpu", weights_only=True))
+        reading = values.Reading()
+        allowed = reading.allowed(each for each in allow if each not in known)
+        with torch.serialization.safe_globals(allowed):
+            try:
+                return reading.real(torch.load(stream, map_location="cpu", weights_only=True))
+            except pickle.UnpicklingError as error:
+                stream.seek(0)
+                if unlisted := _unlisted(stream):
+                    raise Refused(unlisted, may_be_allowed=True) from error
+                if unreadable := _UNREADABLE.search(str(error)):
+                    raise Refused([unreadable[1]], may_be_allowed=False) from error
+                raise
+
+
+def _unlisted(stream: io.BytesIO) -> list[str]:
+    """Return all that the pickle names and that is not allowed."""
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(stream))
+    except Exception:  # noqa: BLE001 - it looks at no more than the restricted unpickler knows
+        return []

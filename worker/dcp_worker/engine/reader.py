@@ -37,7 +37,7 @@ class CheckpointReader(StorageReader):
         url: where the checkpoint stands: an fsspec URL or a path.
         storage_options: non-secret options by their neutral names (`dcp_worker.contract.STORAGE_OPTIONS`).
         check: compare every byte with its digest before it reaches a tensor.
-        allow: classes, beyond torch's own safe ones, that non-tensor entries may hold.
+        allow: classes, beyond the common ones, that non-tensor entries may hold; each runs what it likes.
         memory_limit: bytes that this rank may hold for transfers.
         on_progress: called with (bytes done, bytes in all) of this rank, from any thread; must be cheap.
     """
@@ -177,8 +177,7 @@ class CheckpointReader(StorageReader):
             reads = [read for item in items for read in item.reads()]
             fetcher.run(self._requests(reads, manifest), meter.add)
             harmless.need(items)
-            for one in items:
-                objects.place(one, planner, self._allow)
+            objects.place_all(items, planner, self._allow)
 
     def _sized(self, files: Sequence[DataFile], paths: set[str]) -> Sequence[DataFile]:
         """Return the files with their sizes; those of a stock checkpoint, which no manifest knows, the store says."""

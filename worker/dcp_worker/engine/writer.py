@@ -7,7 +7,7 @@ a rank that fails removes its own files; those of the other ranks stay behind as
 import dataclasses
 import hashlib
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -22,10 +22,16 @@ from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from dcp_worker.contract import CheckpointInfo, Origin
-from dcp_worker.engine import commit, devices, digest, failpoints, layout, payload, pending, record, snapshot
+from dcp_worker.engine import commit, devices, digest, failpoints, layout, loadable, payload, pending, record, snapshot
 from dcp_worker.engine import metadata as dcp_metadata
 from dcp_worker.engine import replaced as grace
-from dcp_worker.engine.errors import CheckpointCorrupted, CheckpointNotFound, InvalidOption, translate
+from dcp_worker.engine.errors import (
+    CheckpointCorrupted,
+    CheckpointNotFound,
+    InvalidOption,
+    UnsavableState,
+    translate,
+)
 from dcp_worker.engine.manifest import Manifest
 from dcp_worker.engine.meter import Meter, Progress
 from dcp_worker.engine.store import MEMORY_LIMIT, PART_SIZE, Buffer, Store, weaker
@@ -67,6 +73,8 @@ class CheckpointWriter(StorageWriter):
         keep_replaced: how long the data of what this save replaces are kept for those who read them, two replaced saves
             at most; a later save, or `clean`, removes them. By default an hour on object stores, no time on file
             systems.
+        allow: classes, beyond the common ones, that every load of this checkpoint will name in its `allow`.
+        unloadable: whether to warn of objects that no load would take otherwise, or to refuse them: UnsavableState.
     """
 
     def __init__(
@@ -80,6 +88,8 @@ class CheckpointWriter(StorageWriter):
         memory_limit: int = MEMORY_LIMIT,
         on_progress: Progress | None = None,
         keep_replaced: timedelta | None = None,
+        allow: Sequence[type] = (),
+        unloadable: loadable.Unloadable = "warn",
     ) -> None:
         super().__init__()
         if keep_replaced is not None and keep_replaced < timedelta(0):
@@ -89,6 +99,8 @@ class CheckpointWriter(StorageWriter):
         """Rank 0, after the commit: what was saved."""
         self.began = False
         """Rank 0: ranks were told where to write, and may have written."""
+        self._allow = tuple(allow)
+        self._unloadable = unloadable
         self._keep = keep_replaced
         self._replaced: tuple[commit.Committed, list[str]] | None = None
         """Rank 0, after the commit: what was replaced, with the files of a stock checkpoint."""
@@ -171,7 +183,9 @@ class CheckpointWriter(StorageWriter):
             raise InvalidOption.kept_plan()
         assignment.used = True
         self.save_id = assignment.save_id
-        devices.synchronize(devices.of(planner.resolve_data(item) for item in plan.items if item.tensor_data))
+        examined = loadable.Examined(plan.items, planner)
+        devices.synchronize(devices.of(examined.tensors()))
+        self._need_loadable(examined.faults(self._allow))
         files = list(self._files(plan.items))
         meter = Meter(sum(size for items in files for _, size in items), self._on_progress)
         paths = [layout.data_path(self.save_id, assignment.rank, number) for number in range(len(files))]
@@ -181,7 +195,7 @@ class CheckpointWriter(StorageWriter):
 
         def write(path: str, items: list[tuple[WriteItem, int]]) -> list[WriteResult]:
             try:
-                return self._write_file(path, items, share, planner, meter, failed)
+                return self._write_file(path, items, share, examined, meter, failed)
             except BaseException:
                 failed.set()
                 raise
@@ -273,18 +287,25 @@ class CheckpointWriter(StorageWriter):
         for group in layout.spread(sizes, count):
             yield from layout.split((entry, entry[1]) for entry in group)
 
+    def _need_loadable(self, faults: Mapping[str, str]) -> None:
+        """Warn of what no load would take, or refuse it before anything is written."""
+        if faults and self._unloadable == "refuse":
+            raise UnsavableState.not_loadable(faults)
+        if faults:
+            commit.LOG.warning("%s: saved, but %s", self.store.url, UnsavableState.not_loadable(faults))
+
     def _write_file(
         self,
         path: str,
         items: list[tuple[WriteItem, int]],
         share: int,
-        planner: SavePlanner,
+        examined: loadable.Examined,
         meter: Meter,
         failed: threading.Event,
     ) -> list[WriteResult]:
         """Stream items into one file, in `share` bytes of memory; their places are known as they pass."""
         size = sum(size for _, size in items)
-        payloads: Iterable[payload.Payload] = (payload.prepare(item, planner) for item, _ in items)
+        payloads: Iterable[payload.Payload] = (examined.payload(item) for item, _ in items)
         whole = size <= _ONE_REQUEST
         if whole:
             payloads = list(payloads)
