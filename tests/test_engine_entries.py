@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.planner import SavePlanner
 
 from dcp_worker import engine
 from dcp_worker.engine import failpoints, writer
-from dcp_worker.engine.errors import EngineError, InvalidOption
+from dcp_worker.engine.errors import CheckpointExists, EngineError, InvalidOption, StateMismatch
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["B5 within", "B5 after"])
@@ -110,6 +111,65 @@ def test_a_writer_of_ours_serves_planners_that_keep_plans(tmp_path: Path, first:
         found = {"w": torch.zeros(9)}
         engine.load(found, tmp_path / str(number))
         assert found["w"].eq(number).all()
+
+
+SAVED: dict[str, Any] = {
+    "model": {"layers": [torch.arange(6.0).reshape(2, 3), {"bias": torch.ones(2, dtype=torch.bfloat16)}], "scale": 2.5},
+    "optim": {"state": {"w": torch.zeros(2)}, "lr": 0.1},
+    "n": 3,
+}
+
+
+@pytest.mark.parametrize(
+    ("keys", "names"),
+    [
+        ([], ["model.layers.0", "model.layers.1.bias", "model.scale", "n", "optim.lr", "optim.state.w"]),
+        (["n"], ["n"]),
+        (["optim"], ["optim.lr", "optim.state.w"]),
+        (["model.layers.1"], ["model.layers.1.bias"]),
+        (["*.bias", "n"], ["model.layers.1.bias", "n"]),
+        ("model.scale", ["model.scale"]),
+    ],
+)
+@pytest.mark.parametrize("by", ["engine", "stock"])
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_checkpoint_is_read_without_a_template(tmp_path: Path, by: str, keys: Any, names: list[str]) -> None:
+    if by == "engine":
+        engine.save(SAVED, tmp_path)
+    else:
+        dcp.save(SAVED, checkpoint_id=tmp_path, no_dist=True)
+    read, _ = flatten_state_dict(engine.read(tmp_path, keys=keys))
+    found = {name: value for name, value in read.items() if value is not None}  # the rest of a list
+    saved, _ = flatten_state_dict(SAVED)
+    assert sorted(found) == names
+    for name, value in found.items():
+        assert torch.equal(value, saved[name]) if isinstance(value, torch.Tensor) else value == saved[name]
+
+
+def test_a_key_that_chooses_nothing_is_named(tmp_path: Path) -> None:
+    engine.save(SAVED, tmp_path)
+    with pytest.raises(StateMismatch, match=r"chosen by modle\.\*; its parts are model, n, optim"):
+        engine.read(tmp_path, keys=["modle.*", "n"])
+
+
+@pytest.mark.parametrize("made", [engine.CheckpointWriter, engine.CheckpointReader])
+def test_a_place_is_given_once_by_either_name(tmp_path: Path, made: Any) -> None:
+    assert made(path=tmp_path).checkpoint_id == made(tmp_path).checkpoint_id == made(url=tmp_path).checkpoint_id
+    for given in ((), (tmp_path, tmp_path)):
+        with pytest.raises(InvalidOption, match="one of url and path"):
+            made(*given[:1], **({"path": given[1]} if given else {}))
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_nothing_is_committed_beside_what_each_rank_committed_by_itself(tmp_path: Path) -> None:
+    dcp.save({"w": torch.ones(3)}, checkpoint_id=tmp_path, use_collectives=False, no_dist=True)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    assert "__0.metadata" in before
+    with pytest.raises(CheckpointExists, match=r"each rank committed a part of its own there \(__0.metadata"):
+        engine.save({"w": torch.zeros(3)}, tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+    engine.save({"w": torch.zeros(3)}, tmp_path, overwrite=True)
+    assert engine.read(tmp_path)["w"].eq(0).all()
 
 
 _FIRST_SAVE = """

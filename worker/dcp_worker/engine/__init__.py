@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dcp_worker.engine.asynchronous import AsyncSave, async_save
     from dcp_worker.engine.by_rank import PerRank, per_rank
     from dcp_worker.engine.cleanup import clean
+    from dcp_worker.engine.contents import read
     from dcp_worker.engine.ending import finish_on_sigterm
     from dcp_worker.engine.look import find, inspect, preflight
     from dcp_worker.engine.reader import CheckpointReader
@@ -35,6 +36,7 @@ _HOMES = {
     "load": "api",
     "per_rank": "by_rank",
     "preflight": "look",
+    "read": "contents",
     "save": "api",
     "verify": "verification",
     "warm": "start",
@@ -53,6 +55,7 @@ __all__ = [
     "load",
     "per_rank",
     "preflight",
+    "read",
     "save",
     "verify",
     "warm",

@@ -79,6 +79,11 @@ def refuse_if_committed(store: Store) -> None:
     """Raise CheckpointExists if anything is committed: the cheap check, before any byte moves."""
     if found := committed(store):
         raise conflict(store, found)
+    # Beside it a reader would find one or the other, by its options.
+    with suppress(FileNotFoundError):
+        store.read(layout.RANK_LOCAL_METADATA, tail=1)
+        what = f"each rank committed a part of its own there ({layout.RANK_LOCAL_METADATA} and others)"
+        raise CheckpointExists(store.url, Conflict(message=what))
 
 
 def conflict(store: Store, found: Committed) -> CheckpointExists:

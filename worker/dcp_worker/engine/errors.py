@@ -91,6 +91,7 @@ class CheckpointExists(EngineError):
     def __init__(self, url: str, conflict: Conflict) -> None:
         made = f" on {conflict.created_time:%Y-%m-%d %H:%M:%S} UTC" if conflict.created_time else ""
         save = f"save {conflict.save_id} by {conflict.origin or 'an unknown saver'}" if conflict.save_id else "a save"
+        save = conflict.message or save
         super().__init__(
             f"Checkpoint already exists at {url}: {save}{made}. Set overwrite to replace it, or save to another URL."
         )
@@ -140,6 +141,12 @@ class StateMismatch(EngineError):
     def of_shape(cls, name: str, there: tuple[int, ...], wanted: tuple[int, ...]) -> Self:
         """Return the error for a tensor of another shape."""
         return cls(f"{name}: the checkpoint holds {there} where the state dict wants {wanted}")
+
+    @classmethod
+    def nothing_chosen(cls, keys: Sequence[str], names: Iterable[str]) -> Self:
+        """Return the error for keys of `read` that choose nothing."""
+        parts = {name.partition(".")[0] for name in names}
+        return cls(f"keys: nothing in the checkpoint is chosen by {some(keys)}; its parts are {some(parts)}")
 
     @classmethod
     def left_out(cls, names: Iterable[str]) -> Self:
@@ -349,6 +356,11 @@ class InvalidOption(EngineError):
     def not_installed(cls, what: str, extra: str) -> Self:
         """Return the error for a library that is needed for little, and is not there."""
         return cls(f"{what} needs more than is installed: pip install 'dcp-operator[{extra}]'")
+
+    @classmethod
+    def one_place(cls) -> Self:
+        """Return the error for a reader or writer that is given no URL, or two."""
+        return cls("write one of url and path, which is the same by stock DCP's name")
 
     @classmethod
     def without_collectives(cls) -> Self:

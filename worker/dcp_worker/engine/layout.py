@@ -19,6 +19,8 @@ from typing import Final, TypeVar
 from dcp_worker.engine.errors import CheckpointCorrupted
 
 METADATA: Final = ".metadata"
+RANK_LOCAL_METADATA: Final = "__0.metadata"
+"""Of rank 0, where stock DCP commits each rank by itself."""
 REPLACED: Final = "replaced"
 TAIL_BYTES: Final = 4096
 """How much of the end of `.metadata` surely holds the trailer."""

@@ -27,7 +27,7 @@ from dcp_worker.engine.fetch import Digests, Fetcher
 from dcp_worker.engine.manifest import UNKNOWN, Chunk, DataFile, Manifest, need_apart
 from dcp_worker.engine.meter import Meter, Progress
 from dcp_worker.engine.store import MEMORY_LIMIT, Store
-from dcp_worker.engine.stores import can_open, open_store
+from dcp_worker.engine.stores import can_open, only_one, open_store
 
 
 class CheckpointReader(StorageReader):
@@ -40,20 +40,22 @@ class CheckpointReader(StorageReader):
         allow: classes, beyond the common ones, that non-tensor entries may hold; each runs what it likes.
         memory_limit: bytes that this rank may hold for transfers.
         on_progress: called with (bytes done, bytes in all) of this rank, from any thread; must be cheap.
+        path: the URL by stock DCP's name for it.
     """
 
     def __init__(
         self,
-        url: str | PathLike[str],
+        url: str | PathLike[str] | None = None,
         *,
         storage_options: Mapping[str, Any] | None = None,
         check: bool = True,
         allow: Sequence[type] = (),
         memory_limit: int = MEMORY_LIMIT,
         on_progress: Progress | None = None,
+        path: str | PathLike[str] | None = None,
     ) -> None:
         super().__init__()
-        self.store: Store = open_store(fspath(url), storage_options)
+        self.store: Store = open_store(only_one(url, path), storage_options)
         self.manifest: Manifest | None = None
         """What is read; that of a stock checkpoint knows no sizes and no digests."""
         self._options = storage_options

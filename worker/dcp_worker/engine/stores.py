@@ -1,6 +1,7 @@
 """Which store serves a URL."""
 
 from collections.abc import Mapping
+from os import PathLike, fspath
 from typing import Any
 
 from dcp_worker.engine import options
@@ -29,6 +30,14 @@ def open_store(url: str, storage_options: Mapping[str, Any] | None = None) -> St
         raise InvalidOption.wrapping(url, error) from error
     except Exception as error:
         raise translate(error) from error
+
+
+def only_one(url: str | PathLike[str] | None, path: str | PathLike[str] | None) -> str:
+    """Return the URL that a reader or a writer is given by one of two names."""
+    given = [fspath(each) for each in (url, path) if each is not None]
+    if len(given) != 1:
+        raise InvalidOption.one_place()
+    return given[0]
 
 
 def _through_fsspec(url: str, protocol: str, given: Mapping[str, Any]) -> Store:

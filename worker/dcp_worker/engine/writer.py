@@ -35,7 +35,7 @@ from dcp_worker.engine.errors import (
 from dcp_worker.engine.manifest import Manifest
 from dcp_worker.engine.meter import Meter, Progress
 from dcp_worker.engine.store import MEMORY_LIMIT, PART_SIZE, Buffer, Store, weaker
-from dcp_worker.engine.stores import can_open, open_store
+from dcp_worker.engine.stores import can_open, only_one, open_store
 
 _PARALLEL: Final = 12
 _MAX_PARTS: Final = 9_000
@@ -75,11 +75,12 @@ class CheckpointWriter(StorageWriter):
             systems.
         allow: classes, beyond the common ones, that every load of this checkpoint will name in its `allow`.
         unloadable: whether to warn of objects that no load would take otherwise, or to refuse them: UnsavableState.
+        path: the URL by stock DCP's name for it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keyword-only, each with its default
         self,
-        url: str | PathLike[str],
+        url: str | PathLike[str] | None = None,
         *,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
@@ -90,6 +91,7 @@ class CheckpointWriter(StorageWriter):
         keep_replaced: timedelta | None = None,
         allow: Sequence[type] = (),
         unloadable: loadable.Unloadable = "warn",
+        path: str | PathLike[str] | None = None,
     ) -> None:
         super().__init__()
         if keep_replaced is not None and keep_replaced < timedelta(0):
@@ -114,7 +116,7 @@ class CheckpointWriter(StorageWriter):
         self._guard = ""
         self._world_size = 1
         self.save_id = layout.new_save_id()
-        self.store: Store = open_store(fspath(url), storage_options)
+        self.store: Store = open_store(only_one(url, path), storage_options)
 
     def reset(self, checkpoint_id: str | PathLike[str] | None = None) -> None:
         """Begin a save of its own, at another URL if one is given; the storage options stay."""
