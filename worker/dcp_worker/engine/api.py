@@ -331,6 +331,8 @@ def _load(
         reader = opened()
         reader.use(found)
         metadata = reader.read_metadata()
+        if isinstance(planner, ByNameLoadPlanner) and reader.manifest is not None:
+            planner.saved_by = reader.manifest.world_size
         values = state_dict(metadata.state_dict_metadata.keys())
         reader.set_up_storage_reader(metadata, ranks.coordinates)
         planner.set_up_planner(values, metadata, ranks.coordinates)

@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 
 from dcp_worker.contract import LoadSummary
-from dcp_worker.engine import tensors
+from dcp_worker.engine import names, tensors
 from dcp_worker.engine.conversion import can_convert, short
 from dcp_worker.engine.errors import StateMismatch, some
 
@@ -44,6 +44,8 @@ class ByNameLoadPlanner(DefaultLoadPlanner):
 
     summary: LoadSummary | None = None
     """After the planning, on every rank: what becomes of the checkpoint's entries."""
+    saved_by: int | None = None
+    """The number of ranks that saved the checkpoint, if the caller knows it."""
     left_out: tuple[str, ...] = ()
     """The checkpoint's entries that no rank asks for; on the coordinator, from `create_global_plan` on."""
 
@@ -74,8 +76,13 @@ class ByNameLoadPlanner(DefaultLoadPlanner):
         assert self.metadata is not None  # noqa: S101 - set_up_planner got it
         if faults := tensors.faults(self.state_dict):
             raise StateMismatch.not_loadable(faults)
-        plan = self.plan_asked(self.metadata)  # which changes the names for those of an old checkpoint
         there = self.metadata.state_dict_metadata
+        try:
+            plan = self.plan_asked(self.metadata)  # which changes the names for those of an old checkpoint
+        except RuntimeError as error:
+            if missing := [name for name in self.state_dict if name not in there]:
+                raise StateMismatch(names.missing(missing, self.state_dict, there, self.saved_by)) from error
+            raise
         converted = self._conversions(there)
         asked = _Asked(_bits(name in self.state_dict for name in there), _bits(name in converted for name in there))
         return dataclasses.replace(plan, planner_data=asked)
