@@ -141,7 +141,7 @@ def parse_trailer(data: bytes) -> tuple[Trailer | None, int]:
         trailer = Trailer(fields["saveId"], fields["manifest"], fields["sha256"])
         if trailer.manifest == manifest_path(trailer.save_id):
             return trailer, len(data) - start
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         pass
     raise CheckpointCorrupted(METADATA, "was cut off or changed: its end is neither ours nor stock DCP's")
 

@@ -32,6 +32,10 @@ from uuid import UUID
 REFUSED = 3
 """The exit status with which a pickle is refused."""
 _MOST_DIMENSIONS = 64
+_FREE = 1 << 20
+_TIMES = 4
+"""Characters of JSON for each byte that was read, at most; an honest pickle has about as many. What is named once in a
+pickle and referred to from everywhere stands everywhere in the JSON."""
 
 _METADATA = {
     f"torch.distributed.{package}"
@@ -187,6 +191,12 @@ def manifest(pickled: bytes) -> str:
     return _document(entries, list(numbers), paths)
 
 
+def _in_bounds(found: str, size: int) -> str:
+    if len(found) > _FREE + _TIMES * size:
+        raise Refused("it says far more than it has bytes")
+    return found
+
+
 class _Entry:
     __slots__ = ("dtype", "lines", "shape", "sizes", "transformed")
 
@@ -327,7 +337,8 @@ def main(mode: str, size: int, seconds: int) -> None:
     gc.disable()
     try:
         if mode == "metadata":
-            sys.stdout.write(manifest(sys.stdin.buffer.read()))
+            pickled = sys.stdin.buffer.read()
+            sys.stdout.write(_in_bounds(manifest(pickled), len(pickled)))
         else:
             objects(sys.stdin.buffer)
     except MemoryError:

@@ -19,6 +19,8 @@ _FREE: Final = 16 << 20
 """Bytes that a manifest or a `.metadata` may have, whatever it describes. Beyond, each entry describes more bytes than
 it takes itself."""
 _PIECE: Final = 8 << 20
+_HOLE: Final = bytes(1 << 12)
+"""What is read of a block that was never written. JSON has no such byte, a pickle of names and numbers not so many."""
 _OWN_FILE: Final = re.compile(rb"data-[0-9a-f]{32}/__\d+_\d+\.distcp")
 _RANK_LOCAL: Final = re.compile(r"__\d+\.metadata")
 _LOOKED_AT: Final = 1000
@@ -137,6 +139,8 @@ def _whole(store: Store, path: str, described: str) -> bytes:
         raise CheckpointCorrupted(path, f"has {blob.size} bytes, more than all that it describes")
     data = bytearray(blob.size)
     view = memoryview(data)
-    for _ in store.fill(path, 0, [view[start : start + _PIECE] for start in range(0, len(view), _PIECE)]):
-        pass
+    for piece in store.fill(path, 0, [view[start : start + _PIECE] for start in range(0, len(view), _PIECE)]):
+        # Files with holes take no room, and would vouch for one another's sizes.
+        if _HOLE in bytes(piece):
+            raise CheckpointCorrupted(path, "has a hole, which nobody writes")
     return bytes(data)

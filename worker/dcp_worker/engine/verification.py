@@ -25,6 +25,9 @@ BY_DIGESTS: Final = "every byte, by its crc32c"
 BY_ZIP: Final = "file sizes and zip CRC-32: a stock checkpoint has no digests"
 BY_SIZE: Final = "file sizes only: a stock checkpoint without CRC-32 has no digests"
 _FILES_AT_ONCE: Final = 4
+_FREE: Final = 16 << 20
+_TIMES: Final = 16
+"""A pickle takes about twice the bytes of its manifest. A file with a hole has any size, and takes hours to read."""
 
 
 def verify(
@@ -71,6 +74,8 @@ def _verified(store: Store, found: snapshot.Snapshot, on_progress: Progress | No
 def _check_pickle(store: Store, trailer: layout.Trailer, manifest: Manifest) -> None:
     """Make sure that the pickle in `.metadata`, which only stock readers look at, is the one that was written."""
     size = store.read(layout.METADATA, tail=1).size - len(trailer.encode())
+    if size > _FREE + _TIMES * len(manifest.encode()):
+        raise CheckpointCorrupted(layout.METADATA, f"has {size} bytes, more than its manifest can have a pickle of")
     seen = hashlib.sha256()
     for start in range(0, size, ranges.WINDOW):
         piece = memoryview(bytearray(min(ranges.WINDOW, size - start)))
