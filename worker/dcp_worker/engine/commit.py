@@ -122,12 +122,10 @@ def commit(
     # A look comes before the first try: a store that refuses after a lost answer leaves open what was there before.
     replaced = committed(store) if overwrite else None
     for _ in range(_REPLACE_TRIES):
+        if replaced is not None:
+            before(replaced)  # what fails here comes before any write that could still arrive
         try:
-            if replaced is None:
-                store.create(layout.METADATA, metadata)
-            else:
-                before(replaced)
-                store.replace(layout.METADATA, metadata, replaced.version)
+            _put(store, metadata, replaced)
         except (FileExistsError, StaleVersion):
             found = committed(store)
             if found and found.save_id == save_id:
@@ -144,6 +142,13 @@ def commit(
         else:
             return replaced
     raise ReplacedTooOften(store.url, _REPLACE_TRIES)
+
+
+def _put(store: Store, metadata: bytes, replaced: Committed | None) -> None:
+    if replaced is None:
+        store.create(layout.METADATA, metadata)
+    else:
+        store.replace(layout.METADATA, metadata, replaced.version)
 
 
 def _happened(store: Store, save_id: str, error: Exception, expected: Committed | None, *, overwrite: bool) -> bool:

@@ -98,7 +98,7 @@ def due(
     ordered = sorted(newest, key=lambda save_id: newest[save_id].since, reverse=True)
 
     def over(last: Tombstone) -> bool:
-        return last.since + (last.keep if keep is None else keep) <= now
+        return now - last.since >= (last.keep if keep is None else keep)  # no date is made, which may not exist
 
     return {save_id: of[save_id] for place, save_id in enumerate(ordered) if place >= AT_MOST or over(newest[save_id])}
 
