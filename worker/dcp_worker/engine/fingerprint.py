@@ -8,6 +8,7 @@ who makes values collide.
 import hashlib
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from copyreg import dispatch_table
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, Final
@@ -28,6 +29,7 @@ from dcp_worker.engine import devices, payload, tensors
 Prints = npt.NDArray[np.uint64]
 """One row per entry: what stands for its name, and what stands for its value."""
 _ATOMS: Final = {type(None), bool, int, str, bytes}
+_WITHOUT_PARTS: Final = _ATOMS | {float, complex}
 _WORDS: Final = 8 << 20
 
 
@@ -123,11 +125,29 @@ def of_object(value: object) -> int:
     Raises:
         Exception: it can't be pickled, or holds itself.
     """
-    return int.from_bytes(_digest(value), "little")
+    token = _KNOWN.set({})
+    try:
+        return int.from_bytes(_digest(value), "little")
+    finally:
+        _KNOWN.reset(token)
+
+
+_KNOWN: Final[ContextVar[dict[int, tuple[object, bytes]]]] = ContextVar("known")
+"""Digests of the parts of one value by their id, with the part, so that no other gets that id meanwhile. A part that is
+held twice, and holds one that is held twice, is else taken apart as often as there are ways to it."""
 
 
 def _digest(value: object) -> bytes:
     kind = type(value)
+    if kind in _WITHOUT_PARTS:
+        return _SPECIAL[kind](value)
+    known = _KNOWN.get()
+    if id(value) not in known:
+        known[id(value)] = value, _taken_apart(value, kind)
+    return known[id(value)][1]
+
+
+def _taken_apart(value: object, kind: type) -> bytes:
     if kind in _SPECIAL:
         return _SPECIAL[kind](value)
     if isinstance(value, torch.Tensor):

@@ -24,6 +24,8 @@ _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOT_SYNCED: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF})
 """How file systems say that they do not sync folders. Any other error is a failure to sync."""
+_DEEPEST: Final = 32
+"""Folders in folders that are looked into; saves make one below the other at most. Each is reached from the root."""
 _KINDS: Final = {
     stat.S_IFLNK: "is a symbolic link, which is not followed",
     stat.S_IFDIR: "is a folder, not a file",
@@ -103,7 +105,7 @@ def open_file(folder: int, name: str, flags: int = os.O_RDONLY, *, path: Path | 
 
 
 def walk(root: Path, folder: str = "") -> Iterator[File]:
-    """Find the regular files at any depth below a folder; of links and the like nothing is said.
+    """Find the regular files below a folder, unless they lie absurdly deep; of links and the like nothing is said.
 
     A folder that is not there, or goes away meanwhile, is empty. One that can't be read is an error, unless no save
     made it and it may not be read, as `lost+found`.
@@ -121,6 +123,8 @@ def walk(root: Path, folder: str = "") -> Iterator[File]:
     except FileNotFoundError:
         return
     for path in inner:
+        if path.count("/") >= _DEEPEST:
+            continue
         try:
             yield from walk(root, path)
         except PermissionError:
