@@ -1,5 +1,6 @@
 """What crafted files, odd values and a store that fails at an odd moment must not make of the engine."""
 
+import dataclasses
 import errno
 import os
 import pickle
@@ -165,6 +166,21 @@ def test_parts_that_are_made_on_the_way_are_not_taken_for_one_another() -> None:
     first = [datetime(2026, 11, day, tzinfo=UTC) for day in range(1, 20)]
     second = [*first[:-1], datetime(2026, 11, 30, tzinfo=UTC)]
     assert fingerprint.of_object(first) != fingerprint.of_object(second)
+
+
+def test_a_tensor_has_not_far_more_bytes_than_values(tmp_path: Path) -> None:
+    """E-S3: a file with a hole holds any number of bytes, which would all be read to decode twelve values."""
+    dcp.save(STATE, checkpoint_id=tmp_path, no_dist=True)
+    with (tmp_path / "__7_7.distcp").open("wb") as file:
+        file.truncate(1 << 40)
+    metadata = pickle.loads((tmp_path / layout.METADATA).read_bytes())
+    (index,) = (index for index in metadata.storage_data if index.fqn == "w")
+    place = metadata.storage_data[index]
+    metadata.storage_data[index] = dataclasses.replace(place, relative_path="__7_7.distcp", offset=0, length=1 << 40)
+    (tmp_path / layout.METADATA).write_bytes(pickle.dumps(metadata))
+    for look in (engine.inspect, engine.verify, lambda url: engine.load({"w": torch.zeros(4, 3)}, url)):
+        with pytest.raises(CheckpointCorrupted, match="far more bytes than values"):
+            look(tmp_path)
 
 
 def test_folders_in_folders_hold_nobody_up(tmp_path: Path) -> None:

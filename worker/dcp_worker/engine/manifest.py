@@ -27,6 +27,10 @@ _DTYPE: Final = re.compile(r"[a-z][a-z0-9_]*")
 _MOST: Final = 1 << 62
 """Bytes or elements of anything; numbers beyond are no sizes, and sums of some still fit an off_t."""
 _DIMENSIONS: Final = 64
+_OVERHEAD: Final = 64 << 20
+_WIDEST: Final = 128
+"""Bytes of a part of a tensor, and for each of its elements, at most: a tensor that wraps others may hold more than
+values of its own type. A file with a hole would have any number of them, all read before one is decoded."""
 _BRACKET_EACH: Final = 12
 _CHUNK_BRACKET_EACH: Final = 6
 """Characters for each bracket in what the engine writes, at least. JSON of brackets alone takes 30 times its length."""
@@ -64,6 +68,8 @@ class Bounds:
     name: str
     shape: tuple[int, ...]
     sizes: Sequence[int]
+    is_object: bool = False
+    """Whether it is no tensor: then nothing says how many bytes it may have."""
 
     def check(self, entry: Any) -> None:  # noqa: ANN401 - whatever stands in the JSON
         """Refuse what is no chunk, or one that lies outside of its tensor or its file.
@@ -78,6 +84,8 @@ class Bounds:
         size = self.sizes[_count(file)] if _count(file) < len(self.sizes) else 0
         if _count(offset) + _count(length) > (_MOST if size == UNKNOWN else size):
             raise ValueError("a part of it lies outside of its file")
+        if not self.is_object and length > _OVERHEAD + _WIDEST * prod(sizes):
+            raise ValueError("a part of it has far more bytes than values")
         if payload is not None and _count(payload) > length:
             raise ValueError("a part of it begins behind its end")
 
@@ -232,7 +240,9 @@ class Manifest:
             block_size=_count(document["blockSize"]),
             files=files,
             tensors={
-                name: _tensor(entry, chunks, Bounds(source, name, _shape(entry["shape"]), sizes))
+                name: _tensor(
+                    entry, chunks, Bounds(source, name, _shape(entry["shape"]), sizes, entry["dtype"] is None)
+                )
                 for name, entry in document["tensors"].items()
             },
         )
