@@ -99,8 +99,11 @@ class Harmless:
 
 
 def _is_small(pickled: bytes) -> bool:
-    """Tell whether it is a number or a short text: it calls nothing (GLOBAL, STACK_GLOBAL, and the like)."""
-    return len(pickled) <= _SMALL and not any(code in pickled for code in (b"c", b"i", b"\x93"))
+    """Tell whether it is a number or a short text.
+
+    It calls nothing (GLOBAL, INST, STACK_GLOBAL), and notes nothing at a place of its choice (PUT, LONG_BINPUT).
+    """
+    return len(pickled) <= _SMALL and not any(code in pickled for code in (b"c", b"i", b"\x93", b"p", b"r"))
 
 
 def place_all(items: Iterable[Item], planner: LoadPlanner, allow: Sequence[type]) -> None:
