@@ -160,6 +160,8 @@ import torch
 from dcp_worker import engine
 from dcp_worker.engine import api, asynchronous, failpoints
 
+# Python forgets that Ctrl-C ended it when a thread makes a dataclass later on, as an import does.
+engine.warm()
 cases, ends = json.loads(sys.stdin.read()), {}
 for name, case in cases.items():
     os.mkdir(name)
