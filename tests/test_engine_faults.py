@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -340,12 +341,13 @@ def test_damaged_data_are_named(tmp_path: Path, harm: Any, what: str) -> None:
 
 @pytest.mark.parametrize("name", ["manifest.json", "blocks.crc32c", ".metadata"])
 def test_damage_beside_the_data_is_noticed(tmp_path: Path, name: str) -> None:
+    """What a load reads of it; of `.metadata` it reads the last line alone, and leaves the pickle to stock readers."""
     url = str(tmp_path / "checkpoint")
     engine.save(state(1), url)
     file = next(path for path in Path(url).rglob("*") if path.name == name)
     _flip(file, file.stat().st_size // 2)
-    with pytest.raises(CheckpointCorrupted):
-        loaded(url)
+    with pytest.raises(CheckpointCorrupted) if name != ".metadata" else nullcontext():
+        assert loaded(url) == 1
     with pytest.raises(CheckpointCorrupted):
         engine.verify(url)
 
