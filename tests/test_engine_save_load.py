@@ -213,7 +213,7 @@ def test_numbers_are_keys_as_good_as_names(tmp_path: Path) -> None:
 
 def test_the_readme_resumes_what_it_saves(tmp_path: Path) -> None:
     (block,) = [
-        text for text in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "engine.load" in text
+        text for text in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "resumed =" in text
     ]
     begin, saving, resuming = re.split(r"(?m)^(?=engine\.save|resumed =)", block.replace("s3://bucket", str(tmp_path)))
     model, optim = _trained(3)
