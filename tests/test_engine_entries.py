@@ -195,3 +195,20 @@ def test_after_warm_the_first_save_and_load_import_nothing(tmp_path: Path, more:
 def test_warm_says_at_once_that_a_store_can_not_be_used() -> None:
     with pytest.raises(EngineError):
         engine.warm("nosuch://bucket/run")
+
+
+@pytest.mark.parametrize(
+    ("call", "option", "value", "words"),
+    [
+        (engine.save, "drift", "refus", "drift: 'refus' is none of warn, refuse, ignore"),
+        (engine.save, "unloadable", "no", "unloadable: 'no' is none of warn, refuse"),
+        (engine.load, "strict", "Both", "strict: 'Both' is none of asked, both"),
+        (engine.per_rank, "resize", "keeps", "resize: 'keeps' is none of refuse, keep"),
+    ],
+)
+def test_a_word_that_is_none_of_an_options_is_refused(
+    tmp_path: Path, call: Any, option: str, value: str, words: str
+) -> None:
+    with pytest.raises(InvalidOption, match=words):
+        call({}, *([] if call is engine.per_rank else [tmp_path]), **{option: value})
+    assert list(tmp_path.rglob("*.distcp")) == []

@@ -327,8 +327,8 @@ def test_a_store_that_forbids_deletes_can_be_saved_to(s3: s3_server.S3Server, tm
         assert engine.save(state(1), url, storage_options=proxy.server.options).conflict_guard == "Atomic"
         with pytest.raises(CheckpointExists):
             engine.save(state(2), url, storage_options=proxy.server.options)
-        options = {"storage_options": proxy.server.options, "keep_replaced": timedelta(0)}
-        assert engine.save(state(3), url, overwrite=True, **options)
+        now = timedelta(0)
+        assert engine.save(state(3), url, storage_options=proxy.server.options, overwrite=True, keep_replaced=now)
         assert "403" in proxy.faults
     assert seed_at(url, s3.options) == 3
     # What could not be deleted then is found later, and nothing else is.

@@ -365,3 +365,12 @@ def test_remains_are_spoken_of_only_where_something_was_written(
         with pytest.raises(StorageDenied):
             engine.save(state(1), url, storage_options=proxy.server.options | options)
         assert "files of a failed save remain" in caplog.text
+
+
+def test_for_ever_is_long_and_can_be_read_again(tmp_path: Path) -> None:
+    engine.save(state(1), tmp_path)
+    engine.save(state(2), tmp_path, overwrite=True, keep_replaced=timedelta.max)
+    store = open_store(str(tmp_path))
+    (found,) = replaced.tombstones(store, store.list(layout.REPLACED))
+    assert found.keep > timedelta(days=30_000)
+    assert engine.clean(tmp_path, older_than=NONE) == []

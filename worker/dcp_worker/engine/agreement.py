@@ -6,13 +6,13 @@ the bytes of another rank would be read as something that they are not.
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem
 
 from dcp_worker.engine import fingerprint
-from dcp_worker.engine.errors import UnsavableState, some
+from dcp_worker.engine.errors import InvalidOption, UnsavableState, some
 from dcp_worker.engine.fingerprint import Prints
 from dcp_worker.engine.tensors import look
 
@@ -44,6 +44,8 @@ class Comparison:
     """What this rank offers, and on rank 0 whether the others offer the same; a single rank compares nothing."""
 
     def __init__(self, planner: SavePlanner, world_size: int, drift: Drift) -> None:
+        if drift not in get_args(Drift):
+            raise InvalidOption.none_of("drift", drift, Drift)
         self.entries: dict[str, Any] = {}
         """This rank's state by name."""
         self._planner = planner

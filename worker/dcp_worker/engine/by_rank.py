@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Collection, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch.distributed as dist
 from torch.distributed.checkpoint.stateful import Stateful
 
-from dcp_worker.engine.errors import StateMismatch
+from dcp_worker.engine.errors import InvalidOption, StateMismatch
 
 Resize = Literal["refuse", "keep"]
 
@@ -16,6 +16,8 @@ class PerRank:
     """A value of which every rank has its own, saved and loaded by rank. See `per_rank`."""
 
     def __init__(self, value: Any, *, resize: Resize, process_group: dist.ProcessGroup | None) -> None:  # noqa: ANN401
+        if resize not in get_args(Resize):
+            raise InvalidOption.none_of("resize", resize, Resize)
         self.value = value
         """The value; after a load, what was loaded."""
         self.resize = resize

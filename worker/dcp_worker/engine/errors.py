@@ -19,7 +19,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self, get_args
 
 from dcp_worker.contract import Conflict, Reason
 from dcp_worker.engine import redact
@@ -356,6 +356,11 @@ class InvalidOption(EngineError):
     def not_installed(cls, what: str, extra: str) -> Self:
         """Return the error for a library that is needed for little, and is not there."""
         return cls(f"{what} needs more than is installed: pip install 'dcp-operator[{extra}]'")
+
+    @classmethod
+    def none_of(cls, name: str, value: object, choices: object) -> Self:
+        """Return the error for an option with another value than those of its Literal."""
+        return cls(f"{name}: {value!r} is none of {', '.join(get_args(choices))}")
 
     @classmethod
     def one_place(cls) -> Self:

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 from dcp_worker.contract import LoadSummary
 from dcp_worker.engine import names, tensors
 from dcp_worker.engine.conversion import can_convert, short
-from dcp_worker.engine.errors import StateMismatch, some
+from dcp_worker.engine.errors import InvalidOption, StateMismatch, some
 
 Strict = Literal["asked", "both"]
 """`asked`: all that is asked for must be there, as under DCP. `both`: and all that is there must be asked for."""
@@ -54,6 +54,8 @@ class ByNameLoadPlanner(DefaultLoadPlanner):
     ) -> None:
         super().__init__(**options)
         self._below = tuple(f"{key}." for key in whole)
+        if strict not in get_args(Strict):
+            raise InvalidOption.none_of("strict", strict, Strict)
         self._both = strict == "both"
         self._convert = convert
         self._stay: tuple[str, ...] = ()

@@ -24,6 +24,8 @@ from dcp_worker.engine.store import PART_SIZE, Entry, Store
 
 AT_MOST: Final = 2
 """Replaced saves that are kept at one URL, whatever their age."""
+_LONGEST: Final = timedelta(days=36_500)
+"""What stands for ever: more, in seconds, is more than a time span can hold again."""
 _LARGEST: Final = 16 << 20
 """Bytes of a tombstone; one of a stock checkpoint of half a million files has less."""
 _STOCK: Final = "stock"
@@ -53,7 +55,11 @@ class Live:
 
 def mark(store: Store, save_id: str, *, by: str, keep: timedelta, files: Iterable[str] = ()) -> None:
     """Write the tombstone of what is about to be replaced; of a stock checkpoint, with its files."""
-    note = {"keepSeconds": keep.total_seconds(), "time": datetime.now(UTC).isoformat(), "files": list(files)}
+    note = {
+        "keepSeconds": min(keep, _LONGEST).total_seconds(),
+        "time": datetime.now(UTC).isoformat(),
+        "files": list(files),
+    }
     with suppress(FileExistsError):  # another try of the same commit
         content = json.dumps(note, separators=(",", ":")).encode()
         path = f"{layout.REPLACED}/{save_id or _STOCK}.{by}"

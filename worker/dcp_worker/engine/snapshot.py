@@ -15,7 +15,7 @@ from dcp_worker.engine.errors import CheckpointCorrupted, CheckpointNotFound, is
 from dcp_worker.engine.manifest import Manifest
 from dcp_worker.engine.store import Store
 
-_FREE: Final = 16 << 20
+_FREE: Final = 8 << 20
 """Bytes that a manifest or a `.metadata` may have, whatever it describes. Beyond, each entry describes more bytes than
 it takes itself."""
 _PIECE: Final = 8 << 20

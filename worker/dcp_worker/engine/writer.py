@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from os import PathLike, fspath
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import torch
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
@@ -96,6 +96,8 @@ class CheckpointWriter(StorageWriter):
         super().__init__()
         if keep_replaced is not None and keep_replaced < timedelta(0):
             raise InvalidOption.wrapping("keep_replaced", ValueError(f"{keep_replaced} is less than nothing"))
+        if unloadable not in get_args(loadable.Unloadable):
+            raise InvalidOption.none_of("unloadable", unloadable, loadable.Unloadable)
         self.overwrite = overwrite
         self.info: CheckpointInfo | None = None
         """Rank 0, after the commit: what was saved."""
