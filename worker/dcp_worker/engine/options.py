@@ -38,6 +38,10 @@ _CONNECT_SECONDS: Final = 10.0
 _READ_SECONDS: Final = 30.0
 _ANSWER_SECONDS: Final = 120.0
 """For an upload, whose requests share the line: eight of 32 MiB get through in that time at 2.5 MB/s."""
+_PART_SECONDS: Final = 5.0
+"""For each try that `max_attempts` allows, where tries can't be counted."""
+_AS_TIME_ALLOWS: Final = 1000
+"""Tries of which the time ends before the number."""
 _BACKOFF: Final = {
     "init_backoff": timedelta(milliseconds=200),
     "max_backoff": timedelta(seconds=LONGEST_PAUSE_SECONDS),
@@ -112,6 +116,8 @@ def for_obstore(protocol: str, options: Mapping[str, Any]) -> ObstoreOptions:
         if (checksum := options.get("upload_checksum", "crc64nvme")) != "none":
             config["checksum_algorithm"] = checksum
     attempts = int(options.get("max_attempts", TRIES))
+    # obstore, which alone can send a part again, can't tell throttled tries from others: their time is limited.
+    patience = min(PATIENCE_SECONDS, attempts * _PART_SECONDS) if "max_attempts" in options else PATIENCE_SECONDS
     return ObstoreOptions(
         config=config,
         client=_client(options),
@@ -124,7 +130,11 @@ def for_obstore(protocol: str, options: Mapping[str, Any]) -> ObstoreOptions:
         anonymous=bool(options.get("anon", False)),
         # A signed URL carries no header that says who pays.
         proxied="proxy_url" in options or "project" in options,
-        retry={"max_retries": 1000, "retry_timeout": timedelta(seconds=PATIENCE_SECONDS), "backoff": _BACKOFF},
+        retry={
+            "max_retries": _AS_TIME_ALLOWS,
+            "retry_timeout": timedelta(seconds=max(1, patience)),
+            "backoff": _BACKOFF,
+        },
         no_retry={"max_retries": 0, "retry_timeout": timedelta(seconds=PATIENCE_SECONDS), "backoff": _BACKOFF},
     )
 

@@ -35,7 +35,9 @@ _PAIR: Final = re.compile(rf"(?i)(?<![\w-])({_NAMES})(\\?[\"']?\s*(?:=|:|%3D)\s*
 """A name that stands for a secret, and its value."""
 _HEADER: Final = re.compile(r"\b(Bearer|Basic|SharedKey|Negotiate)\s+[A-Za-z0-9+/=._:~-]{8,}")
 _SIGNED_HEADER: Final = re.compile(r"\b(AWS4-HMAC-SHA256|GOOG4-RSA-SHA256)\b[\s\S]*?Signature=\S+")
-_QUERY: Final = re.compile(r"(https?://[^\s?\"'<>]+)\?[^\s\"'<>)]*")
+_QUERY: Final = re.compile(r"(https?://[^\s?\"'<>]+)\?([^\s\"'<>)]*)")
+_PART: Final = re.compile(r"partNumber=\d{1,5}(?=&|\Z)")
+"""What of a query is no secret, and tells one request of an upload from another."""
 _LOGIN: Final = re.compile(r"(//[^/\s:@]+:)[^/\s@]+@")
 
 _MARKUP: Final = re.compile(
@@ -53,7 +55,7 @@ def mask(text: str) -> str:
         if len(value) >= _SHORTEST_SECRET:
             text = text.replace(value, "***").replace(quote(value, safe=""), "***")
     text = _MARKUP.sub(lambda found: _of_markup(found[0]), text)
-    text = _QUERY.sub(r"\1", text)
+    text = _QUERY.sub(lambda found: found[1] + _told_of(found[2]), text)
     text = _LOGIN.sub(r"\1***@", text)
     text = _SIGNED_HEADER.sub(r"\1 ***", text)
     text = _HEADER.sub(r"\1 ***", text)
@@ -72,6 +74,11 @@ def sentence(text: str) -> str:
     """Return the same for an error of obstore's, which has the body of the answer at its end."""
     head = _STATUS.search(text)
     return mask(text if head is None else f"{text[: head.start()]}{head[1]}: {answer(text[head.end() :])}")
+
+
+def _told_of(query: str) -> str:
+    part = _PART.match(query)
+    return f"?{part[0]}" if part else ""
 
 
 def _of_markup(body: str) -> str:
