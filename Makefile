@@ -114,7 +114,7 @@ bench: .venv/stamp ## The engine beside its peers; writes bench.json and bench.p
 clean: ## Remove what was made here
 	rm -rf .venv .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
-e2e: cluster ## The operator on the cluster that `make cluster` brings up, with kubectl as a user types it (12 min on 2 cores)
+e2e: cluster ## The operator on the cluster that `make cluster` brings up, with kubectl as a user types it (20 min on 2 cores)
 	$(PYTEST) -m e2e
 
 bench-operator: .venv/stamp ## The operator against a real API server; writes bench-operator.json (15 min)
