@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 
 from dcp_worker import engine
 from dcp_worker.engine import errors, failpoints
+from dcp_worker.engine.errors import EngineError
 from s3_server import S3Server
 
 
@@ -648,3 +649,12 @@ def load_in_a_forked_child(rank: int, url: str) -> list[str]:
             said.append(pipe.read())
         os.waitpid(pid, 0)
     return said
+
+
+def save_outside_of_the_group(rank: int, url: str) -> str:
+    """Save on ranks 0 and 1 of a group of theirs, and call the same on rank 2; return what became of it."""
+    group: Any = dist.new_group([0, 1])
+    try:
+        return engine.save({"w": torch.ones(3)}, url, process_group=group).save_id
+    except EngineError as error:
+        return f"{type(error).__name__}: {error}"

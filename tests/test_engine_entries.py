@@ -15,9 +15,11 @@ from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.planner import SavePlanner
 
+import engine_programs as programs
 from dcp_worker import engine
 from dcp_worker.engine import failpoints, writer
 from dcp_worker.engine.errors import CheckpointExists, EngineError, InvalidOption, StateMismatch
+from rank_group import run_ranks, values
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["B5 within", "B5 after"])
@@ -174,6 +176,7 @@ def test_nothing_is_committed_beside_what_each_rank_committed_by_itself(tmp_path
 
 _FIRST_SAVE = """
 import sys, torch, torch.distributed.checkpoint
+import engine_programs as programs
 from dcp_worker import engine
 engine.warm(sys.argv[1] if len(sys.argv) > 2 else None)
 before = set(sys.modules)
@@ -212,3 +215,10 @@ def test_a_word_that_is_none_of_an_options_is_refused(
     with pytest.raises(InvalidOption, match=words):
         call({}, *([] if call is engine.per_rank else [tmp_path]), **{option: value})
     assert list(tmp_path.rglob("*.distcp")) == []
+
+
+def test_a_rank_outside_of_the_group_is_told_so(tmp_path: Path) -> None:
+    first, second, outside = values(run_ranks(3, programs.save_outside_of_the_group, str(tmp_path)))
+    assert first == second == engine.inspect(tmp_path).save_id
+    assert outside.startswith("InvalidOption: ")
+    assert "rank 2 is no member" in outside
