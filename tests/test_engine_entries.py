@@ -176,7 +176,6 @@ def test_nothing_is_committed_beside_what_each_rank_committed_by_itself(tmp_path
 
 _FIRST_SAVE = """
 import sys, torch, torch.distributed.checkpoint
-import engine_programs as programs
 from dcp_worker import engine
 engine.warm(sys.argv[1] if len(sys.argv) > 2 else None)
 before = set(sys.modules)
