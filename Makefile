@@ -33,7 +33,10 @@ test-matrix: .venv/stamp ## Every strategy and world size against every other
 # One environment per torch, outside the tree; all but torch and what it brings is as locked.
 TORCHES := 2.13 2.14
 TORCH_TESTS := tests/test_torch_versions.py tests/test_engine_pure.py tests/test_engine_save_load.py \
-	tests/test_engine_faults.py tests/test_engine_states.py tests/test_stock_faults.py tests/test_state.py
+	tests/test_engine_faults.py tests/test_engine_states.py tests/test_engine_background.py \
+	tests/test_engine_tensors.py tests/test_engine_classes.py tests/test_engine_agreement.py \
+	tests/test_engine_entries.py tests/test_engine_missing.py tests/test_engine_reading.py tests/test_devices.py \
+	tests/test_stock_faults.py tests/test_stock_situations.py tests/test_state.py
 TORCH_HOME := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dcp-operator/torch-
 
 test-torch: ## The engine's tests on every earlier torch, TORCHES="2.13 2.14" (a download of several GB each)
