@@ -240,6 +240,19 @@ class Labelled(Layered):
         return model
 
 
+class Sparse(Layered):
+    """Has a buffer whose values lie beside their indices; what is not `persistent` no checkpoint holds."""
+
+    def __init__(self, *, persistent: bool = True) -> None:
+        super().__init__()
+        self.persistent = persistent
+
+    def model(self) -> nn.Module:
+        model = super().model()
+        model.register_buffer("adjacent", torch.eye(3).to_sparse(), persistent=self.persistent)
+        return model
+
+
 class Position:
     """A place in the data, as a loader keeps it."""
 

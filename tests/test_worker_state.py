@@ -174,13 +174,26 @@ def test_a_layer_without_a_shape_is_the_workloads_fault(pool: Pool, tmp_path: Pa
 
 
 @pytest.mark.parametrize("cell", [ONE, FSDP2], ids=str)
-def test_a_buffer_of_a_class_of_its_own_is_loaded_or_not_saved(pool: Pool, tmp_path: Path, cell: Cell) -> None:
-    if found := failures(run(pool, Operation.SAVE, tmp_path, cell, "Labelled")):
-        assert found[0].reason is Reason.ENTRYPOINT_ERROR
-        assert "model.marks" in found[0].message
-        assert not (tmp_path / ".metadata").exists()
-        return
+def test_a_buffer_of_a_class_of_its_own_comes_back(pool: Pool, tmp_path: Path, cell: Cell) -> None:
+    save(pool, tmp_path, cell, "Labelled")
     load(pool, tmp_path, cell, "Labelled")
+
+
+EVERY = [ONE, FSDP2, FSDP1, DDP, Cell(Strategy.NONE, 2)]
+
+
+@pytest.mark.parametrize("cell", EVERY, ids=str)
+def test_a_sparse_buffer_is_named_and_nothing_is_saved(pool: Pool, tmp_path: Path, cell: Cell) -> None:
+    found = failures(run(pool, Operation.SAVE, tmp_path, cell, "Sparse"))
+    assert {failure.reason for failure in found} == {Reason.ENTRYPOINT_ERROR}
+    assert "model.adjacent is a Tensor of layout sparse_coo" in found[0].message
+    assert not (tmp_path / ".metadata").exists()
+
+
+@pytest.mark.parametrize("cell", EVERY, ids=str)
+def test_a_sparse_buffer_that_no_checkpoint_holds_is_no_hindrance(pool: Pool, tmp_path: Path, cell: Cell) -> None:
+    save(pool, tmp_path, cell, "Sparse", persistent=False, steps=1)
+    load(pool, tmp_path, cell, "Sparse", persistent=False)
 
 
 # What belongs to a rank

@@ -189,6 +189,8 @@ class Rank:
             fills = made if sharding.has_meta(model) and isinstance(made, workload.InitsBuffers) else None
             buffers = workload.unsaved(model)[1] if fills else {}
         workload.need_shapes(model)
+        if self.task.operation is Operation.SAVE:
+            workload.need_savable(model)
         with self.pulse.stage("sharding the model"):
             model = sharding.shard(model, self.task.parallelism, self.place.world_size, device)
             if fills:

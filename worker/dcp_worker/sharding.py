@@ -20,6 +20,7 @@ from torch.distributed.fsdp.wrap import lambda_auto_wrap_policy
 from torch.nn.parallel import DistributedDataParallel
 
 from dcp_worker.contract import Parallelism, Strategy
+from dcp_worker.engine import tensors
 from dcp_worker.engine.errors import InvalidOption
 
 _SENT: Final = {
@@ -62,8 +63,9 @@ def shard(model: nn.Module, parallelism: Parallelism, world_size: int, device: t
             # A model without trainable parameters has nothing to reduce, and DDP refuses it.
             if not any(parameter.requires_grad for parameter in whole.parameters()):
                 return whole
-            # DDP sends buffers from rank 0 to all, and no backend sends every type. Those left are equal by their seed.
-            unsent = [name for name, each in whole.named_buffers() if each.dtype not in _SENT]
+            # DDP sends buffers from rank 0 to all, and no backend sends every type, nor what is sparse. Those left are
+            # equal by their seed.
+            unsent = [name for name, each in whole.named_buffers() if each.dtype not in _SENT or tensors.fault(each)]
             # What the model itself says goes on to hold; its name is torch's.
             unsent += getattr(whole, "_ddp_params_and_buffers_to_ignore", ())
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call] # noqa: SLF001

@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.nn.parallel import DistributedDataParallel
 
+from dcp_worker.engine import tensors
 from dcp_worker.engine.errors import StateMismatch, some
 from dcp_worker.errors import user_code
 
@@ -243,20 +244,21 @@ def replicate(model: nn.Module, optimizer: torch.optim.Optimizer | None, *, whol
     """Make buffers, and if the replicas are `whole` all else, those of rank 0; collective.
 
     DCP saves each replicated tensor from some rank: where they had drifted apart, what is saved would be a mixture.
-    Nothing holds buffers together, nor anything else under strategy `none`.
+    Nothing holds buffers together, nor anything else under strategy `none`. A buffer that no checkpoint can hold, such
+    as a sparse one that is not persistent, is equal by its seed.
     """
-    tensors: list[torch.Tensor] = list(model.buffers())
+    values: list[torch.Tensor] = [each for each in model.buffers() if not tensors.fault(each)]
     if whole:
-        tensors += model.parameters()
+        values += model.parameters()
     if whole and optimizer is not None:
-        tensors += [
+        values += [
             value
             for parameter in model.parameters()
             for _, value in sorted(optimizer.state.get(parameter, {}).items())
             if isinstance(value, torch.Tensor)
         ]
     with torch.no_grad():
-        for tensor in tensors:
+        for tensor in values:
             first = tensor.detach().contiguous()
             # As bytes: gloo sends no integers of 16 bits, nor floats of 8.
             dist.broadcast(first.reshape(-1).view(torch.uint8), src=0)

@@ -8,7 +8,8 @@ from typing import Any, Final, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from dcp_worker.engine.errors import StateMismatch, some
+from dcp_worker.engine import tensors
+from dcp_worker.engine.errors import StateMismatch, UnsavableState, some
 from dcp_worker.errors import WorkloadFailed, user_code
 
 _POISON: Final = 0xA5
@@ -162,6 +163,19 @@ def need_shapes(model: nn.Module) -> None:
             f"model(): no shape is known of {some(missing, 5)}. Give the sizes, or call the model once before it is "
             "returned."
         )
+
+
+def need_savable(model: nn.Module) -> None:
+    """Refuse a model that no checkpoint can hold, before it is sharded, which may fail on it in words of its own.
+
+    Raises:
+        UnsavableState: it names every parameter and buffer of such a kind, sparse ones for example.
+    """
+    parameters, buffers = unsaved(model)
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    saved = {f"model.{name}": named[name] for name in named.keys() - parameters - buffers.keys()}
+    if faults := tensors.faults({name: saved[name] for name in sorted(saved) if not saved[name].is_meta}):
+        raise UnsavableState.of(faults)
 
 
 def need_own(optimizer: torch.optim.Optimizer | None, model: nn.Module) -> None:
