@@ -45,17 +45,23 @@ def test_ctrl_c_stops_all_files_of_a_save_and_removes_them(tmp_path: Path, monke
     def interrupted(_: object) -> None:
         raise KeyboardInterrupt
 
-    stopped = threading.Event()
+    written: list[str] = []
 
     def hook(reached: str) -> None:
         if reached == "mid-part":
-            stopped.wait(0.02)
+            written.append(reached)
+            threading.Event().wait(0.02)
 
-    monkeypatch.setattr(writer, "wait", interrupted)
     monkeypatch.setattr(failpoints, "hook", hook)
+    state = {str(number): torch.zeros(1 << 18) for number in range(40)}
+    engine.save(state, tmp_path / "whole")
+    whole = len(written)
+    written.clear()
+    monkeypatch.setattr(writer, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        engine.save({str(number): torch.zeros(1 << 20) for number in range(40)}, tmp_path)
-    assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
+        engine.save(state, tmp_path / "stopped")
+    assert len(written) < whole / 2
+    assert [file for file in (tmp_path / "stopped").rglob("*") if file.is_file()] == []
 
 
 @pytest.mark.parametrize("call", ["save", "async_save", "load"])
