@@ -24,7 +24,7 @@ test-pure: .venv/stamp ## The tables over pure functions: seconds, no torch
 		tests/test_job.py tests/test_worker_pod.py tests/test_pod_rules.py tests/test_naming.py \
 		tests/test_contract.py tests/test_imports.py
 
-test-adversary: .venv/stamp ## What attackers try, as far as it needs no cluster; docs/threats.md names each
+test-adversary: .venv/stamp ## What attackers try and what goes wrong without them, without a cluster: docs/threats.md
 	$(PYTEST) -m "adversary and not e2e"
 
 test-matrix: .venv/stamp ## Every strategy and world size against every other

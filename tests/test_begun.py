@@ -249,6 +249,7 @@ def no_jobs(request: Request) -> Exception | None:
     return RefusedError(QUOTA, 403) if (request.method, request.resource) == ("POST", JOBS) else None
 
 
+@pytest.mark.adversary
 def test_a_quota_is_waited_for_without_end() -> None:
     """O S3-3: Kubernetes waits at a quota as well."""
     api = FakeApi()
@@ -265,6 +266,7 @@ def test_a_quota_is_waited_for_without_end() -> None:
     assert look(api)["phase"] == "Starting"
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("before", "number", "counted"),
     [
@@ -298,6 +300,7 @@ def test_what_the_api_server_calls_invalid_by_now_waits_where_it_was_accepted_be
     assert "strict decoding error" in found["conditions"][0]["message"]
 
 
+@pytest.mark.adversary
 def test_pods_over_quota_are_waited_for_in_the_quotas_words() -> None:
     api = begun()
     (job,) = [each for each in api.objects.values() if each["kind"] == "Job"]
@@ -337,6 +340,7 @@ def test_an_attempt_whose_job_ran_out_of_time_without_a_pod_is_tried_again() -> 
     assert found.status["retries"] == {"settled": 1, "nextTime": found.status["retries"]["nextTime"]}
 
 
+@pytest.mark.adversary
 def test_time_that_pods_wait_for_a_quota_counts_against_no_timeout() -> None:
     waiting = running(0, phase="Pending", started=None, created=at(9000))
     job = attempt(waiting, replace(waiting, index=1))
@@ -358,12 +362,14 @@ def test_a_job_whose_deadline_was_eaten_by_a_quota_is_tried_again() -> None:
 # Jobs deleted by hand.
 
 
+@pytest.mark.adversary
 def test_a_job_that_was_created_stands_in_the_status_by_its_uid() -> None:
     api = begun()
     (job,) = [each for each in api.objects.values() if each["kind"] == "Job"]
     assert status(api, KEY)["jobRef"] == {"name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}
 
 
+@pytest.mark.adversary
 def test_a_job_that_is_deleted_by_hand_is_a_lost_worker() -> None:
     """O S2-11: it is not counted, and a Save may have committed."""
     api = begun({"spec.retries": 0})
@@ -382,6 +388,7 @@ def test_a_job_that_is_deleted_by_hand_is_a_lost_worker() -> None:
 SEEN: Any = {**STARTED} | {"jobRef": {"name": checkpoint().job_name(1), "uid": "u"}}
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("before", "attempts", "started"),
     [
@@ -398,6 +405,7 @@ def test_what_becomes_of_a_job_that_is_not_there(before: Any, attempts: Any, sta
     assert created(decided(*attempts, status=before)) == started
 
 
+@pytest.mark.adversary
 def test_a_load_whose_job_is_deleted_backs_off_and_has_an_end() -> None:
     of = checkpoint({"spec.operation": "Load", "spec.retries": 0})
     last: Any = decided(of=of).status

@@ -122,6 +122,7 @@ PATHS = {
 }
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("command", ["inspect", "verify"])
 @pytest.mark.parametrize(("path", "url"), PATHS.values(), ids=PATHS)
 def test_a_plain_path_is_one_of_this_machine(
@@ -154,6 +155,7 @@ def test_nothing_of_the_folder_that_is_looked_at_runs(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.adversary
 def test_valid_manifests_are_named() -> None:
     result = dcp("validate", "-f", "-", stdin=SAVE + "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: x}\n")
     assert result.exit_code == 0
@@ -161,6 +163,7 @@ def test_valid_manifests_are_named() -> None:
     assert result.stderr.startswith("standard input, document 2: Namespace left out")
 
 
+@pytest.mark.adversary
 def test_a_path_of_this_machine_is_valid_for_run_but_not_for_a_cluster() -> None:
     manifest = SAVE.replace("s3://bucket/run", "file:///checkpoints/run")
     valid = dcp("validate", "--local", "-f", "-", stdin=manifest)
@@ -170,6 +173,7 @@ def test_a_path_of_this_machine_is_valid_for_run_but_not_for_a_cluster() -> None
     assert "mount a volume" in result.stderr
 
 
+@pytest.mark.adversary
 def test_the_demos_manifest_is_valid_for_what_it_is_for() -> None:
     demo = str(Path(__file__).parent.parent / "examples" / "demo.yaml")
     assert dcp("validate", "--local", "-f", demo).exit_code == 0

@@ -15,6 +15,7 @@ HOUR = 3600.0
 LIMIT = {"spec.workers": {}, "spec.timeouts": {"activeSeconds": 600}}
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("skew", "shown"),
     [
@@ -28,6 +29,7 @@ def test_a_start_is_within_what_is_known(skew: float, shown: float) -> None:
     assert pod_of(pod(0, runs(10 + skew)), at(12)).started == at(shown)
 
 
+@pytest.mark.adversary
 def test_the_first_sight_stands() -> None:
     first = pod_of(pod(0, runs(10 + HOUR)), at(12))
     later = pod_of(pod(0, runs(10 + HOUR)), at(500), first)
@@ -46,6 +48,7 @@ def decided(found: Pod, now: datetime) -> Decision:
     return decide(checkpoint(LIMIT), observe([job(nodes=1)], [found]), STARTED, now)
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("skew", [-HOUR, -60, 0, 60, HOUR, 24 * HOUR])
 def test_a_deadline_is_the_operators_whatever_a_node_says(skew: float) -> None:
     found = seen(skew, 12)
@@ -53,6 +56,7 @@ def test_a_deadline_is_the_operators_whatever_a_node_says(skew: float) -> None:
     assert decided(found, at(700)).status["failure"]["reason"] == "DeadlineExceeded"
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("skew", [-HOUR, 0, HOUR])
 def test_a_grace_for_the_others_reports_is_a_minute_whatever_a_node_says(skew: float) -> None:
     first = seen(0, 12)

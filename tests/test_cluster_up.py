@@ -36,6 +36,7 @@ STATES = {
 }
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(("body", "served"), STATES.values(), ids=STATES)
 def test_a_crd_is_served_once_it_says_so(body: dict[str, Any], served: object) -> None:
     assert is_established(body) is served
@@ -54,17 +55,20 @@ class ScriptedKube(Kube):
         return json.dumps(next(self.bodies))
 
 
+@pytest.mark.adversary
 def test_crds_are_waited_for_from_before_their_first_condition() -> None:
     bodies = iter([body for body, _ in STATES.values()])
     ScriptedKube(Path("unused"), bodies=bodies).install_crds()
     assert next(bodies, None) is None
 
 
+@pytest.mark.adversary
 def test_no_test_leaves_the_wait_for_a_crd_to_kubectl() -> None:
     command = "condition=" + "Established"
     assert not [path for path in HERE.rglob("*.py") if command in path.read_text(encoding="utf-8")]
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("error", "words"),
     [
@@ -89,6 +93,7 @@ def test_a_machine_that_is_not_fit_gets_one_line(
     assert "\n" not in str(exit_.value.code)
 
 
+@pytest.mark.adversary
 def test_the_command_shows_no_traceback(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, HERE / "cluster" / "up.py"],

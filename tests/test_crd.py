@@ -94,9 +94,27 @@ def held(rule: Rule) -> str:
     return [*rule.at, found[1]][1]
 
 
+@pytest.mark.adversary
 def test_all_but_three_fields_are_held_still() -> None:
     fields = {held(rule) for rule in RULES if "oldSelf" in rule.cel}
     assert fields == SPEC["properties"].keys() - set(MUTABLE_FIELDS)
+
+
+@pytest.mark.adversary
+def test_what_may_not_change_is_named_once_and_with_the_way_out() -> None:
+    """O S3-10: the API server puts the field in front, and says `Forbidden` where the value is not what is wrong."""
+    for rule in (rule.to_dict() for rule in RULES if "oldSelf" in rule.cel):
+        assert (rule["reason"], rule["fieldPath"][0]) == ("FieldValueForbidden", ".")
+        assert rule["fieldPath"][1:] not in rule["message"]
+        assert "under another name, or delete this one first: its data stays" in rule["message"]
+
+
+@pytest.mark.adversary
+def test_null_is_no_value() -> None:
+    """O S3-1: `kubectl apply` takes a null for a field that is not there, and the default comes back."""
+    assert [path for path, node in nodes(SCHEMA) if node.get("nullable")] == []
+    assert "-1" in SPEC["properties"]["ttlSecondsAfterFinished"]["description"]
+    assert SPEC["properties"]["ttlSecondsAfterFinished"]["minimum"] == -1
 
 
 def test_columns() -> None:

@@ -134,6 +134,7 @@ def test_jobs_go_when_their_time_is_over_and_never_before_their_report_is_writte
     assert decided(status=done.status, now=at(86_400)).wake_at is None
 
 
+@pytest.mark.adversary
 def test_jobs_may_stay() -> None:
     kept = checkpoint({"spec.ttlSecondsAfterFinished": -1})
     done = decided(attempt(ended(0, saved())), of=kept, status=RUNNING)

@@ -65,6 +65,7 @@ def _state() -> dict[str, object]:
     return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in STATE.items()}
 
 
+@pytest.mark.adversary
 def test_a_save_waits_for_the_devices_of_its_tensors_before_it_copies(recorder: Recorder, tmp_path: Path) -> None:
     engine.save(_state(), tmp_path / "c")
     assert recorder.of("synchronize") == {("MainThread", CPU)}
@@ -73,6 +74,7 @@ def test_a_save_waits_for_the_devices_of_its_tensors_before_it_copies(recorder: 
     assert recorder.calls[:first] == [("synchronize", "MainThread", CPU)]
 
 
+@pytest.mark.adversary
 def test_a_load_waits_before_it_fills_and_after(recorder: Recorder, tmp_path: Path) -> None:
     tensors = {name: value for name, value in _state().items() if name != "text"}
     engine.save(tensors, tmp_path / "c")
@@ -83,6 +85,7 @@ def test_a_load_waits_before_it_fills_and_after(recorder: Recorder, tmp_path: Pa
     assert recorder.calls[0][0] == recorder.calls[-1][0] == "synchronize"
 
 
+@pytest.mark.adversary
 def test_async_save_waits_in_the_foreground_alone(recorder: Recorder, tmp_path: Path) -> None:
     """The staged copy is the host's; the background neither waits for the training's device nor goes to device 0."""
     staged: list[str] = []
@@ -100,6 +103,7 @@ def test_async_save_waits_in_the_foreground_alone(recorder: Recorder, tmp_path: 
     assert {thread for thread, device in recorder.of("use") if device == OWN} == {"dcp-save", "dcp-write"}
 
 
+@pytest.mark.adversary
 def test_nothing_is_asked_of_a_process_without_devices(recorder: Recorder, tmp_path: Path) -> None:
     recorder.host = frozenset({"cpu", "meta"})
     recorder.device.current = None
@@ -134,6 +138,7 @@ def test_the_device_of_a_sharded_tensor_is_that_of_its_shards() -> None:
     assert devices.of([sharded]) == (torch.device("cuda:2"),)
 
 
+@pytest.mark.adversary
 def test_to_ask_torch_for_the_current_device_makes_no_context() -> None:
     before = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     found = devices.TorchLayer().current()

@@ -48,6 +48,7 @@ def test_every_command_line_of_the_first_steps_is_accepted(tmp_path: Path) -> No
     assert len(lines) == 6
 
 
+@pytest.mark.adversary
 def test_the_install_names_images_where_the_manifests_take_them() -> None:
     (overlay,) = (
         found

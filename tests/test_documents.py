@@ -134,6 +134,7 @@ def test_a_folder_without_manifests_is_said(tmp_path: Path) -> None:
         documents.read([str(tmp_path)], LOCAL)
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("prefix", "beginning"),
     [
@@ -152,12 +153,14 @@ def test_a_name_is_made_of_generate_name_as_an_api_server_does(prefix: str, begi
     assert source.title == f"{prefix}..."
 
 
+@pytest.mark.adversary
 def test_a_name_wins_over_generate_name(tmp_path: Path) -> None:
     text = save().replace("name: one", "name: one, generateName: x-")
     (source,) = documents.read(written(tmp_path, text), LOCAL).checkpoints
     assert (source.checkpoint.name, source.title) == ("one", "one")
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("prefix", ["Nightly-", "-x", "a.b-", "a b"])
 def test_a_generate_name_that_begins_no_label(prefix: str, tmp_path: Path) -> None:
     text = save().replace("name: one", f'generateName: "{prefix}"')

@@ -23,6 +23,7 @@ from rank_group import values
 from rank_pool import Pool, joined
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("background", [False, True])
 def test_every_rank_gets_its_own_values_back(pool: Pool, tmp_path: Path, *, background: bool) -> None:
     values(pool.call(3, joined, programs.save_by_rank, str(tmp_path), background))
@@ -41,12 +42,14 @@ def test_every_rank_gets_its_own_values_back(pool: Pool, tmp_path: Path, *, back
     ]
 
 
+@pytest.mark.adversary
 def test_what_was_saved_for_all_is_not_taken_for_a_ranks_own(tmp_path: Path) -> None:
     engine.save({"rng": torch.ones(2)}, tmp_path)
     with pytest.raises(StateMismatch, match="rng was saved once for all ranks, not by rank"):
         engine.load({"rng": engine.per_rank(torch.ones(2))}, tmp_path)
 
 
+@pytest.mark.adversary
 def test_by_rank_stands_at_the_top(tmp_path: Path) -> None:
     with pytest.raises(UnsavableState, match=r"top level of a state dict, not at extra\.rng"):
         engine.save({"extra": {"rng": engine.per_rank(1)}}, tmp_path)
@@ -71,6 +74,7 @@ DIFFERENT: list[tuple[str, str, str, str]] = [
 ]
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(("kind", "drift", "ended", "said"), DIFFERENT)
 def test_what_differs_between_ranks_is_refused_or_named(
     pool: Pool, tmp_path: Path, kind: str, drift: str, ended: str, said: str
@@ -138,11 +142,13 @@ UNLIKE: list[tuple[Any, Any]] = [
 ]
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(("one", "other"), EQUAL, ids=lambda value: repr(value)[:30])
 def test_equal_values_raise_no_alarm(one: Any, other: Any) -> None:
     assert fingerprint.of_object(one) == fingerprint.of_object(other)
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(("one", "other"), UNLIKE, ids=lambda value: repr(value)[:30])
 def test_other_values_are_told_apart(one: Any, other: Any) -> None:
     assert fingerprint.of_object(one) != fingerprint.of_object(other)

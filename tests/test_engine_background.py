@@ -67,6 +67,7 @@ LOOKS: dict[str, Callable[[Path], Any]] = {
 }
 
 
+@pytest.mark.adversary
 @pytest.mark.usefixtures("held")
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 @pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
@@ -80,6 +81,7 @@ def test_whoever_looks_waits_for_the_save_on_its_way(
     assert look(tmp_path) == 2
 
 
+@pytest.mark.adversary
 @pytest.mark.usefixtures("held")
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 @pytest.mark.parametrize("name", ["save", "clean", "bare save"])
@@ -95,6 +97,7 @@ def test_whoever_changes_waits_for_the_save_on_its_way(tmp_path: Path, name: str
     assert loaded(tmp_path / "it") == 2
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("spelling", ["{}", "file://{}", "{}/", "{}/../it"])
 @pytest.mark.parametrize("look", [loaded, engine.verify], ids=["load", "verify"])
 def test_old_values_are_not_read_for_those_of_a_save_that_failed(
@@ -149,6 +152,7 @@ def test_a_save_that_looks_at_checkpoints_itself_does_not_wait_for_itself(tmp_pa
     assert planner.seen == [None]
 
 
+@pytest.mark.adversary
 def test_every_rank_waits_and_all_are_told(tmp_path: Path) -> None:
     found = values(run_ranks(2, programs.load_while_saving, str(tmp_path)))
     assert found == [["load 2.0", "load 2.0", "StorageFull 1", "load 2.0"]] * 2
@@ -252,6 +256,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int
     return folder, json.loads(done.stdout)
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("name", CASES)
 def test_a_program_that_ends_ends_its_save_first(ended: tuple[Path, dict[str, int]], name: str) -> None:
     """Its failure, if nobody saw it, shows in the exit code; SIGTERM waits where it was told to."""
@@ -265,6 +270,7 @@ def test_a_program_that_ends_ends_its_save_first(ended: tuple[Path, dict[str, in
         assert (folder / "stdout").read_text() == ("1\n" if case.program == FORKED else "") + "an atexit handler\n"
 
 
+@pytest.mark.adversary
 def test_finish_on_sigterm_leaves_alone_what_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
     earlier = signal.getsignal(signal.SIGTERM)
     try:

@@ -129,6 +129,7 @@ def like(value: Any) -> Any:
     return type(value), value, repr(value)
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("way", ["engine", "async", "dcp", "stock"])
 def test_common_classes_come_back(tmp_path: Path, caplog: pytest.LogCaptureFixture, way: str) -> None:
     """T F2, F3."""
@@ -149,6 +150,7 @@ def test_common_classes_come_back(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert said(caplog) == []
 
 
+@pytest.mark.adversary
 def test_what_holds_itself_comes_back(tmp_path: Path) -> None:
     inner: deque[Any] = deque()
     outer = SimpleNamespace(inner=inner, again=inner)
@@ -162,6 +164,7 @@ def test_what_holds_itself_comes_back(tmp_path: Path) -> None:
     assert back.inner[1][0] is back.inner
 
 
+@pytest.mark.adversary
 def test_allowed_classes_hold_common_ones(tmp_path: Path) -> None:
     value = (Config(3, deque([UUID(int=1)])), Slotted(UUID(int=2), range(2)), Point(UUID(int=3), Color.RED))
     allow = [Config, Slotted, Point, Color]
@@ -194,6 +197,7 @@ SAVES: Final[dict[str, Callable[..., Any]]] = {
 }
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("save", SAVES.values(), ids=SAVES)
 def test_what_a_load_refuses_a_save_warns_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, save: Callable[..., Any]
@@ -222,6 +226,7 @@ def test_a_number_that_torch_does_not_read_is_warned_of(tmp_path: Path, caplog: 
         engine.load({"big": None}, tmp_path / "c")
 
 
+@pytest.mark.adversary
 def test_a_class_that_is_allowed_and_filled_as_no_load_can(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     engine.save({"cfg": (Stack([1]),)}, tmp_path / "c", allow=[Stack])
     assert f"holds {__name__}.Stack, which can't be read even if it is in `allow`" in caplog.text
@@ -236,6 +241,7 @@ def test_what_is_allowed_is_saved_without_a_word(tmp_path: Path, caplog: pytest.
     assert said(caplog) == []
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("save", SAVES.values(), ids=SAVES)
 def test_a_save_that_refuses_writes_nothing(tmp_path: Path, save: Callable[..., Any]) -> None:
     state = {"w": torch.ones(2), "cfg": (Config(),), "more": (Color.RED, Size.LARGE)}

@@ -54,6 +54,7 @@ def saved(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     return lambda state: dcp.save(state, checkpoint_id=tmp_path, no_dist=True)
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(("values", "there", "wanted"), SAME, ids=str)
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_values_are_converted_and_that_is_said(
@@ -74,6 +75,7 @@ def test_values_are_converted_and_that_is_said(
         engine.load(found, tmp_path, convert=False)
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(("values", "there", "wanted", "message"), OTHER, ids=str)
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_values_that_would_become_others_are_refused(
@@ -84,6 +86,7 @@ def test_values_that_would_become_others_are_refused(
         engine.load({"x": torch.zeros(len(values), dtype=wanted)}, tmp_path)
 
 
+@pytest.mark.adversary
 def test_all_entries_that_can_not_be_converted_are_named(tmp_path: Path) -> None:
     engine.save({"a": torch.ones(2), "b": {"c": torch.ones(2)}}, tmp_path)
     wanted: dict[str, Any] = {"a": torch.zeros(2, dtype=torch.int8), "b": {"c": torch.zeros(2, dtype=torch.bool)}}
@@ -91,6 +94,7 @@ def test_all_entries_that_can_not_be_converted_are_named(tmp_path: Path) -> None
         engine.load(wanted, tmp_path)
 
 
+@pytest.mark.adversary
 def test_an_object_in_place_of_a_tensor_is_counted_as_a_conversion(tmp_path: Path) -> None:
     engine.save({"step": 3}, tmp_path)
     found: dict[str, Any] = {"step": torch.zeros(())}
@@ -116,6 +120,7 @@ BOTH: list[tuple[str, dict[str, Any], dict[str, Any], str | None]] = [
 ]
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(("name", "there", "here", "message"), BOTH, ids=[case[0] for case in BOTH])
 def test_strict_on_both_sides(
     tmp_path: Path, name: str, there: dict[str, Any], here: dict[str, Any], message: str | None
@@ -133,6 +138,7 @@ def test_strict_on_both_sides(
     assert (info.entries.loaded, info.entries.left_out) == (count, total - count)
 
 
+@pytest.mark.adversary
 def test_ranks_ask_for_both_sides_together(pool: Pool, tmp_path: Path) -> None:
     engine.save(_layers(4), tmp_path)
     found = [result.value for result in pool.call(2, joined, programs.load_halves, str(tmp_path))]

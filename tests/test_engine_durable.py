@@ -69,6 +69,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
         yield Disk(patch)
 
 
+@pytest.mark.adversary
 def test_what_a_commit_stands_on_is_durable_before_it(tmp_path: Path, disk: Disk) -> None:
     """E-M2: the folders above the checkpoint, the entry of its data folder, the files and their entries."""
     url = tmp_path / "runs" / "exp" / "1"
@@ -118,6 +119,7 @@ CODES = [
 ]
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(("code", "error"), CODES, ids=[errno.errorcode[code] for code, _ in CODES])
 def test_a_folder_that_can_not_be_synced_fails_the_save(
     tmp_path: Path, disk: Disk, code: int, error: type[EngineError]
@@ -150,6 +152,7 @@ def test_a_folder_that_can_not_be_synced_fails_the_save(
     assert not known[-1], "the name is there already"
 
 
+@pytest.mark.adversary
 def test_a_new_folder_that_can_not_be_synced_is_not_taken_for_one_that_is(tmp_path: Path, disk: Disk) -> None:
     """E-M2: else the next save would find it and build on it."""
     disk.done.clear()
@@ -171,6 +174,7 @@ def test_a_new_folder_that_can_not_be_synced_is_not_taken_for_one_that_is(tmp_pa
         assert value_at(url / "deep" / "er") == 1
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF])
 def test_a_file_system_that_syncs_no_folders_can_be_saved_to(tmp_path: Path, disk: Disk, code: int) -> None:
     disk.fails = lambda path: code if Path(path).is_dir() else 0
@@ -179,6 +183,7 @@ def test_a_file_system_that_syncs_no_folders_can_be_saved_to(tmp_path: Path, dis
     assert value_at(tmp_path / "deep" / "er") == 2
 
 
+@pytest.mark.adversary
 def test_a_link_that_was_asked_for_twice_is_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """E Minor: NFS answers EEXIST to the second of two requests when the first one's answer got lost."""
     link = os.link

@@ -22,6 +22,7 @@ from dcp_worker.engine.errors import CheckpointExists, EngineError, InvalidOptio
 from rank_group import run_ranks, values
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("inside", [True, False], ids=["B5 within", "B5 after"])
 def test_a_load_fills_tensors_of_inference_mode(tmp_path: Path, *, inside: bool) -> None:
     saved = torch.arange(12.0).reshape(3, 4)
@@ -33,6 +34,7 @@ def test_a_load_fills_tensors_of_inference_mode(tmp_path: Path, *, inside: bool)
     assert all(torch.equal(each.float(), saved) for each in found.values())
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("kind", [engine.CheckpointWriter, engine.CheckpointReader], ids=["F5 writer", "F5 reader"])
 @pytest.mark.parametrize("url", ["s3://bucket/x", "gs://bucket/x", "file:///tmp/x"])
 def test_writers_and_readers_travel(kind: Callable[..., Any], url: str) -> None:
@@ -41,6 +43,7 @@ def test_writers_and_readers_travel(kind: Callable[..., Any], url: str) -> None:
     assert (copy.store.url, copy._options) == (url, options)
 
 
+@pytest.mark.adversary
 def test_ctrl_c_stops_all_files_of_a_save_and_removes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_: object) -> None:
         raise KeyboardInterrupt
@@ -64,6 +67,7 @@ def test_ctrl_c_stops_all_files_of_a_save_and_removes_them(tmp_path: Path, monke
     assert [file for file in (tmp_path / "stopped").rglob("*") if file.is_file()] == []
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("call", ["save", "async_save", "load"])
 def test_one_of_several_that_joined_no_group_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
@@ -79,6 +83,7 @@ def test_one_of_several_that_joined_no_group_is_refused(
     assert engine.find(url) is not None
 
 
+@pytest.mark.adversary
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 @pytest.mark.parametrize("first", ["engine", "bare"])
 def test_plans_that_were_kept_of_ours_serve_stock(tmp_path: Path, first: str) -> None:
@@ -98,6 +103,7 @@ def test_plans_that_were_kept_of_ours_serve_stock(tmp_path: Path, first: str) ->
     assert torch.equal(found["w"], state["w"])
 
 
+@pytest.mark.adversary
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 @pytest.mark.parametrize("first", ["engine", "bare", "stock"])
 def test_a_writer_of_ours_serves_planners_that_keep_plans(tmp_path: Path, first: str) -> None:
@@ -128,6 +134,7 @@ SAVED: dict[str, Any] = {
 }
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("keys", "names"),
     [
@@ -154,12 +161,14 @@ def test_a_checkpoint_is_read_without_a_template(tmp_path: Path, by: str, keys: 
         assert torch.equal(value, saved[name]) if isinstance(value, torch.Tensor) else value == saved[name]
 
 
+@pytest.mark.adversary
 def test_a_key_that_chooses_nothing_is_named(tmp_path: Path) -> None:
     engine.save(SAVED, tmp_path)
     with pytest.raises(StateMismatch, match=r"chosen by modle\.\*; its parts are model, n, optim"):
         engine.read(tmp_path, keys=["modle.*", "n"])
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("made", [engine.CheckpointWriter, engine.CheckpointReader])
 def test_a_place_is_given_once_by_either_name(tmp_path: Path, made: Any) -> None:
     assert made(path=tmp_path).checkpoint_id == made(tmp_path).checkpoint_id == made(url=tmp_path).checkpoint_id
@@ -168,6 +177,7 @@ def test_a_place_is_given_once_by_either_name(tmp_path: Path, made: Any) -> None
             made(*given[:1], **({"path": given[1]} if given else {}))
 
 
+@pytest.mark.adversary
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_nothing_is_committed_beside_what_each_rank_committed_by_itself(tmp_path: Path) -> None:
     dcp.save({"w": torch.ones(3)}, checkpoint_id=tmp_path, use_collectives=False, no_dist=True)
@@ -192,6 +202,7 @@ print(sorted(name for name in sys.modules.keys() - before if name.startswith(("d
 """
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("more", [[], ["with the URL"]])
 def test_after_warm_the_first_save_and_load_import_nothing(tmp_path: Path, more: list[str]) -> None:
     done = subprocess.run(
@@ -200,6 +211,7 @@ def test_after_warm_the_first_save_and_load_import_nothing(tmp_path: Path, more:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.adversary
 def test_warm_says_at_once_that_a_store_can_not_be_used() -> None:
     with pytest.raises(EngineError):
         engine.warm("nosuch://bucket/run")
@@ -222,6 +234,7 @@ def test_a_word_that_is_none_of_an_options_is_refused(
     assert list(tmp_path.rglob("*.distcp")) == []
 
 
+@pytest.mark.adversary
 def test_a_rank_outside_of_the_group_is_told_so(tmp_path: Path) -> None:
     first, second, outside = values(run_ranks(3, programs.save_outside_of_the_group, str(tmp_path)))
     assert first == second == engine.inspect(tmp_path).save_id

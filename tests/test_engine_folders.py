@@ -396,3 +396,19 @@ def test_a_taken_url_is_refused_as_ever(run: Path) -> None:
     assert {path for path, _ in folders.walk(run)} == {
         path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()
     }
+
+
+@pytest.mark.parametrize(("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)], ids=oct)
+def test_files_and_folders_have_the_mode_that_the_umask_leaves(
+    tmp_path: Path, umask: int, file: int, folder: int
+) -> None:
+    """E-Minor: who may read the weights is the user's to say, after a replacement too."""
+    before = os.umask(umask)
+    try:
+        for value in (1, 2):
+            engine.save({"w": torch.full((70_000,), float(value))}, tmp_path / "runs" / "1", overwrite=True)
+    finally:
+        os.umask(before)
+    made = [tmp_path / "runs", *(tmp_path / "runs").rglob("*")]
+    modes = {path: path.stat().st_mode & 0o777 for path in made}
+    assert modes == {path: folder if path.is_dir() else file for path in made}

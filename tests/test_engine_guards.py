@@ -55,6 +55,7 @@ nonsense
 """
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("path", "kind", "apart"),
     [
@@ -84,11 +85,13 @@ def test_which_file_systems_share_their_locks(path: str, kind: str, *, apart: bo
     assert locks.keeps_apart(found, options, file_locked=False) is local
 
 
+@pytest.mark.adversary
 def test_of_an_unknown_mount_nothing_is_promised() -> None:
     assert locks.mounted("", "/x") == ("", frozenset())
     assert not locks.keeps_apart("", frozenset(), file_locked=True)
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("kind", "options", "guard"),
     [
@@ -132,6 +135,7 @@ def both_at_once(step: Callable[[int], Any]) -> list[Any]:
         return list(pool.map(one, range(2)))
 
 
+@pytest.mark.adversary
 @pytest.mark.usefixtures("as_on_two_hosts")
 def test_of_two_replacers_of_one_version_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """E-M3 a: between the look at the version and the rename there is always room for another's."""
@@ -151,6 +155,7 @@ def test_of_two_replacers_of_one_version_one_is_refused(tmp_path: Path, monkeypa
         assert store.read(layout.METADATA).data.decode() in ends
 
 
+@pytest.mark.adversary
 @pytest.mark.usefixtures("as_on_two_hosts")
 def test_a_look_at_the_file_gives_no_lock_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """E-M3 a: of a process's POSIX locks any close of the file ends all."""
@@ -213,6 +218,7 @@ def proxy(s3: s3_server.S3Server) -> Iterator[flaky_proxy.FlakyProxy]:
         yield proxy
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("ignored", "unknown", "create", "replace"),
     [
@@ -250,6 +256,7 @@ def test_a_store_is_saved_to_whatever_it_knows(
     assert s3.keys(f"{tmp_path.name}/data-probe") == []
 
 
+@pytest.mark.adversary
 def test_each_guard_is_tried_out_once(proxy: flaky_proxy.FlakyProxy, tmp_path: Path) -> None:
     """E-M3 b: one request more than for creating, where something is to be replaced."""
     url, options = proxy.server.url(tmp_path.name), proxy.server.options
@@ -268,6 +275,7 @@ def test_each_guard_is_tried_out_once(proxy: flaky_proxy.FlakyProxy, tmp_path: P
     assert sorted(probes())[-2:] == ["PUT"] * 2
 
 
+@pytest.mark.adversary
 def test_a_look_still_refuses_what_the_store_does_not(proxy: flaky_proxy.FlakyProxy, tmp_path: Path) -> None:
     """E-M3 b: one after the other nobody is overwritten, conditions or none."""
     proxy.unknown = frozenset({CREATES, REPLACES})
@@ -284,6 +292,7 @@ def test_a_look_still_refuses_what_the_store_does_not(proxy: flaky_proxy.FlakyPr
     assert store.read("x").data == b"3"
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("unknown", [False, True], ids=["ignored", "501"])
 def test_a_late_write_that_nobody_refuses_finds_its_data(
     proxy: flaky_proxy.FlakyProxy,
@@ -319,6 +328,7 @@ def test_a_late_write_that_nobody_refuses_finds_its_data(
     engine.verify(url, storage_options=options)
 
 
+@pytest.mark.adversary
 def test_where_nothing_is_compared_nothing_is_sent_twice(proxy: flaky_proxy.FlakyProxy, tmp_path: Path) -> None:
     """E-M3 b: a first try that arrives after another's commit would bring back what that one replaced."""
     proxy.ignored = frozenset({CREATES, REPLACES})

@@ -38,6 +38,7 @@ CASES = {
 }
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(("wanted", "there", "words"), CASES.values(), ids=CASES)
 def test_what_is_missing_is_explained(tmp_path: Path, wanted: list[str], there: list[str], words: str) -> None:
     text = names.missing(wanted, wanted, there, saved_by=2)
@@ -45,6 +46,7 @@ def test_what_is_missing_is_explained(tmp_path: Path, wanted: list[str], there: 
     assert all(name in text for name in wanted)
 
 
+@pytest.mark.adversary
 def test_all_that_is_missing_is_listed_at_once(tmp_path: Path) -> None:
     engine.save({"w": torch.ones(2), "n": {f"x{number}": number for number in range(3)}}, tmp_path / "c")
     state: dict[str, Any] = {"w": torch.ones(2), "n": {"x0": 0, **{f"y{number}": 0 for number in range(12)}}}
@@ -54,6 +56,7 @@ def test_all_that_is_missing_is_listed_at_once(tmp_path: Path) -> None:
         engine.load(state, tmp_path / "c")
 
 
+@pytest.mark.adversary
 def test_the_ranks_that_saved_are_told(tmp_path: Path) -> None:
     engine.save({"rng": {"rank0": torch.ones(2)}}, tmp_path / "c")
     with pytest.raises(
@@ -62,6 +65,7 @@ def test_the_ranks_that_saved_are_told(tmp_path: Path) -> None:
         engine.load({"rng": {"rank1": torch.ones(2)}}, tmp_path / "c")
 
 
+@pytest.mark.adversary
 def test_many_names_are_explained_soon() -> None:
     there = [f"model.layers.{number}.block.weight" for number in range(100_000)]
     wanted = [f"model.layer.{number}.blocks.weights" for number in range(100_000)]

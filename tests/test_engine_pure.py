@@ -229,6 +229,14 @@ def test_a_manifest_survives_its_json() -> None:
     assert manifest.tensors_in(path, 0, 129) == ["w"]
 
 
+@pytest.mark.adversary
+def test_another_block_size_is_named() -> None:
+    """E-Minor: its digests would be those of other bytes."""
+    text = Manifest(save_id="0" * 32, block_size=2 * layout.BLOCK).encode()
+    with pytest.raises(ValueError, match=rf"blockSize {2 * layout.BLOCK} is not the {layout.BLOCK} known here"):
+        Manifest.decode(text, "url", save_id="0" * 32)
+
+
 @pytest.mark.parametrize("name", ["a.b", '"chunks":[1]', '\\"chunks":[1]', "chunks", 'x","chunks":[[', "ü \\ {}"])
 def test_a_manifest_takes_any_name(name: str) -> None:
     chunk = Chunk((0,), (4,), 0, 0, 16, None)

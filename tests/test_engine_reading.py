@@ -31,6 +31,7 @@ def of_one_rank(path: Path) -> None:
     (path / ".metadata").rename(path / "__0.metadata")
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -49,6 +50,7 @@ def test_where_no_checkpoint_stands_the_error_says_what_does(
             read(tmp_path / "there")
 
 
+@pytest.mark.adversary
 def test_what_one_rank_saved_alone_is_read_by_dcp_load(tmp_path: Path) -> None:
     """T-F4."""
     of_one_rank(tmp_path)
@@ -57,6 +59,7 @@ def test_what_one_rank_saved_alone_is_read_by_dcp_load(tmp_path: Path) -> None:
     assert state["a"].equal(torch.ones(2))
 
 
+@pytest.mark.adversary
 def test_properties_of_an_old_torch_are_read(tmp_path: Path) -> None:
     """T-F1: until torch 2.2 those in `.metadata` were the ones of sharded tensors."""
     dcp.save({"a": torch.arange(4.0)}, checkpoint_id=tmp_path, no_dist=True)
@@ -68,6 +71,7 @@ def test_properties_of_an_old_torch_are_read(tmp_path: Path) -> None:
     assert state["a"].equal(torch.arange(4.0))
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("save", ["ours", "stock"])
 def test_a_load_needs_no_template_with_dcps_planner(tmp_path: Path, save: str) -> None:
     """F6."""

@@ -46,6 +46,7 @@ def stone(save_id: str, minutes: float, keep: timedelta = HOUR, by: str = D) -> 
     return Tombstone(f"replaced/{save_id or 'stock'}.{by}", save_id, NOW - timedelta(minutes=minutes), keep)
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("stones", "live", "due"),
     [
@@ -146,6 +147,7 @@ def hooked() -> Iterator[None]:
     failpoints.hook = None
 
 
+@pytest.mark.adversary
 def test_a_stock_reader_that_began_before_finishes(tmp_path: Path) -> None:
     """E-M4: stock DCP reads `.metadata` once, and the data as long as it likes."""
     engine.save(state(1), tmp_path)
@@ -166,6 +168,7 @@ def test_a_stock_reader_that_began_before_finishes(tmp_path: Path) -> None:
     assert saves(tmp_path) == 3, "two are kept, beside what stands"
 
 
+@pytest.mark.adversary
 def test_a_load_during_which_two_saves_replace_the_checkpoint_finishes(tmp_path: Path, hooked: None) -> None:
     """E-M4: without a grace it starts over once, and fails the second time."""
     engine.save(state(1), tmp_path)
@@ -181,6 +184,7 @@ def test_a_load_during_which_two_saves_replace_the_checkpoint_finishes(tmp_path:
     assert value_at(tmp_path) == 1
 
 
+@pytest.mark.adversary
 def test_a_stock_checkpoint_that_is_replaced_is_kept_too(tmp_path: Path) -> None:
     """E-M4."""
     dcp.save(state(1), checkpoint_id=tmp_path, no_dist=True)
@@ -200,6 +204,7 @@ def test_a_stock_checkpoint_that_is_replaced_is_kept_too(tmp_path: Path) -> None
     assert value_at(tmp_path) == 2
 
 
+@pytest.mark.adversary
 @pytest.mark.filterwarnings("ignore:Detected an existing checkpoint")
 def test_a_stock_save_over_ours_is_not_cleaned_away(tmp_path: Path) -> None:
     """E-M4: stock names its files as the stock checkpoint did that was replaced."""
@@ -213,6 +218,7 @@ def test_a_stock_save_over_ours_is_not_cleaned_away(tmp_path: Path) -> None:
 # When it goes.
 
 
+@pytest.mark.adversary
 def test_what_was_kept_goes_with_the_next_save(tmp_path: Path) -> None:
     """E-M4."""
     first = engine.save(state(1), tmp_path)
@@ -234,6 +240,7 @@ def test_what_was_kept_goes_with_the_next_save(tmp_path: Path) -> None:
     assert value_at(tmp_path) == 4
 
 
+@pytest.mark.adversary
 def test_an_old_checkpoint_that_was_replaced_just_now_is_not_an_orphan(tmp_path: Path) -> None:
     """E-M4: its files are as old as an orphan's."""
     saved = engine.save(state(1), tmp_path)
@@ -262,6 +269,7 @@ def test_a_save_that_fails_leaves_no_tombstone(tmp_path: Path, hooked: None, mon
     assert value_at(tmp_path) == 1
 
 
+@pytest.mark.adversary
 def test_the_result_is_known_before_anything_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """E-M4: under bare `dcp.save` there is no moment after it."""
     engine.save(state(1), tmp_path)
@@ -279,6 +287,7 @@ def test_the_result_is_known_before_anything_is_removed(tmp_path: Path, monkeypa
     assert saves(tmp_path) == 1
 
 
+@pytest.mark.adversary
 def test_a_file_system_keeps_nothing_unless_asked_and_nobody_keeps_for_less_than_that(tmp_path: Path) -> None:
     engine.save(state(1), tmp_path)
     engine.save(state(2), tmp_path, overwrite=True)
@@ -296,6 +305,7 @@ def s3() -> Iterator[s3_server.S3Server]:
         yield server
 
 
+@pytest.mark.adversary
 def test_an_object_store_keeps_for_an_hour(s3: s3_server.S3Server, tmp_path: Path) -> None:
     """E-M4."""
     url, options = s3.url(tmp_path.name), s3.options
@@ -317,6 +327,7 @@ def test_an_object_store_keeps_for_an_hour(s3: s3_server.S3Server, tmp_path: Pat
     assert not [key for key in s3.keys(tmp_path.name) if "replaced" in key]
 
 
+@pytest.mark.adversary
 def test_a_save_that_stood_without_knowing_is_kept_as_any_other(s3: s3_server.S3Server, tmp_path: Path) -> None:
     """E-M4: its commit got no answer, another replaced it, and it is told that it failed."""
     url, options = s3.url(tmp_path.name), s3.options
@@ -351,6 +362,7 @@ def test_a_store_that_forbids_deletes_is_replaced_all_the_same(s3: s3_server.S3S
         assert value_at(url, proxy.server.options) == 4
 
 
+@pytest.mark.adversary
 def test_remains_are_spoken_of_only_where_something_was_written(
     s3: s3_server.S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

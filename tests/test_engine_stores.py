@@ -105,6 +105,7 @@ def times(answer: Answer, count: int, method: str) -> flaky_proxy.Rule:
     return lambda of, _path: answer if of == method and next(left) < count else None
 
 
+@pytest.mark.adversary
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("answer", [SLOW_DOWN, TOO_MANY], ids=["SlowDown", "429"])
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -121,6 +122,7 @@ def test_throttling_is_waited_out_and_is_no_try(
     assert flaky.faults == [answer] * count
 
 
+@pytest.mark.adversary
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("answer", [SLOW_DOWN, LIMITED, BUSY, TOO_MANY], ids=lambda answer: answer.body[13:20])
 def test_whole_saves_and_loads_wait_throttling_out(
@@ -158,6 +160,7 @@ def test_other_failures_are_tried_as_often_as_was_said(
     assert flaky.faults == [answer] * tries
 
 
+@pytest.mark.adversary
 def test_patience_has_an_end(flaky: flaky_proxy.FlakyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "PATIENCE_SECONDS", 0.5)
     flaky.rule = lambda *_: SLOW_DOWN
@@ -168,6 +171,7 @@ def test_patience_has_an_end(flaky: flaky_proxy.FlakyProxy, tmp_path: Path, monk
     assert len(flaky.faults) > 1
 
 
+@pytest.mark.adversary
 def test_patience_is_minutes_and_a_pause_seconds() -> None:
     assert 60 <= retry.PATIENCE_SECONDS <= 180
     assert retry.LONGEST_PAUSE_SECONDS == 10
@@ -208,6 +212,7 @@ def signed(path: str) -> bool:
     return "X-Amz-Signature" in path
 
 
+@pytest.mark.adversary
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize(
     ("refusal", "always", "requests"),
@@ -243,6 +248,7 @@ def test_a_refused_url_is_signed_anew_once_and_then_done_without(
     assert [signed(path) for path in seen] == [True, not always]  # what is refused is one object, not all
 
 
+@pytest.mark.adversary
 def test_a_broken_answer_costs_the_url_that_was_signed_for_it(flaky: flaky_proxy.FlakyProxy, tmp_path: Path) -> None:
     store = store_at(flaky, tmp_path.name)
     store.write("a", [b"data"], part_size=100, parallel=1)
@@ -258,6 +264,7 @@ def test_a_broken_answer_costs_the_url_that_was_signed_for_it(flaky: flaky_proxy
     assert re.search(r"X-Amz-Expires=900\b", store._direct._signed["a"][1])
 
 
+@pytest.mark.adversary
 def test_whoever_accepts_no_signed_url_is_not_asked_for_ever(flaky: flaky_proxy.FlakyProxy, tmp_path: Path) -> None:
     store = store_at(flaky, tmp_path.name)
     for path in "abcdef":
@@ -289,6 +296,7 @@ WORDS = {
 }  # fmt: skip
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("name", WORDS)
 def test_an_error_says_what_to_do(flaky: flaky_proxy.FlakyProxy, tmp_path: Path, name: str) -> None:
     answer, kind, words = WORDS[name]
@@ -298,6 +306,7 @@ def test_an_error_says_what_to_do(flaky: flaky_proxy.FlakyProxy, tmp_path: Path,
     assert type(caught.value) is kind
 
 
+@pytest.mark.adversary
 @pytest.mark.usefixtures("hasty")
 def test_missing_credentials_are_said_to_be_missing(
     flaky: flaky_proxy.FlakyProxy, monkeypatch: pytest.MonkeyPatch
@@ -406,6 +415,7 @@ def test_the_secrets_of_this_process_are_masked_wherever_they_stand(monkeypatch:
 # Addresses.
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("address", "fault"),
     [
@@ -446,6 +456,7 @@ def test_an_address_that_can_not_be_is_told_from_one_that_can(address: str, faul
     assert fault in found
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("url", "options", "variables", "says"),
     [
@@ -489,6 +500,7 @@ def panic() -> None:
     raise PanicException("called `Result::unwrap()` on an `Err` value: InvalidPort")
 
 
+@pytest.mark.adversary
 def test_a_panic_becomes_an_error() -> None:
     with pytest.raises(InvalidOption, match="InvalidPort"):
         guarded_obstore.guarded(panic)()
@@ -522,6 +534,7 @@ def in_a_fork(step: Callable[[], str]) -> str:
         os.waitpid(pid, 0)
 
 
+@pytest.mark.adversary
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 @pytest.mark.parametrize("name", ["find", "inspect", "verify", "clean", "save", "async_save", "load", "inherited"])
 def test_a_child_that_was_forked_after_a_store_was_used_is_told_so_at_once(
@@ -548,12 +561,14 @@ def test_a_child_that_was_forked_after_a_store_was_used_is_told_so_at_once(
     assert fill(store, ".metadata", 8)  # the parent goes on
 
 
+@pytest.mark.adversary
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 def test_a_forked_child_may_use_local_files(tmp_path: Path) -> None:
     engine.save(state(4), tmp_path)
     assert in_a_fork(lambda: str(loaded(str(tmp_path), {}))) == "4.0"
 
 
+@pytest.mark.adversary
 def test_a_child_whose_parent_used_no_store_uses_one(s3: s3_server.S3Server, tmp_path: Path) -> None:
     program = f"""
 import os
@@ -570,6 +585,7 @@ for _ in range(2):
     assert done.stdout == "None\nNone\n"
 
 
+@pytest.mark.adversary
 def test_a_child_of_a_rank_is_told_that_the_group_is_not_its_own(tmp_path: Path) -> None:
     import engine_programs as programs
 

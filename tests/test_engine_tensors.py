@@ -56,6 +56,7 @@ KEPT: dict[str, Callable[[float], torch.Tensor]] = {
 }
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("kind", KEPT)
 def test_tensors_of_every_class_come_back(tmp_path: Path, save: Save, kind: str) -> None:
     saved = KEPT[kind](2.0)
@@ -69,6 +70,7 @@ def test_tensors_of_every_class_come_back(tmp_path: Path, save: Save, kind: str)
     assert type(found["m"]["w"]) is type(saved)
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("kind", KEPT)
 def test_what_is_staged_is_what_was_there_at_the_call(tmp_path: Path, kind: str) -> None:
     saved = KEPT[kind](2.0)
@@ -157,6 +159,7 @@ REFUSED: list[tuple[Callable[[], torch.Tensor], str]] = [
 ]
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(("made", "message"), REFUSED, ids=[message for _, message in REFUSED])
 def test_what_would_not_come_back_is_refused_by_name(
     tmp_path: Path, save: Save, made: Callable[[], torch.Tensor], message: str
@@ -169,12 +172,14 @@ def test_what_would_not_come_back_is_refused_by_name(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.adversary
 def test_a_module_that_is_lazy_is_refused_at_a_load_too(tmp_path: Path) -> None:
     engine.save({"w": torch.ones(3, 3)}, tmp_path)
     with pytest.raises(StateMismatch, match="w is a UninitializedParameter of a lazy module"):
         engine.load({"w": torch.nn.LazyLinear(3).weight}, tmp_path)
 
 
+@pytest.mark.adversary
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("made", [_sparse, _quantized], ids=["sparse", "quantized"])
 def test_what_older_saves_and_stock_kept_of_them_is_not_half_loaded(
@@ -191,6 +196,7 @@ def test_what_older_saves_and_stock_kept_of_them_is_not_half_loaded(
         engine.load({"w": made()}, tmp_path)
 
 
+@pytest.mark.adversary
 def test_wrappers_with_other_settings_are_not_mixed(tmp_path: Path) -> None:
     engine.save({"w": scaled(2.0, step=3)}, tmp_path)
     with pytest.raises(StateMismatch, match=r"w: the checkpoint holds a Scaled with 3 .* with 4"):
@@ -208,6 +214,7 @@ class Other(DefaultSavePlanner):
         return self.made if isinstance(object, torch.Tensor) else super().transform_object(write_item, object)
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("made", "message"),
     [
@@ -237,6 +244,7 @@ UNEVEN = {
 }
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("background", [False, True])
 @pytest.mark.parametrize("kind", UNEVEN)
 def test_shards_that_are_not_what_the_plan_says_are_refused(
@@ -255,17 +263,20 @@ UNLIKE = {
 }
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("kind", UNLIKE)
 def test_one_name_for_different_things_is_refused(pool: Pool, tmp_path: Path, kind: str) -> None:
     for result in pool.call(2, joined, programs.unlike, str(tmp_path), kind):
         assert result.value == f"UnsavableState: this state can't be saved: {UNLIKE[kind]}"
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("background", [False, True])
 def test_wrappers_under_dtensors_come_back(pool: Pool, tmp_path: Path, *, background: bool) -> None:
     assert values(pool.call(2, joined, programs.sharded_wrappers, str(tmp_path), background)) == [True, True]
 
 
+@pytest.mark.adversary
 def test_an_entry_that_can_not_be_copied_is_named(tmp_path: Path) -> None:
     class Uncopied:
         def __deepcopy__(self, memo: object) -> None:

@@ -35,6 +35,7 @@ def loaded(entries: LoadSummary, *warnings: str) -> Mapping[str, Any]:
     return decision.status
 
 
+@pytest.mark.adversary
 def test_a_load_counts_in_its_status_its_message_and_its_table() -> None:
     status = loaded(LoadSummary(loaded=16, left_out=8, converted=2))
     assert status["entries"] == "16 loaded, 8 left out, 2 converted"
@@ -63,6 +64,7 @@ def test_what_can_be_no_class_is_refused_in_one_line(name: str) -> None:
     assert problem.startswith("spec.workload.allow.0: ")
 
 
+@pytest.mark.adversary
 def test_a_list_of_classes_reaches_the_ranks() -> None:
     task = checkpoint({"spec.workload.allow": ["my_pkg.Config", "a.b.Outer.Inner"]}).task(1)
     assert task.workload == Workload(entrypoint="my_pkg.train:Workload", allow=["my_pkg.Config", "a.b.Outer.Inner"])

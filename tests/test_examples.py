@@ -25,6 +25,7 @@ def example(name: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.adversary
 def test_the_demo_does_what_it_promises(tmp_path: Path) -> None:
     done = example("demo.py", tmp_path / "demo")
     assert done.returncode == 0, done.stdout + done.stderr

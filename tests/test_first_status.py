@@ -15,6 +15,7 @@ from scenes import NOW, RUNNING, attempt, checkpoint, decided, ended, failed, ru
 SCHEMA = crd.custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 
 
+@pytest.mark.adversary
 def test_an_object_that_no_operator_has_seen_is_in_progress() -> None:
     """kstatus: an observedGeneration other than the generation is InProgress; no status at all would be Current."""
     assert SCHEMA["properties"]["status"]["default"] == {"observedGeneration": -1}
@@ -32,6 +33,7 @@ def invalid() -> Decision:
     )
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     "decision",
     [

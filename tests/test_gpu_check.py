@@ -13,6 +13,7 @@ from gpu import checks
 PROGRAM = Path(__file__).parent / "gpu/check.py"
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("name", ["values", "in-place", "convert"])
 def test_what_needs_no_gpu_passes_on_the_cpu(name: str, tmp_path: Path) -> None:
     assert checks.CHECKS[name]("cpu", tmp_path)
@@ -24,6 +25,7 @@ def test_a_check_that_finds_a_fault_fails(tmp_path: Path, monkeypatch: pytest.Mo
         checks.CHECKS["values"]("cpu", tmp_path)
 
 
+@pytest.mark.adversary
 def test_the_table_says_what_was_not_run_and_where() -> None:
     command = [sys.executable, str(PROGRAM), "--device", "cpu", "contexts", "side-stream"]
     environment = os.environ | {"PYTHONPATH": str(PROGRAM.parents[2] / "worker")}

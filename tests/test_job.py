@@ -223,6 +223,7 @@ def test_the_node_identity_is_only_for_workers_without_credentials() -> None:
     assert blocks({"spec.storage.options": {"anon": True}}) == closed
 
 
+@pytest.mark.adversary
 def test_authorities_alone_leave_a_worker_the_identity_that_it_needs() -> None:
     alone = {"spec.storage.caSecretRef": {"name": "ca"}}
     assert blocks(alone) == [[], []]

@@ -22,6 +22,7 @@ from scenes import RUNNING, UID, at
 COMPLETE = {"startTime": "2026-11-24T08:00:00Z", "conditions": [{"type": "Complete", "status": "True"}]}
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("state", STATES)
 def test_no_pod_is_read_twice(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: Counter[str] = Counter()
@@ -46,6 +47,7 @@ def test_no_pod_is_read_twice(state: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert reads["reports"] == (0 if state == "running" else 100)
 
 
+@pytest.mark.adversary
 def test_ended_pods_are_counted_as_they_come_and_go() -> None:
     cache, _, job = filled(3, "running")
     cache.put(JOBS, job | {"metadata": job["metadata"] | {"resourceVersion": "50"}, "status": COMPLETE})
@@ -71,6 +73,7 @@ def test_of_many_failed_ranks_the_first_are_listed_and_all_are_counted() -> None
     assert found["failure"]["rank"] == 0
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(("pods", "rest"), [(MANY_PODS, 0.0), (MANY_PODS + 1, REST)])
 def test_only_a_large_attempt_is_left_in_peace(pods: int, rest: float) -> None:
     unused: Any = None
@@ -79,6 +82,7 @@ def test_only_a_large_attempt_is_left_in_peace(pods: int, rest: float) -> None:
     assert Reconciler(unused, Cache(), Claims(), unused, unused, unused).rest(KEY) == 0
 
 
+@pytest.mark.adversary
 def test_what_is_added_during_a_rest_is_one_reconcile_after_it() -> None:
     async def scenario() -> None:
         times: dict[str, list[float]] = {"large": [], "small": []}

@@ -13,6 +13,7 @@ HIGHEST_INDEX = 4095
 HIGHEST_ATTEMPT = 999
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     "name",
     [

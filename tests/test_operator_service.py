@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import inspect
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -27,10 +28,13 @@ from dcp_operator.kube.api import (
     refusal,
 )
 from dcp_operator.kube.audit import Audit
-from dcp_operator.kube.cache import Key
+from dcp_operator.kube.cache import Cache, Key
 from dcp_operator.kube.handlers import WATCHED
 from dcp_operator.kube.progress import ProgressReader
+from dcp_operator.kube.queue import WorkQueue
 from dcp_operator.kube.reconcile import _count
+from dcp_operator.kube.runtime import Runtime
+from dcp_operator.kube.settings import Settings
 from fake_api import FakeApi, reconciling
 from scenes import at, manifest, running, stamp
 
@@ -41,6 +45,7 @@ def waits(said: str) -> float | None:
     return found.retry_after
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("said", "seconds"),
     [
@@ -63,6 +68,7 @@ def test_how_long_an_answer_asks_to_wait(said: str, seconds: float | None) -> No
     assert waits(said) == seconds
 
 
+@pytest.mark.adversary
 def test_a_date_to_come_is_waited_for() -> None:
     found = waits(format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True))
     assert found is not None
@@ -78,6 +84,7 @@ class Asked(FakeApi):
         return await super()._send(request)
 
 
+@pytest.mark.adversary
 def test_an_audit_asks_the_api_servers_watch_and_a_start_its_database() -> None:
     """O S3-8: of all pods of a cluster, once a minute, to find a handful."""
     api = Asked()
@@ -104,6 +111,7 @@ def late(monkeypatch: pytest.MonkeyPatch, change: Callable[[FakeApi], None]) -> 
     return found, added
 
 
+@pytest.mark.adversary
 def test_what_the_list_has_not_yet_has_not_vanished(monkeypatch: pytest.MonkeyPatch) -> None:
     """The API server's watch may be behind ours, and behind our own writes."""
     read = FakeApi._read
@@ -120,10 +128,12 @@ def test_what_the_list_has_not_yet_has_not_vanished(monkeypatch: pytest.MonkeyPa
     assert late(monkeypatch, behind) == (0, [])
 
 
+@pytest.mark.adversary
 def test_what_is_gone_has_vanished(monkeypatch: pytest.MonkeyPatch) -> None:
     assert late(monkeypatch, lambda api: api.objects.clear()) == (1, [Key("team", "save-1000")])
 
 
+@pytest.mark.adversary
 def test_what_is_newer_was_late(monkeypatch: pytest.MonkeyPatch) -> None:
     def newer(api: FakeApi) -> None:
         api.add(CHECKPOINTS, manifest())
@@ -131,6 +141,7 @@ def test_what_is_newer_was_late(monkeypatch: pytest.MonkeyPatch) -> None:
     assert late(monkeypatch, newer) == (1, [Key("team", "save-1000")])
 
 
+@pytest.mark.adversary
 def test_kopfs_private_parts_are_used_in_one_module() -> None:
     """O S3-15: they may be gone with the next version."""
     root = Path(dcp_operator.__file__).parent
@@ -144,6 +155,7 @@ def test_kopfs_private_parts_are_used_in_one_module() -> None:
     assert users == {"kopf_internals.py"}
 
 
+@pytest.mark.adversary
 def test_kopfs_private_parts_are_there() -> None:
     for name in ("AnyMemo", "ResourceMemories", "ResourceMemory"):
         assert hasattr(kopf_internals, name)
@@ -161,6 +173,7 @@ def scraped() -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
     return found
 
 
+@pytest.mark.adversary
 def test_checkpoints_are_counted_by_phase_and_namespace_when_they_are_asked_for() -> None:
     """O S3-17: nothing told of one that had been Pending for an hour."""
 
@@ -183,6 +196,7 @@ def test_checkpoints_are_counted_by_phase_and_namespace_when_they_are_asked_for(
     assert of("counted") == {"Suspended": 1, "Starting": 1}
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     "name",
     [
@@ -198,6 +212,7 @@ def test_the_process_itself_is_measured(name: str) -> None:
     assert scraped()[name]
 
 
+@pytest.mark.adversary
 def test_how_long_a_start_takes_is_counted_once() -> None:
     def count() -> float:
         return scraped().get("dcp_checkpoint_start_seconds_count", {}).get((("operation", "Save"),), 0)
@@ -211,6 +226,7 @@ def test_how_long_a_start_takes_is_counted_once() -> None:
     assert count() == before + 1
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("status", "soonest"),
     [pytest.param(404, 5, id="not there yet"), pytest.param(403, 300, id="not granted, which is optional")],
@@ -231,6 +247,48 @@ def test_a_log_that_may_not_be_read_is_asked_for_seldom(status: int, soonest: fl
         reader.stop()
 
     asyncio.run(scenario())
+
+
+class Chatty(FakeApi):
+    """Has one log: a line of progress, and what a workload of its own printed since."""
+
+    async def _send(self, request: Request) -> bytes:
+        if not request.path.endswith("/log"):
+            return await super()._send(request)
+        lines = [json.dumps({"dcpProgress": {"stage": "saving", "bytes": 5}}), *(["loss 0.1"] * 400)]
+        return "\n".join(lines[-int(request.query["tailLines"]) :]).encode()
+
+
+@pytest.mark.adversary
+def test_a_workload_that_prints_much_has_progress() -> None:
+    """O S3-12: of twenty lines none was of progress where a step prints one."""
+
+    async def scenario() -> None:
+        key, changed = Key("team", "one"), list[Key]()
+        reader = ProgressReader(Chatty(), changed.append)
+        job: Body = {"metadata": {"name": "one-1"}, "status": {}}
+        reader.of(key, [job], [running(0, name="one-1-0", job="one-1")])
+        (followed,) = reader._followed.values()
+        await reader._read(key, "one-1", "one-1-0", followed)
+        reader.stop()
+        assert changed == [key]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.adversary
+def test_what_waits_and_what_is_here_is_counted_when_it_is_asked_for() -> None:
+    """O S3-17: both were as old as the last probe."""
+    unused: Any = None
+    cache, queue = Cache(), WorkQueue[Key](unused)
+    runtime = Runtime(Settings(worker_image="w"), FakeApi())
+    runtime._watch_over(queue, Audit(FakeApi(), unused, queue.add), cache)
+    assert scraped()["dcp_queue_depth"] == {(): 0}
+    queue.add(Key("team", "one"))
+    api = FakeApi()
+    cache.put(CHECKPOINTS, api.add(CHECKPOINTS, manifest()))
+    assert scraped()["dcp_queue_depth"] == {(): 1}
+    assert scraped()["dcp_cached_objects"][(("kind", "checkpoints"),)] == 1
 
 
 @pytest.mark.adversary

@@ -1,13 +1,16 @@
 """What is installed with which extra: the engine alone stays small, and what is missing is said in one line."""
 
+import importlib.util
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BLOCK = """
 import importlib.abc, sys
 
@@ -54,6 +57,7 @@ def ran(program: str, blocked: set[str]) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.adversary
 def test_the_engine_works_without_the_command_line_and_fsspec() -> None:
     done = ran(ENGINE, LITTLE)
     assert done.returncode == 0, done.stderr
@@ -91,6 +95,35 @@ def test_the_contract_needs_pydantic_alone() -> None:
 
 
 def test_both_packages_are_typed() -> None:
-    assert "Typing :: Typed" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    assert "Typing :: Typed" in PROJECT["classifiers"]
     assert (ROOT / "operator/dcp_operator/py.typed").is_file()
     assert (ROOT / "worker/dcp_worker/py.typed").is_file()
+
+
+def required(extra: str) -> dict[str, Requirement]:
+    """Return what an extra asks for, with what the extras that it names ask for."""
+    found: dict[str, Requirement] = {}
+    for text in PROJECT["optional-dependencies"][extra]:
+        each = Requirement(text)
+        if each.name == "dcp-operator":
+            for other in each.extras:
+                found |= required(other)
+        else:
+            found[each.name] = each
+    return found
+
+
+@pytest.mark.adversary
+def test_the_extras_leave_room_for_what_training_stacks_pin() -> None:
+    """F 1: torchtitan and datasets cap fsspec. `make check-stacks`, a step of CI, asks a resolver about the rest."""
+    assert not required("engine").keys() & LITTLE
+    for name in ("fsspec", "s3fs"):
+        assert "2025.3.0" in required("worker")[name].specifier
+    spec = importlib.util.spec_from_file_location("stacks", ROOT / ".ci/stacks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    stacks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(stacks)
+    asked = {Requirement(text).name for stack in stacks.STACKS.values() for text in stack}
+    assert asked >= {"torchtitan", "accelerate", "lightning", "datasets", "transformers"}
+    assert "step check-stacks" in (ROOT / ".ci/run").read_text().splitlines()

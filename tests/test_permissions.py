@@ -96,3 +96,10 @@ def test_the_operators_own_pod_is_restricted() -> None:
     }
     (policy,) = documents("operator/networkpolicy.yaml")
     assert policy["spec"]["ingress"] == [{"ports": [{"protocol": "TCP", "port": 8080}]}]
+
+
+def test_the_operator_reaches_an_api_server_on_whichever_port_it_has() -> None:
+    """O S3-9: a policy sees the port behind the Service, which is another one in each distribution."""
+    (policy,) = documents("operator/networkpolicy.yaml")
+    open_to_all = [rule["ports"] for rule in policy["spec"]["egress"] if "to" not in rule]
+    assert [{"protocol": "TCP"}] in [[port for port in ports if "port" not in port] for ports in open_to_all]

@@ -42,12 +42,14 @@ def test_what_is_refused_is_said_in_one_line(template: Template, said: str) -> N
     assert SECRET not in found
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("template", GOOD.values(), ids=GOOD)
 @pytest.mark.parametrize("security", PodSecurity)
 def test_what_is_accepted(template: Template, security: PodSecurity) -> None:
     assert list(template_problems(template, security)) == []
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("template", [each for each, _ in PROFILE.values()], ids=PROFILE)
 def test_where_the_namespace_judges_the_profile_is_its_own_affair(template: Template) -> None:
     assert list(template_problems(template, PodSecurity.NAMESPACE)) == []

@@ -24,6 +24,7 @@ def pending(worker: Body, **fields: Any) -> Body:
     return pod(0, worker, phase="Pending", **fields)
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("body", "stands", "says"),
     [
@@ -86,6 +87,7 @@ def test_what_a_pod_waits_for_is_said(body: Body, stands: tuple[str, str | None]
     assert says in message(found)
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("body", "reason", "says"),
     [

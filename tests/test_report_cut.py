@@ -76,6 +76,7 @@ def end(report: Report | None, operation: Operation) -> tuple[Any, ...]:
     return found.reason, retried, found.counted, found.conflict is not None and found.conflict.origin
 
 
+@pytest.mark.adversary
 @settings(max_examples=40, deadline=None)
 @given(reports, st.sampled_from(Operation))
 def test_every_prefix_says_how_it_ended_or_nothing(report: Report, operation: Operation) -> None:
@@ -115,6 +116,7 @@ HELD = Report(
 )
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("containers", range(1, 25))
 @pytest.mark.parametrize(
     ("report", "reason"),
@@ -141,6 +143,7 @@ def test_a_cut_message_says_that_it_goes_on() -> None:
     assert read.failures[0].message.endswith("…")
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("limit", [512, 1024, 3072, REPORT_LIMIT])
 @pytest.mark.parametrize("report", [EIGHT, HELD], ids=["failures", "conflict"])
 def test_a_report_keeps_to_its_limit(report: Report, limit: int) -> None:
@@ -189,6 +192,7 @@ def test_a_running_peer_changes_nothing() -> None:
     assert found.reason is Reason.OVERWRITE_CONFLICT
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("others", "inits", "limit"),
     [

@@ -27,11 +27,13 @@ def audited(change: Callable[[FakeApi, Any], None], monkeypatch: pytest.MonkeyPa
     return asyncio.run(Audit(api, reconciler, lambda _: None, ("team",))._audit(CHECKPOINTS))
 
 
+@pytest.mark.adversary
 def test_an_older_version_than_was_seen_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(WentBackError, match=r"checkpoints team/save-1000 has an older version"):
         audited(lambda api, _: versions(api, 7), monkeypatch)
 
 
+@pytest.mark.adversary
 def test_what_was_deleted_and_is_there_again_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def restored(api: FakeApi, reconciler: Any) -> None:
         kept = dict(api.objects)
@@ -43,6 +45,7 @@ def test_what_was_deleted_and_is_there_again_ends_the_process(monkeypatch: pytes
         audited(restored, monkeypatch)
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("deleted", [False, True], ids=["older", "without its deletion"])
 def test_a_list_that_lags_is_no_restore(monkeypatch: pytest.MonkeyPatch, *, deleted: bool) -> None:
     """An API server may list from its own watch cache; what is read alone is read from etcd."""

@@ -26,6 +26,7 @@ def seen(*pods: Body, body: Body | None = None) -> Attempt:
     return found
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("body", "ends", "fails"),
     [
@@ -50,6 +51,7 @@ def test_a_pod_ends_with_its_worker_container(body: Body, *, ends: bool, fails: 
     assert (found.ended, found.failed, found.succeeded) == (ends, fails, ends and not fails)
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("bodies", "operation", "reason", "by"),
     [
@@ -123,6 +125,7 @@ def test_an_attempt_ends_on_time(bodies: tuple[Body, ...], operation: Operation,
     assert not seen(*bodies).active or operation is Operation.SAVE
 
 
+@pytest.mark.adversary
 def test_a_sidecar_that_dies_first_ends_nothing() -> None:
     found = seen(pod(0, runs(), others={"x": ended(code=1)}), pod(1, runs(), others=DEAD))
     assert outcome(found, Operation.SAVE, at(3000)) is None
@@ -133,6 +136,7 @@ def decided(*pods: Body, status: Any, seconds: float, **spec: Any) -> Decision:
     return decide(checkpoint(spec), observe([job(nodes=len(pods))], pods), status, at(seconds))
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("others", "ttl", "kept", "gone"),
     [
@@ -153,6 +157,7 @@ def test_what_a_sidecar_holds_is_given_back(others: dict[str, Body], ttl: int, k
     assert deleted(decide(of, seen_, first.status, at(gone))) == [1]
 
 
+@pytest.mark.adversary
 def test_a_retry_does_not_wait_for_the_sidecars_of_the_last_attempt() -> None:
     pods = [pod(index, ended(failed(rank=index)), others=PROXY) for index in (0, 1)]
     first = decided(*pods, status=STARTED, seconds=20)

@@ -24,6 +24,7 @@ def frozen(name: str) -> str:
     return (FROZEN / f"{name}.json").read_text()
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_task_of_a_neighbour_is_read(version: int) -> None:
     task = Task.decode(frozen(f"task-{version}"))
@@ -47,6 +48,7 @@ def changed(text: str, **changes: Any) -> str:
     return json.dumps(json.loads(text) | changes)
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("text", "line"),
     [
@@ -88,6 +90,7 @@ def test_our_task_says_its_version() -> None:
     assert json.loads(Report(node=1).encode())["contractVersion"] == CONTRACT_VERSION
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("version", [1, 3])
 def test_a_report_of_a_neighbour_says_what_was_saved(version: int) -> None:
     report = Report.decode(frozen(f"report-{version}-saved"))
@@ -97,6 +100,7 @@ def test_a_report_of_a_neighbour_says_what_was_saved(version: int) -> None:
     assert (report.checkpoint.save_id, report.checkpoint.step) == ("s1", 1000)
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("name", "reason", "retriable", "says"),
     [
@@ -113,6 +117,7 @@ def test_a_report_of_a_neighbour_says_why_it_failed(name: str, reason: Reason, s
     assert says in found.failure.message
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("fields", "retriable"),
     [({}, True), ({"retriable": False}, False), ({"retriable": True}, True)],
@@ -141,6 +146,7 @@ def created(decision: Decision) -> list[CreateAttempt]:
     return [each for each in decision.actions if isinstance(each, CreateAttempt)]
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
@@ -172,6 +178,7 @@ def test_a_new_run_does_not_ask_what_became_of_the_old_one() -> None:
     assert len(created(found)) == 1
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     "changes",
     [

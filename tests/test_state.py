@@ -256,6 +256,7 @@ def test_extra_state_comes_back(pool: Pool, tmp_path: Path, kind: str) -> None:
     succeed(pool.work(task(Operation.LOAD, tmp_path, ONE, "Extra", kind=kind, blank=True)))
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("kind", "words"),
     [

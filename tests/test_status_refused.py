@@ -135,6 +135,7 @@ def test_a_size_is_short_whatever_it_is(count: float) -> None:
     assert len(human_bytes(count)) <= 16
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("changes", "accepted"),
     [
@@ -150,6 +151,7 @@ def test_a_crd_takes_the_words_of_a_newer_operator(changes: dict[str, Any], *, a
     assert ACCEPTS.is_valid(Status().to_dict() | changes) is accepted
 
 
+@pytest.mark.adversary
 def test_of_a_status_that_is_refused_twice_what_is_needed_is_written(caplog: pytest.LogCaptureFixture) -> None:
     cluster = Picky("failure")
     posted: list[str] = []
@@ -163,6 +165,7 @@ def test_of_a_status_that_is_refused_twice_what_is_needed_is_written(caplog: pyt
     assert "Apply the CRD that belongs to this operator" in caplog.text
 
 
+@pytest.mark.adversary
 def test_a_status_that_is_refused_to_the_last_is_said_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     posted: list[str] = []
     with pytest.raises(RetryLaterError):

@@ -19,6 +19,7 @@ from stock_situations import ENGINE, REFUSED, SITUATIONS, STOCK
 DOCUMENT = Path(__file__).parents[1] / "docs/stock-dcp.md"
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_stock_and_the_engine_see_the_same(pool: rank_pool.Pool, tmp_path: Path, name: str) -> None:
     seen = {
@@ -30,6 +31,7 @@ def test_stock_and_the_engine_see_the_same(pool: rank_pool.Pool, tmp_path: Path,
     assert seen[ENGINE] == seen[STOCK]
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_the_engine_refuses_on_purpose_is_said_and_documented(tmp_path: Path, name: str) -> None:
     program, words = REFUSED[name]

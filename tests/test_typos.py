@@ -51,6 +51,7 @@ def job(template: dict[str, Any]) -> dict[str, Any]:
     return Builder(image="w").objects(of, action)[-1]
 
 
+@pytest.mark.adversary
 def test_each_typo_is_named_with_what_was_meant() -> None:
     assert list(unknown_fields(TEMPLATE)) == [
         f"{FIELD}.{path}: unknown field; {meant}" for path, meant in TYPOS.items()
@@ -87,6 +88,7 @@ REFUSED = "The API server refuses the attempt's objects: "
 STRICT = 'Job in version "v1" cannot be handled as a Job: strict decoding error: '
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("message", "lines"),
     [
@@ -141,6 +143,7 @@ def refusing(message: str) -> Callable[[Request], Exception | None]:
     return refuse
 
 
+@pytest.mark.adversary
 def test_a_typo_ends_as_a_spec_that_is_invalid() -> None:
     api = FakeApi()
     key = Key("team", "save-1000")
@@ -152,6 +155,7 @@ def test_a_typo_ends_as_a_spec_that_is_invalid() -> None:
     assert f"{FIELD}.spec.nodeselector: unknown field; did you mean nodeSelector?" in str(found["failure"])
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("arguments", [["validate"], ["validate", "--local"], ["run", "--rehearse"]])
 def test_the_command_line_names_them_too(arguments: list[str]) -> None:
     text = yaml.safe_dump(manifest({FIELD: TEMPLATE, "metadata.uid": None}))

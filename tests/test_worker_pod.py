@@ -64,6 +64,7 @@ def context(**fields: Any) -> Body:
     return {"spec": {"securityContext": fields}}
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("said", "builder", "expected"),
     [
@@ -114,6 +115,7 @@ def test_the_pods_security_context(said: Body, builder: Builder, expected: Body)
     assert pod(context(**said), builder)["securityContext"] == expected
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("said", "builder", "expected"),
     [
@@ -164,6 +166,7 @@ def test_the_nodes_namespaces_are_left_out_where_the_operator_judges() -> None:
 GPU = "nvidia.com/gpu"
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("resources", "gpus"),
     [
@@ -192,6 +195,7 @@ def test_a_worker_on_cuda_asks_for_gpus_once(resources: Body | None, gpus: Body)
     assert {name: value for name, value in limits.items() if "/" in name} == gpus
 
 
+@pytest.mark.adversary
 def test_another_vendors_gpu_is_named_once_for_all() -> None:
     spec = pod({}, device="cuda", numProcPerNode=4, gpuResource="amd.com/gpu")
     assert worker(spec)["resources"]["limits"] == {"amd.com/gpu": 4}
@@ -228,6 +232,7 @@ GREEDY: Body = {
 }
 
 
+@pytest.mark.adversary
 def test_a_probe_asks_for_little_and_runs_anywhere() -> None:
     spec = pod(GREEDY, probe=True, device="cuda", numProcPerNode=8)
     assert worker(spec)["resources"] == {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}
@@ -244,6 +249,7 @@ def test_a_probe_asks_for_little_and_runs_anywhere() -> None:
     assert {"key": "nvidia.com/gpu", "operator": "Exists"} in spec["tolerations"]
 
 
+@pytest.mark.adversary
 def test_a_probe_of_a_mounted_path_runs_where_the_workers_do() -> None:
     spec = pod(GREEDY, probe=True, url="file:///data/x")
     assert spec["nodeSelector"]["nvidia.com/gpu.product"] == "H100"
@@ -255,6 +261,7 @@ def test_a_probe_keeps_the_runtime_that_isolates_it() -> None:
     assert pod({"spec": {"runtimeClassName": "gvisor"}}, probe=True)["runtimeClassName"] == "gvisor"
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("resources", "requests"),
     [
@@ -268,6 +275,7 @@ def test_requests_of_a_worker(resources: Body, requests: Body) -> None:
     assert worker(pod(contained(resources=resources), numProcPerNode=4))["resources"]["requests"] == requests
 
 
+@pytest.mark.adversary
 def test_requests_of_a_whole_pod_are_left_alone() -> None:
     assert "resources" not in worker(pod({"spec": {"resources": {"requests": {"cpu": 1}}}}))
 
@@ -276,6 +284,7 @@ def mounts(spec: Body) -> Body:
     return {each["mountPath"]: each["name"] for each in worker(spec)["volumeMounts"]}
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("template", "expected", "volumes"),
     [
@@ -339,6 +348,7 @@ def kueue(job: Body) -> Body:
     return {name: value for name, value in job["metadata"]["labels"].items() if "kueue" in name}
 
 
+@pytest.mark.adversary
 def test_a_queued_job_says_to_kueue_what_its_checkpoint_says() -> None:
     job = objects(QUEUED, queued=True)[-1]
     assert kueue(job) == {name: value for name, value in QUEUED["metadata.labels"].items() if name != "team"}
@@ -346,6 +356,7 @@ def test_a_queued_job_says_to_kueue_what_its_checkpoint_says() -> None:
     assert kueue(objects(QUEUED, probe=True)[-1]) == {}
 
 
+@pytest.mark.adversary
 def test_a_probe_does_not_wait_for_the_queue() -> None:
     of = parse(manifest(QUEUED), site=LOCAL)
     first = decided(of=of)
@@ -359,17 +370,20 @@ def test_a_probe_does_not_wait_for_the_queue() -> None:
     assert phase(probing) == ("Starting", None)
 
 
+@pytest.mark.adversary
 def test_a_queue_that_was_taken_away_is_said() -> None:
     of = parse(manifest(), site=LOCAL)
     waiting = decided(attempt(of=of, suspended=True), of=of, status=decided(of=of).status)
     assert "the Checkpoint names no queue: put its label kueue.x-k8s.io/queue-name back" in message(waiting)
 
 
+@pytest.mark.adversary
 def test_without_policies_there_is_none() -> None:
     kinds = [each["kind"] for each in objects({}, Builder(image="w", isolation=NetworkIsolation.NONE))]
     assert kinds == ["Service", "Job"]
 
 
+@pytest.mark.adversary
 def test_stores_in_the_cluster_are_peers_beside_the_addresses_outside() -> None:
     policy = objects({})[1]
     assert {"namespaceSelector": {}} in policy["spec"]["egress"][-1]["to"]

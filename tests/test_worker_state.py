@@ -44,6 +44,7 @@ LARGER = {
 }
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("cell", [ONE, FSDP2, FSDP1], ids=str)
 @pytest.mark.parametrize(("saved", "named"), LARGER.values(), ids=LARGER)
 def test_what_only_the_checkpoint_has_of_a_part_fails_a_load(
@@ -65,6 +66,7 @@ SELECTED: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
 }
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("cell", [ONE, FSDP2], ids=str)
 @pytest.mark.parametrize(("saved", "own", "left"), SELECTED.values(), ids=SELECTED)
 def test_what_may_be_left_out_is_counted(
@@ -80,6 +82,7 @@ def test_what_may_be_left_out_is_counted(
 # What the optimizer may leave behind
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("cell", [ONE, FSDP2, FSDP1], ids=str)
 def test_state_of_what_is_frozen_later_is_left_out_and_said(pool: Pool, tmp_path: Path, cell: Cell) -> None:
     save(pool, tmp_path / "trained", steps=1)
@@ -91,6 +94,7 @@ def test_state_of_what_is_frozen_later_is_left_out_and_said(pool: Pool, tmp_path
     assert entries(found).left_out == 6
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("cell", [ONE, FSDP2], ids=str)
 def test_settings_that_the_optimizer_here_has_not_are_said(pool: Pool, tmp_path: Path, cell: Cell) -> None:
     save(pool, tmp_path, scheduled=True)
@@ -99,6 +103,7 @@ def test_settings_that_the_optimizer_here_has_not_are_said(pool: Pool, tmp_path:
     assert load(pool, tmp_path, cell, scheduled=True).warnings == ()
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("cell", [ONE, FSDP2, FSDP1, DDP], ids=str)
 def test_an_optimizers_state_keeps_its_types(pool: Pool, tmp_path: Path, cell: Cell) -> None:
     packed = cell is not FSDP1  # it takes no two types of state beside one parameter
@@ -106,6 +111,7 @@ def test_an_optimizers_state_keeps_its_types(pool: Pool, tmp_path: Path, cell: C
     assert load(pool, tmp_path, cell, "Typed", packed=packed).warnings == ()
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("cell", [ONE, DDP], ids=str)
 @pytest.mark.parametrize("steps", [0, 2])
 def test_an_optimizer_that_searches_goes_on_where_it_was(pool: Pool, tmp_path: Path, cell: Cell, steps: int) -> None:
@@ -116,6 +122,7 @@ def test_an_optimizer_that_searches_goes_on_where_it_was(pool: Pool, tmp_path: P
 # Names and what modules keep beside their parameters
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("cell", [ONE, FSDP2], ids=str)
 def test_a_wrapper_changes_no_name(pool: Pool, tmp_path: Path, cell: Cell) -> None:
     save(pool, tmp_path / "wrapped", cell, wrapped=True, steps=1)
@@ -125,6 +132,7 @@ def test_a_wrapper_changes_no_name(pool: Pool, tmp_path: Path, cell: Cell) -> No
             assert entries(load(pool, tmp_path / place, cell, wrapped=wrapped)).left_out == 0
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("cell", [ONE, FSDP2], ids=str)
 @pytest.mark.parametrize("form", ["tensor", "none"])
 def test_a_modules_own_state_comes_back_as_it_was(pool: Pool, tmp_path: Path, cell: Cell, form: str) -> None:
@@ -166,6 +174,7 @@ def test_what_is_no_class_is_not_allowed(pool: Pool, tmp_path: Path, name: str, 
     assert "\n" not in found.message
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("cell", [ONE, FSDP2, DDP], ids=str)
 def test_a_layer_without_a_shape_is_the_workloads_fault(pool: Pool, tmp_path: Path, cell: Cell) -> None:
     found = failures(run(pool, Operation.SAVE, tmp_path, cell, "Lazy"))
@@ -173,6 +182,7 @@ def test_a_layer_without_a_shape_is_the_workloads_fault(pool: Pool, tmp_path: Pa
     assert "0.weight" in found[0].message
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("cell", [ONE, FSDP2], ids=str)
 def test_a_buffer_of_a_class_of_its_own_comes_back(pool: Pool, tmp_path: Path, cell: Cell) -> None:
     save(pool, tmp_path, cell, "Labelled")
@@ -182,6 +192,7 @@ def test_a_buffer_of_a_class_of_its_own_comes_back(pool: Pool, tmp_path: Path, c
 EVERY = [ONE, FSDP2, FSDP1, DDP, Cell(Strategy.NONE, 2)]
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("cell", EVERY, ids=str)
 def test_a_sparse_buffer_is_named_and_nothing_is_saved(pool: Pool, tmp_path: Path, cell: Cell) -> None:
     found = failures(run(pool, Operation.SAVE, tmp_path, cell, "Sparse"))
@@ -190,6 +201,7 @@ def test_a_sparse_buffer_is_named_and_nothing_is_saved(pool: Pool, tmp_path: Pat
     assert not (tmp_path / ".metadata").exists()
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("cell", EVERY, ids=str)
 def test_a_sparse_buffer_that_no_checkpoint_holds_is_no_hindrance(pool: Pool, tmp_path: Path, cell: Cell) -> None:
     save(pool, tmp_path, cell, "Sparse", persistent=False, steps=1)
@@ -199,12 +211,14 @@ def test_a_sparse_buffer_that_no_checkpoint_holds_is_no_hindrance(pool: Pool, tm
 # What belongs to a rank
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("cell", [FSDP2, FSDP1, DDP], ids=str)
 def test_each_rank_gets_its_own_back(pool: Pool, tmp_path: Path, cell: Cell) -> None:
     save(pool, tmp_path, cell, "PerRank")
     load(pool, tmp_path, cell, "PerRank", blank=True)
 
 
+@pytest.mark.adversary
 def test_another_number_of_ranks_is_told_what_belongs_to_one(pool: Pool, tmp_path: Path) -> None:
     save(pool, tmp_path, FSDP2, "PerRank")
     found = failures(run(pool, Operation.LOAD, tmp_path, ONE, "PerRank", blank=True))
@@ -214,6 +228,7 @@ def test_another_number_of_ranks_is_told_what_belongs_to_one(pool: Pool, tmp_pat
         load(pool, tmp_path, ONE, "PerRank", kept=True, load=selection)
 
 
+@pytest.mark.adversary
 def test_what_differs_between_ranks_is_not_saved_as_one(pool: Pool, tmp_path: Path) -> None:
     found = failures(run(pool, Operation.SAVE, tmp_path, FSDP2, "PerRank", wrapped=False))
     assert found[0].reason is Reason.ENTRYPOINT_ERROR

@@ -165,6 +165,7 @@ def test_what_the_operator_makes_has_no_field_that_kubernetes_does_not_know(api:
         assert status == HTTPStatus.CREATED, answer
 
 
+@pytest.mark.adversary
 def test_a_typo_is_told_where_it_was_written(api: Api) -> None:
     template: dict[str, Any] = {"spec": {"nodeselector": {}, "containers": [{"name": "worker", "resource": {}}]}}
     made = checkpoint({TEMPLATE: template, "metadata.namespace": "default"})
@@ -195,6 +196,7 @@ def put(api: Api, body: dict[str, Any]) -> str:
 IMMUTABLE = "is immutable; apply another Checkpoint under another name, or delete this one first: its data stays"
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("path", "value", "field", "says"),
     [
@@ -222,6 +224,7 @@ def test_what_may_not_change_is_named_once(
     assert f"{field}{says}" in message
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -267,6 +270,7 @@ def test_a_namespace_may_judge(api: Api, tmp_path: Path) -> None:
     assert "DCP_WORKER_IMAGE" in [each["name"] for each in environment]
 
 
+@pytest.mark.adversary
 def test_openshift_chooses_the_users(api: Api, tmp_path: Path) -> None:
     spec = the_operator(kustomized(api.plane, tmp_path, "openshift"))
     assert spec["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}

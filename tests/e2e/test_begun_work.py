@@ -122,6 +122,7 @@ def test_other_options_let_running_attempts_finish(kube: Kube, tmp_path: Path) -
         third.terminate()
 
 
+@pytest.mark.adversary
 @pytest.mark.usefixtures("running_operator")
 def test_a_job_that_is_deleted_by_hand_is_a_lost_worker(kube: Kube) -> None:
     """O S2-11: it was started anew under the same name, without a word."""
@@ -149,6 +150,7 @@ def quota(kube: Kube, **hard: str) -> None:
     )
 
 
+@pytest.mark.adversary
 @pytest.mark.usefixtures("running_operator")
 def test_a_quota_of_jobs_is_waited_for(kube: Kube) -> None:
     """O S3-3: it was given up after startSeconds."""
@@ -162,6 +164,7 @@ def test_a_quota_of_jobs_is_waited_for(kube: Kube) -> None:
     kube.until_phase("held", "Starting", seconds=60)
 
 
+@pytest.mark.adversary
 @pytest.mark.usefixtures("running_operator")
 def test_a_quota_of_pods_is_waited_for_in_its_own_words(kube: Kube) -> None:
     quota(kube, pods="0")
@@ -175,6 +178,7 @@ def test_a_quota_of_pods_is_waited_for_in_its_own_words(kube: Kube) -> None:
     kube.until_phase("held", "Starting", seconds=120)
 
 
+@pytest.mark.adversary
 @pytest.mark.usefixtures("running_operator")
 def test_a_checkpoint_that_a_finalizer_keeps_is_stopped_and_holds_its_url_until_then(kube: Kube) -> None:
     """O S3-5: it ran on, and a second Save of its URL ran beside it."""
@@ -198,6 +202,7 @@ def test_a_checkpoint_that_a_finalizer_keeps_is_stopped_and_holds_its_url_until_
     kube("patch", "checkpoint", "first", "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
 
 
+@pytest.mark.adversary
 def test_an_object_that_no_operator_has_seen_is_not_done(kube: Kube) -> None:
     """O S2-7: kstatus takes an object without a status for done."""
     kube.apply(save("unseen"))

@@ -11,6 +11,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 TWO_PODS = {"numNodes": 2, "numProcPerNode": 1, "device": "cpu"}
 
 
+@pytest.mark.adversary
 def test_a_checkpoint_of_two_nodes_may_begin_with_a_digit(kube: Kube, facts: Facts) -> None:
     kube.apply(gpt(facts, "1000-step", f"{kube.namespace}/digit", workers=TWO_PODS))
     status = kube.until_phase("1000-step", "Succeeded", seconds=180)
@@ -18,6 +19,7 @@ def test_a_checkpoint_of_two_nodes_may_begin_with_a_digit(kube: Kube, facts: Fac
     assert status["jobRef"]["name"].startswith("dcp-1000-step-")
 
 
+@pytest.mark.adversary
 def test_a_user_and_scratch_of_ones_own(kube: Kube, facts: Facts) -> None:
     shm = {"name": "dcp-shm", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}}
     spec = {"securityContext": {"runAsUser": 1234, "runAsGroup": 1234, "fsGroup": 1234}, "volumes": [shm]}

@@ -20,6 +20,7 @@ def workers(facts: Facts, *, native: bool = False) -> Body:
     return {"numProcPerNode": 1, "device": "cpu", "podTemplate": {"spec": spec}}
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("native", [False, True], ids=["classic", "native"])
 def test_a_pod_with_a_sidecar_succeeds_and_fails_on_time(kube: Kube, facts: Facts, *, native: bool) -> None:
     space = f"sidecars/{uuid.uuid4().hex[:8]}"
