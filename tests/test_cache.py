@@ -164,11 +164,14 @@ def test_what_is_finished_is_packed_and_reads_the_same(cache: Cache, resource: R
 def test_what_nobody_reads_is_left_out(cache: Cache) -> None:
     heavy = owned(J1, 12, spec={"parallelism": 2, "template": ["much"]}, status={})
     heavy["metadata"]["managedFields"] = ["much"]
-    heavy["metadata"]["annotations"] = {"kubectl.kubernetes.io/last-applied-configuration": "much", "kept": "x"}
+    heavy["metadata"]["annotations"] = {
+        "kubectl.kubernetes.io/last-applied-configuration": "much",
+        "dcp-operator.io/kept": "x",
+    }
     cache.put(JOBS, heavy)
     found = cache.attempts(KEY, "uid-save")[0][0]
     assert found["spec"] == {"parallelism": 2}
-    assert found["metadata"]["annotations"] == {"kept": "x"}
+    assert found["metadata"]["annotations"] == {"dcp-operator.io/kept": "x"}
     assert "managedFields" not in found["metadata"]
 
 

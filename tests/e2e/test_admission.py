@@ -32,6 +32,7 @@ from admission_cases import (
 from cluster.controlplane import ControlPlane, api_server
 from cluster.places import TREE
 from cluster.processes import until
+from dcp_operator.checkpoint.bounds import LEVELS
 from dcp_operator.checkpoint.refused_job import explained
 from dcp_operator.decision.actions import CreateAttempt
 from dcp_operator.kube.api import JOBS, OWNED
@@ -107,6 +108,19 @@ def test_what_the_operator_refuses_is_refused_before_it_is_stored(api: Api, temp
 @pytest.mark.parametrize("template", GOOD.values(), ids=GOOD)
 def test_what_the_operator_takes_is_taken(api: Api, template: Template) -> None:
     assert api.tried(of(template)) == ""
+
+
+@pytest.mark.adversary
+@pytest.mark.parametrize("field", ["spec.workload.args", TEMPLATE])
+def test_a_free_form_field_may_be_so_deep(api: Api, field: str) -> None:
+    below = f"{field}.metadata.annotations"
+
+    def nested(levels: int) -> Any:
+        return json.loads('{"a": [' * (levels // 2) + "1" + "]}" * (levels // 2))
+
+    assert api.tried(of({}, **{below: nested(LEVELS - 2)})) == ""
+    for levels in (LEVELS, 100):
+        assert f"{field}: is nested too deeply; write at most 32 levels" in api.tried(of({}, **{below: nested(levels)}))
 
 
 def stored_at(url: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -263,7 +277,7 @@ def the_operator(found: list[dict[str, Any]]) -> dict[str, Any]:
 @pytest.mark.adversary
 def test_a_namespace_may_judge(api: Api, tmp_path: Path) -> None:
     found = kustomized(api.plane, tmp_path, "pod-security-namespace")
-    left = ["checkpoints-pods.dcp-operator.io", "checkpoints-still.dcp-operator.io"]
+    left = [f"checkpoints-{name}.dcp-operator.io" for name in ("pods", "shallow", "still")]
     assert named(found, "ValidatingAdmissionPolicy") == named(found, "ValidatingAdmissionPolicyBinding") == left
     environment = the_operator(found)["containers"][0]["env"]
     assert {"name": "DCP_POD_SECURITY", "value": "namespace"} in environment

@@ -207,3 +207,32 @@ def test_an_object_that_no_operator_has_seen_is_not_done(kube: Kube) -> None:
     """O S2-7: kstatus takes an object without a status for done."""
     kube.apply(save("unseen"))
     assert kube.status("unseen") == {"observedGeneration": -1}
+
+
+def posted(kube: Kube, body: Body, inside: str) -> None:
+    """Create a Checkpoint with that JSON as its args, past all that kubectl would do with it."""
+    text = json.dumps(body | {"spec": body["spec"] | {"workload": {"entrypoint": "gpt:Workload", "args": "ARGS"}}})
+    path = f"/apis/dcp-operator.io/v1alpha1/namespaces/{kube.namespace}/checkpoints"
+    kube("create", "--raw", path, "-f", "-", objects=text.replace('"ARGS"', inside))
+
+
+@pytest.mark.adversary
+def test_deep_and_large_checkpoints_hold_up_nobody(admin: Kube, kube: Kube, tmp_path: Path) -> None:
+    """No policy is there that would refuse them. The API server takes 5 s for a write to what is so deep."""
+    levels = 9_900
+    for number in range(2):
+        posted(kube, save(f"deep-{number}"), '{"a":' * levels + "1" + "}" * levels)
+    posted(kube, save("large"), json.dumps({"x": {str(at): "x" * 100 for at in range(10_000)}}))
+    process = operator(kube, tmp_path, "--workers", "1")
+    try:
+        admin("create", "namespace", "elsewhere")
+        other = admin.within("elsewhere")
+        other.apply(save("honest"))
+        other.until_phase("honest", "Starting", seconds=10)
+        kube.heard("deep-0", "InvalidSpec")
+        assert kube("get", "checkpoint", "deep-0", "-o", "jsonpath={.status.phase}") == ""
+        refused = kube.until_phase("large", "Failed", seconds=10)
+        assert "spec: is larger than 256 KiB" in condition(refused, "Ready")["message"]
+        assert process.counter("dcp_api_requests_total", method="PUT", resource="checkpoints") <= 3
+    finally:
+        process.kill()

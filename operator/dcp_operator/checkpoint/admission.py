@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import yaml
 
+from dcp_operator.checkpoint.bounds import FREE_FORM, TOO_DEEP, cel
 from dcp_operator.checkpoint.crd_rules import ANOTHER
 from dcp_operator.checkpoint.naming import GROUP, PLURAL, VERSION, WORKER_CONTAINER
 from dcp_operator.checkpoint.pod_rules import POD_RULES, PodRule
@@ -40,7 +41,7 @@ class Plain(yaml.SafeDumper):
 def files() -> tuple[tuple[Path, str], ...]:
     """Return each generated file with its text."""
     return (
-        (MANIFESTS / "api" / "admission.yaml", _text(still(), everywhere())),
+        (MANIFESTS / "api" / "admission.yaml", _text(still(), shallow(), everywhere())),
         (MANIFESTS / "api" / "admission-restricted.yaml", _text(restricted())),
     )
 
@@ -56,6 +57,27 @@ def still() -> Policy:
         for field in _HELD
     ]
     return _policy("still", ["UPDATE"], validations)
+
+
+def shallow() -> Policy:
+    """Return the policy of how deep a free-form field may be."""
+    fields = {field: f"object.spec.?{section}.?{field}" for section, field in FREE_FORM}
+    policy = _policy("shallow", ["CREATE", "UPDATE"], [
+        {
+            "expression": cel(f"variables.{field}"),
+            "message": f"spec.{section}.{field}: {TOO_DEEP}",
+            "reason": "Invalid",
+        }
+        for section, field in FREE_FORM
+    ])  # fmt: skip
+    changed = (f"{at} != {at.replace('object', 'oldObject', 1)}" for at in fields.values())
+    policy["spec"]["matchConditions"] = [
+        {"name": "new-or-changed", "expression": " || ".join(["oldObject == null", *changed])}
+    ]
+    policy["spec"]["variables"] = [
+        {"name": field, "expression": f"{at}.orValue(dyn(null))"} for field, at in fields.items()
+    ]
+    return policy
 
 
 def everywhere() -> Policy:

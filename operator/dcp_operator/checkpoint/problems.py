@@ -20,7 +20,7 @@ _TYPES = {
 }
 _SENTENCES = {
     "missing": "is missing; write {name}: ...",
-    "json_invalid": "can't be read ({error}); write at most 100 levels, and whole characters",
+    "json_invalid": "can't be read ({error}); write at most 32 levels, and whole characters",
     "enum": "is not one of its values; write {expected}",
     "greater_than_equal": "is too small; write {ge} or more",
     "less_than_equal": "is too large; write {le} or less",

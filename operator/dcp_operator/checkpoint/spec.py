@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import AwareDatetime, ConfigDict, Field, ValidationError
 
+from dcp_operator.checkpoint.bounds import FREE_FORM, LEVELS, TOO_DEEP, TOO_LARGE, deeper, larger
 from dcp_operator.checkpoint.naming import API_VERSION, KIND, NAME_LIMIT, QUEUE_LABEL, job_name, queue_labels
 from dcp_operator.checkpoint.place import place
 from dcp_operator.checkpoint.pod_rules import PodSecurity
@@ -32,9 +33,7 @@ from dcp_worker.contract import (
     Workload,
 )
 
-LEVELS: Final = 100
-"""How deep a spec may be. What is read of the API server goes deeper, so that what was cut off it is refused here."""
-_TOO_DEEP: Final = f"spec: can't be read; write at most {LEVELS} levels"
+_TOO_DEEP: Final = f"spec: {TOO_DEEP}"
 _HANG_SECONDS: Final = 300.0
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
@@ -48,12 +47,14 @@ RunId = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_
 class SpecError(Exception):
     """A manifest that can't be worked on as it is; its author mends every listed problem and applies it again."""
 
-    def __init__(self, problems: list[str], *, configured: bool = False) -> None:
+    def __init__(self, problems: list[str], *, configured: bool = False, writable: bool = True) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
         """One line each: `field: what is wrong; write ...`."""
         self.configured = configured
         """Nothing is wrong with the manifest itself: an operator that is configured otherwise would accept it."""
+        self.writable = writable
+        """Whether its status can be written without keeping the API server busy for seconds."""
 
 
 class SecretRef(Wire):
@@ -337,8 +338,7 @@ def _parsed(body: Mapping[str, Any], site: Site | None) -> Checkpoint:
     except (TypeError, ValueError):
         found.append("spec: holds a value that JSON does not have, such as a date or NaN; write it in quotes")
     if spec is not None and site is not None:
-        found += rule_problems(spec, site)
-        found += [_TOO_DEEP] if _deeper(body.get("spec"), LEVELS) else []
+        found += [*_bound_problems(body.get("spec")), *rule_problems(spec, site)]
     if found or metadata is None or spec is None:
         raise SpecError(found)
     return Checkpoint(
@@ -354,17 +354,12 @@ def _parsed(body: Mapping[str, Any], site: Site | None) -> Checkpoint:
     )
 
 
-def _deeper(value: object, levels: int) -> bool:
-    """Return whether mappings and lists lie in one another deeper than that."""
-    level = [value]
-    for _ in range(levels + 1):
-        level = [
-            each
-            for node in level
-            if isinstance(node, dict | list)
-            for each in (node.values() if isinstance(node, dict) else node)
-        ]
-    return bool(level)
+def _bound_problems(spec: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
+    for section, field in FREE_FORM:
+        if deeper((spec.get(section) or {}).get(field), LEVELS):
+            yield f"spec.{section}.{field}: {TOO_DEEP}"
+    if larger(spec):
+        yield TOO_LARGE
 
 
 def _envelope_problems(body: Mapping[str, Any]) -> Iterator[str]:

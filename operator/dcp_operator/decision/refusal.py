@@ -12,7 +12,7 @@ from typing import Any, Final
 from dcp_operator.checkpoint.conditions import REASONS, sentence
 from dcp_operator.checkpoint.spec import Checkpoint, SpecError
 from dcp_operator.checkpoint.status import Failure, Phase, Status
-from dcp_operator.decision.actions import Decision
+from dcp_operator.decision.actions import Action, Decision, Event
 from dcp_operator.decision.clean_up import deletion
 from dcp_operator.decision.observed import Observed
 from dcp_operator.decision.publish import events, with_conditions
@@ -53,7 +53,8 @@ def refuse(
     """Return the decision for an object whose spec can't be parsed.
 
     It has Failed with InvalidSpec, for as long as its spec and the rules are what they are. Where only the operator's
-    configuration is in the way, it is Pending. Where it has begun all the same, its attempt is left alone.
+    configuration is in the way, it is Pending. Where it has begun all the same, its attempt is left alone. Where a
+    write would take the API server seconds, an event alone tells of it.
 
     Attempts of an earlier run are deleted along with the first write: nothing but their own end would bring another
     look at the object.
@@ -61,6 +62,8 @@ def refuse(
     unread = left_alone(status, run_id)
     if unread is not None:
         return unread
+    if not error.writable:
+        return _told(error, run_id, observed, status)
     written = Status.read(status)
     over = written.phase.terminal and (written.reason is not Reason.INVALID_SPEC or written.attempts > 0)
     if over and written.run_id == run_id:
@@ -73,9 +76,26 @@ def refuse(
         base = written if written.run_id == run_id else Status(run_id=run_id[:63], conditions=written.conditions)
         final, message = _refused(base, error, message, now)
     final = with_conditions(final, message, written, generation, now)
-    earlier = (each for each in observed.attempts if each.active and each.run_id != run_id)
-    actions = tuple(deletion(each, "spec.runId asks for a new run") for each in earlier)
+    actions = _of_earlier_runs(observed, run_id)
     return Decision(actions=actions, status=final.to_dict(), events=tuple(events(written, final)))
+
+
+def _told(error: SpecError, run_id: str, observed: Observed, status: Mapping[str, Any] | None) -> Decision:
+    """Return the decision to write nothing, and to look again when something is heard of the object.
+
+    Each write would be seconds of the API server's time, and of a worker's that others wait for.
+    """
+    message = f"{'; '.join(error.problems)}. No status is written for it."
+    return Decision(
+        actions=_of_earlier_runs(observed, run_id),
+        status=dict(status or {}),
+        events=(Event(type="Warning", reason=Reason.INVALID_SPEC.value, message=message),),
+    )
+
+
+def _of_earlier_runs(observed: Observed, run_id: str) -> tuple[Action, ...]:
+    earlier = (each for each in observed.attempts if each.active and each.run_id != run_id)
+    return tuple(deletion(each, "spec.runId asks for a new run") for each in earlier)
 
 
 def _refused(status: Status, error: SpecError, message: str, now: datetime) -> tuple[Status, str]:

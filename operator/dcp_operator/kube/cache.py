@@ -17,12 +17,15 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from dcp_operator.checkpoint.naming import UID_LABEL
+from dcp_operator.checkpoint.bounds import WRITABLE, deeper, head, larger
+from dcp_operator.checkpoint.naming import GROUP, KUEUE, UID_LABEL
+from dcp_operator.checkpoint.status import Status
 from dcp_operator.decision.pods import Pod, pod_of
+from dcp_operator.decision.refusal import has_begun, run_of
 from dcp_operator.kube.api import CHECKPOINTS, JOBS, PODS, Body, Resource
-from dcp_operator.kube.ownership import Membership, is_attempt
+from dcp_operator.kube.ownership import Membership, controller, is_attempt
 
 logger = logging.getLogger(__name__)
 
@@ -310,26 +313,48 @@ _METADATA: Final = (
     "uid",
     "resourceVersion",
     "generation",
-    "labels",
-    "annotations",
-    "ownerReferences",
     "creationTimestamp",
     "deletionTimestamp",
     "deletionGracePeriodSeconds",
 )
-_LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
+_READ: Final = (f"{GROUP}/", f"{KUEUE}/")
+_UNKEPT: Final = "unkept"
+"""Where a kept body says why its spec is not whole."""
+DEEP: Final = "deep"
+LARGE: Final = "large"
 
 
 def slim(resource: Resource, body: Body) -> Body:
-    """Return the body without what nobody here reads: managed fields, the template's spec."""
+    """Return the body without what nobody here reads, of which there may be a megabyte.
+
+    That is labels, annotations and owners of other people, managed fields, a Job's template, and a spec that goes
+    beyond its bounds.
+    """
     metadata = body["metadata"]
     kept: Body = {"metadata": {key: metadata[key] for key in _METADATA if key in metadata}}
-    if _LAST_APPLIED in (metadata.get("annotations") or {}):
-        kept["metadata"]["annotations"] = {k: v for k, v in metadata["annotations"].items() if k != _LAST_APPLIED}
-    spec: dict[str, Any] = body.get("spec") or {}
+    for kind in ("labels", "annotations"):
+        if said := metadata.get(kind):
+            kept["metadata"][kind] = {key: value for key, value in said.items() if key.startswith(_READ)}
+    if owner := controller(body):
+        kept["metadata"]["ownerReferences"] = [owner]
+    spec, status = body.get("spec") or {}, body.get("status") or {}
     if resource is JOBS:
         spec = {key: value for key, value in spec.items() if key not in {"template", "selector", "podFailurePolicy"}}
-    return {**kept, "spec": spec, "status": body.get("status") or {}}
+        return {**kept, "spec": spec, "status": status}
+    if unkept := beyond(body):
+        return {**kept, "spec": head(spec), "status": status, _UNKEPT: unkept}
+    return {**kept, "spec": spec, "status": status}
+
+
+def beyond(body: Body) -> str:
+    """Return in what a Checkpoint's spec goes beyond its bounds, DEEP or LARGE; empty where it is kept whole."""
+    if _UNKEPT in body:
+        return str(body[_UNKEPT])
+    spec, status = body.get("spec") or {}, body.get("status") or {}
+    if deeper(spec, WRITABLE):
+        return DEEP
+    # What has begun is never judged again.
+    return LARGE if larger(spec) and not has_begun(Status.read(status), run_of(spec)) else ""
 
 
 def _rest(resource: Resource, body: Body) -> Body | Packed:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
+from dcp_operator.checkpoint.bounds import TOO_DEEP, TOO_LARGE
 from dcp_operator.checkpoint.naming import queue_labels
 from dcp_operator.checkpoint.spec import CLUSTER, Checkpoint, Site, SpecError, parse
 from dcp_operator.checkpoint.status import Phase, Status
@@ -15,7 +16,7 @@ from dcp_operator.decision.observed import observe
 from dcp_operator.decision.refusal import has_begun, run_of
 from dcp_operator.decision.url_claim import UrlClaim
 from dcp_operator.kube.api import Body
-from dcp_operator.kube.cache import Cache, Key
+from dcp_operator.kube.cache import DEEP, Cache, Key, beyond
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,8 @@ class Claims:
         return found
 
     def _parse(self, key: Key, body: Body, *, begun: bool) -> Checkpoint | SpecError:
+        if unkept := beyond(body):
+            return SpecError([f"spec: {TOO_DEEP}"], writable=False) if unkept == DEEP else SpecError([TOO_LARGE])
         try:
             # `slim` leaves the envelope out, which the API server has vouched for.
             return parse({"metadata": body["metadata"], "spec": body.get("spec")}, site=self.site, begun=begun)

@@ -246,7 +246,7 @@ class Reconciler:
                 logger.warning("%s/%s: %s", body["metadata"]["namespace"], body["metadata"]["name"], event.message)
                 self.poster.post(body, event)
             return body
-        written = await self._written(body, decision.status)
+        written = {**body, **await self._written(body, decision.status)}
         self.take(CHECKPOINTS, written)
         _count(before, written, self.now())
         for event in decision.events:
