@@ -13,8 +13,8 @@ Reconcile = Callable[[str], Awaitable[float | None]]
 
 
 @asynccontextmanager
-async def running(reconcile: Reconcile, workers: int = 4) -> AsyncIterator[WorkQueue[str]]:
-    queue = WorkQueue(reconcile, workers=workers)
+async def running(reconcile: Reconcile, workers: int = 4, slow: float = 60) -> AsyncIterator[WorkQueue[str]]:
+    queue = WorkQueue(reconcile, workers=workers, slow=slow)
     queue.start()
     try:
         async with asyncio.timeout(20):
@@ -93,6 +93,44 @@ def test_at_most_so_many_keys_are_in_work() -> None:
             gate.open.set()
             await gate.until(10)
         assert len(gate.started) == 10
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.adversary
+@pytest.mark.parametrize("error", [None, RetryLaterError("no answer", seconds=0)], ids=["slow", "slow, and in vain"])
+def test_slow_keys_take_no_more_than_their_own_workers(error: Exception | None) -> None:
+    """However many there are: the API server takes seconds for what somebody stored there."""
+    slow = [f"slow-{number}" for number in range(50)]
+
+    async def scenario() -> None:
+        gate, quick = Gate(), asyncio.Event()
+        first = set(slow)
+        over = asyncio.Event()
+
+        async def reconcile(key: str) -> float | None:
+            if key == "quick":
+                quick.set()
+                return None
+            if key not in first:
+                return await gate(key)
+            await asyncio.sleep(0.03)
+            first.discard(key)
+            if not first:
+                over.set()
+            if error is not None:
+                raise error
+            return 0
+
+        async with running(reconcile, workers=16, slow=0.01) as queue:
+            for key in slow:
+                queue.add(key)
+            await over.wait()
+            await gate.until(2)
+            queue.add("quick")
+            await quick.wait()
+            assert len(gate.inside) == 2, "an eighth of sixteen"
+            gate.open.set()
 
     asyncio.run(scenario())
 

@@ -6,7 +6,9 @@ The rules are those of client-go's workqueue, on asyncio:
 - a key is never reconciled by two workers at once; added while it is being reconciled, it runs once more afterwards;
 - a key may ask to be woken later; of several wake-ups the earliest stands, and any reconcile replaces them all;
 - a key may be given a rest: what is added meanwhile is reconciled after it, together;
-- a key that fails comes back after an exponential backoff, and sooner if something is heard of it.
+- a key that fails comes back after an exponential backoff, and sooner if something is heard of it;
+- a key that took long waits for workers of its own from then on, until it is quick again: however many such keys there
+  are, the others' workers are free.
 """
 
 import asyncio
@@ -22,6 +24,8 @@ Key = TypeVar("Key", bound=Hashable)
 
 FIRST_BACKOFF: Final = 0.1
 LONGEST_BACKOFF: Final = 30.0
+SLOW: Final = 3.0
+"""Seconds that a reconcile takes which is none of the quick ones: they take some hundredths."""
 
 
 class RetryLaterError(Exception):
@@ -43,16 +47,21 @@ class WorkQueue(Generic[Key]):
 
     Args:
         reconcile: Brings one key's world in order and returns the seconds after which to look again, or None.
-        workers: Keys reconciled at the same time.
+        workers: Keys reconciled at the same time, an eighth as many slow ones beside them.
         rest: Seconds between the end of a key's reconcile and its next one, at least.
+        slow: Seconds above which a reconcile is slow.
     """
 
     reconcile: Callable[[Key], Awaitable[float | None]]
     workers: int = 32
     rest: Callable[[Key], float] = field(default=lambda _: 0.0)
+    slow: float = SLOW
     _resting: dict[Key, float] = field(default_factory=dict, init=False)
     """When the rest of a key is over."""
     _ready: asyncio.Queue[Key] = field(default_factory=asyncio.Queue, init=False)
+    _slow_ready: asyncio.Queue[Key] = field(default_factory=asyncio.Queue, init=False)
+    _slow: set[Key] = field(default_factory=set, init=False)
+    """Keys whose last reconcile took long."""
     _waiting: set[Key] = field(default_factory=set, init=False)
     _busy: dict[Key, float] = field(default_factory=dict, init=False)
     _again: set[Key] = field(default_factory=set, init=False)
@@ -68,7 +77,7 @@ class WorkQueue(Generic[Key]):
             self.add_after(key, left)
         elif key not in self._waiting:
             self._waiting.add(key)
-            self._ready.put_nowait(key)
+            (self._slow_ready if key in self._slow else self._ready).put_nowait(key)
 
     def add_after(self, key: Key, seconds: float) -> None:
         """Have the key reconciled after a while, unless it is due earlier anyway."""
@@ -83,15 +92,19 @@ class WorkQueue(Generic[Key]):
 
     def start(self) -> None:
         """Start the workers. What was added before is still there."""
-        self._tasks = [asyncio.create_task(self._work(), name=f"reconciler-{number}") for number in range(self.workers)]
+        ready = [self._ready] * self.workers + [self._slow_ready] * max(1, self.workers // 8)
+        self._tasks = [
+            asyncio.create_task(self._work(keys), name=f"reconciler-{number}") for number, keys in enumerate(ready)
+        ]
 
     async def stop(self, grace: float = 10.0) -> None:
         """Take up no more keys, give the ones in work `grace` seconds, then cancel them."""
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        while not self._ready.empty():
-            self._waiting.discard(self._ready.get_nowait())
+        for ready in (self._ready, self._slow_ready):
+            while not ready.empty():
+                self._waiting.discard(ready.get_nowait())
         self._again.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
@@ -104,8 +117,13 @@ class WorkQueue(Generic[Key]):
 
     @property
     def depth(self) -> int:
-        """Keys that wait for a worker now."""
-        return len(self._waiting)
+        """Keys that wait for a worker now, but for slow ones: those hold up nobody."""
+        return self._ready.qsize()
+
+    @property
+    def slow_depth(self) -> int:
+        """Slow keys that wait for one of their workers now."""
+        return self._slow_ready.qsize()
 
     @property
     def busy(self) -> int:
@@ -117,17 +135,18 @@ class WorkQueue(Generic[Key]):
         """Seconds since the oldest reconcile in work began; 0 if there is none."""
         return asyncio.get_running_loop().time() - min(self._busy.values()) if self._busy else 0.0
 
-    async def _work(self) -> None:
+    async def _work(self, ready: asyncio.Queue[Key]) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            key = await self._ready.get()
+            key = await ready.get()
             self._waiting.discard(key)
             self._drop_timer(key)
             self._busy[key] = loop.time()
             try:
                 await self._reconcile_once(key)
             finally:
-                del self._busy[key]
+                took = loop.time() - self._busy.pop(key)
+            (self._slow.add if took > self.slow else self._slow.discard)(key)
             if (rest := self.rest(key)) > 0:
                 self._resting[key] = loop.time() + rest
             if key in self._again:

@@ -116,7 +116,7 @@ class Runtime:
             stop.set()
 
     def _watch_over(self, queue: WorkQueue[Key], audit: Audit, cache: Cache) -> None:
-        metrics.QUEUE_DEPTH.set_function(lambda: queue.depth)
+        metrics.QUEUE_DEPTH.set_function(lambda: queue.depth + queue.slow_depth)
         for resource in WATCHED:
             metrics.CACHED.labels(resource.plural).set_function(partial(cache.count, resource))
 
