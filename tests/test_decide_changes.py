@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.checkpoint.spec import SpecError
+from dcp_operator.checkpoint.spec import Checkpoint, SpecError
+from dcp_operator.checkpoint.status import Status
 from dcp_operator.decision.actions import CreateAttempt, Decision
 from dcp_operator.decision.decide import decide
 from dcp_operator.decision.observed import Attempt, Observed
 from dcp_operator.decision.refusal import refuse
+from dcp_operator.decision.url_claim import UrlClaim
 from dcp_worker.contract import Reason, Report
 from scenes import (
     NOW,
@@ -109,19 +111,97 @@ def test_an_attempt_starts_when_nothing_of_the_one_before_runs_any_more(old: Att
     assert [number for number, _ in created(decided(status=found.status, now=at(60)))] == [2]
 
 
-@pytest.mark.parametrize("field", ["spec.workload.args", "spec.workers.podTemplate"])
-def test_a_spec_that_changes_under_way_is_refused(field: str) -> None:
-    of = checkpoint({field: {"metadata": {}} if "pod" in field else {"hidden": 1}})
-    live = attempt(running(0), running(1), of=of)
-    first = decided(live, of=of, status=RUNNING)
-    assert phase(first) == ("Failed", "InvalidSpec")
-    assert "change it back and write another spec.runId" in message(first)
-    assert deleted(decided(live, of=of, status=first.status)) == [1]
-    assert phase(decided(status=first.status)) == ("Failed", "InvalidSpec")
-    again = checkpoint({"spec.runId": "2"})
-    assert phase(decided(of=again, status=first.status)) == ("Starting", None)
-    done = settled(ended(0, saved()))
-    assert decided(of=of, status=done.status).status == done.status
+CHANGES = pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"spec.workload.args": {"hidden": 1}}, id="args"),
+        pytest.param({"spec.workers.podTemplate": {"metadata": {}}}, id="a template that a webhook rewrites"),
+        pytest.param({"spec.storage.options": None}, id="an option that a rolled back CRD drops"),
+    ],
+)
+BEFORE = checkpoint({"spec.storage.options": {"region": "eu-1"}})
+
+
+def after(changes: dict[str, Any]) -> Checkpoint:
+    return checkpoint({"spec.storage.options": {"region": "eu-1"}} | changes)
+
+
+def told(decision: Decision) -> str:
+    """Return what a status says of the spec beside it."""
+    return next((each["message"] for each in decision.status["conditions"] if each["type"] == "SpecChanged"), "")
+
+
+def under_way(*pods: Any, **fields: Any) -> Attempt:
+    return attempt(*pods, of=BEFORE, digest=BEFORE.free_form_digest, **fields)
+
+
+def begun() -> Decision:
+    return decided(under_way(running(0), running(1)), of=BEFORE, status=decided(of=BEFORE).status)
+
+
+@pytest.mark.adversary
+@CHANGES
+def test_an_attempt_under_way_ends_on_the_spec_that_it_began_with(changes: dict[str, Any]) -> None:
+    of = after(changes)
+    live = decided(under_way(running(0), running(1)), of=of, status=begun().status)
+    assert (phase(live), live.actions) == (("Running", None), ())
+    assert [(each.type, each.reason) for each in live.events] == [("Warning", "SpecChanged")]
+    again = decided(under_way(running(0), running(1)), of=of, status=live.status)
+    assert (again.status, again.events) == (live.status, ())
+
+    done = decided(under_way(ended(0, saved()), ended(1, Report())), of=of, status=live.status)
+    assert phase(done) == ("Succeeded", "Saved")
+    assert done.status["freeFormDigest"] == BEFORE.free_form_digest
+    assert f"about the spec that the run began with (freeFormDigest {BEFORE.free_form_digest})" in told(done)
+    assert told(decided(of=BEFORE, status=done.status)) == "", "it is the one of the result again"
+
+
+@CHANGES
+def test_a_result_tells_of_which_spec_it_is(changes: dict[str, Any]) -> None:
+    done = decided(under_way(ended(0, saved()), ended(1, Report())), of=BEFORE, status=begun().status)
+    assert told(done) == ""
+    later = decided(of=after(changes), status=done.status)
+    assert phase(later) == ("Succeeded", "Saved")
+    assert (BEFORE.free_form_digest in told(later), later.actions) == (True, ())
+    without = [each for each in later.status["conditions"] if each["type"] != "SpecChanged"]
+    assert later.status | {"conditions": without} == done.status
+    assert refused(later.status).status == later.status | {"observedGeneration": 2}, "nor is it lost"
+
+
+@CHANGES
+def test_what_the_status_missed_the_job_tells(changes: dict[str, Any]) -> None:
+    """The operator died after it had created the Job."""
+    for pods in ((running(0), running(1)), (ended(0, saved()), ended(1, Report()))):
+        found = decided(under_way(*pods), of=after(changes))
+        assert found.status["freeFormDigest"] == BEFORE.free_form_digest
+        assert told(found)
+
+
+@CHANGES
+def test_no_further_attempt_is_made_of_a_spec_that_changed_under_way(changes: dict[str, Any]) -> None:
+    of = after(changes)
+    lost = decided(under_way(ended(0, failed()), ended(1, Report())), of=of, status=begun().status)
+    found = decided(of=of, status=lost.status, now=at(600))
+    assert (phase(found), found.actions) == (("Pending", "InvalidSpec"), ())
+    assert message(found).startswith("Attempt 2 waits: spec.workload.args, spec.storage.options or spec.workers.pod")
+    assert told(found)
+    claim = UrlClaim.of(of, Status.read(found.status))
+    assert claim is not None
+    assert claim.ending, "others of the namespace may save there"
+
+    back = decided(of=BEFORE, status=found.status, now=at(600))
+    assert (created(back), told(back)) == ([(2, False)], "")
+    anew = after(changes | {"spec.runId": "2"})
+    fresh = decided(of=anew, status=found.status, now=at(600))
+    assert (created(fresh), told(fresh)) == ([(1, False)], "")
+    assert fresh.status["freeFormDigest"] == anew.free_form_digest
+
+
+@CHANGES
+def test_a_spec_that_changes_before_it_began_is_just_that_spec(changes: dict[str, Any]) -> None:
+    waits = decided(of=after({"spec.suspend": True}))
+    found = decided(of=after(changes), status=waits.status)
+    assert (created(found), told(found)) == ([(1, False)], "")
 
 
 def test_jobs_go_when_their_time_is_over_and_never_before_their_report_is_written() -> None:

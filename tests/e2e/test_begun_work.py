@@ -142,6 +142,23 @@ def test_a_job_that_is_deleted_by_hand_is_a_lost_worker(kube: Kube) -> None:
     kube.heard("lost", "WorkerLost")
 
 
+@pytest.mark.adversary
+@pytest.mark.usefixtures("running_operator")
+def test_an_attempt_ends_on_the_spec_that_it_began_with(kube: Kube) -> None:
+    """O S1-3: it was stopped, and had failed. No policy is there that would keep anybody from changing args."""
+    kube.apply(save("changed", workload={"entrypoint": "gpt:Workload", "args": {"size": "1M"}}))
+    say(kube, pod_of(kube, "changed"), "Running")
+    digest = kube.until_phase("changed", "Running")["freeFormDigest"]
+    kube("patch", "checkpoint", "changed", "--type=merge", "-p", '{"spec": {"workload": {"args": {"size": "2M"}}}}')
+    seen = kube.until_status("changed", lambda status: condition(status, "SpecChanged"), 30)
+    assert seen["phase"] == "Running"
+    kube.heard("changed", "SpecChanged")
+    say(kube, pod_of(kube, "changed"), "Succeeded", SAVED)
+    done = kube.until_phase("changed", "Succeeded", seconds=30)
+    assert (done["reason"], done["freeFormDigest"]) == ("Saved", digest)
+    assert digest in condition(done, "SpecChanged")["message"]
+
+
 def quota(kube: Kube, **hard: str) -> None:
     """Set a quota and wait until it is counted by."""
     kube.apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few"}, "spec": {"hard": hard}})
@@ -229,10 +246,10 @@ def test_deep_and_large_checkpoints_hold_up_nobody(admin: Kube, kube: Kube, tmp_
         other = admin.within("elsewhere")
         other.apply(save("honest"))
         other.until_phase("honest", "Starting", seconds=10)
-        kube.heard("deep-0", "InvalidSpec")
-        assert kube("get", "checkpoint", "deep-0", "-o", "jsonpath={.status.phase}") == ""
+        for deep in ("deep-0", "deep-1"):
+            kube.heard(deep, "InvalidSpec")
+            assert kube("get", "checkpoint", deep, "-o", "jsonpath={.status.phase}") == ""
         refused = kube.until_phase("large", "Failed", seconds=10)
         assert "spec: is larger than 256 KiB" in condition(refused, "Ready")["message"]
-        assert process.counter("dcp_api_requests_total", method="PUT", resource="checkpoints") <= 3
     finally:
         process.kill()

@@ -21,6 +21,8 @@ ATTEMPT_LABEL: Final = f"{GROUP}/attempt"
 PROBE_LABEL: Final = f"{GROUP}/probe"
 JOB_LABEL: Final = f"{GROUP}/job"
 """The attempt's Job name: what its Service and its NetworkPolicy select pods by."""
+SPEC_ANNOTATION: Final = f"{GROUP}/spec-digest"
+"""Of which args, options and podTemplate an attempt's Job was made."""
 
 KUEUE: Final = "kueue.x-k8s.io"
 QUEUE_LABEL: Final = f"{KUEUE}/queue-name"

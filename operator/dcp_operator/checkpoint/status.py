@@ -102,7 +102,7 @@ class Status(Wire):
     observed_generation: int = Field(default=0, description="Generation of the spec that this status is about.")
     run_id: Annotated[str, Field(max_length=63)] = Field(default="", description="spec.runId of the run it is about.")
     free_form_digest: Annotated[str, Field(max_length=64)] = Field(
-        default="", description="Digest of args, options and podTemplate when the first attempt started."
+        default="", description="Digest of the args, options and podTemplate that this status is about."
     )
     phase: Phase = Field(default=Phase.PENDING, description="Where the Checkpoint stands, in one word.")
     reason: Reason | None = Field(default=None, description="Why it stands there, where there is more to say.")

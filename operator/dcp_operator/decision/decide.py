@@ -11,14 +11,14 @@ from typing import Any, Final
 
 from dcp_operator.checkpoint.conditions import message_of, sentence
 from dcp_operator.checkpoint.spec import Checkpoint
-from dcp_operator.checkpoint.status import Failure, Phase, Status
+from dcp_operator.checkpoint.status import Phase, Status
 from dcp_operator.decision.actions import Decision
 from dcp_operator.decision.clean_up import clean_up
-from dcp_operator.decision.live import queued, running, start, starting, unreadable, url_in_use, waiting
+from dcp_operator.decision.live import changed, queued, running, start, starting, unreadable, url_in_use, waiting
 from dcp_operator.decision.observed import Observed
 from dcp_operator.decision.publish import events, with_conditions
 from dcp_operator.decision.settle import settle
-from dcp_operator.decision.situation import Situation, Verdict, finished
+from dcp_operator.decision.situation import Situation, Verdict, differs
 from dcp_operator.decision.skew import kept, left_alone
 from dcp_operator.decision.url_claim import UrlClaim
 from dcp_worker.contract import Reason
@@ -64,12 +64,7 @@ def decide(
 def _begin(checkpoint: Checkpoint, written: Status) -> Status:
     """Return the status to go on from: a new run starts afresh, and a mended spec gets another look."""
     if written.run_id != checkpoint.spec.run_id:
-        return Status(
-            run_id=checkpoint.spec.run_id,
-            free_form_digest=written.free_form_digest,
-            conditions=written.conditions,
-            warnings=(),
-        )
+        return Status(run_id=checkpoint.spec.run_id, conditions=written.conditions)
     if written.reason is Reason.INVALID_SPEC and written.attempts == 0:
         return written.given(phase=Phase.PENDING, reason=None, failure=None)
     return written
@@ -85,25 +80,6 @@ def over(situation: Situation) -> Verdict | None:
     if not situation.status.phase.terminal:
         return None
     return Verdict(status=situation.status, message=situation.message or message_of(situation.status.conditions))
-
-
-def changed(situation: Situation) -> Verdict | None:
-    """Refuse fields that were changed under a Checkpoint that has begun, where the CRD's rules can't hold them."""
-    digest = situation.status.free_form_digest
-    if situation.checkpoint.unread:
-        # What was left out of it is in the digest.
-        return None
-    if not digest or digest == situation.checkpoint.free_form_digest:
-        return None
-    message = (
-        "spec.workload.args, spec.storage.options or spec.workers.podTemplate was changed after the first attempt had "
-        "started. To go on, change it back and write another spec.runId, or apply a new Checkpoint with the new values."
-    )
-    status = finished(situation.status, Phase.FAILED, Reason.INVALID_SPEC, situation.stamp)
-    return Verdict(
-        status=status.given(failure=Failure(reason=Reason.INVALID_SPEC, message=message)),
-        message=message,
-    )
 
 
 def suspended(situation: Situation) -> Verdict | None:
@@ -139,11 +115,11 @@ def backing_off(situation: Situation) -> Verdict | None:
 
 CHECKS: Final[tuple[Callable[[Situation], Verdict | None], ...]] = (
     over,
-    changed,
     suspended,
     backing_off,
     waiting,
     url_in_use,
+    changed,
     unreadable,
     start,
     queued,
@@ -155,7 +131,8 @@ CHECKS: Final[tuple[Callable[[Situation], Verdict | None], ...]] = (
 
 def _decision(situation: Situation, verdict: Verdict, written: Status, observed: Observed) -> Decision:
     checkpoint, now = situation.checkpoint, situation.now
-    final = with_conditions(verdict.status, verdict.message, written, checkpoint.generation, now)
+    another = differs(checkpoint, verdict.status)
+    final = with_conditions(verdict.status, verdict.message, written, checkpoint.generation, now, changed=another)
     deletions, times = clean_up(checkpoint, observed, written, final, now)
     wake_at = min((each for each in (verdict.wake_at, *times) if each is not None), default=None)
     return Decision(

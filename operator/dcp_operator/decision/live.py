@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from itertools import chain
 from typing import Final
 
-from dcp_operator.checkpoint.conditions import counted, human_ranks, sentence
+from dcp_operator.checkpoint.conditions import FREE_FORM_FIELDS, counted, human_ranks, sentence
 from dcp_operator.checkpoint.naming import QUEUE_LABEL
 from dcp_operator.checkpoint.status import JobRef, Phase, RunProgress, Status
 from dcp_operator.decision.actions import CreateAttempt
@@ -70,6 +70,21 @@ def url_in_use(situation: Situation) -> Verdict | None:
     )
 
 
+def changed(situation: Situation) -> Verdict | None:
+    """Start no further attempt of a spec that changed under way; the one that runs ends on the spec it began with.
+
+    The API server holds a spec still. What changes it all the same is no user: a CRD that was rolled back and drops an
+    option, a webhook that rewrites templates.
+    """
+    if situation.current is not None or not situation.changed:
+        return None
+    return Verdict(
+        status=situation.status.given(phase=Phase.PENDING, reason=Reason.INVALID_SPEC, progress=None),
+        message=f"Attempt {situation.number} waits: {FREE_FORM_FIELDS} is not what the first attempt began with. To "
+        "run what it says now, write another spec.runId; or change it back.",
+    )
+
+
 def unreadable(situation: Situation) -> Verdict | None:
     """Start no attempt of a spec that can't be read whole: it would be of something else than was asked for."""
     if situation.current is not None or not situation.checkpoint.unread:
@@ -101,7 +116,7 @@ def start(situation: Situation) -> Verdict | None:
             duration_seconds=None,
             conflict=None,
             progress=None,
-            free_form_digest=status.free_form_digest or checkpoint.free_form_digest,
+            free_form_digest=checkpoint.free_form_digest,
             ranks=human_ranks(checkpoint.spec.workers),
             job_ref=JobRef(name=name),
         ),
@@ -167,7 +182,7 @@ def _under_way(situation: Situation, attempt: Attempt) -> Status:
         start_time=status.start_time or attempt.created.replace(microsecond=0),
         completion_time=None,
         duration_seconds=None,
-        free_form_digest=status.free_form_digest or checkpoint.free_form_digest,
+        free_form_digest=situation.digest(attempt),
         ranks=human_ranks(checkpoint.spec.workers),
         job_ref=JobRef(name=attempt.job_name, uid=attempt.uid),
     )

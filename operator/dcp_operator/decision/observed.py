@@ -6,10 +6,14 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
-from dcp_operator.checkpoint.naming import ATTEMPT_LABEL, PROBE_LABEL, RUN_LABEL
+from dcp_operator.checkpoint.naming import ATTEMPT_LABEL, PROBE_LABEL, RUN_LABEL, SPEC_ANNOTATION
 from dcp_operator.decision.pods import Body, Pod, condition, optional_time, pod_of, time_of
 from dcp_worker.contract import Progress
+
+_DIGEST: Final = 64
+"""Characters of one that a status takes."""
 
 __all__ = ["Attempt", "Observed", "Pod", "observe"]
 
@@ -37,6 +41,8 @@ class Attempt:
     progress: Progress | None = None
     uid: str = ""
     """Of the Job."""
+    digest: str = ""
+    """Of the free-form fields that it was made of; empty where an earlier operator made it."""
     uncreated: str = ""
     """What the Job controller says of pods that it can't create."""
 
@@ -124,6 +130,7 @@ def _attempt(body: Body, pods: list[Pod], progress: Mapping[str, Progress]) -> A
         pods=_latest([each for each in pods if 0 <= each.index < nodes and not _before(each, resumed)]),
         progress=progress.get(metadata["name"]),
         uid=metadata.get("uid", ""),
+        digest=(metadata.get("annotations") or {}).get(SPEC_ANNOTATION, "")[:_DIGEST],
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from dcp_operator.checkpoint.conditions import REASONS, conditions, human_duration, message_of
+from dcp_operator.checkpoint.conditions import REASONS, SPEC_CHANGED, conditions, human_duration, message_of
 from dcp_operator.checkpoint.status import Phase, Status
 from dcp_operator.decision.actions import Event
 
@@ -16,14 +16,25 @@ _NEEDED: Final = (
 )  # fmt: skip
 
 
-def with_conditions(status: Status, message: str, written: Status, generation: int, now: datetime) -> Status:
-    """Return the status with the conditions and the duration that follow from it."""
+def with_conditions(
+    status: Status, message: str, written: Status, generation: int, now: datetime, *, changed: bool = False
+) -> Status:
+    """Return the status with the conditions and the duration that follow from it.
+
+    Args:
+        status: What was decided.
+        message: What a person reads first.
+        written: The status as it stands in the cluster.
+        generation: Of the spec that was decided on.
+        now: The time.
+        changed: Whether that spec is another than the one that the run began with.
+    """
     final = status.given(
         observed_generation=generation,
         duration=human_duration(status.duration_seconds) if status.duration_seconds is not None else "",
     )
     text, stamp = message[:_MESSAGE_LIMIT], now.replace(microsecond=0)
-    return final.given(conditions=conditions(final, text, written.conditions, stamp))
+    return final.given(conditions=conditions(final, text, written.conditions, stamp, changed=changed))
 
 
 def minimal(status: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,8 +51,19 @@ def status_refused(why: str) -> Event:
     return Event(type="Warning", reason="StatusRefused", message=message[:_EVENT_LIMIT])
 
 
+def spec_changed(status: Status) -> bool:
+    """Return whether a status says that it is about another spec than the one beside it."""
+    return any(each.type == SPEC_CHANGED for each in status.conditions)
+
+
 def events(written: Status, final: Status) -> Iterator[Event]:
-    """Yield one event for a failed attempt that is followed by another, and one for a change of phase or reason."""
+    """Yield the events of a transition.
+
+    That is one for a spec that changed under way, one for a failed attempt that is followed by another, and one for a
+    change of phase or reason.
+    """
+    if spec_changed(final) and not spec_changed(written):
+        yield Event(type="Warning", reason=SPEC_CHANGED, message=message_of(final.conditions, SPEC_CHANGED))
     failure = final.failure
     retried = failure is not None and failure != written.failure and not final.phase.terminal
     if retried and failure is not None:

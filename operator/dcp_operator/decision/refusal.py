@@ -15,8 +15,8 @@ from dcp_operator.checkpoint.status import Failure, Phase, Status
 from dcp_operator.decision.actions import Action, Decision, Event
 from dcp_operator.decision.clean_up import deletion
 from dcp_operator.decision.observed import Observed
-from dcp_operator.decision.publish import events, with_conditions
-from dcp_operator.decision.situation import finished
+from dcp_operator.decision.publish import events, spec_changed, with_conditions
+from dcp_operator.decision.situation import differs, finished
 from dcp_operator.decision.skew import left_alone
 from dcp_worker.contract import Reason
 
@@ -75,7 +75,10 @@ def refuse(
     else:
         base = written if written.run_id == run_id else Status(run_id=run_id[:63], conditions=written.conditions)
         final, message = _refused(base, error, message, now)
-    final = with_conditions(final, message, written, generation, now)
+    # A spec that can't be read is compared with nothing: what was said of it stands.
+    final = with_conditions(
+        final, message, written, generation, now, changed=has_begun(written, run_id) and spec_changed(written)
+    )
     actions = _of_earlier_runs(observed, run_id)
     return Decision(actions=actions, status=final.to_dict(), events=tuple(events(written, final)))
 
@@ -139,7 +142,8 @@ def blocked(
         attempts=max(before.attempts, intended.retries.settled),
         **{name: getattr(before, name) for name in kept},
     )
-    final = with_conditions(pending, message, written, checkpoint.generation, now)
+    another = differs(checkpoint, pending)
+    final = with_conditions(pending, message, written, checkpoint.generation, now, changed=another)
     waited = (now - checkpoint.created) / _SLOWER
     return replace(
         decision,

@@ -80,6 +80,7 @@ def _settled(situation: Situation, attempt: Attempt, ended: Outcome) -> Situatio
     status = situation.status.given(
         attempts=max(situation.status.attempts, attempt.attempt),
         start_time=situation.status.start_time or attempt.created.replace(microsecond=0),
+        free_form_digest=situation.digest(attempt),
         progress=None,
     )
     if ended.succeeded:

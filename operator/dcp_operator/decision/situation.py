@@ -45,6 +45,15 @@ class Situation:
         """The attempt under way, if its Job is there."""
         return next((each for each in self.attempts if each.attempt == self.number and not each.deleting), None)
 
+    @property
+    def changed(self) -> bool:
+        """Whether the spec is another by now than the one that this run began with."""
+        return differs(self.checkpoint, self.status)
+
+    def digest(self, attempt: Attempt) -> str:
+        """Return the digest of what the run began with, of which an attempt of it is the witness."""
+        return self.status.free_form_digest or attempt.digest or self.checkpoint.free_form_digest
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
@@ -54,6 +63,14 @@ class Verdict:
     message: str
     actions: tuple[Action, ...] = ()
     wake_at: datetime | None = None
+
+
+def differs(checkpoint: Checkpoint, status: Status) -> bool:
+    """Return whether fields that the CRD's rules can't hold still are others than those of which a status tells."""
+    if checkpoint.unread or status.run_id != checkpoint.spec.run_id:
+        # What was left out of a spec is in its digest.
+        return False
+    return status.free_form_digest not in {"", checkpoint.free_form_digest}
 
 
 def finished(status: Status, phase: Phase, reason: Reason, stamp: datetime) -> Status:

@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import Self
 
 from dcp_operator.checkpoint.spec import Checkpoint
-from dcp_operator.checkpoint.status import Status
-from dcp_worker.contract import Operation
+from dcp_operator.checkpoint.status import Phase, Status
+from dcp_worker.contract import Operation, Reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,8 @@ class UrlClaim:
     begun: bool = False
     """An attempt was started: a rerun of an older object does not push it aside."""
     ending: bool = False
-    """No attempt will be started: it is suspended, deleted or failed. It claims until its pods have stopped."""
+    """No attempt will be started: it is suspended, deleted or failed, or its spec changed under way. It claims until
+    its pods have stopped."""
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, status: Status) -> Self | None:
@@ -44,13 +45,17 @@ class UrlClaim:
             created=checkpoint.created,
             place=checkpoint.place,
             begun=current and status.attempts > 0,
-            ending=checkpoint.spec.suspend or checkpoint.deleting,
+            ending=checkpoint.spec.suspend or checkpoint.deleting or (current and _waits_for_its_spec(status)),
         )
 
     @property
     def order(self) -> tuple[bool, bool, datetime, str]:
         """Sort key: pods that have yet to stop, one that has begun, the older object, the smaller uid."""
         return (not self.ending, not self.begun, self.created, self.uid)
+
+
+def _waits_for_its_spec(status: Status) -> bool:
+    return status.phase is Phase.PENDING and status.reason is Reason.INVALID_SPEC and status.attempts > 0
 
 
 def holder(own: UrlClaim, rivals: Iterable[UrlClaim]) -> UrlClaim | None:

@@ -18,6 +18,7 @@ from dcp_operator.checkpoint.naming import (
     MANAGED_BY_LABEL,
     PROBE_LABEL,
     RUN_LABEL,
+    SPEC_ANNOTATION,
     UID_LABEL,
 )
 from dcp_operator.checkpoint.pod_rules import PodSecurity
@@ -78,6 +79,7 @@ def _network_policy(checkpoint: Checkpoint, action: CreateAttempt) -> Body:
 def _job(checkpoint: Checkpoint, action: CreateAttempt, settings: PodSettings) -> Body:
     timeouts, nodes = checkpoint.spec.timeouts, action.task.workers.num_nodes
     metadata = _metadata(checkpoint, action)
+    metadata["annotations"] = {SPEC_ANNOTATION: checkpoint.free_form_digest}
     if action.suspend:
         metadata["labels"] |= checkpoint.queue_labels
     return {
