@@ -241,15 +241,22 @@ class Labelled(Layered):
 
 
 class Sparse(Layered):
-    """Has a buffer whose values lie beside their indices; what is not `persistent` no checkpoint holds."""
+    """Has a tensor whose values lie beside their indices, as a buffer or a frozen parameter.
 
-    def __init__(self, *, persistent: bool = True) -> None:
+    Args:
+        held: As what: a buffer that is not persistent is in no checkpoint.
+    """
+
+    def __init__(self, held: str) -> None:
         super().__init__()
-        self.persistent = persistent
+        self.held = held
 
     def model(self) -> nn.Module:
-        model = super().model()
-        model.register_buffer("adjacent", torch.eye(3).to_sparse(), persistent=self.persistent)
+        model, adjacent = super().model(), torch.eye(3).to_sparse()
+        if self.held == "parameter":
+            model.register_parameter("adjacent", nn.Parameter(adjacent, requires_grad=False))
+        else:
+            model.register_buffer("adjacent", adjacent, persistent=self.held == "buffer")
         return model
 
 

@@ -194,18 +194,20 @@ EVERY = [ONE, FSDP2, FSDP1, DDP, Cell(Strategy.NONE, 2)]
 
 @pytest.mark.adversary
 @pytest.mark.parametrize("cell", EVERY, ids=str)
-def test_a_sparse_buffer_is_named_and_nothing_is_saved(pool: Pool, tmp_path: Path, cell: Cell) -> None:
-    found = failures(run(pool, Operation.SAVE, tmp_path, cell, "Sparse"))
+@pytest.mark.parametrize("held", ["buffer", "parameter"])
+def test_what_is_sparse_is_named_and_nothing_is_saved(pool: Pool, tmp_path: Path, cell: Cell, held: str) -> None:
+    found = failures(run(pool, Operation.SAVE, tmp_path, cell, "Sparse", held=held))
     assert {failure.reason for failure in found} == {Reason.ENTRYPOINT_ERROR}
-    assert "model.adjacent is a Tensor of layout sparse_coo" in found[0].message
+    kind = {"buffer": "Tensor", "parameter": "Parameter"}[held]
+    assert f"model.adjacent is a {kind} of layout sparse_coo" in found[0].message
     assert not (tmp_path / ".metadata").exists()
 
 
 @pytest.mark.adversary
 @pytest.mark.parametrize("cell", EVERY, ids=str)
 def test_a_sparse_buffer_that_no_checkpoint_holds_is_no_hindrance(pool: Pool, tmp_path: Path, cell: Cell) -> None:
-    save(pool, tmp_path, cell, "Sparse", persistent=False, steps=1)
-    load(pool, tmp_path, cell, "Sparse", persistent=False)
+    save(pool, tmp_path, cell, "Sparse", held="buffer beside", steps=1)
+    load(pool, tmp_path, cell, "Sparse", held="buffer beside")
 
 
 # What belongs to a rank
