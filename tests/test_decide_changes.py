@@ -17,6 +17,7 @@ from dcp_worker.contract import Reason, Report
 from scenes import (
     NOW,
     RUNNING,
+    STARTED,
     at,
     attempt,
     checkpoint,
@@ -77,6 +78,39 @@ def test_a_new_run_starts_afresh() -> None:
     assert not {"failure", "completionTime", "durationSeconds"} & found.status.keys()
     (create,) = (each for each in found.actions if isinstance(each, CreateAttempt))
     assert create.job_name != old.job_name
+
+
+@pytest.mark.adversary
+@pytest.mark.parametrize("pods", [(ended(0, saved()), ended(1, Report())), (running(0), running(1))])
+def test_a_run_id_that_comes_again_takes_no_earlier_report(pods: Any) -> None:
+    """A, B and A again within a moment: the Job of the first A still stands there, under the very name of the next."""
+    old = attempt(*pods, generation=1, uid="old")
+    before = decided(old, status=STARTED)
+    other = decided(old, of=checkpoint({"spec.runId": "b", "metadata.generation": 2}), status=before.status)
+    again = checkpoint({"metadata.generation": 3})
+    for each in (old, replace(old, deleting=True)):
+        found = decided(each, of=again, status=other.status)
+        assert (phase(found), created(found)) == (("Pending", None), [])
+        assert message(found) == f"Attempt 1 starts when Job {old.job_name} has stopped."
+        assert deleted(found) == ([] if each.deleting else [1])
+        assert deleted(decided(each, of=again, status=found.status)) == deleted(found)
+    started = decided(of=again, status=found.status)
+    assert (created(started), started.status["runGeneration"]) == ([(1, False)], 3)
+    new = attempt(ended(0, saved()), ended(1, Report()), generation=3, uid="new")
+    assert phase(decided(new, of=again, status=started.status)) == ("Succeeded", "Saved")
+    # The operator died before it had written that status, and something else was changed since.
+    later = checkpoint({"metadata.generation": 4})
+    assert phase(decided(new, of=later, status=other.status)) == ("Succeeded", "Saved")
+
+
+@pytest.mark.adversary
+def test_a_job_that_was_put_in_place_of_one_that_was_seen_is_no_attempt() -> None:
+    """Whoever may delete and create Jobs would answer for an attempt that ran."""
+    seen = decided(attempt(running(0), running(1), uid="ours"), status=STARTED)
+    forged = attempt(ended(0, saved()), ended(1, Report()), uid="forged")
+    found = decided(forged, status=seen.status)
+    assert found.status["failure"]["reason"] == "WorkerLost"
+    assert created(found) == [(2, True)], "it is looked whether the first had committed"
 
 
 def test_a_new_run_starts_when_nothing_of_the_old_one_runs_any_more() -> None:

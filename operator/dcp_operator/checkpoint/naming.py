@@ -23,6 +23,8 @@ JOB_LABEL: Final = f"{GROUP}/job"
 """The attempt's Job name: what its Service and its NetworkPolicy select pods by."""
 SPEC_ANNOTATION: Final = f"{GROUP}/spec-digest"
 """Of which args, options and podTemplate an attempt's Job was made."""
+GENERATION_ANNOTATION: Final = f"{GROUP}/generation"
+"""Of the Checkpoint, when an attempt's Job was made: it tells a run from an earlier one of the same runId."""
 
 KUEUE: Final = "kueue.x-k8s.io"
 QUEUE_LABEL: Final = f"{KUEUE}/queue-name"

@@ -101,6 +101,9 @@ class Status(Wire):
 
     observed_generation: int = Field(default=0, description="Generation of the spec that this status is about.")
     run_id: Annotated[str, Field(max_length=63)] = Field(default="", description="spec.runId of the run it is about.")
+    run_generation: int = Field(
+        default=0, description="The first generation of the run: an attempt of an earlier one is none of its own."
+    )
     free_form_digest: Annotated[str, Field(max_length=64)] = Field(
         default="", description="Digest of the args, options and podTemplate that this status is about."
     )

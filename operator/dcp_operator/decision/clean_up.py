@@ -7,6 +7,7 @@ from dcp_operator.checkpoint.spec import Checkpoint
 from dcp_operator.checkpoint.status import Phase, Status
 from dcp_operator.decision.actions import Action, DeleteAttempt
 from dcp_operator.decision.observed import Attempt, Observed
+from dcp_operator.decision.situation import is_own
 
 _LINGER: Final = timedelta(seconds=60)
 """How long pods may take to end after the result before they are stopped."""
@@ -28,13 +29,13 @@ def clean_up(
     for attempt in observed.attempts:
         if attempt.deleting:
             continue
-        if attempt.run_id != checkpoint.spec.run_id:
+        if not is_own(attempt, final):
             actions.append(deletion(attempt, "spec.runId asks for a new run"))
             continue
         due = _due(checkpoint, attempt, final, now)
         if due is None:
             continue
-        is_written = written.run_id == checkpoint.spec.run_id and _settled_in(written, attempt)
+        is_written = is_own(attempt, written) and _settled_in(written, attempt)
         if due > now or not is_written:
             times.append(max(due, now))
         else:

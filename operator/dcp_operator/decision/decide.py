@@ -15,10 +15,10 @@ from dcp_operator.checkpoint.status import Phase, Status
 from dcp_operator.decision.actions import Decision
 from dcp_operator.decision.clean_up import clean_up
 from dcp_operator.decision.live import changed, queued, running, start, starting, unreadable, url_in_use, waiting
-from dcp_operator.decision.observed import Observed
+from dcp_operator.decision.observed import Attempt, Observed
 from dcp_operator.decision.publish import events, with_conditions
 from dcp_operator.decision.settle import settle
-from dcp_operator.decision.situation import Situation, Verdict, differs
+from dcp_operator.decision.situation import Situation, Verdict, differs, is_own, new_run
 from dcp_operator.decision.skew import kept, left_alone
 from dcp_operator.decision.url_claim import UrlClaim
 from dcp_worker.contract import Reason
@@ -44,14 +44,14 @@ def decide(
     if unread is not None:
         return unread
     written = Status.read(status)
-    own = tuple(each for each in observed.attempts if each.run_id == checkpoint.spec.run_id)
+    begun = _begin(checkpoint, written)
     situation = settle(
         Situation(
             checkpoint=checkpoint,
-            attempts=own,
-            earlier=tuple(each for each in observed.attempts if each.run_id != checkpoint.spec.run_id),
+            attempts=tuple(each for each in observed.attempts if is_own(each, begun) and not _in_place_of(each, begun)),
+            earlier=tuple(each for each in observed.attempts if not is_own(each, begun)),
             leftover=observed.leftover,
-            status=_begin(checkpoint, written),
+            status=begun,
             now=now,
             rivals=tuple(rivals),
         )
@@ -64,10 +64,16 @@ def decide(
 def _begin(checkpoint: Checkpoint, written: Status) -> Status:
     """Return the status to go on from: a new run starts afresh, and a mended spec gets another look."""
     if written.run_id != checkpoint.spec.run_id:
-        return Status(run_id=checkpoint.spec.run_id, conditions=written.conditions)
+        return new_run(written, checkpoint.spec.run_id)
     if written.reason is Reason.INVALID_SPEC and written.attempts == 0:
         return written.given(phase=Phase.PENDING, reason=None, failure=None)
     return written
+
+
+def _in_place_of(attempt: Attempt, status: Status) -> bool:
+    """Return whether somebody has put a Job in place of one that was seen: it has that one's name, and another uid."""
+    seen = status.job_ref
+    return seen is not None and bool(seen.uid) and seen.name == attempt.job_name and seen.uid != attempt.uid
 
 
 def _first(situation: Situation) -> Verdict:

@@ -36,7 +36,9 @@ def waiting(situation: Situation) -> Verdict | None:
     """Start no attempt while an earlier one runs: both would write to the same URL and want the same GPUs."""
     if situation.current is not None:
         return None
-    what = still_running((*situation.earlier, *situation.attempts), situation.leftover, situation.now)
+    name = situation.checkpoint.job_name(situation.number)
+    there = next((f"Job {each.job_name}" for each in situation.earlier if each.job_name == name), None)
+    what = still_running((*situation.earlier, *situation.attempts), situation.leftover, situation.now) or there
     if what is None:
         return None
     pods = situation.leftover

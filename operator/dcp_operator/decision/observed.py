@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from dcp_operator.checkpoint.naming import ATTEMPT_LABEL, PROBE_LABEL, RUN_LABEL, SPEC_ANNOTATION
+from dcp_operator.checkpoint.naming import ATTEMPT_LABEL, GENERATION_ANNOTATION, PROBE_LABEL, RUN_LABEL, SPEC_ANNOTATION
 from dcp_operator.decision.pods import Body, Pod, condition, optional_time, pod_of, time_of
 from dcp_worker.contract import Progress
 
 _DIGEST: Final = 64
 """Characters of one that a status takes."""
+
+_DIGITS: Final = 18
 
 __all__ = ["Attempt", "Observed", "Pod", "observe"]
 
@@ -41,6 +43,8 @@ class Attempt:
     progress: Progress | None = None
     uid: str = ""
     """Of the Job."""
+    generation: int | None = None
+    """Of the Checkpoint, when it was made; None where an earlier operator made it."""
     digest: str = ""
     """Of the free-form fields that it was made of; empty where an earlier operator made it."""
     uncreated: str = ""
@@ -108,7 +112,8 @@ def observe(
 
 def _attempt(body: Body, pods: list[Pod], progress: Mapping[str, Progress]) -> Attempt:
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
-    labels = _labels(body)
+    labels, annotations = _labels(body), metadata.get("annotations") or {}
+    generation = annotations.get(GENERATION_ANNOTATION, "")[:_DIGITS]
     # Somebody may have set parallelism to 0, to pause the Job.
     nodes = max(1, spec.get("completions") or spec.get("parallelism") or 1)
     end = condition(status, "Failed") or condition(status, "Complete") or {}
@@ -130,7 +135,8 @@ def _attempt(body: Body, pods: list[Pod], progress: Mapping[str, Progress]) -> A
         pods=_latest([each for each in pods if 0 <= each.index < nodes and not _before(each, resumed)]),
         progress=progress.get(metadata["name"]),
         uid=metadata.get("uid", ""),
-        digest=(metadata.get("annotations") or {}).get(SPEC_ANNOTATION, "")[:_DIGEST],
+        generation=int(generation) if generation.isdecimal() else None,
+        digest=annotations.get(SPEC_ANNOTATION, "")[:_DIGEST],
     )
 
 

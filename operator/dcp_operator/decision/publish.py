@@ -11,8 +11,8 @@ from dcp_operator.decision.actions import Event
 _EVENT_LIMIT: Final = 1000
 _MESSAGE_LIMIT: Final = 1800
 _NEEDED: Final = (
-    "phase", "reason", "conditions", "observedGeneration", "runId", "freeFormDigest", "attempts", "retries",
-    "startTime", "completionTime", "jobRef",
+    "phase", "reason", "conditions", "observedGeneration", "runId", "runGeneration", "freeFormDigest", "attempts",
+    "retries", "startTime", "completionTime", "jobRef",
 )  # fmt: skip
 
 

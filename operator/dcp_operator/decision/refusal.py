@@ -16,7 +16,7 @@ from dcp_operator.decision.actions import Action, Decision, Event
 from dcp_operator.decision.clean_up import deletion
 from dcp_operator.decision.observed import Observed
 from dcp_operator.decision.publish import events, spec_changed, with_conditions
-from dcp_operator.decision.situation import differs, finished
+from dcp_operator.decision.situation import differs, finished, new_run
 from dcp_operator.decision.skew import left_alone
 from dcp_worker.contract import Reason
 
@@ -73,7 +73,7 @@ def refuse(
         message = f"The spec was accepted once, and this operator can't go on with it: {message}"
         final = written.given(run_id=run_id[:63], reason=Reason.INVALID_SPEC, progress=None)
     else:
-        base = written if written.run_id == run_id else Status(run_id=run_id[:63], conditions=written.conditions)
+        base = written if written.run_id == run_id else new_run(written, run_id)
         final, message = _refused(base, error, message, now)
     # A spec that can't be read is compared with nothing: what was said of it stands.
     final = with_conditions(

@@ -20,7 +20,7 @@ class Situation:
     attempts: tuple[Attempt, ...]
     """Of this run only."""
     earlier: tuple[Attempt, ...] = ()
-    """Of other runs."""
+    """Of other runs, also of an earlier one of the same runId."""
     leftover: tuple[Pod, ...] = ()
     """Of attempts whose Job is gone."""
     status: Status
@@ -63,6 +63,22 @@ class Verdict:
     message: str
     actions: tuple[Action, ...] = ()
     wake_at: datetime | None = None
+
+
+def new_run(written: Status, run_id: str) -> Status:
+    """Return the status that another run begins with: all that was made up to now is of an earlier one."""
+    first = max(0, written.observed_generation + 1)
+    return Status(run_id=run_id[:63], run_generation=first, conditions=written.conditions)
+
+
+def is_own(attempt: Attempt, status: Status) -> bool:
+    """Return whether an attempt is one of the run that a status is about.
+
+    A runId may come again: what was made before the run in between was seen is of the earlier one.
+    """
+    if attempt.run_id != status.run_id:
+        return False
+    return attempt.generation is None or attempt.generation >= status.run_generation
 
 
 def differs(checkpoint: Checkpoint, status: Status) -> bool:

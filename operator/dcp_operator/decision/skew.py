@@ -11,7 +11,7 @@ from typing import Any, Final
 from dcp_operator.checkpoint.status import Status
 from dcp_operator.decision.actions import Decision, Event
 
-_GUARDS: Final = ("phase", "retries", "attempts", "freeFormDigest", "jobRef")
+_GUARDS: Final = ("phase", "retries", "attempts", "freeFormDigest", "jobRef", "runGeneration")
 _RUN: Final = "runId"
 
 

@@ -12,6 +12,7 @@ from dcp_operator.checkpoint.naming import (
     API_VERSION,
     ATTEMPT_LABEL,
     CHECKPOINT_LABEL,
+    GENERATION_ANNOTATION,
     JOB_LABEL,
     KIND,
     MANAGED_BY,
@@ -79,7 +80,10 @@ def _network_policy(checkpoint: Checkpoint, action: CreateAttempt) -> Body:
 def _job(checkpoint: Checkpoint, action: CreateAttempt, settings: PodSettings) -> Body:
     timeouts, nodes = checkpoint.spec.timeouts, action.task.workers.num_nodes
     metadata = _metadata(checkpoint, action)
-    metadata["annotations"] = {SPEC_ANNOTATION: checkpoint.free_form_digest}
+    metadata["annotations"] = {
+        GENERATION_ANNOTATION: str(checkpoint.generation),
+        SPEC_ANNOTATION: checkpoint.free_form_digest,
+    }
     if action.suspend:
         metadata["labels"] |= checkpoint.queue_labels
     return {
