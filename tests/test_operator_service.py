@@ -4,18 +4,23 @@ import ast
 import asyncio
 import inspect
 import json
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from aiohttp import ClientResponseError
+from kopf._cogs.clients import api
+from multidict import CIMultiDict
 from prometheus_client.parser import text_string_to_metric_families
 
 import dcp_operator
-from dcp_operator.kube import audit, kopf_internals, metrics
+from dcp_operator.kube import audit, handlers, kopf_internals, metrics
 from dcp_operator.kube.api import (
     CHECKPOINTS,
     JOBS,
@@ -30,6 +35,7 @@ from dcp_operator.kube.api import (
 from dcp_operator.kube.audit import Audit
 from dcp_operator.kube.cache import Cache, Key
 from dcp_operator.kube.handlers import WATCHED
+from dcp_operator.kube.kopf_internals import read_any_retry_after
 from dcp_operator.kube.progress import ProgressReader
 from dcp_operator.kube.queue import WorkQueue
 from dcp_operator.kube.reconcile import _count
@@ -37,6 +43,49 @@ from dcp_operator.kube.runtime import Runtime
 from dcp_operator.kube.settings import Settings
 from fake_api import FakeApi, reconciling
 from scenes import at, manifest, running, stamp
+
+
+class Busy:
+    """kopf's session, with an API server that is busy once."""
+
+    closed = False
+
+    def __init__(self, headers: dict[str, str]) -> None:
+        self.answers = [(429, CIMultiDict(headers)), (200, CIMultiDict())]
+
+    async def request(self, **_: Any) -> Any:
+        status, headers = self.answers.pop(0)
+
+        async def body() -> Any:
+            return {"kind": "Status", "code": status}
+
+        def checked() -> None:
+            unused: Any = SimpleNamespace(real_url="https://api")
+            raise ClientResponseError(unused, (), status=status, headers=headers)
+
+        return SimpleNamespace(status=status, headers=headers, json=body, raise_for_status=checked)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param({}, id="none"),
+        pytest.param({"Retry-After": "0"}, id="seconds"),
+        pytest.param({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, id="a date"),
+        pytest.param({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, id="a date in small letters"),
+        pytest.param({"Retry-After": "soon"}, id="a word"),
+        pytest.param({"Retry-After": "nan"}, id="no number"),
+    ],
+)
+def test_a_watch_waits_for_a_busy_api_server_whatever_it_says(headers: dict[str, str]) -> None:
+    """kopf took the header for a number, and the ValueError ended the operator's watch."""
+    read_any_retry_after()
+    session = Busy(headers)
+    context = SimpleNamespace(session=session, server="https://api")
+    unwrapped: Any = vars(api.request)["__wrapped__"]
+    how = {"settings": handlers.settings(), "backoffs": [0.0], "context": context, "logger": logging.getLogger("x")}
+    asyncio.run(unwrapped("get", "/x", **how))
+    assert session.answers == []
 
 
 def waits(said: str) -> float | None:

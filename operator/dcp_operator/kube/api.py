@@ -119,7 +119,7 @@ class NameTakenError(ApiError):
         )
 
 
-def _seconds(said: object) -> float | None:
+def retry_seconds(said: object) -> float | None:
     """Return how long to wait: RFC 9110 has it in seconds or as a date, and proxies say either; None if unclear."""
     text = str(said or "").strip()
     if text.isdecimal():
@@ -151,5 +151,5 @@ def refusal(request: Request, status: int, headers: Mapping[str, str], raw: byte
     later = {HTTPStatus.UNAUTHORIZED, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
     if status in later or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         said = headers.get("Retry-After") or details.get("retryAfterSeconds")
-        return UnavailableError(message, status, _seconds(said))
+        return UnavailableError(message, status, retry_seconds(said))
     return RefusedError(message, status)

@@ -22,7 +22,7 @@ from dcp_operator.kube.handlers import WATCHED, registry
 from dcp_operator.kube.handlers import settings as kopf_settings
 from dcp_operator.kube.health import STUCK_SECONDS, Health, serving
 from dcp_operator.kube.job import Builder
-from dcp_operator.kube.kopf_internals import Forgetful, read_any_depth
+from dcp_operator.kube.kopf_internals import Forgetful, read_any_depth, read_any_retry_after
 from dcp_operator.kube.leader import Election
 from dcp_operator.kube.poster import Poster
 from dcp_operator.kube.progress import ProgressReader
@@ -84,6 +84,7 @@ class Runtime:
         poster.start()
         queue.start()
         read_any_depth()
+        read_any_retry_after()
         caring = asyncio.create_task(self._care(audit, stop, ready), name="audit")
         try:
             await kopf.operator(
