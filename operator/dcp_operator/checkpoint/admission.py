@@ -14,7 +14,7 @@ from dcp_operator.checkpoint.bounds import FREE_FORM, TOO_DEEP, cel
 from dcp_operator.checkpoint.crd_rules import ANOTHER
 from dcp_operator.checkpoint.naming import GROUP, PLURAL, VERSION, WORKER_CONTAINER
 from dcp_operator.checkpoint.pod_rules import POD_RULES, PodRule
-from dcp_operator.checkpoint.storage_url import ADDRESS_OPTIONS, METADATA_HOSTS, METADATA_NETWORKS
+from dcp_operator.checkpoint.storage_url import ADDRESS_OPTIONS, FORBIDDEN_NETWORKS, METADATA_HOSTS
 from dcp_operator.checkpoint.template_view import VARIABLES
 
 MANIFESTS: Final = Path(__file__).parents[3] / "manifests"
@@ -132,7 +132,7 @@ def _address(option: str) -> dict[str, str]:
     value = f"object.spec.storage.options.{option}"
     host = f"url({value}).getHostname().lowerAscii()"
     names = "|".join(name.replace(".", "[.]") for name in sorted(METADATA_HOSTS))
-    networks = " || ".join(f"cidr('{network}').containsIP(ip({host}))" for network in METADATA_NETWORKS)
+    networks = " || ".join(f"cidr('{network}').containsIP(ip({host}))" for network in FORBIDDEN_NETWORKS)
     address = f"(ip({host}).isGlobalUnicast() || ip({host}).isLoopback()) && !({networks})"
     number = f"{host}.matches('^((0x[0-9a-f]+|[0-9]+)([.](0x[0-9a-f]+|[0-9]+))*[.]?|.*:.*)$')"
     named = f"!{number} && !{host}.matches('^({names})[.]*$')"

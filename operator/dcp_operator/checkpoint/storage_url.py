@@ -14,7 +14,9 @@ DEFAULT_PROTOCOLS: Final = ("s3", "gs", "az", "abfs", "file")
 ADDRESS_OPTIONS: Final = ("endpoint_url", "proxy_url")
 _SECRET_WORDS: Final = re.compile(r"key|secret|token|passw|credential|(^|_)sas(_|$)|auth", re.IGNORECASE)
 METADATA_HOSTS: Final = {"metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal"}
-METADATA_NETWORKS: Final = tuple(
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+METADATA_NETWORKS: Final[tuple[Network, ...]] = tuple(
     ipaddress.ip_network(network)
     for network in (
         "169.254.0.0/16",  # link-local: every large cloud, and the agents of ECS and EKS
@@ -27,6 +29,38 @@ METADATA_NETWORKS: Final = tuple(
     )
 )
 """Where clouds hand out the identity of a node or of a pod: no store is there."""
+_TRANSLATED: Final = (
+    ("64:ff9b::", 96),  # RFC 6052: NAT64
+    ("2002::", 16),  # RFC 3056: 6to4
+    ("::ffff:0:0:0", 96),  # RFC 7915: SIIT
+    ("::", 96),  # RFC 4291: IPv4-compatible
+)
+"""Prefixes of IPv6 addresses behind which an IPv4 address stands, each with its length. One that is mapped
+(::ffff:0:0/96) is read as the IPv4 address that it is."""
+
+
+def _translations(network: Network) -> tuple[ipaddress.IPv6Network, ...]:
+    """Return the IPv6 networks by which an IPv4 network is reached."""
+    if isinstance(network, ipaddress.IPv6Network):
+        return ()
+    return tuple(
+        ipaddress.IPv6Network(
+            (
+                int(ipaddress.IPv6Address(prefix)) | int(network.network_address) << (96 - length),
+                length + network.prefixlen,
+            )
+        )
+        for prefix, length in _TRANSLATED
+    )
+
+
+FORBIDDEN_NETWORKS: Final[tuple[Network, ...]] = (
+    *METADATA_NETWORKS,
+    *(each for network in METADATA_NETWORKS for each in _translations(network)),
+    ipaddress.ip_network("64:ff9b:1::/48"),  # RFC 8215: a site's own NAT64, with the address where it likes
+    ipaddress.ip_network("2001::/32"),  # RFC 4380: Teredo, with the address in disguise
+)
+"""Where no store is: those, however they are spelt, and what can't be told from them."""
 _PLAIN_HOST: Final = re.compile(r"[A-Za-z0-9._-]+")
 _ALMOST: Final = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfss": "abfs", "wasb": "az", "local": "file"}
 _KIND_NAMES: Final = {str: "a string", int: "a whole number", float: "a number of seconds", bool: "true or false"}
@@ -150,4 +184,4 @@ def _forbidden_host(host: str) -> bool:
         address = address.ipv4_mapped
     if address.is_link_local or address.is_multicast or address.is_unspecified:
         return True
-    return any(address in network for network in METADATA_NETWORKS)
+    return any(address in network for network in FORBIDDEN_NETWORKS)
