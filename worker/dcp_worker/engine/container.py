@@ -65,6 +65,12 @@ def pickle_in(found: list[Member]) -> memoryview:
     raise ValueError("it holds no data.pkl")
 
 
+def storages_in(found: list[Member]) -> tuple[tuple[str, int], ...]:
+    """Return the storages that the pickle may refer to: their keys, and their bytes."""
+    names = ((member.name.partition("/")[2], len(member.data)) for member in found)
+    return tuple((name.removeprefix("data/"), size) for name, size in names if name.startswith("data/"))
+
+
 def _directory(data: memoryview) -> tuple[int, int, int, int]:
     """Return the directory's entries, bytes and start, and what comes after it starts."""
     end = len(data) - _END.size

@@ -73,7 +73,7 @@ class Harmless:
     """Remembers what was examined, for one load."""
 
     def __init__(self) -> None:
-        self._known: set[bytes] = set()
+        self._known: set[sandbox.Pickled] = set()
 
     def need(self, items: Iterable[Item]) -> None:
         """Make sure that items can be decoded without harm to this process.
@@ -81,13 +81,14 @@ class Harmless:
         Raises:
             CheckpointCorrupted: one can't.
         """
-        asked: dict[bytes, Item] = {}
+        asked: dict[sandbox.Pickled, Item] = {}
         for item in items:
             try:
-                pickled = bytes(container.pickle_in(container.members(item.data.data)))
+                found = container.members(item.data.data)
+                pickled = sandbox.Pickled(bytes(container.pickle_in(found)), container.storages_in(found))
             except ValueError as error:
                 raise item.undecodable(error) from error
-            if not _is_small(pickled) and pickled not in self._known:
+            if not _is_small(pickled.data) and pickled not in self._known:
                 asked.setdefault(pickled, item)
         if not asked:
             return
@@ -95,7 +96,7 @@ class Harmless:
             sandbox.examine(list(asked))
         except sandbox.Harmful as error:
             raise list(asked.values())[min(error.done, len(asked) - 1)].undecodable(error) from error
-        self._known.update(pickled for pickled in asked if len(pickled) <= _KEPT)
+        self._known.update(pickled for pickled in asked if len(pickled.data) <= _KEPT)
 
 
 def _is_small(pickled: bytes) -> bool:

@@ -5,16 +5,21 @@ end the process that hashes them. A process that may be lost tells such a pickle
 What comes back is text, or a yes.
 """
 
+import json
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from dcp_worker.engine.errors import EngineError
 
-_PROGRAM: Final = Path(__file__).with_name("sandboxed.py")
+_PROGRAM: Final = (
+    "import sys; sys.path.append(sys.argv.pop(1)); from sandboxed.program import main; main(*sys.argv[1:])"
+)
+"""Nothing but the standard library and the folder `sandboxed` is to be found: torch alone takes the memory of many."""
 _REFUSED: Final = 3
 _TELLING: Final = {
     0,
@@ -53,24 +58,35 @@ def manifest_of(pickled: bytes) -> bytes:
     return output
 
 
-def examine(pickles: Sequence[bytes | memoryview]) -> None:
-    """Make sure that these can be read without harm, whatever they hold.
+class Pickled(NamedTuple):
+    """The pickle of a container, and the storages that lie beside it: key -> bytes."""
+
+    data: bytes
+    stored: tuple[tuple[str, int], ...]
+
+
+def examine(pickles: Sequence[Pickled]) -> None:
+    """Make sure that `torch.load` can read these without harm, whatever they hold.
 
     Raises:
         Harmful: one can't; `done` is its place.
     """
-    framed = [part for pickled in pickles for part in (len(pickled).to_bytes(8, "little"), pickled)]
-    status, output = _run("objects", framed)
+    status, output = _run("objects", [part for pickled in pickles for part in _framed(pickled)])
     done = len(output) - len(output.lstrip(b"+"))
     if status or done != len(pickles):
         raise Harmful(_why(status, output.lstrip(b"+\n")), done)
 
 
-def _run(mode: str, parts: Sequence[bytes | memoryview]) -> tuple[int, bytes]:
+def _framed(pickled: Pickled) -> Sequence[bytes]:
+    stored = json.dumps(dict(pickled.stored)).encode()
+    return struct.pack("<QQ", len(pickled.data), len(stored)), pickled.data, stored
+
+
+def _run(mode: str, parts: Sequence[bytes]) -> tuple[int, bytes]:
     size = sum(map(len, parts))
     seconds = _SECONDS + size // _BYTES_A_SECOND
     memory = _MEMORY + _MEMORY_TIMES * size
-    command = [sys.executable, "-I", "-S", str(_PROGRAM), mode, str(memory), str(seconds)]
+    command = [sys.executable, "-I", "-S", "-c", _PROGRAM, str(Path(__file__).parent), mode, str(memory), str(seconds)]
     try:
         done = subprocess.run(  # noqa: S603 - our own program
             command, input=b"".join(parts), capture_output=True, timeout=_PATIENCE * (seconds + 1), check=False

@@ -1,36 +1,20 @@
-"""Reads pickles that anybody may have written, in a process of its own that may use little memory and time.
+"""What a stock checkpoint's `.metadata` says, as the JSON of a manifest.
 
-A program, not a module: `sandbox` starts it. It imports nothing but the standard library. A pickle names only what
-stands here, nothing of which runs anything or is anything; what it does to this process ends with this process.
-
-    python -I -S sandboxed.py metadata BYTES SECONDS <.metadata    prints a manifest as JSON
-    python -I -S sandboxed.py objects BYTES SECONDS <framed        prints one '+' for each pickle that does no harm
-
-An exit status of 3 means that the last line printed says what is wrong.
+Its classes are stand-ins, of which nothing runs anything. Only the standard library is there.
 """
 
 # ruff: noqa: ANN401 - of what a pickle holds nothing is known
 
-import _codecs
-import gc
 import io
 import json
-import os
 import pickle
 import re
-import resource
-import struct
-import sys
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Mapping
-from datetime import date, datetime, time, timedelta, timezone
-from decimal import Decimal
-from fractions import Fraction
-from typing import Any, BinaryIO, NoReturn
-from uuid import UUID
+from typing import Any
 
-REFUSED = 3
-"""The exit status with which a pickle is refused."""
+from .limits import Refused
+
 _MOST_DIMENSIONS = 64
 _FREE = 1 << 20
 _TIMES = 4
@@ -48,10 +32,6 @@ _METADATA = {
     )
 }
 """Where torch, from 1.13 to now, defines the classes of `.metadata`; the properties were those of sharded tensors."""
-
-
-class Refused(Exception):
-    """The pickle holds what a stock writer does not write."""
 
 
 class _Record:
@@ -188,7 +168,7 @@ def manifest(pickled: bytes) -> str:
         entry.lines.append(
             f"[{texts[offset]},{texts[entry.sizes[offset]]},{file},{_number(place.offset)},{_number(place.length)},null]"
         )
-    return _document(entries, list(numbers), paths)
+    return _in_bounds(_document(entries, list(numbers), paths), len(pickled))
 
 
 def _in_bounds(found: str, size: int) -> str:
@@ -259,103 +239,3 @@ def _typed(value: Any, wanted: type) -> Any:
     if type(value) is not wanted:
         raise Refused(f"it has something else where a {wanted.__name__.lstrip('_')} should be")
     return value
-
-
-class _Anything:
-    """Stands for an object of any class, which may be a key, a container, or called."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __call__(self, *_: object) -> "_Anything":
-        return _Anything()
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-    def __setitem__(self, key: object, value: object) -> None:
-        # What a mapping of the real class would do.
-        hash(key)
-
-    def append(self, value: object) -> None:
-        pass
-
-    def extend(self, values: object) -> None:
-        pass
-
-
-_REAL: dict[tuple[str, str], Any] = {
-    ("_codecs", "encode"): _codecs.encode,
-    ("collections", "Counter"): Counter,
-    ("collections", "OrderedDict"): OrderedDict,
-    ("collections", "deque"): deque,
-    ("datetime", "date"): date,
-    ("datetime", "datetime"): datetime,
-    ("datetime", "time"): time,
-    ("datetime", "timedelta"): timedelta,
-    ("datetime", "timezone"): timezone,
-    ("decimal", "Decimal"): Decimal,
-    ("fractions", "Fraction"): Fraction,
-    ("uuid", "UUID"): UUID,
-    **{
-        (module, made.__name__): made
-        for module in ("builtins", "__builtin__")
-        for made in (bytearray, bytes, complex, frozenset, list, dict, range, set, slice, tuple)
-    },
-}
-"""What costs as much here as where it is wanted, as its hash may, and runs nothing."""
-
-
-class _ObjectUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        return _REAL.get((module, name), _Anything)
-
-    def persistent_load(self, pid: object) -> Any:
-        del pid
-        return _Anything()
-
-
-def objects(stream: BinaryIO) -> None:
-    """Read pickles, each with its length in front, and say of each that it is done."""
-    while head := stream.read(8):
-        (length,) = struct.unpack("<Q", head)
-        value = _ObjectUnpickler(io.BytesIO(stream.read(length)), encoding="latin1").load()
-        del value
-        sys.stdout.write("+")
-        sys.stdout.flush()
-
-
-def main(mode: str, size: int, seconds: int) -> None:
-    """Limit this process, then read."""
-    for kind, most in (
-        (resource.RLIMIT_AS, size),
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(kind)
-        resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
-    gc.disable()
-    try:
-        if mode == "metadata":
-            pickled = sys.stdin.buffer.read()
-            sys.stdout.write(_in_bounds(manifest(pickled), len(pickled)))
-        else:
-            objects(sys.stdin.buffer)
-    except MemoryError:
-        refuse("it takes far more memory than what it says is worth")
-    except Exception as error:  # noqa: BLE001 - whatever a pickle makes happen
-        refuse(str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}")
-    sys.stdout.flush()
-    # What is nested deeply need not be taken apart again.
-    os._exit(0)
-
-
-def refuse(why: str) -> NoReturn:
-    """Say why, and end at once."""
-    sys.stdout.flush()
-    os.write(1, f"\n{why[:500]}".encode("utf-8", "backslashreplace"))
-    os._exit(REFUSED)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
