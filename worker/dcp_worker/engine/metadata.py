@@ -111,7 +111,7 @@ def of(manifest: Manifest, *, of_one_rank: bool = False) -> Metadata:
             if not of_one_rank and sum(prod(chunk.sizes) for chunk in chunks) != prod(tensor.shape):
                 raise CheckpointCorrupted(manifest.source, f"the parts of {name} are not all of it", [name])
             state[name] = BytesStorageMetadata() if tensor.dtype is None else _stored(manifest, name, tensor, chunks)
-    paths = {name: tensor.path or (name,) for name, tensor in manifest.tensors.items()}
+        paths = {name: tensor.path or (name,) for name, tensor in manifest.tensors.items()}
     meta = StorageMeta(checkpoint_id=manifest.url, save_id=manifest.save_id or None)
     return Metadata(state, paths, Places(manifest), meta, CURRENT_DCP_VERSION)
 
