@@ -71,7 +71,7 @@ def test_a_save_waits_for_the_devices_of_its_tensors_before_it_copies(recorder: 
     assert recorder.of("synchronize") == {("MainThread", CPU)}
     assert recorder.of("use") == {("dcp-write", OWN)}
     first = next(number for number, call in enumerate(recorder.calls) if call[0] == "use")
-    assert recorder.calls[:first] == [("synchronize", "MainThread", CPU)]
+    assert {call[0] for call in recorder.calls[:first]} == {"synchronize"}
 
 
 @pytest.mark.adversary

@@ -1,5 +1,6 @@
 """What the ranks of the tests of values run."""
 
+import collections
 import logging
 from typing import Any, Self
 
@@ -11,7 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 from dcp_worker import engine
-from dcp_worker.engine import errors
+from dcp_worker.engine import devices, errors
 
 
 class Scaled(torch.Tensor):
@@ -235,6 +236,46 @@ def save_different(rank: int, url: str, kind: str, drift: Any) -> tuple[str, lis
     finally:
         logging.getLogger("dcp_worker").removeHandler(said)
     return "saved", said.texts
+
+
+class Late:
+    """A runtime in which the CPU is an accelerator, and what is computed comes to be when its device is waited for."""
+
+    host = frozenset({"meta"})
+
+    def __init__(self, rank: int, tensors: list[torch.Tensor]) -> None:
+        self._pending = tensors
+        for tensor in tensors:
+            tensor.fill_(-1 - rank)
+
+    def current(self) -> torch.device | None:
+        return None
+
+    def use(self, device: torch.device) -> None:
+        raise AssertionError(device)
+
+    def synchronize(self, device: torch.device) -> None:
+        while device.type == "cpu" and self._pending:
+            self._pending.pop().fill_(1)
+
+
+def save_late(rank: int, url: str, background: bool) -> list[float]:  # noqa: FBT001
+    """Save what is still being computed; return what a load finds."""
+    replica, within, lone = torch.empty(5), torch.empty(3), torch.empty(2)
+    before = devices.layer
+    devices.layer = Late(rank, [replica, within, lone])
+    state = {"m": {"w": replica}, "extra": {"queue": collections.deque([within])}, f"rank{rank}": lone}
+    try:
+        if background:
+            engine.async_save(state, url, drift="refuse").wait()
+        else:
+            engine.save(state, url, drift="refuse")
+    finally:
+        devices.layer = before
+    found: dict[str, Any] = {"m": {"w": torch.zeros(5)}, "extra": {"queue": None}, f"rank{rank}": torch.zeros(2)}
+    engine.load(found, url)
+    tensors = [found["m"]["w"], found["extra"]["queue"][0], found[f"rank{rank}"]]
+    return [value for tensor in tensors for value in tensor.unique().tolist()]
 
 
 class Said(logging.Handler):

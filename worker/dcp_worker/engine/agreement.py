@@ -9,11 +9,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal, get_args
 
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem
+from torch.distributed.checkpoint.planner import SavePlan, WriteItem
 
 from dcp_worker.engine import fingerprint
 from dcp_worker.engine.errors import InvalidOption, UnsavableState, some
 from dcp_worker.engine.fingerprint import Prints
+from dcp_worker.engine.lookup import Lookup
 from dcp_worker.engine.tensors import look
 
 Drift = Literal["warn", "refuse", "ignore"]
@@ -43,12 +44,12 @@ def refuse_unlike(plans: Iterable[SavePlan]) -> None:
 class Comparison:
     """What this rank offers, and on rank 0 whether the others offer the same; a single rank compares nothing."""
 
-    def __init__(self, planner: SavePlanner, world_size: int, drift: Drift) -> None:
+    def __init__(self, lookup: Lookup, world_size: int, drift: Drift) -> None:
         if drift not in get_args(Drift):
             raise InvalidOption.none_of("drift", drift, Drift)
         self.entries: dict[str, Any] = {}
         """This rank's state by name."""
-        self._planner = planner
+        self._lookup = lookup
         self._world_size = world_size
         self._drift = drift
         self._items: Sequence[WriteItem] = ()
@@ -58,14 +59,14 @@ class Comparison:
         if self._world_size == 1:
             return fingerprint.of_objects({})
         # A planner that keeps plans offers none where it is that of the last save.
-        self._items = (plan if plan.usable else getattr(self._planner, "plan", plan)).items
+        self._items = (plan if plan.usable else getattr(self._lookup.planner, "plan", plan)).items
         return fingerprint.of_objects(self.entries)
 
     def replicas(self) -> Prints:
         """Return the fingerprints of this rank's tensors that others may have, too."""
         if self._world_size == 1 or self._drift == "ignore":
             return fingerprint.of_objects({})
-        return fingerprint.of_replicas(self._items, self.entries, self._planner, self._world_size)
+        return fingerprint.of_replicas(self._items, self.entries, self._lookup, self._world_size)
 
     def refuse_different(self, ranks: Sequence[Prints], plans: Iterable[SavePlan]) -> None:
         """Refuse objects that are not the same on the ranks that offer them under one name.

@@ -18,9 +18,10 @@ from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner
 from torch.distributed.checkpoint.stateful import Stateful
 from torch.distributed.checkpoint.storage import WriteResult
+from torch.utils._pytree import tree_leaves
 
 from dcp_worker.contract import CheckpointInfo, Origin
-from dcp_worker.engine import agreement, commit, pending, snapshot, tensors
+from dcp_worker.engine import agreement, commit, devices, pending, snapshot, tensors
 from dcp_worker.engine.agreement import Drift
 from dcp_worker.engine.by_rank import PerRank, resized
 from dcp_worker.engine.errors import (
@@ -36,6 +37,7 @@ from dcp_worker.engine.errors import (
 )
 from dcp_worker.engine.fingerprint import Prints
 from dcp_worker.engine.loadable import Unloadable
+from dcp_worker.engine.lookup import Lookup
 from dcp_worker.engine.meter import Progress
 from dcp_worker.engine.planner import ByNameLoadPlanner, Strict
 from dcp_worker.engine.ranks import PATIENCE_SECONDS, Ranks
@@ -266,11 +268,14 @@ def _save(
     drift: Drift,
 ) -> CheckpointInfo:
     metadata = []
-    comparison = agreement.Comparison(planner, ranks.world_size, drift)
+    lookup = Lookup(planner)
+    comparison = agreement.Comparison(lookup, ranks.world_size, drift)
 
     def plan_mine() -> tuple[SavePlan, tuple[object, ...], Prints]:
         values = state_dict()
         comparison.entries = refuse_unsavable(values)
+        # What is compared and what is written are the same values only if none of them is still being computed.
+        devices.synchronize(devices.of(tree_leaves(values)))
         writer = opened()
         planner.set_up_planner(values, writer.storage_meta(), ranks.coordinates)
         writer.begin(coordinates=ranks.coordinates)
@@ -297,7 +302,7 @@ def _save(
         replicas = comparison.replicas()
         # A planner that keeps plans would bring back what the writer told it in an earlier save.
         final = dataclasses.replace(planner.finish_plan(plan), storage_data=plan.storage_data)
-        return opened().write_data(final, planner).wait(), replicas
+        return opened().write(final, lookup), replicas
 
     def finish(written: list[tuple[list[WriteResult], Prints]]) -> CheckpointInfo | None:
         comparison.report_drift([replicas for _, replicas in written], metadata[0])

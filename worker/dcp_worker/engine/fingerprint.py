@@ -20,11 +20,12 @@ import torch.distributed as dist
 from awscrt import checksums
 from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined] # torch exports nothing by name
 from torch.distributed.checkpoint.metadata import MetadataIndex
-from torch.distributed.checkpoint.planner import SavePlanner, WriteItem, WriteItemType
+from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from dcp_worker.engine import devices, payload, tensors
+from dcp_worker.engine import payload, tensors
+from dcp_worker.engine.lookup import Lookup
 
 Prints = npt.NDArray[np.uint64]
 """One row per entry: what stands for its name, and what stands for its value."""
@@ -65,16 +66,13 @@ def of_objects(entries: Mapping[str, object]) -> Prints:
     return _rows(pairs)
 
 
-def of_replicas(
-    items: Iterable[WriteItem], entries: Mapping[str, object], planner: SavePlanner, world_size: int
-) -> Prints:
+def of_replicas(items: Iterable[WriteItem], entries: Mapping[str, object], lookup: Lookup, world_size: int) -> Prints:
     """Return the fingerprints of the tensors, or shards of them, that other ranks may hold, too."""
-    held = [
-        (item.index, planner.resolve_data(item))
+    held = (
+        (item.index, lookup.data(item))
         for item in items
         if item.type != WriteItemType.BYTE_IO and _may_be_shared(item, entries.get(item.index.fqn), world_size)
-    ]
-    devices.synchronize(devices.of(tensor for _, tensor in held))
+    )
     return _rows((of_name(index), of_tensor(tensor)) for index, tensor in held if isinstance(tensor, torch.Tensor))
 
 

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Literal
 
 import torch
-from torch.distributed.checkpoint.planner import SavePlanner, WriteItem, WriteItemType
+from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 
 from dcp_worker.engine import container, objects, payload, tensors
 from dcp_worker.engine.errors import CheckpointCorrupted, EngineError, UnsavableState
+from dcp_worker.engine.lookup import Lookup
 
 Unloadable = Literal["warn", "refuse"]
 """What a save does about objects of classes that a load would refuse."""
@@ -29,18 +30,18 @@ _DOUBTFUL: Final = re.compile(rb"X[\x02-\x08]\0\0\0[OV]\d|\x8b..\0\0", re.DOTALL
 class Examined:
     """What one rank writes of what is no plain tensor, pickled, and looked at before anything is written."""
 
-    def __init__(self, items: Iterable[WriteItem], planner: SavePlanner) -> None:
+    def __init__(self, items: Iterable[WriteItem], lookup: Lookup) -> None:
         self._items = items
-        self._planner = planner
+        self._lookup = lookup
         self._pickled: dict[int, payload.Payload] = {}
         self._wrappers: dict[type, list[WriteItem]] = {}
 
     def tensors(self) -> Iterator[torch.Tensor]:
-        """Give the tensors, each looked up once, and note which of them wrap others."""
+        """Give the tensors, and note which of them wrap others."""
         for item in self._items:
             if item.tensor_data is None:
                 continue
-            tensor = self._planner.resolve_data(item)
+            tensor = self._lookup.data(item)
             if isinstance(tensor, torch.Tensor):
                 if tensors.is_wrapper(tensor):
                     self._wrappers.setdefault(type(tensor), []).append(item)
@@ -61,13 +62,13 @@ class Examined:
                 found[item.index.fqn] = why
         for same in self._wrappers.values():
             smallest = min(same, key=payload.size_of)
-            if why := _fault(smallest.index.fqn, payload.prepare(smallest, self._planner), allow):
+            if why := _fault(smallest.index.fqn, payload.prepare(smallest, self._lookup), allow):
                 found |= {item.index.fqn: why for item in same}
         return found
 
     def payload(self, item: WriteItem) -> payload.Payload:
         """Return what is written of an item; of an object once."""
-        return self._pickled.pop(id(item), None) or payload.prepare(item, self._planner)
+        return self._pickled.pop(id(item), None) or payload.prepare(item, self._lookup)
 
     def _pickle(self) -> None:
         unpicklable: dict[str, str] = {}
@@ -75,7 +76,7 @@ class Examined:
             if item.type != WriteItemType.BYTE_IO:
                 continue
             try:
-                self._pickled[id(item)] = payload.prepare(item, self._planner)
+                self._pickled[id(item)] = payload.prepare(item, self._lookup)
             except EngineError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever a class does

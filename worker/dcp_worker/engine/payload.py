@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
-from torch.distributed.checkpoint.planner import SavePlanner, WriteItem, WriteItemType
+from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 
 from dcp_worker.engine import archive, tensors
 from dcp_worker.engine.digest import Bytes, as_bytes
 from dcp_worker.engine.errors import UnsavableState
+from dcp_worker.engine.lookup import Lookup
 
 PIECE: Final = 4 << 20
 """Bytes handed on at once."""
@@ -58,9 +59,9 @@ def size_of(item: WriteItem) -> int:
     return data.chunk.sizes.numel() * data.properties.dtype.itemsize
 
 
-def prepare(item: WriteItem, planner: SavePlanner) -> Payload:
+def prepare(item: WriteItem, lookup: Lookup) -> Payload:
     """Look the item up and decide how its bytes are made."""
-    data = planner.resolve_data(item)
+    data = lookup.data(item)
     if isinstance(data, io.BytesIO):
         return Payload(len(data.getbuffer()), None, data, archive.Frame(b"", b""))
     _refuse(item, data)
@@ -69,7 +70,7 @@ def prepare(item: WriteItem, planner: SavePlanner) -> Payload:
         buffer = io.BytesIO()
         torch.save(tensors.on_host(tensor), buffer)
         return Payload(len(buffer.getbuffer()), None, buffer, archive.Frame(b"", b""))
-    tensor = tensors.as_lies(tensor)
+    tensor = tensors.resolved(tensor)
     frame = archive.frame(tensor.dtype, tensor.shape)
     size = len(frame.head) + tensor.numel() * tensor.itemsize + len(frame.tail)
     return Payload(size, len(frame.head), tensor, frame)
@@ -84,9 +85,10 @@ def _refuse(item: WriteItem, tensor: torch.Tensor) -> None:
     why = tensors.fault(tensor)
     plan = item.tensor_data
     if not why and plan is not None and plan.chunk is not None:
-        planned = tensors.look(plan.chunk.sizes, plan.properties.dtype)
-        actual = tensors.look(tensor.shape, tensor.dtype)
-        why = f"is {actual} on this rank, where its plan says {planned}" if actual != planned else None
+        planned = torch.Size(plan.chunk.sizes), plan.properties.dtype
+        actual = tensor.shape, tensor.dtype
+        if actual != planned:
+            why = f"is {tensors.look(*actual)} on this rank, where its plan says {tensors.look(*planned)}"
     if why:
         raise UnsavableState.of({item.index.fqn: why})
 

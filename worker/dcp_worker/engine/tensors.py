@@ -5,8 +5,8 @@ it is asked. Whatever copies one by what it says of itself copies garbage from s
 engine looks below: values of its own are the bytes of a strided tensor in memory; a wrapper is what it wraps.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any, Final
 
 import torch
@@ -48,7 +48,12 @@ def plain(tensor: torch.Tensor) -> torch.Tensor:
 
 def as_lies(tensor: torch.Tensor) -> torch.Tensor:
     """Return a plain tensor whose values lie in its memory as they are: a copy of one that conjugates or negates."""
-    return plain(tensor).resolve_conj().resolve_neg()
+    return resolved(plain(tensor))
+
+
+def resolved(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a plain tensor as it is, or a copy of one that conjugates or negates."""
+    return tensor.resolve_conj().resolve_neg()
 
 
 def on_host(tensor: torch.Tensor, copy: Copy | None = None) -> torch.Tensor:
@@ -123,8 +128,11 @@ def fault(tensor: torch.Tensor) -> str | None:
         return next(_faults(tensor), None)
 
 
+_TRACED: Final = FakeTensor, FunctionalTensor
+
+
 def _stands_for_nothing(tensor: torch.Tensor) -> bool:
-    return isinstance(tensor, FakeTensor | FunctionalTensor) or torch._is_functional_tensor(tensor)  # noqa: SLF001 - torch's only way to ask
+    return isinstance(tensor, _TRACED) or torch._is_functional_tensor(tensor)  # noqa: SLF001 - torch's only way to ask
 
 
 _UNFIT: Final[tuple[tuple[Callable[[torch.Tensor], bool], str], ...]] = (
@@ -168,16 +176,22 @@ def _faults(tensor: torch.Tensor) -> Iterator[str]:
 
 
 def _faults_of_memory(tensor: torch.Tensor, kind: str) -> Iterator[str]:
-    known = torch.storage._new_dtypes() | torch.storage._dtype_to_storage_type_map().keys()  # noqa: SLF001 - the format's
-    if tensor.dtype not in known:
+    if tensor.dtype not in _known_types():
         name = str(tensor.dtype).removeprefix("torch.")
         yield f"is of type {name}, which the format can't hold: save its view(torch.uint8)"
         return
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    need = (tensor.storage_offset() + last + 1) * tensor.itemsize if math.prod(tensor.shape) else 0
+    count = tensor.numel()
+    if count and not tensor.is_contiguous():
+        count = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    need = (tensor.storage_offset() + count) * tensor.itemsize if count else 0
     storage = tensor.untyped_storage()
     if storage.nbytes() < need or (need and not storage.data_ptr()):
         yield f"is a {kind} without memory: it was freed, or the class keeps its values elsewhere"
+
+
+@cache
+def _known_types() -> frozenset[torch.dtype]:
+    return frozenset({*torch.storage._new_dtypes(), *torch.storage._dtype_to_storage_type_map()})  # noqa: SLF001 - the format's
 
 
 def _faults_of_dtensor(tensor: DTensor) -> Iterator[str]:

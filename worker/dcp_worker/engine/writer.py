@@ -32,6 +32,7 @@ from dcp_worker.engine.errors import (
     UnsavableState,
     translate,
 )
+from dcp_worker.engine.lookup import Lookup
 from dcp_worker.engine.manifest import Manifest
 from dcp_worker.engine.meter import Meter, Progress
 from dcp_worker.engine.store import MEMORY_LIMIT, PART_SIZE, Buffer, Store, weaker
@@ -182,12 +183,18 @@ class CheckpointWriter(StorageWriter):
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Write this rank's files; on an error remove them and raise an EngineError."""
+        future: Future[list[WriteResult]] = Future()
+        future.set_result(self.write(plan, Lookup(planner)))
+        return future
+
+    def write(self, plan: SavePlan, lookup: Lookup) -> list[WriteResult]:
+        """Write this rank's files, as `write_data` does."""
         assignment = plan.storage_data
         if not isinstance(assignment, _Assignment) or assignment.used:
             raise InvalidOption.kept_plan()
         assignment.used = True
         self.save_id = assignment.save_id
-        examined = loadable.Examined(plan.items, planner)
+        examined = loadable.Examined(plan.items, lookup)
         devices.synchronize(devices.of(examined.tensors()))
         self._need_loadable(examined.faults(self._allow))
         files = list(self._files(plan.items))
@@ -220,9 +227,7 @@ class CheckpointWriter(StorageWriter):
             self._remove_own(paths)
             first = next((error for error in errors if not isinstance(error, _OtherFileFailed)), errors[0])
             raise translate(first) from first
-        future: Future[list[WriteResult]] = Future()
-        future.set_result([result for step in running for result in step.result()])
-        return future
+        return [result for step in running for result in step.result()]
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """On rank 0, after every rank said yes: manifest, commit, removal of what was replaced."""
