@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import torch
@@ -89,8 +90,9 @@ def can_frame(tensor: torch.Tensor) -> bool:
     )
 
 
+@lru_cache(1024)
 def frame(dtype: torch.dtype, shape: torch.Size) -> Frame:
-    """Return the bytes around the payload of a contiguous tensor."""
+    """Return the bytes around the payload of a contiguous tensor; a model has few shapes, each of them often."""
     head = bytearray()
     members: list[_Member] = []
     pickled = io.BytesIO()
