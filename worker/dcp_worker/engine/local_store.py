@@ -57,7 +57,8 @@ class LocalStore:
 
     def create(self, path: str, data: bytes) -> None:
         """Link a finished file to its name, which fails with FileExistsError if the name is taken."""
-        with self._finished(path, data) as draft:
+        with self._draft(path) as draft:
+            draft.finish(data)
             if not draft.link(draft.target):
                 draft.rename_locked()
             draft.unlink()
@@ -65,12 +66,14 @@ class LocalStore:
 
     def replace(self, path: str, data: bytes, version: Any) -> None:  # noqa: ANN401 - see Store
         """Rename over the file while holding its and the folder's lock, if it is still that version."""
-        with self._finished(path, data) as draft, locks.held(draft.folder, draft.target) as file:
-            current = draft.version_of_target() == version
-            if not current or (file is not None and not locks.is_current(file, version, _version)):
-                raise StaleVersion.of(path)
-            draft.rename()
-            _sync_name(draft.folder, path)
+        with self._draft(path) as draft:
+            draft.finish(data)
+            with locks.held(draft.folder, draft.target) as file:
+                current = draft.version_of_target() == version
+                if not current or (file is not None and not locks.is_current(file, version, _version)):
+                    raise StaleVersion.of(path)
+                draft.rename()
+                _sync_name(draft.folder, path)
 
     def write(self, path: str, chunks: Iterable[Buffer], *, part_size: int, parallel: int) -> None:
         """Write the chunks one after the other straight from their memory."""
@@ -115,7 +118,7 @@ class LocalStore:
 
         It is tried out in the folder itself.
         """
-        with self._finished("probe", b"") as draft:
+        with self._draft("probe") as draft:
             if write == "replace":
                 shared = locks.shared_by_all(self.root, draft.folder, draft.file, METADATA)
                 return ATOMIC if shared else BEST_EFFORT
@@ -126,15 +129,11 @@ class LocalStore:
         return ATOMIC
 
     @contextmanager
-    def _finished(self, path: str, data: bytes) -> Iterator["_Draft"]:
-        """Give a synced file beside the target; remove it afterwards if it still has its own name."""
+    def _draft(self, path: str) -> Iterator["_Draft"]:
+        """Give an empty file beside the target; remove it afterwards if it still has its own name."""
         folder, name = folders.apart(path)
         draft = f"{name}.{uuid.uuid4().hex}.tmp"
         with folders.creating(self.root, f"{folder}/{draft}" if folder else draft) as (parent, file):
-            _write_all(file, [data])
-            os.fsync(file)
-            # What a commit names lies in folders beside it.
-            folders.sync(parent)
             made = _Draft(parent, file, draft, name)
             try:
                 yield made
@@ -144,12 +143,17 @@ class LocalStore:
 
 @dataclass(frozen=True)
 class _Draft:
-    """A finished file that is about to get its name."""
+    """A file that gets its name once it is finished."""
 
     folder: int
     file: int
     name: str
     target: str
+
+    def finish(self, data: bytes) -> None:
+        """Write all of it, and make it durable. The folders beside it that it speaks of were, by whoever made them."""
+        _write_all(self.file, [data])
+        os.fsync(self.file)
 
     def link(self, name: str) -> bool:
         """Give it one more name, if that is free; return False if the file system has no hard links."""
