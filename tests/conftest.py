@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+import flaky_proxy
 import rank_pool
+import s3_server
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +14,17 @@ def pool() -> Iterator[rank_pool.Pool]:
     """Four ranks for as long as the tests run; they are forked when the first test needs them."""
     with rank_pool.running() as pool:
         yield pool
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[s3_server.S3Server]:
+    """An S3 server of a file's own tests."""
+    with s3_server.running() as server:
+        yield server
+
+
+@pytest.fixture
+def flaky(s3: s3_server.S3Server) -> Iterator[flaky_proxy.FlakyProxy]:
+    """A network before it that fails as a test says."""
+    with flaky_proxy.before(s3) as proxy:
+        yield proxy

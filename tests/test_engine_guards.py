@@ -205,12 +205,6 @@ def test_a_lock_that_is_never_given_up_ends_in_an_error(
 # Object stores.
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[s3_server.S3Server]:
-    with s3_server.running() as server:
-        yield server
-
-
 @pytest.fixture
 def proxy(s3: s3_server.S3Server) -> Iterator[flaky_proxy.FlakyProxy]:
     """Return a store that is yet to be tried out."""

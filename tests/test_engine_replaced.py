@@ -299,12 +299,6 @@ def test_a_file_system_keeps_nothing_unless_asked_and_nobody_keeps_for_less_than
 # Object stores.
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[s3_server.S3Server]:
-    with s3_server.running() as server:
-        yield server
-
-
 @pytest.mark.adversary
 def test_an_object_store_keeps_for_an_hour(s3: s3_server.S3Server, tmp_path: Path) -> None:
     """E-M4."""

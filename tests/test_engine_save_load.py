@@ -1,7 +1,6 @@
 """The engine end to end: real ranks, local files and a real S3 protocol, both ways with stock DCP."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import _version
 
 import engine_programs as programs
-import s3_server
 from dcp_worker import engine
 from dcp_worker.contract import Operation, Origin, Reason
 from dcp_worker.engine.errors import CheckpointExists, CheckpointNotFound, EngineError, StateMismatch
@@ -21,17 +19,11 @@ README = Path(__file__).parents[1] / "README.md"
 ORIGIN = Origin(namespace="team", name="step-7", uid="u-1", run_id="r1")
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[s3_server.S3Server]:
-    with s3_server.running() as server:
-        yield server
-
-
 @pytest.fixture(params=["local", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str, Any]]:
     if request.param == "local":
         return str(tmp_path / "checkpoint"), {}
-    server: s3_server.S3Server = request.getfixturevalue("s3")
+    server = request.getfixturevalue("s3")
     return server.url(f"{tmp_path.name}/checkpoint"), server.options
 
 

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,18 +40,6 @@ BUSY = Answer(503, b"<Error><Code>ServerBusy</Code></Error>")
 BROKEN = Answer(500, b"<Error><Code>InternalError</Code></Error>")
 EXPIRED = Answer(400, b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>")
 QUICK = {"max_attempts": 2, "read_timeout": 5}
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[s3_server.S3Server]:
-    with s3_server.running() as server:
-        yield server
-
-
-@pytest.fixture
-def flaky(s3: s3_server.S3Server) -> Iterator[flaky_proxy.FlakyProxy]:
-    with flaky_proxy.before(s3) as proxy:
-        yield proxy
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-import s3_server
 from dcp_worker.engine.errors import InvalidOption
 from dcp_worker.engine.store import Store
 from dcp_worker.engine.stores import open_store
@@ -20,19 +19,13 @@ class Failed(Exception):
     """The writer's or the reader's own trouble."""
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[s3_server.S3Server]:
-    with s3_server.running() as server:
-        yield server
-
-
 @pytest.fixture(params=["local", "s3", "memory"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "local":
         return str(tmp_path / "checkpoint"), {}
     if request.param == "memory":
         return f"memory://{tmp_path.name}", {}
-    server: s3_server.S3Server = request.getfixturevalue("s3")
+    server = request.getfixturevalue("s3")
     return server.url(f"{tmp_path.name}/checkpoint"), server.options
 
 
@@ -101,7 +94,7 @@ def test_a_failed_write_leaves_no_file(
     with pytest.raises(FileNotFoundError):
         store.read("writeable")
     if place[0].startswith("s3"):
-        server: s3_server.S3Server = request.getfixturevalue("s3")
+        server = request.getfixturevalue("s3")
         assert server.uploads(place[0].removeprefix(f"s3://{server.bucket}/")) == []
 
 

@@ -1,13 +1,11 @@
 """The test that PyTorch has of DCP over fsspec, on our engine: a trained FSDP1 model and its Adam, and overwriting."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import rank_pool
-import s3_server
 import seed_programs as programs
 from rank_group import values
 from rank_pool import Pool
@@ -15,17 +13,11 @@ from rank_pool import Pool
 Place = tuple[str, dict[str, Any]]
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[s3_server.S3Server]:
-    with s3_server.running() as server:
-        yield server
-
-
 @pytest.fixture(params=["local", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "local":
         return str(tmp_path / "checkpoint"), {}
-    server: s3_server.S3Server = request.getfixturevalue("s3")
+    server = request.getfixturevalue("s3")
     return server.url(f"{tmp_path.name}/checkpoint"), server.options
 
 

@@ -31,12 +31,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 stock = pytest.mark.stock
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[s3_server.S3Server]:
-    with s3_server.running() as server:
-        yield server
-
-
 @pytest.fixture(autouse=True)
 def sound() -> Iterator[None]:
     FaultyFileSystem.fail_name = ""
