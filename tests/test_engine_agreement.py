@@ -86,6 +86,49 @@ def test_what_differs_between_ranks_is_refused_or_named(
     assert (engine.find(tmp_path) is not None) == (ended == "saved")
 
 
+REFUSED = {
+    "class": ("no load takes this without `allow`: ", "list the classes in `allow`"),
+    "lambda": ("this state can't be saved: ", "can't be pickled"),
+    "sparse": ("this state can't be saved: ", "layout sparse_coo"),
+}
+
+
+@pytest.mark.parametrize(("kind", "words"), REFUSED.items(), ids=REFUSED)
+def test_what_each_rank_refuses_of_its_own_is_named_at_once(
+    pool: Pool, tmp_path: Path, kind: str, words: tuple[str, str]
+) -> None:
+    found = values(pool.call(3, joined, programs.save_odd_entries, str(tmp_path), kind))
+    assert found == [found[0]] * 3
+    begin, end = words
+    assert found[0].startswith(f"{begin}of0 ")
+    assert end in found[0]
+    assert all(f"of{rank} " in found[0] for rank in range(3))
+    assert engine.find(tmp_path) is None
+
+
+def _refused(make: Any, fault: str) -> UnsavableState:
+    made = make({fault: "is odd"})
+    assert isinstance(made, UnsavableState)
+    return made
+
+
+def test_the_errors_of_ranks_that_refuse_for_one_reason_become_one() -> None:
+    first, same = _refused(UnsavableState.not_loadable, "a"), _refused(UnsavableState.not_loadable, "b")
+    first.rank, first.stage, first.failures = 1, "writing", (first, StateMismatch("else"), same)
+    made = UnsavableState.of_ranks(first)
+    assert (made.message, made.rank, made.stage) == (
+        UnsavableState.not_loadable({"a": "is odd", "b": "is odd"}).message,
+        1,
+        "writing",
+    )
+    assert list(made.faults) == ["a", "b"]
+    first.failures = (first, StateMismatch("else"))
+    assert UnsavableState.of_ranks(first) is first, "there is nothing to add"
+    unnamed = UnsavableState.drifted(["w"])
+    unnamed.failures = (unnamed, same)
+    assert UnsavableState.of_ranks(unnamed) is unnamed, "it is for another reason"
+
+
 @pytest.mark.parametrize("background", [False, True])
 def test_what_is_still_being_computed_is_waited_for_before_it_is_compared(
     pool: Pool, tmp_path: Path, *, background: bool

@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+import value_programs as programs
 from dcp_worker import engine
 from dcp_worker.engine import names
 from dcp_worker.engine.errors import StateMismatch
+from rank_group import values
+from rank_pool import Pool, joined
 
 CASES = {
     "B-13 compiled inside": (
@@ -72,3 +75,19 @@ def test_many_names_are_explained_soon() -> None:
     began = time.process_time()
     assert len(names.missing(wanted, {*wanted}, there, None)) < 2000
     assert time.process_time() - began < 10
+
+
+def test_what_one_rank_misses_is_told_to_all(pool: Pool, tmp_path: Path) -> None:
+    """F8: each rank has names of its own; three ranks saved, and two load."""
+    values(pool.call(3, joined, programs.save_own_names, str(tmp_path)))
+    found = values(pool.call(2, joined, programs.load_own_names, str(tmp_path), {1: ["local.rank1of2.t"]}))
+    assert found[0] == found[1]
+    rank, message = found[0]
+    assert rank == 1
+    assert "the checkpoint does not hold local.rank1of2.t. Its names say the rank, as local.rank" in message
+    assert "and 3 ranks saved it" in message
+    # Several ranks miss something: the first is named, the same on all.
+    asked = {0: ["local.rank0of2.t"], 1: ["local.rank1of2.t"]}
+    found = values(pool.call(2, joined, programs.load_own_names, str(tmp_path), asked))
+    assert found[0] == found[1]
+    assert asked[found[0][0]][0] in found[0][1]

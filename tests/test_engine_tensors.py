@@ -260,6 +260,8 @@ UNLIKE = {
     "shape": "a.w is float32 (2,) on rank 0 and float32 (3,) on rank 1",
     "type": "a.w is float32 (2,) on rank 0 and bfloat16 (2,) on rank 1",
     "shards": "a.w is bfloat16 (4,) on rank 0 and float32 (4,) on rank 1",
+    "whole first": "a.w is float32 (4,), whole on rank 0 and a shard of it on rank 1",
+    "whole last": "a.w is float32 (4,), whole on rank 1 and a shard of it on rank 0",
 }
 
 

@@ -139,6 +139,10 @@ def unlike(rank: int, url: str, kind: str) -> str:
         mesh = init_device_mesh("cpu", (2,))
         local = torch.ones(2, dtype=torch.float32 if rank else torch.bfloat16)
         value: Any = DTensor.from_local(local, mesh, [Shard(0)], run_check=False)
+    elif kind in {"whole first", "whole last"}:
+        mesh = init_device_mesh("cpu", (2,))
+        whole = rank == (kind == "whole last")
+        value = torch.ones(4) if whole else DTensor.from_local(torch.ones(2), mesh, [Shard(0)], run_check=False)
     else:
         value = pairs[kind][rank]
     try:
@@ -312,3 +316,32 @@ def _different(rank: int, kind: str) -> dict[str, Any]:  # noqa: PLR0911 - a tab
         case "own keys":
             return {f"rank{rank}": rank, "w": torch.ones(2)}
     raise AssertionError(kind)
+
+
+def save_own_names(rank: int, url: str) -> None:
+    """Save what each rank has under a name of its own."""
+    engine.save({"w": torch.ones(2), f"local.rank{rank}of{dist.get_world_size()}.t": torch.ones(1)}, url)
+
+
+def load_own_names(rank: int, url: str, asked: dict[int, list[str]]) -> tuple[int | None, str]:
+    """Load what a rank asks for beside what all have; return who is said to have failed, and how."""
+    state = {name: torch.zeros(1) for name in asked.get(rank, [])}
+    try:
+        engine.load({"w": torch.zeros(2), **state}, url)
+    except errors.StateMismatch as error:
+        return error.rank, error.message
+    return None, "loaded"
+
+
+class Odd:
+    """A class that a load takes only if it is allowed."""
+
+
+def save_odd_entries(rank: int, url: str, kind: str) -> str:
+    """Save what is refused, of which each rank has its own; return what is said."""
+    odd = {"class": Odd(), "lambda": lambda: None, "sparse": torch.ones(2).to_sparse()}
+    try:
+        engine.save({f"of{rank}": odd[kind], "w": torch.ones(2)}, url, unloadable="refuse")
+    except errors.UnsavableState as error:
+        return error.message
+    return "saved"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal, get_args
 
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import SavePlan, WriteItem
+from torch.distributed.checkpoint.planner import SavePlan, WriteItem, WriteItemType
 
 from dcp_worker.engine import fingerprint
 from dcp_worker.engine.errors import InvalidOption, UnsavableState, some
@@ -30,6 +30,8 @@ def refuse_unlike(plans: Iterable[SavePlan]) -> None:
         UnsavableState: it names each entry, what it is and on which rank.
     """
     first: dict[str, tuple[int, object]] = {}
+    wholes: dict[str, int] = {}
+    shards: dict[str, int] = {}
     faults: dict[str, str] = {}
     for rank, plan in enumerate(plans):
         for item in plan.items:
@@ -37,6 +39,14 @@ def refuse_unlike(plans: Iterable[SavePlan]) -> None:
             found_on, found = first.setdefault(name, (rank, kind))
             if found != kind:
                 faults.setdefault(name, f"is {_words(found)} on rank {found_on} and {_words(kind)} on rank {rank}")
+            if item.type == WriteItemType.TENSOR:
+                wholes.setdefault(name, rank)
+            elif _is_part(item):
+                shards.setdefault(name, rank)
+    for name in wholes.keys() & shards.keys() - faults.keys():
+        faults[name] = (
+            f"is {_words(first[name][1])}, whole on rank {wholes[name]} and a shard of it on rank {shards[name]}"
+        )
     if faults:
         raise UnsavableState.of(faults)
 
@@ -105,6 +115,11 @@ def _on(ranks: Sequence[int]) -> str:
     shown = ", ".join(map(str, ranks[:_SHOWN]))
     more = f" and {len(ranks) - _SHOWN} more" if len(ranks) > _SHOWN else ""
     return f"other on rank {shown}{more}"
+
+
+def _is_part(item: WriteItem) -> bool:
+    data = item.tensor_data
+    return data is not None and data.chunk is not None and data.chunk.sizes != data.size
 
 
 def _kind(item: WriteItem) -> object:

@@ -133,6 +133,8 @@ def save_now(
     except EngineError as error:
         if ranks.coordinates and not error.commit_unknown and opened.cache_info().currsize and opened().info is None:
             _remove_failed(opened())
+        if isinstance(error, UnsavableState):
+            raise UnsavableState.of_ranks(error) from error
         raise
 
 
@@ -311,8 +313,6 @@ def _save(
 
     try:
         info = ranks.gather("writing", write, finish)
-    except UnsavableState as error:
-        raise UnsavableState.of_ranks(error) from error
     except (PeerHung, PeerLost) as error:
         # What no rank reported is what this one saw: rank 0 may be about to commit, or have done so before it went.
         error.commit_unknown = error.commit_unknown or not (ranks.coordinates or error.stage)
