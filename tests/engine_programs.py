@@ -24,7 +24,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from dcp_worker import engine
-from dcp_worker.engine import errors, failpoints
+from dcp_worker.engine import errors, failpoints, ranks
 from dcp_worker.engine.errors import EngineError
 from s3_server import S3Server
 
@@ -191,6 +191,11 @@ def race(rank: int, base: str, options: dict[str, Any] | None, rounds: int, *, o
         except errors.CheckpointExists as error:
             ends.append(("refused", error.conflict.save_id if error.conflict else ""))
     return ends
+
+
+def race_to_replace(rank: int, url: str) -> list[Any]:
+    """Let two savers replace one another, ten times."""
+    return race(rank, url, None, 10, overwrite=True)
 
 
 def async_saves(rank: int, url: str, failing_rank: int) -> list[str]:
@@ -477,14 +482,15 @@ def _loaded(url: str) -> dict[str, Any]:
     return state
 
 
-def save_with_a_hung_rank_0(rank: int, url: str) -> None:
-    """Rank 0 stops while it plans for all; the others are patient for 1 s."""
+def save_with_a_hung_rank_0(rank: int, url: str, point: str) -> None:
+    """Rank 0 stops at a point; the others are patient for 1 s, and hardly longer for rank 0."""
 
     def hook(reached: str) -> None:
-        if reached == "planning" and rank == 0:
+        if reached == point and rank == 0:
             threading.Event().wait(50)
 
     failpoints.hook = hook
+    ranks._SLACK_SECONDS = 2  # type: ignore[misc]
     engine.save(sharded_state(2), url, patience=1)
 
 

@@ -32,18 +32,6 @@ MEBI = 1 << 20
 QUICK = {"max_attempts": 3, "read_timeout": 2}
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[s3_server.S3Server]:
-    with s3_server.running() as server:
-        yield server
-
-
-@pytest.fixture
-def flaky(s3: s3_server.S3Server) -> Iterator[flaky_proxy.FlakyProxy]:
-    with flaky_proxy.before(s3) as proxy:
-        yield proxy
-
-
 @pytest.fixture
 def hooked() -> Iterator[None]:
     yield
@@ -66,21 +54,22 @@ def loaded(url: str, options: dict[str, Any] | None = None, mebi: int = 1) -> in
 
 
 @pytest.mark.parametrize(
-    ("point", "dying", "stands"),
+    ("point", "dying", "stands", "unknown"),
     [
-        ("planning", 0, 1),
-        ("planning", 1, 1),
-        ("mid-part", 0, 1),
-        ("mid-part", 1, 1),
-        ("before manifest", 0, 1),
-        ("before commit", 0, 1),
-        ("after commit", 0, 2),
-        ("before removal", 0, 2),
+        ("planning", 0, 1, False),
+        ("planning", 1, 1, False),
+        ("mid-part", 0, 1, True),
+        ("mid-part", 1, 1, False),
+        ("before manifest", 0, 1, True),
+        ("before commit", 0, 1, True),
+        ("after commit", 0, 2, True),
+        ("before removal", 0, 2, False),
     ],
 )
 def test_a_killed_rank_leaves_the_old_checkpoint_or_the_new_one(
-    tmp_path: Path, point: str, dying: int, stands: int
+    tmp_path: Path, point: str, dying: int, stands: int, *, unknown: bool
 ) -> None:
+    """Of a rank 0 that dies while it writes, the others can't tell whether it committed first."""
     url = str(tmp_path / "checkpoint")
     values(run_ranks(2, programs.save, url, None, 1))
     results = run_ranks(2, programs.save_and_die, url, None, point, dying, 2)
@@ -91,6 +80,7 @@ def test_a_killed_rank_leaves_the_old_checkpoint_or_the_new_one(
     else:
         assert isinstance(survivor, EngineError)
         assert survivor.reason is Reason.WORKER_LOST
+        assert survivor.commit_unknown is unknown
         if dying == 1:
             assert survivor.rank == 1
     assert values(run_ranks(1, programs.load, url, None, stands)) == [[]]
@@ -146,16 +136,12 @@ def test_of_two_savers_released_together_exactly_one_commits(
 
 def test_savers_that_replace_one_another_leave_one_whole_checkpoint(tmp_path: Path) -> None:
     url = str(tmp_path / "base")
-    for ends in zip(*values(run_ranks(2, _race_to_replace, url)), strict=True):
+    for ends in zip(*values(run_ranks(2, programs.race_to_replace, url)), strict=True):
         assert {end for end, _ in ends} == {"saved"}
     for number in range(10):
         info = engine.verify(f"{url}/{number}")
         assert len(list(Path(url, str(number)).glob("data-*"))) == 1
         assert info.save_id in next(Path(url, str(number)).glob("data-*")).name
-
-
-def _race_to_replace(rank: int, url: str) -> Any:
-    return programs.race(rank, url, None, 10, overwrite=True)
 
 
 def test_503s_are_ridden_out(flaky: flaky_proxy.FlakyProxy, tmp_path: Path) -> None:

@@ -40,12 +40,6 @@ from dcp_worker.engine.stores import open_store
 from rank_group import run_ranks, values
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[s3_server.S3Server]:
-    with s3_server.running() as server:
-        yield server
-
-
 @pytest.fixture
 def hooked() -> Iterator[None]:
     yield
@@ -186,12 +180,18 @@ def test_a_new_process_group_is_no_hindrance(tmp_path: Path) -> None:
     assert values(run_ranks(2, programs.save_in_two_process_groups, str(tmp_path))) == [2, 2]
 
 
-def test_a_hung_rank_0_is_named(tmp_path: Path) -> None:
-    results = run_ranks(3, programs.save_with_a_hung_rank_0, str(tmp_path), ends=[1, 2], timeout=60)
+@pytest.mark.parametrize(
+    ("point", "stage", "unknown"),
+    [("planning", "planning", False), ("before commit", "writing", True), ("after commit", "writing", True)],
+)
+def test_a_hung_rank_0_is_named(tmp_path: Path, point: str, stage: str, *, unknown: bool) -> None:
+    """E Minor: once it may commit, the others don't know whether it did."""
+    results = run_ranks(3, programs.save_with_a_hung_rank_0, str(tmp_path), point, ends=[1, 2], timeout=60)
     for result in results[1:]:
         assert isinstance(result.error, PeerHung)
         assert result.error.rank == 0
-        assert "rank 0 said nothing about planning for more than 1 s" in str(result.error)
+        assert f"rank 0 said nothing about {stage} for more than 1 s" in str(result.error)
+        assert result.error.commit_unknown is unknown
 
 
 def test_a_rank_that_never_comes_is_named(tmp_path: Path) -> None:
