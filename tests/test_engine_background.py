@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from dcp_worker.contract import Operation
 from dcp_worker.engine import failpoints, pending
 from dcp_worker.engine.errors import EngineError, StorageFull
 from rank_group import run_ranks, values
+from s3_server import free_port
 
 
 def state(value: float) -> dict[str, Any]:
@@ -291,3 +293,36 @@ def test_finish_on_sigterm_leaves_alone_what_it_must(monkeypatch: pytest.MonkeyP
     thread.start()
     thread.join()
     assert "main thread" in str(caught[0])
+
+
+SAVING = Path(__file__).with_name("process_saving_program.py")
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_stocks_process_for_saves_writes_through_our_writer(
+    request: pytest.FixtureRequest, tmp_path: Path, where: str
+) -> None:
+    """F5: it gets the writer as a pickle, for one save after the other."""
+    server = request.getfixturevalue("s3") if where == "s3" else None
+    url, options = (server.url("by-process"), server.options) if server else (str(tmp_path), {})
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, SAVING, url, json.dumps(options), "2"],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for rank in ranks:
+            out, err = rank.communicate(timeout=180)
+            assert (rank.returncode, out) == (0, "2.0 same\n"), err
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    for name in ("first", "second"):
+        assert engine.verify(f"{url}/{name}", storage_options=options).tensors == 1

@@ -18,7 +18,7 @@ import torch
 
 import flaky_proxy
 import s3_server
-from dcp_worker import engine
+from dcp_worker import commands, engine
 from dcp_worker.engine import addresses, guarded_obstore, redact, retry
 from dcp_worker.engine.errors import (
     EngineError,
@@ -309,6 +309,24 @@ def test_missing_credentials_are_said_to_be_missing(
         engine.find(flaky.server.url("x"), storage_options=flaky.server.options | QUICK)
 
 
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_a_command_without_credentials_says_so_and_how_to_give_them(
+    command: str, flaky: flaky_proxy.FlakyProxy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    for name in ("AWS_METADATA_ENDPOINT", "AWS_ENDPOINT_URL"):
+        monkeypatch.setenv(name, flaky.server.endpoint)
+    flaky.rule = lambda *_: Answer(404)
+    assert commands.run([command, "s3://bucket/run"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "StorageDenied: " in err
+    assert "No credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in err
+    assert "Traceback" not in err
+
+
 # What must not be told.
 
 CANARY = "c4n4ry7f3e9Zq"
@@ -560,7 +578,7 @@ def test_a_forked_child_may_use_local_files(tmp_path: Path) -> None:
 def test_a_child_whose_parent_used_no_store_uses_one(s3: s3_server.S3Server, tmp_path: Path) -> None:
     program = f"""
 import os
-from dcp_worker import engine
+from dcp_worker import commands, engine
 from dcp_worker.engine.stores import open_store
 open_store({s3.url(tmp_path.name)!r}, {s3.options!r})
 for _ in range(2):

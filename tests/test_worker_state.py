@@ -134,11 +134,11 @@ def test_a_wrapper_changes_no_name(pool: Pool, tmp_path: Path, cell: Cell) -> No
 
 @pytest.mark.adversary
 @pytest.mark.parametrize("cell", [ONE, FSDP2], ids=str)
-@pytest.mark.parametrize("form", ["tensor", "none"])
+@pytest.mark.parametrize("form", ["tensor", "stream", "none"])
 def test_a_modules_own_state_comes_back_as_it_was(pool: Pool, tmp_path: Path, cell: Cell, form: str) -> None:
     save(pool, tmp_path, cell, "Stated", form=form, length=9)
     expect = None if form == "none" else 9
-    for own in ("tensor", "none"):
+    for own in ("tensor", "stream", "none"):
         load(pool, tmp_path, cell, "Stated", form=own, length=4, expect=expect)
 
 
