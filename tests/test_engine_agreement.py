@@ -93,6 +93,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(("kind", "words"), REFUSED.items(), ids=REFUSED)
 def test_what_each_rank_refuses_of_its_own_is_named_at_once(
     pool: Pool, tmp_path: Path, kind: str, words: tuple[str, str]
@@ -129,6 +130,7 @@ def test_the_errors_of_ranks_that_refuse_for_one_reason_become_one() -> None:
     assert UnsavableState.of_ranks(unnamed) is unnamed, "it is for another reason"
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("background", [False, True])
 def test_what_is_still_being_computed_is_waited_for_before_it_is_compared(
     pool: Pool, tmp_path: Path, *, background: bool

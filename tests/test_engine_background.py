@@ -298,6 +298,7 @@ def test_finish_on_sigterm_leaves_alone_what_it_must(monkeypatch: pytest.MonkeyP
 SAVING = Path(__file__).with_name("process_saving_program.py")
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize("where", ["local", "s3"])
 def test_stocks_process_for_saves_writes_through_our_writer(
     request: pytest.FixtureRequest, tmp_path: Path, where: str

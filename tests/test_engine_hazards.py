@@ -180,6 +180,7 @@ def test_a_new_process_group_is_no_hindrance(tmp_path: Path) -> None:
     assert values(run_ranks(2, programs.save_in_two_process_groups, str(tmp_path))) == [2, 2]
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     ("point", "stage", "unknown"),
     [("planning", "planning", False), ("before commit", "writing", True), ("after commit", "writing", True)],

@@ -77,6 +77,7 @@ def test_many_names_are_explained_soon() -> None:
     assert time.process_time() - began < 10
 
 
+@pytest.mark.adversary
 def test_what_one_rank_misses_is_told_to_all(pool: Pool, tmp_path: Path) -> None:
     """F8: each rank has names of its own; three ranks saved, and two load."""
     values(pool.call(3, joined, programs.save_own_names, str(tmp_path)))

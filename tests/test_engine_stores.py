@@ -309,6 +309,7 @@ def test_missing_credentials_are_said_to_be_missing(
         engine.find(flaky.server.url("x"), storage_options=flaky.server.options | QUICK)
 
 
+@pytest.mark.adversary
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("command", ["inspect", "verify"])
 def test_a_command_without_credentials_says_so_and_how_to_give_them(

@@ -66,6 +66,7 @@ class Busy:
         return SimpleNamespace(status=status, headers=headers, json=body, raise_for_status=checked)
 
 
+@pytest.mark.adversary
 @pytest.mark.parametrize(
     "headers",
     [

@@ -16,7 +16,7 @@ REVIEWED = (
     *(f"O S2-{number}" for number in range(1, 13)),
     *(f"O S3-{number}" for number in (*range(1, 18), 20)),
     *(f"E-{letter}" for letter in ("C1", "S1", "S2", "S3", "M1", "M2", "M3", "M4", "M5", "M6", "M8", "G1")),
-    *(f"E-Minor {what}" for what in ("bodies", "folders", "LINK", "blockSize", "modes", "Ctrl-C")),
+    *(f"E-Minor {what}" for what in ("bodies", "folders", "LINK", "blockSize", "modes", "Ctrl-C", "PeerHung")),
     "E-API WORLD_SIZE",
     *(f"B {number}" for number in (*range(1, 19), 21, 22, 24, 28)),
     "B list 14",
