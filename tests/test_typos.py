@@ -8,8 +8,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from dcp_operator.checkpoint.pod_fields import unknown_fields
+from admission_cases import GOOD
+from dcp_operator.checkpoint.pod_fields import unknown_fields, wrong_types
+from dcp_operator.checkpoint.pod_rules import PodSecurity
 from dcp_operator.checkpoint.refused_job import explained
+from dcp_operator.checkpoint.spec import Site
 from dcp_operator.cli import app
 from dcp_operator.decision.actions import CreateAttempt
 from dcp_operator.kube import pod_fields
@@ -78,6 +81,51 @@ def test_what_kubernetes_knows_passes() -> None:
 @pytest.mark.parametrize("template", [{}, {"spec": None}, {"spec": {"containers": None, "volumes": [None]}}])
 def test_nothing_is_no_typo(template: dict[str, Any]) -> None:
     assert list(unknown_fields(template)) == []
+
+
+LIST, MAPPINGS, MAPPING = "write a list", "write a list of mappings", "write a mapping"
+SHAPES: dict[str, tuple[dict[str, Any], str]] = {
+    "spec.nodeSelector": ({"nodeSelector": ["a"]}, MAPPING),
+    "spec.affinity": ({"affinity": "any"}, MAPPING),
+    "spec.imagePullSecrets": ({"imagePullSecrets": {"name": "x"}}, MAPPINGS),
+    "spec.imagePullSecrets[0]": ({"imagePullSecrets": ["x"]}, MAPPING),
+    "spec.volumes[0].projected.sources": ({"volumes": [{"name": "v", "projected": {"sources": {}}}]}, MAPPINGS),
+    "spec.securityContext.supplementalGroups": ({"securityContext": {"supplementalGroups": 5}}, LIST),
+    "spec.containers[0].ports": ({"containers": [{"name": "worker", "ports": {"containerPort": 80}}]}, MAPPINGS),
+    "spec.containers[0].command": ({"containers": [{"name": "b", "command": "sleep 1"}]}, LIST),
+    "spec.containers[0].securityContext.capabilities": (
+        {"containers": [{"name": "worker", "securityContext": {"capabilities": ["ALL"]}}]},
+        MAPPING,
+    ),
+}
+
+
+@pytest.mark.adversary
+@pytest.mark.parametrize("path", SHAPES)
+def test_what_should_be_a_list_or_a_mapping_is_named(path: str) -> None:
+    spec, wanted = SHAPES[path]
+    assert list(wrong_types({"spec": spec})) == [f"{FIELD}.{path}: has the wrong type; {wanted}"]
+
+
+def test_lists_and_mappings_in_their_places_pass() -> None:
+    assert list(wrong_types(TEMPLATE)) == []
+    for template in GOOD.values():
+        assert list(wrong_types(template)) == []
+
+
+@pytest.mark.adversary
+def test_no_job_can_be_made_of_it_and_the_field_is_named() -> None:
+    """It was "no Job can be made of it (AttributeError)", and no field was named."""
+    path = "spec.containers[0].securityContext.capabilities"
+    spec, wanted = SHAPES[path]
+    api, key = FakeApi(), Key("team", "save-1000")
+    api.add(CHECKPOINTS, manifest({FIELD: {"spec": spec}}))
+    reconciler = reconciling(api, Site(pod_security=PodSecurity.NAMESPACE))
+    reconciler.builder = Builder(image="worker", security=PodSecurity.NAMESPACE)
+    asyncio.run(reconciler(key))
+    found = status(api, key)
+    assert (found["phase"], found["reason"]) == ("Failed", "InvalidSpec")
+    assert found["failure"]["message"] == f"{FIELD}.{path}: has the wrong type; {wanted}"
 
 
 def test_the_table_is_the_clients() -> None:

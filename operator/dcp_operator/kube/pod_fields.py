@@ -15,25 +15,34 @@ from kubernetes.client import models
 from dcp_operator.checkpoint import pod_fields
 
 PATH: Final = Path(pod_fields.__file__).with_name(pod_fields.TABLE)
-_ITEMS: Final = re.compile(r"(?:List\[|Dict\[str, )(.*)\]")
+_ITEMS: Final = re.compile(r"(List\[|Dict\[str, )(.*)\]")
+_SHAPES: Final = {"List[": pod_fields.LIST, "Dict[str, ": pod_fields.MAPPING}
 
 
 def table() -> dict[str, dict[str, str]]:
-    """Return for each type its fields, each with its type; an empty one where no fields of its own are known."""
+    """Return for each type its fields, each with its type.
+
+    A type is a shape (LIST, MAPPING or none), and what is inside; empty where no fields of its own are known.
+    """
     found: dict[str, dict[str, str]] = {}
     wanted = [pod_fields.ROOT]
     while wanted:
         name = wanted.pop()
         if name not in found:
             found[name] = _fields(getattr(models, name))
-            wanted += [kind for kind in found[name].values() if kind]
+            wanted += [inner for _, inner in map(pod_fields.parted, found[name].values()) if inner]
     return dict(sorted(found.items()))
 
 
 def _fields(model: Any) -> dict[str, str]:  # noqa: ANN401 - a generated class
     types = {model.attribute_map[name]: kind for name, kind in model.openapi_types.items()}
-    inner = {name: _ITEMS.sub(r"\1", kind) for name, kind in sorted(types.items())}
-    return {name: kind if hasattr(getattr(models, kind, None), "openapi_types") else "" for name, kind in inner.items()}
+    return {name: _shape(kind) for name, kind in sorted(types.items())}
+
+
+def _shape(kind: str) -> str:
+    found = _ITEMS.fullmatch(kind)
+    shape, inner = (_SHAPES[found[1]], found[2]) if found is not None else ("", kind)
+    return shape + (inner if hasattr(getattr(models, inner, None), "openapi_types") else "")
 
 
 def render() -> str:

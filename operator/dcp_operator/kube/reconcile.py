@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final
 
+from dcp_operator.checkpoint.pod_fields import wrong_types
 from dcp_operator.checkpoint.refused_job import explained
 from dcp_operator.checkpoint.spec import Checkpoint, SpecError
 from dcp_operator.checkpoint.status import Phase, Status
@@ -203,7 +204,8 @@ class Reconciler:
             # To try again would change nothing: what is built depends on the spec alone.
             logger.exception("%s: no Job can be made of the spec", key)
             what = f"spec.workers.podTemplate: no Job can be made of it ({type(error).__name__})"
-            raise SpecError([f"{what}; write each value with its own type"]) from error
+            named = list(wrong_types(checkpoint.spec.workers.pod_template))
+            raise SpecError(named or [f"{what}; write each value with its own type"]) from error
 
     def _refused(self, key: Key, body: Body, decision: Decision, error: NameTakenError | RefusedError) -> Decision:
         """Return the decision when the API server does not take an attempt's objects.

@@ -17,7 +17,7 @@ from typing import Any, Final
 import yaml
 
 from dcp_operator.checkpoint.naming import API_VERSION, GROUP, KIND, NAME_LIMIT
-from dcp_operator.checkpoint.pod_fields import unknown_fields
+from dcp_operator.checkpoint.pod_fields import unknown_fields, wrong_types
 from dcp_operator.checkpoint.spec import Checkpoint, Site, SpecError, parse
 from dcp_operator.checkpoint.storage_url import protocol
 from dcp_worker.contract import CA_ENV, CA_KEY, CREDENTIAL_KEYS
@@ -112,8 +112,9 @@ def _sort(document: Document, site: Site, found: Documents, names: dict[tuple[st
             checkpoint = parse(body, site=site)
         except SpecError as error:
             raise InputError(error.problems) from error
-        if unknown := list(unknown_fields(checkpoint.spec.workers.pod_template)):
-            raise InputError(unknown)
+        template = checkpoint.spec.workers.pod_template
+        if wrong := [*unknown_fields(template), *wrong_types(template)]:
+            raise InputError(wrong)
         first = names.setdefault(_name(body), document.place)
         if first != document.place:
             raise InputError([f"{KIND} {'/'.join(_name(body))} stands in {first} already; give it another name"])
