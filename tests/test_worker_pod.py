@@ -378,6 +378,14 @@ def test_a_queue_that_was_taken_away_is_said() -> None:
 
 
 @pytest.mark.adversary
+def test_where_the_namespace_decides_what_goes_out_nothing_is_opened() -> None:
+    made = objects({}, Builder(image="w", isolation=NetworkIsolation.INGRESS))
+    (policy,) = (each["spec"] for each in made if each["kind"] == "NetworkPolicy")
+    both = next(each["spec"] for each in objects({}) if each["kind"] == "NetworkPolicy")
+    assert policy == {"podSelector": both["podSelector"], "policyTypes": ["Ingress"], "ingress": both["ingress"]}
+
+
+@pytest.mark.adversary
 def test_without_policies_there_is_none() -> None:
     kinds = [each["kind"] for each in objects({}, Builder(image="w", isolation=NetworkIsolation.NONE))]
     assert kinds == ["Service", "Job"]
@@ -442,6 +450,7 @@ def test_a_manifest_for_a_cluster_that_allows_more_can_be_checked_and_run_here()
         (["--pod-security", "namespace"], (PodSecurity.NAMESPACE, 65532, NetworkIsolation.ATTEMPT)),
         (["--worker-uid", "none"], (PodSecurity.RESTRICTED, None, NetworkIsolation.ATTEMPT)),
         (["--worker-uid", "1001"], (PodSecurity.RESTRICTED, 1001, NetworkIsolation.ATTEMPT)),
+        (["--network-policy", "ingress"], (PodSecurity.RESTRICTED, 65532, NetworkIsolation.INGRESS)),
         (["--network-policy", "none"], (PodSecurity.RESTRICTED, 65532, NetworkIsolation.NONE)),
     ],
 )

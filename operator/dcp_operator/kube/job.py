@@ -48,8 +48,8 @@ class Builder:
         """Return what to create, in this order: the Job is last, so that where it is, the others are."""
         settings = PodSettings(image=self.image, security=self.security, user=self.user)
         found = [_service(checkpoint, action)] if action.task.workers.num_nodes > 1 else []
-        if self.isolation is NetworkIsolation.ATTEMPT:
-            found.append(_network_policy(checkpoint, action))
+        if self.isolation is not NetworkIsolation.NONE:
+            found.append(_network_policy(checkpoint, action, self.isolation))
         return (*found, _job(checkpoint, action, settings))
 
 
@@ -68,12 +68,12 @@ def _service(checkpoint: Checkpoint, action: CreateAttempt) -> Body:
     }
 
 
-def _network_policy(checkpoint: Checkpoint, action: CreateAttempt) -> Body:
+def _network_policy(checkpoint: Checkpoint, action: CreateAttempt, isolation: NetworkIsolation) -> Body:
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": _metadata(checkpoint, action),
-        "spec": policy_spec(checkpoint, action.job_name),
+        "spec": policy_spec(checkpoint, action.job_name, isolation),
     }
 
 

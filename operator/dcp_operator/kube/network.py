@@ -21,22 +21,31 @@ class NetworkIsolation(StrEnum):
     """Whether an attempt gets a NetworkPolicy of its own."""
 
     ATTEMPT = "attempt"
+    """For both directions. Policies add up: in a namespace that denies egress it opens TCP to anywhere."""
+    INGRESS = "ingress"
+    """For what comes in alone: what goes out is the namespace's own affair."""
     NONE = "none"
 
 
-def policy_spec(checkpoint: Checkpoint, job_name: str) -> Body:
+def policy_spec(checkpoint: Checkpoint, job_name: str, isolation: NetworkIsolation = NetworkIsolation.ATTEMPT) -> Body:
     """Return the policy's spec for the pods of a Job.
 
     A store's port can't be named: behind a Service it is the pod's. An ipBlock means addresses outside of the cluster,
     and some network plugins take that at its word (Cilium): the peers of every namespace are named beside it.
     """
     ranks: Body = {"podSelector": {"matchLabels": {JOB_LABEL: job_name}}}
+    inward: Body = {
+        "podSelector": ranks["podSelector"],
+        "policyTypes": ["Ingress"],
+        "ingress": [{"from": [ranks], "ports": [{"protocol": "TCP"}]}],
+    }
+    if isolation is NetworkIsolation.INGRESS:
+        return inward
     blocks = [_block("0.0.0.0/0", 4, checkpoint), _block("::/0", 6, checkpoint)]
     dns = [{"protocol": each, "port": 53} for each in ("UDP", "TCP")]
     return {
-        "podSelector": ranks["podSelector"],
+        **inward,
         "policyTypes": ["Ingress", "Egress"],
-        "ingress": [{"from": [ranks], "ports": [{"protocol": "TCP"}]}],
         "egress": [
             {"to": [ranks], "ports": [{"protocol": "TCP"}]},
             {"ports": dns},
