@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import gc
+import hashlib
 import json
 import os
 import pickle
@@ -92,6 +93,58 @@ def test_files_with_holes_do_not_vouch_for_one_another(tmp_path: Path, name: str
             engine.inspect(folder)
         # The room that is asked for counts here, though none of it is touched.
         assert tracemalloc.get_traced_memory()[1] < (1 << 30) + (128 << 20)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["o.a", "w"])
+def test_an_entry_in_a_hole_takes_no_memory(tmp_path: Path, name: str) -> None:
+    """E-S3: nothing but the store says how large an object may be, and a file with a hole has any size."""
+    size = 300 << 20
+    state = {"w": torch.zeros(4 << 20), "o": {"a": [1, 2]}}
+    dcp.save(state, checkpoint_id=tmp_path, no_dist=True)
+    with (tmp_path / "__7_7.distcp").open("wb") as file:
+        file.truncate(size)
+    stored = pickle.loads((tmp_path / layout.METADATA).read_bytes())
+    (index,) = (index for index in stored.storage_data if index.fqn == name)
+    place = stored.storage_data[index]
+    stored.storage_data[index] = dataclasses.replace(place, relative_path="__7_7.distcp", offset=0, length=size)
+    (tmp_path / layout.METADATA).write_bytes(pickle.dumps(stored))
+    for look in (engine.verify, lambda url: engine.load(state, url)):
+        tracemalloc.start()
+        try:
+            with pytest.raises(CheckpointCorrupted, match="hole"):
+                look(tmp_path)
+            assert tracemalloc.get_traced_memory()[1] < size // 4
+        finally:
+            tracemalloc.stop()
+
+
+def test_digests_in_a_hole_take_no_memory(tmp_path: Path) -> None:
+    """E-S3: a sidecar is as large as the files ask for, which may be holes as well."""
+    engine.save(STATE, tmp_path)
+    size = 1 << 41
+    (folder,) = tmp_path.glob("data-*")
+    document = json.loads((folder / "manifest.json").read_bytes())
+    document["files"][0]["size"] = size
+    for file, length in (
+        (document["files"][0]["path"], size),
+        (f"{folder.name}/blocks.crc32c", size // layout.BLOCK * 4),
+    ):
+        os.truncate(tmp_path / file, length)
+    changed = json.dumps(document).encode()
+    (folder / "manifest.json").write_bytes(changed)
+    data = (tmp_path / layout.METADATA).read_bytes()
+    trailer, length = layout.parse_trailer(data)
+    assert trailer
+    sealed = dataclasses.replace(trailer, sha256=hashlib.sha256(changed).hexdigest())
+    (tmp_path / layout.METADATA).write_bytes(data[:-length] + sealed.encode())
+    tracemalloc.start()
+    try:
+        for look in (engine.verify, lambda url: engine.load({"w": torch.zeros(4, 3)}, url)):
+            with pytest.raises(CheckpointCorrupted, match="hole"):
+                look(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
         tracemalloc.stop()
 

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Final
 
-from dcp_worker.engine import devices, digest, failpoints
+from dcp_worker.engine import devices, digest, failpoints, room
 from dcp_worker.engine.digest import BLOCK, Bytes, Words, as_bytes
 from dcp_worker.engine.errors import CheckpointCorrupted
 from dcp_worker.engine.manifest import DataFile, Manifest
@@ -40,6 +40,7 @@ class Digests:
         whole = there.data if total <= _WHOLE_SIDECAR else None
         if whole is None:
             _need_sizes(store, [file for file in manifest.files if file.path in paths])
+            room.need(store, {sidecar: [(0, total)]})
         blocks = {}
         for file in manifest.files:
             if file.path not in paths:

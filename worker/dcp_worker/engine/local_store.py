@@ -99,6 +99,13 @@ class LocalStore:
                     view = view[count:]
                     offset += count
 
+    def stored(self, path: str, ranges: Sequence[tuple[int, int]]) -> int:
+        """Ask the file system where data are; one that knows no holes says everywhere."""
+        with folders.reading(self.root, path) as file:
+            if os.lseek(file, 0, os.SEEK_HOLE) >= os.fstat(file).st_size:
+                return sum(stop - start for start, stop in ranges)
+            return sum(_stored(file, start, stop) for start, stop in ranges)
+
     def list(self, prefix: str) -> Iterator[Entry]:
         """Walk the folder."""
         for path, stat in folders.walk(self.root, prefix):
@@ -242,6 +249,16 @@ def _read_all(file: int, start: int, stop: int) -> bytes:
         pieces.append(piece)
         start += len(piece)
     return b"".join(pieces)
+
+
+def _stored(file: int, start: int, stop: int) -> int:
+    found = 0
+    with suppress(OSError):  # ENXIO: nothing but a hole is left
+        while (start := os.lseek(file, start, os.SEEK_DATA)) < stop:
+            end = min(stop, os.lseek(file, start, os.SEEK_HOLE))
+            found += end - start
+            start = end
+    return found
 
 
 def _modified(stat: os.stat_result) -> datetime:

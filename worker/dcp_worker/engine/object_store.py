@@ -155,6 +155,11 @@ class ObjectStore:
             raise
         yield from copied(result.stream(min_chunk_size=_PIECE), views, path)
 
+    def stored(self, path: str, ranges: Sequence[tuple[int, int]]) -> int:
+        """Return all of them: an object has no holes."""
+        del path
+        return sum(stop - start for start, stop in ranges)
+
     def list(self, prefix: str) -> Iterator[Entry]:
         """LIST below a folder; where it breaks off it goes on behind the last name."""
         pages = _Pages(self._store, prefix)

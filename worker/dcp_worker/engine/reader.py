@@ -6,6 +6,7 @@ saves, or the data went away, CheckpointReplaced is raised on all ranks.
 """
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
@@ -19,7 +20,7 @@ from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
 from dcp_worker.contract import CheckpointInfo
-from dcp_worker.engine import commit, devices, layout, objects, pending, placement, ranges, snapshot
+from dcp_worker.engine import commit, devices, layout, objects, pending, placement, ranges, room, snapshot
 from dcp_worker.engine import metadata as dcp_metadata
 from dcp_worker.engine.digest import BLOCK
 from dcp_worker.engine.errors import CheckpointCorrupted, CheckpointReplaced, InvalidOption, translate
@@ -163,6 +164,10 @@ class CheckpointReader(StorageReader):
                 direct += _reads(item, chunk, target, manifest)
             else:
                 whole.append(((item, chunk), chunk.length))
+        spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for (_, chunk), length in whole:
+            spans[manifest.files[chunk.file].path].append((chunk.offset, chunk.offset + length))
+        room.need(self.store, spans)
         total = sum(read.stop - read.start for read in direct) + sum(length for _, length in whole)
         meter = Meter(total, self._on_progress)
         fetcher = self._fetcher(manifest, paths)

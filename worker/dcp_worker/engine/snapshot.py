@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from dcp_worker.engine import layout, sandbox
+from dcp_worker.engine import layout, room, sandbox
 from dcp_worker.engine.errors import CheckpointCorrupted, CheckpointNotFound, is_missing_file, some
 from dcp_worker.engine.manifest import Manifest
 from dcp_worker.engine.store import Store
@@ -137,6 +137,7 @@ def _whole(store: Store, path: str, described: str) -> bytes:
         return blob.data
     if blob.size > sum(entry.size for entry in store.list(described) if entry.path != path):
         raise CheckpointCorrupted(path, f"has {blob.size} bytes, more than all that it describes")
+    room.need(store, {path: [(0, blob.size)]})
     data = bytearray(blob.size)
     view = memoryview(data)
     for piece in store.fill(path, 0, [view[start : start + _PIECE] for start in range(0, len(view), _PIECE)]):

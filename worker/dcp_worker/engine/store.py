@@ -90,6 +90,9 @@ class Store(Protocol):
         Raises EOFError if the file ends before that.
         """
 
+    def stored(self, path: str, ranges: Sequence[tuple[int, int]]) -> int:
+        """Return how many bytes of some ranges of a file, each from start to stop, are stored: less where holes are."""
+
     def list(self, prefix: str) -> Iterator[Entry]:
         """List the files under a folder, at any depth."""
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from dcp_worker.contract import CheckpointInfo
-from dcp_worker.engine import container, layout, pending, ranges, snapshot
+from dcp_worker.engine import container, layout, pending, ranges, room, snapshot
 from dcp_worker.engine.digest import BLOCK
 from dcp_worker.engine.errors import CheckpointCorrupted, translate
 from dcp_worker.engine.fetch import Digests, Fetcher
@@ -133,6 +133,7 @@ def _check_stock(store: Store, manifest: Manifest, on_progress: Progress | None)
         if sum(length for _, length, _ in items) > file.size:
             bad.append(CheckpointCorrupted(file.path, "its entries share bytes", names.get(file.path, [])))
             continue
+        room.need(store, {file.path: [(offset, offset + length) for offset, length, _ in items]})
         for offset, length, name in sorted(items):
             good, detail = _zip_state(_item(store, file.path, offset, length))
             right += good
