@@ -8,7 +8,7 @@ export UV_PYTHON_DOWNLOADS ?= never
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pure test-adversary test-matrix test-torch gpu-check gpu-packages check check-stacks format lock crd cluster cluster-down e2e bench bench-operator clean
+.PHONY: help demo test test-pure test-adversary test-matrix test-torch gpu-check gpu-packages check check-stacks format lock crd cluster cluster-down e2e bench bench-operator bench-reading clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -119,6 +119,9 @@ clean: ## Remove what was made here
 
 e2e: cluster ## The operator on the cluster that `make cluster` brings up, with kubectl as a user types it (20 min on 2 cores)
 	$(PYTEST) -m e2e
+
+bench-reading: .venv/stamp ## What it costs to read what a stranger's checkpoint says, beside unpickling it
+	$(PYTHON) tests/benchmarks/bench_reading.py
 
 bench-operator: .venv/stamp ## The operator against a real API server; writes bench-operator.json (15 min)
 	$(PYTHON) tests/benchmarks/bench_operator.py
