@@ -260,7 +260,7 @@ def test_extra_state_comes_back(pool: Pool, tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("objects", "extra holds numpy.dtype.O8, which can't be read even if it is in `allow`. Save"),
+        ("objects", "extra holds numpy.dtype.O8, which can't be read even if it is in `spec.workload.allow`. Save"),
         ("function", "extra holds builtins.len. Save"),
         ("local", "extra can't be pickled: "),
     ],

@@ -150,10 +150,11 @@ def test_a_class_is_loaded_if_it_is_allowed(pool: Pool, tmp_path: Path) -> None:
     [found] = failures(run(pool, Operation.SAVE, tmp_path, ONE, "Config"))
     assert found.reason is Reason.ENTRYPOINT_ERROR
     assert "optparse.Values" in found.message
-    assert "list the classes in `allow`" in found.message
+    assert "list the classes in `spec.workload.allow`, in the save and in every load" in found.message
     save(pool, tmp_path, ONE, "Config", allow=["optparse.Values"])
     [found] = failures(run(pool, Operation.LOAD, tmp_path, ONE, "Config"))
     assert found.reason is Reason.STATE_MISMATCH
+    assert "pass the classes in `spec.workload.allow`" in found.message
     load(pool, tmp_path, ONE, "Config", allow=["optparse.Values"])
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from dcp_worker.contract import Reason
-from dcp_worker.engine.errors import EngineError, PeerHung, PeerLost, translate
+from dcp_worker.engine.errors import ALLOW, EngineError, PeerHung, PeerLost, translate
 
 TRACEBACK_LINES = 12
 _NO_MEMORY: Final = (
@@ -102,6 +102,11 @@ def _is_collective(raised: BaseException, text: str) -> bool:
     """Return whether torch.distributed raised this, whose errors are told by their words alone."""
     ours = any(cls.__name__ == "DistError" for cls in type(raised).__mro__)
     return ours or (isinstance(raised, RuntimeError) and any(word in text for word in ("gloo", "NCCL", "c10d")))
+
+
+def in_spec_words(text: str) -> str:
+    """Return a message of the engine as it is for somebody who writes a spec and calls no function."""
+    return text.replace(ALLOW, "`spec.workload.allow`")
 
 
 def _caused(error: EngineError, cause: BaseException) -> EngineError:

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from dcp_worker.contract import CheckpointInfo, Conflict, RankFailure, Reason
+from dcp_worker.errors import in_spec_words
 
 LAUNCHER_ENV: Final = "DCP_LAUNCHER"
 """The launcher's pid, for the server that forks the ranks: whether its parent is still the one that started it."""
@@ -77,7 +78,7 @@ class Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep one, and print it as logging would without a handler."""
-        text = record.getMessage()
+        text = in_spec_words(record.getMessage())
         print(f"warning: {text}", file=sys.stderr)  # noqa: T201 - the pod's log
         if text not in self.texts and len(self.texts) < _MAX_WARNINGS:
             self.texts.append(text)

@@ -37,7 +37,15 @@ from dcp_worker.contract import Workload as WorkloadSpec
 from dcp_worker.engine import api as _preloaded  # noqa: F401 - in the forkserver, before the fork
 from dcp_worker.engine import verification as _preloaded_too  # noqa: F401
 from dcp_worker.engine.errors import EngineError
-from dcp_worker.errors import DeviceUnavailable, WorkloadFailed, WorkloadRejected, explain, last_lines, user_code
+from dcp_worker.errors import (
+    DeviceUnavailable,
+    WorkloadFailed,
+    WorkloadRejected,
+    explain,
+    in_spec_words,
+    last_lines,
+    user_code,
+)
 from dcp_worker.member import TRACEBACK_CHARS, Outcome, Place, Warnings
 from dcp_worker.pulse import SAVING, Pulse, Slot
 
@@ -298,7 +306,7 @@ class Rank:
         return RankFailure(
             rank=self.place.rank if error.rank is None else error.rank,
             reason=error.reason,
-            message=error.message[:MESSAGE_CHARS],
+            message=in_spec_words(error.message)[:MESSAGE_CHARS],
             stage=stage,
             time=error.time,
             traceback=(error.traceback if foreseen else error.traceback or last_lines(error))[-TRACEBACK_CHARS:],

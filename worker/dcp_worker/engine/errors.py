@@ -28,6 +28,10 @@ _SHOWN: Final = 8
 """Tensor names in a message; the rest is a count."""
 
 
+ALLOW: Final = "`allow`"
+"""What messages call the argument that lists classes; a worker puts its spec's field in its place."""
+
+
 def some(names: Iterable[str], shown: int = _SHOWN, *, separator: str = ", ") -> str:
     """Return the first names in order, and how many more there are."""
     listed = sorted(names)
@@ -204,7 +208,7 @@ class StateMismatch(EngineError):
     @classmethod
     def not_allowed(cls, entries: Iterable[str], may_be_allowed: bool) -> Self:  # noqa: FBT001 - a property of the entries
         """Return the error for objects that the restricted unpickler refuses, each in words."""
-        way_out = " If you trust the checkpoint, pass the classes in `allow`." if may_be_allowed else ""
+        way_out = f" If you trust the checkpoint, pass the classes in {ALLOW}." if may_be_allowed else ""
         return cls(f"{some(entries, separator='; ')}: not on the allow-list.{way_out}")
 
 
@@ -228,8 +232,8 @@ class UnsavableState(EngineError):
         """Return the error for objects of classes that a load refuses."""
         named = [f"{name} {why}" for name, why in faults.items()]
         made = cls(
-            f"no load takes this without `allow`: {some(named, separator='; ')}. Save numbers, text, tensors, and "
-            "lists and dicts of them, or list the classes in `allow`, in the save and in every load."
+            f"no load takes this without {ALLOW}: {some(named, separator='; ')}. Save numbers, text, tensors, and "
+            f"lists and dicts of them, or list the classes in {ALLOW}, in the save and in every load."
         )
         made.faults = faults
         return made

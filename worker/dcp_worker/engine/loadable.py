@@ -9,7 +9,7 @@ import torch
 from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 
 from dcp_worker.engine import container, objects, payload, tensors
-from dcp_worker.engine.errors import CheckpointCorrupted, EngineError, UnsavableState
+from dcp_worker.engine.errors import ALLOW, CheckpointCorrupted, EngineError, UnsavableState
 from dcp_worker.engine.lookup import Lookup
 
 Unloadable = Literal["warn", "refuse"]
@@ -102,5 +102,5 @@ def _fault(name: str, prepared: payload.Payload, allow: Sequence[type]) -> str |
         return str(error)
     except CheckpointCorrupted as error:
         why = error.message.partition("decoded: ")[2].partition("\n")[0]
-        return f"can't be read back, even if its class is in `allow`: {why}"
+        return f"can't be read back, even if its class is in {ALLOW}: {why}"
     return None

@@ -17,7 +17,7 @@ from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlanner, ReadItem
 
 from dcp_worker.engine import container, conversion, ranges, sandbox, tensors, values
-from dcp_worker.engine.errors import CheckpointCorrupted, StateMismatch
+from dcp_worker.engine.errors import ALLOW, CheckpointCorrupted, StateMismatch
 from dcp_worker.engine.manifest import Chunk
 
 _ALLOWING: Final = threading.Lock()
@@ -66,7 +66,7 @@ class Refused(Exception):
     def __str__(self) -> str:
         """Say it as it follows an entry's name."""
         held = f"holds {', '.join(self.classes)}"
-        return held if self.may_be_allowed else f"{held}, which can't be read even if it is in `allow`"
+        return held if self.may_be_allowed else f"{held}, which can't be read even if it is in {ALLOW}"
 
 
 class Harmless:
