@@ -296,6 +296,26 @@ def test_a_file_system_keeps_nothing_unless_asked_and_nobody_keeps_for_less_than
         engine.save(state(3), tmp_path, overwrite=True, keep_replaced=-HOUR)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "keep", "left"),
+    [(3600, None, 2), (3600.0, NONE, 1), (0, None, 1), (0, HOUR, 2)],
+    ids=["option", "argument over option", "none", "argument over none"],
+)
+def test_a_storage_option_says_how_long(tmp_path: Path, seconds: float, keep: timedelta | None, left: int) -> None:
+    """It is how a Checkpoint says it."""
+    options = {"keep_replaced": seconds}
+    engine.save(state(1), tmp_path, storage_options=options)
+    engine.save(state(2), tmp_path, storage_options=options, overwrite=True, keep_replaced=keep)
+    assert len([*tmp_path.glob("data-*")]) == left
+    assert value_at(tmp_path, options) == 2
+
+
+@pytest.mark.parametrize("seconds", [-1, "soon", 1e300, None])
+def test_a_storage_option_that_is_no_time_is_refused(tmp_path: Path, seconds: object) -> None:
+    with pytest.raises(InvalidOption, match="keep_replaced"):
+        engine.save(state(1), tmp_path, storage_options={"keep_replaced": seconds})
+
+
 # Object stores.
 
 

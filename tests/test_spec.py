@@ -216,6 +216,8 @@ def test_bad_urls(url: str, line: str) -> None:
         ),
         ("anon", "true", "has the wrong type or value; write true or false"),
         ("max_attempts", 0, "has the wrong type or value; write a whole number"),
+        ("connect_timeout", 0, "has the wrong type or value; write a number of seconds"),
+        ("keep_replaced", -1, "has the wrong type or value; write a number of seconds"),
         ("connect_timeout", True, "has the wrong type or value; write a number of seconds"),
         ("upload_checksum", "crc32c", "has the wrong type or value; write crc64nvme or sha256 or none"),
         ("addressing_style", "dns", "has the wrong type or value; write auto or path or virtual"),
@@ -235,6 +237,13 @@ def test_bad_options(name: str, value: object, line: str) -> None:
     (found,) = problems({"spec.storage.options": {name: value}})
     assert found.startswith(f"spec.storage.options.{name}: {line}")
     assert "hush" not in found
+
+
+@pytest.mark.parametrize("seconds", [0, 0.5, 86_400])
+@pytest.mark.parametrize("url", ["s3://b/run", "gs://b/run", "az://c/run"])
+def test_replaced_data_are_kept_as_long_as_a_spec_says(url: str, seconds: float) -> None:
+    spec = parse(manifest({"spec.storage.url": url, "spec.storage.options": {"keep_replaced": seconds}})).spec
+    assert spec.storage.options["keep_replaced"] == seconds
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9000", "https://s3.example.com", "http://[::1]:7070"])

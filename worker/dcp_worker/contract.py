@@ -67,9 +67,20 @@ class StorageOption(NamedTuple):
     kind: type[str] | type[int] | type[float] | type[bool]
     doc: str
     choices: tuple[str, ...] = ()
+    zero: bool = False
+    """Whether a number of seconds may be none."""
 
 
+_KEPT: Final = {
+    "keep_replaced": StorageOption(
+        float,
+        "Seconds for which the data of what a Save replaces are kept for those who read them. Default an hour on "
+        "object stores, 0 on file systems.",
+        zero=True,
+    ),
+}
 _NETWORK: Final = {
+    **_KEPT,
     "endpoint_url": StorageOption(str, "Address of the store where it is not the provider's own, with http or https."),
     "ca_bundle": StorageOption(str, "Path in the worker of the PEM file with the authorities to trust."),
     "proxy_url": StorageOption(str, "HTTP proxy for every request to the store."),
@@ -102,8 +113,8 @@ STORAGE_OPTIONS: Final[Mapping[str, Mapping[str, StorageOption]]] = {
     "gs": {**_NETWORK, "project": StorageOption(str, "Project that requests are billed to.")},
     "az": _AZURE,
     "abfs": _AZURE,
-    "file": {},
-    "memory": {},
+    "file": _KEPT,
+    "memory": _KEPT,
 }
 """Neutral names of the non-secret storage options, per protocol; the engine translates them to each library's own."""
 

@@ -149,7 +149,9 @@ def _unknown_option(field: str, name: str, known: dict[str, StorageOption] | obj
 
 def _fits(option: StorageOption, value: object) -> bool:
     if option.kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return value > 0 or (option.zero and value == 0)
     if option.kind is int:
         return isinstance(value, int) and not isinstance(value, bool) and value > 0
     if option.kind is bool:

@@ -101,6 +101,20 @@ def check(protocol: str, options: Mapping[str, Any]) -> None:
             raise InvalidOption.unknown(name, protocol, known)
 
 
+def kept(options: dict[str, Any]) -> timedelta | None:
+    """Take `keep_replaced` out of the options, which no library knows."""
+    if "keep_replaced" not in options:
+        return None
+    value = options.pop("keep_replaced")
+    try:
+        found = timedelta(seconds=value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidOption.wrapping("storage option keep_replaced", error) from error
+    if found < timedelta(0):
+        raise InvalidOption.wrapping("storage option keep_replaced", ValueError(f"{value} is less than nothing"))
+    return found
+
+
 def for_obstore(protocol: str, options: Mapping[str, Any]) -> ObstoreOptions:
     """Translate to obstore. Every request gets a connect and a read timeout."""
     _check_environment(protocol, options)

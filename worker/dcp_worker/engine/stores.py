@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from os import PathLike, fspath
 from typing import Any
 
+from dcp_worker.contract import STORAGE_OPTIONS
 from dcp_worker.engine import options
 from dcp_worker.engine.errors import InvalidOption, translate
 from dcp_worker.engine.store import Store
@@ -14,6 +15,14 @@ def open_store(url: str, storage_options: Mapping[str, Any] | None = None) -> St
     given = dict(storage_options or {})
     protocol = options.protocol_of(url)
     options.check(protocol, given)
+    keep = options.kept(given) if protocol in STORAGE_OPTIONS else None
+    store = _opened(url, protocol, given)
+    if keep is not None:
+        store.keep_replaced = keep
+    return store
+
+
+def _opened(url: str, protocol: str, given: Mapping[str, Any]) -> Store:
     try:
         if protocol == "file":
             from dcp_worker.engine.local_store import LocalStore  # noqa: PLC0415 - each store loads what it needs
