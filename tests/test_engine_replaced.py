@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -314,6 +315,11 @@ def test_a_storage_option_says_how_long(tmp_path: Path, seconds: float, keep: ti
 def test_a_storage_option_that_is_no_time_is_refused(tmp_path: Path, seconds: object) -> None:
     with pytest.raises(InvalidOption, match="keep_replaced"):
         engine.save(state(1), tmp_path, storage_options={"keep_replaced": seconds})
+
+
+def test_of_two_that_a_store_dates_alike_the_later_stays() -> None:
+    same = [replace(stone(save_id * 32, 1), noted=f"2026-11-26T10:00:00.{save_id}+00:00") for save_id in "312"]
+    assert replaced.due(same, Live("f" * 32), NOW).keys() == {"1" * 32}
 
 
 # Object stores.

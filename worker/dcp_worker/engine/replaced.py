@@ -43,6 +43,8 @@ class Tombstone:
     keep: timedelta
     files: tuple[str, ...] = ()
     """The data files of a stock checkpoint."""
+    noted: str = ""
+    """When its writer says that it wrote it: a store's clock shows whole seconds."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def due(
         if live is None or stone.save_id != live.save_id:
             of[stone.save_id].append(stone)
     newest = {save_id: max(group, key=lambda stone: stone.since) for save_id, group in of.items()}
-    ordered = sorted(newest, key=lambda save_id: newest[save_id].since, reverse=True)
+    ordered = sorted(newest, key=lambda save_id: (newest[save_id].since, newest[save_id].noted), reverse=True)
 
     def over(last: Tombstone) -> bool:
         return now - last.since >= (last.keep if keep is None else keep)  # no date is made, which may not exist
@@ -152,6 +154,8 @@ def _decode(entry: Entry, save_id: str, data: bytes) -> Tombstone | None:
         since = entry.modified or datetime.fromisoformat(note["time"])
         if not math.isfinite(seconds) or not all(map(layout.is_stock_file, files)):
             return None
-        return Tombstone(entry.path, save_id, since, timedelta(seconds=seconds), tuple(files))
+        return Tombstone(
+            entry.path, save_id, since, timedelta(seconds=seconds), tuple(files), str(note.get("time", ""))
+        )
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
