@@ -218,6 +218,11 @@ FORKED = (
     "import multiprocessing as m; c = m.get_context('fork').Process(target=main); "
     "c.start(); c.join(); print(c.exitcode)"
 )
+LOADS = "assert len(list(torch.utils.data.DataLoader(range(4), num_workers=2, multiprocessing_context='fork'))) == 4"
+ENDED = (
+    "import multiprocessing as m; c = m.get_context('fork').Process(target=signal.pause); "
+    "c.start(); c.terminate(); c.join(); assert c.exitcode == -15"
+)
 SLEEP = "main(); import time; time.sleep(30)"
 HANDLER = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))"
 FAILED = "the last async_save failed: rank 0: [Errno 28] No space left on device"
@@ -231,6 +236,11 @@ CASES = {
     "own-exception": Case("main(); raise ValueError('own')", 1, FAILED),
     "ctrl-c": Case("main(); raise KeyboardInterrupt", -signal.SIGINT, FAILED),
     "good": Case("main(); sys.exit(0)", 0, "", fails=False, committed=True),
+    "loader-forks": Case(f"main(); {LOADS}; sys.exit(3)", 3, FAILED),
+    "loader-forks-good": Case(f"engine.finish_on_sigterm(); main(); {LOADS}", 0, "", fails=False, committed=True),
+    "child-is-terminated": Case(f"engine.finish_on_sigterm(); main(); {ENDED}", 0, "", fails=False, committed=True),
+    "second-to-the-same-url": Case("main(); main()", 1, "Checkpoint already exists", fails=False, committed=True),
+    "second-after-a-failure": Case("main(); main()", 1, "StorageFull: rank 0: [Errno 28]", fails=True),
     "good-exit-3": Case("main(); sys.exit(3)", 3, "", fails=False, committed=True),
     "F11-default": Case(SLEEP, -signal.SIGTERM, "", fails=False, killed=True),
     "F11-asked": Case(f"engine.finish_on_sigterm(); {SLEEP}", -signal.SIGTERM, "", False, True, True),
@@ -270,6 +280,25 @@ def test_a_program_that_ends_ends_its_save_first(ended: tuple[Path, dict[str, in
     if case.code >= 0 or name == "ctrl-c":  # else a signal ended it, and with it whatever was to come
         assert (folder / "log").read_text() == "buffered"
         assert (folder / "stdout").read_text() == ("1\n" if case.program == FORKED else "") + "an atexit handler\n"
+
+
+def test_a_save_is_waited_for_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SIGTERM may come in between; and one that can't begin is waited for by nobody."""
+    seen: list[object] = []
+
+    def start(thread: threading.Thread) -> None:
+        seen.append(pending.last())
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="new thread"):
+            engine.async_save(state(1), tmp_path)
+    assert len(seen) == 1
+    assert seen[0] is not None
+    assert pending.last() is None
+    engine.save(state(2), tmp_path)
+    assert loaded(tmp_path) == 2
 
 
 @pytest.mark.adversary

@@ -107,8 +107,13 @@ def async_save(
     handle = AsyncSave(url)
     run = partial(handle._run, devices.own_device(), staged, url, ranks, options)  # noqa: SLF001
     handle.thread = threading.Thread(target=run, name="dcp-save")
-    handle.thread.start()
+    # Before it begins: a SIGTERM in between would find nothing to wait for.
     pending.begin(handle)
+    try:
+        handle.thread.start()
+    except BaseException:
+        pending.drop(handle)
+        raise
     return handle
 
 

@@ -39,6 +39,12 @@ def begin(save: BackgroundSave) -> None:
     _last[:] = [save]
 
 
+def drop(save: BackgroundSave) -> None:
+    """Forget a save that never began."""
+    if save in _last:
+        _last.remove(save)
+
+
 def last() -> BackgroundSave | None:
     """Return the last save, on its way or not settled, unless it is this very thread that carries it out."""
     return next((save for save in _last if save.thread is not threading.current_thread()), None)
@@ -50,8 +56,8 @@ def settle() -> None:
         try:
             save.settle()
         finally:
-            if save.done() and save in _last:
-                _last.remove(save)
+            if save.done():
+                drop(save)
 
 
 def wait_before(url: str | PathLike[str], *, raises: bool = False) -> None:
