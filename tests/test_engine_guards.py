@@ -15,7 +15,7 @@ import flaky_proxy
 import s3_server
 from dcp_worker import engine
 from dcp_worker.engine import layout, locks, object_store
-from dcp_worker.engine.errors import CheckpointExists, EngineError, StaleVersion, StorageUnavailable
+from dcp_worker.engine.errors import CheckpointExists, EngineError, StaleVersion, StorageFull, StorageUnavailable
 from dcp_worker.engine.local_store import LocalStore
 from dcp_worker.engine.object_store import ObjectStore
 from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, weaker
@@ -169,7 +169,7 @@ def test_a_look_at_the_file_gives_no_lock_up(tmp_path: Path, monkeypatch: pytest
         with monkeypatch.context() as patch:
             patch.setattr(os, "rename", rename)
             patch.setattr(locks, "PATIENCE_SECONDS", 0.1)
-            with pytest.raises(StorageUnavailable, match="holds the lock"):
+            with pytest.raises(StorageUnavailable, match="kept the lock"):
                 LocalStore(store.url).replace(layout.METADATA, b"second", version)
         rename(*args, **options)
 
@@ -193,12 +193,51 @@ def test_a_lock_that_is_never_given_up_ends_in_an_error(
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         else:
             fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, locks._RANGE)
-        with pytest.raises(StorageUnavailable, match="another process holds the lock"):
+        holder = rf"process {os.getpid()} \(\w+" if where == "folder" else "another process"
+        with pytest.raises(StorageUnavailable, match=rf"{holder}.* kept the lock for replacing it for 0\.2 s"):
             engine.save(state(2), tmp_path, overwrite=True)
     finally:
         os.close(descriptor)
     assert value_at(tmp_path) == 1
     engine.save(state(3), tmp_path, overwrite=True)
+    assert value_at(tmp_path) == 3
+
+
+def test_who_locks_is_told_where_the_kernel_tells() -> None:
+    locks_of_all = [
+        "1: FLOCK  ADVISORY  WRITE 29 fe:00:77 0 EOF",
+        "1: -> FLOCK  ADVISORY  WRITE 30 fe:00:77 0 EOF",
+        "2: FLOCK  ADVISORY  READ 31 fe:00:177 0 EOF",
+        "3: OFDLCK ADVISORY  WRITE -1 fe:00:77 0 EOF",
+        "4: FLOCK  ADVISORY  READ 0 fe:00:77 0 EOF",
+        "5: POSIX  ADVISORY  READ 32 fe:00:77 0 EOF",
+        "",
+    ]
+    assert locks.locked_by(locks_of_all, 77) == {29, 32}
+
+
+def test_a_child_that_is_forked_under_a_lock_keeps_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child has the same open files for as long as it lives, as a worker of a DataLoader does."""
+    engine.save(state(1), tmp_path)
+    children: list[int] = []
+
+    def full(*_: Any, **__: Any) -> None:
+        held = {str(tmp_path), str(tmp_path / layout.METADATA)}
+        open_files = [(int(file.name), os.path.realpath(file)) for file in Path("/proc/self/fd").iterdir()]
+        children.extend(os.dup(number) for number, path in open_files if path in held)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", full)
+        with pytest.raises(StorageFull):
+            engine.save(state(2), tmp_path, overwrite=True)
+    try:
+        assert len(children) >= 2
+        monkeypatch.setattr(locks, "PATIENCE_SECONDS", 0.2)
+        engine.save(state(3), tmp_path, overwrite=True)
+    finally:
+        for number in children:
+            os.close(number)
     assert value_at(tmp_path) == 3
 
 

@@ -273,6 +273,15 @@ class StorageUnavailable(EngineError):
 
     reason = Reason.STORAGE_UNAVAILABLE
 
+    @classmethod
+    def locked(cls, name: str, holders: Sequence[str], patience: float) -> Self:
+        """Return the error for a file that can't be replaced, since others keep a lock; `holders` as far as known."""
+        who = some(holders) if holders else "another process"
+        return cls(
+            f"{name}: {who} kept the lock for replacing it for {patience:g} s. Loads take no lock, a save for some "
+            "milliseconds: end what locks the checkpoint's folder, as flock(1) does."
+        )
+
 
 class StorageDenied(EngineError):
     """The store refuses the credentials or the operation."""

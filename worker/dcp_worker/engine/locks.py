@@ -5,7 +5,8 @@ Lustre and their like keep a folder's lock on this host alone; what they share i
 that is open for writing. So the file that is replaced is locked, too. A lock ends with the process that holds it.
 
 A range's lock belongs to the open file (`F_OFD_SETLK`), not to the process: a POSIX lock would not keep threads apart,
-and any other part of the process that closes the file would end it.
+and any other part of the process that closes the file would end it. A child that is forked meanwhile has the same open
+files: so each lock is given up by name, not by closing.
 """
 
 import errno
@@ -14,8 +15,8 @@ import os
 import random
 import struct
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -25,12 +26,15 @@ from dcp_worker.engine.errors import StorageUnavailable
 PATIENCE_SECONDS: Final = 60.0
 """How long a lock that another holds is waited for; who replaces a checkpoint holds it for some milliseconds."""
 _MOUNTINFO: Final = Path("/proc/self/mountinfo")
+_LOCKS: Final = Path("/proc/locks")
+_LOCK_PROCESS, _LOCK_INODE = 4, 5
 _PAUSE_SECONDS: Final = 0.02
 _HELD: Final = frozenset({errno.EAGAIN, errno.EACCES})
 _NONE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EBADF, errno.ENOTTY})
 """How a file system says that it keeps no such locks."""
 _RANGE: Final = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 1 << 62, 1, 0)
 """One byte where no file has any: some servers refuse to read what is locked. The C struct flock of 64-bit Linux."""
+_FREED_RANGE: Final = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 1 << 62, 1, 0)
 
 _OF_ONE_HOST: Final = frozenset(
     [
@@ -59,17 +63,38 @@ def held(folder: int, name: str) -> Iterator[int | None]:
     Raises:
         StorageUnavailable: somebody holds the lock for a minute.
     """
-    until = time.monotonic() + PATIENCE_SECONDS
-    _locked(lambda: fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB), name, until)
-    file = _open(folder, name)
-    try:
-        if file is not None:
-            _lock_range(file, name, until)
+    with _held_folder(folder, name), _held_file(folder, name) as file:
         yield file
+
+
+@contextmanager
+def _held_folder(folder: int, name: str) -> Iterator[None]:
+    locked = _locked(folder, lambda: fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB), name, PATIENCE_SECONDS)
+    try:
+        yield
     finally:
-        if file is not None:
+        if locked:
+            with suppress(OSError):  # it ends with the folder's descriptor at the latest
+                fcntl.flock(folder, fcntl.LOCK_UN)
+
+
+@contextmanager
+def _held_file(folder: int, name: str) -> Iterator[int | None]:
+    file = _open(folder, name)
+    if file is None:
+        yield None
+        return
+    try:
+        locked = _lock_range(file, name, PATIENCE_SECONDS)
+        try:
+            yield file
+        finally:
+            if locked:
+                with suppress(OSError):
+                    fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FREED_RANGE)
+    finally:
+        with suppress(OSError):  # nothing was written through it
             os.close(file)
-        fcntl.flock(folder, fcntl.LOCK_UN)
 
 
 def shared_by_all(root: Path, folder: int, draft: int, name: str) -> bool:
@@ -155,12 +180,13 @@ def _may_write(folder: int, name: str) -> bool:
     return True
 
 
-def _lock_range(file: int, name: str, until: float) -> bool:
-    return _locked(lambda: fcntl.fcntl(file, fcntl.F_OFD_SETLK, _RANGE), name, until)
+def _lock_range(file: int, name: str, patience: float) -> bool:
+    return _locked(file, lambda: fcntl.fcntl(file, fcntl.F_OFD_SETLK, _RANGE), name, patience)
 
 
-def _locked(lock: Callable[[], object], name: str, until: float) -> bool:
+def _locked(file: int, lock: Callable[[], object], name: str, patience: float) -> bool:
     """Take a lock, as soon as nobody else has it; return False where there are none."""
+    until = time.monotonic() + patience
     while True:
         try:
             lock()
@@ -170,7 +196,38 @@ def _locked(lock: Callable[[], object], name: str, until: float) -> bool:
             if error.errno not in _HELD:
                 raise
             if time.monotonic() > until:
-                raise StorageUnavailable(f"{name}: another process holds the lock for replacing it") from error
+                raise StorageUnavailable.locked(name, _holders(file), patience) from error
         else:
             return True
         time.sleep(random.uniform(0, _PAUSE_SECONDS))  # noqa: S311 - no secret
+
+
+def _holders(file: int) -> list[str]:
+    """Return the processes that lock an open file or folder, as far as this host tells.
+
+    The kernel shows no process of another host or container, and none for the lock of a range.
+    """
+    inode = os.fstat(file).st_ino
+    try:
+        lines = _LOCKS.read_text().splitlines()
+    except OSError:
+        return []
+    return sorted({_process(pid) for pid in locked_by(lines, inode)})
+
+
+def locked_by(lines: Iterable[str], inode: int) -> set[int]:
+    """Return the ids of the processes that have a lock, not wait for one; proc_locks(5) has the format."""
+    found = set()
+    for line in lines:
+        fields = line.split()
+        if len(fields) > _LOCK_INODE and fields[1] != "->" and fields[_LOCK_INODE].endswith(f":{inode}"):
+            found.add(int(fields[_LOCK_PROCESS]))
+    return {pid for pid in found if pid > 0}
+
+
+def _process(pid: int) -> str:
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except OSError:
+        return f"process {pid}"
+    return f"process {pid} ({name})"
