@@ -193,14 +193,14 @@ def test_a_tombstone_that_fails_leaves_no_doubt_and_nothing_else(
     """E-M4: no write of `.metadata` was tried: the save is not committed, for sure, and leaves nothing."""
     engine.save(STATE, tmp_path)
     before = sorted(path.name for path in tmp_path.rglob("*"))
-    write = local_store.LocalStore.write
+    create = local_store.LocalStore.create
 
-    def failing(self: local_store.LocalStore, path: str, *args: Any, **options: Any) -> None:
+    def failing(self: local_store.LocalStore, path: str, data: bytes) -> None:
         if path.startswith(layout.REPLACED):
             raise OSError(code, os.strerror(code), path)
-        write(self, path, *args, **options)
+        create(self, path, data)
 
-    monkeypatch.setattr(local_store.LocalStore, "write", failing)
+    monkeypatch.setattr(local_store.LocalStore, "create", failing)
     with pytest.raises(EngineError) as raised:
         engine.save(STATE, tmp_path, overwrite=True, keep_replaced=timedelta(hours=1))
     assert not raised.value.commit_unknown

@@ -187,6 +187,19 @@ def test_a_new_folder_that_can_not_be_synced_is_not_taken_for_one_that_is(tmp_pa
         assert value_at(url / "deep" / "er") == 1
 
 
+def test_a_folder_that_a_killed_save_did_not_sync_is_not_taken_for_one_that_it_did(tmp_path: Path, disk: Disk) -> None:
+    url = tmp_path / "runs" / "1"
+    url.mkdir(parents=True)
+    engine.save(state(1), url)
+    commit = next(number for number, (_, path) in enumerate(disk.done) if path == f"{url}/.metadata")
+    before = disk.done[:commit]
+    assert ("fsync", str(tmp_path)) in before
+    assert ("fsync", str(tmp_path / "runs")) in before
+    disk.done.clear()
+    engine.save(state(2), url, overwrite=True)
+    assert str(tmp_path) not in disk.synced, "once is enough"
+
+
 @pytest.mark.adversary
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF])
 def test_a_file_system_that_syncs_no_folders_can_be_saved_to(tmp_path: Path, disk: Disk, code: int) -> None:

@@ -114,8 +114,9 @@ def test_of_a_stock_checkpoint_goes_what_was_not_written_since() -> None:
 )
 def test_a_tombstone_that_no_save_wrote_is_passed_over(tmp_path: Path, name: str, content: bytes) -> None:
     """E-C1, E-M4."""
-    (tmp_path / "replaced").mkdir()
-    (tmp_path / "replaced" / name).write_bytes(content)
+    planted = Path(os.path.normpath(tmp_path / "replaced" / name))
+    planted.parent.mkdir(exist_ok=True)
+    planted.write_bytes(content)
     engine.save(state(1), tmp_path)
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     assert engine.clean(tmp_path, older_than=NONE, keep_replaced=NONE) == []

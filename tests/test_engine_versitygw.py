@@ -7,7 +7,9 @@ happened.
 
 import os
 import re
+import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +23,7 @@ import pytest
 import torch
 
 import engine_programs as programs
+import fault_situations
 import flaky_proxy
 import toxiproxy
 import versitygw
@@ -30,7 +33,7 @@ from dcp_worker.contract import Reason
 from dcp_worker.engine import object_store
 from dcp_worker.engine.errors import CheckpointCorrupted, EngineError, StorageUnavailable
 from engine_programs import Strike
-from rank_group import Result, run_ranks, values
+from rank_group import _CONTEXT, Result, run_ranks, values
 from versitygw import Gateway, Request
 
 MEBI = 1 << 20
@@ -172,6 +175,46 @@ def test_a_killed_rank_leaves_the_old_checkpoint_or_the_new_one(
     store.clean()
     assert store.tidy()
     engine.verify(store.url, storage_options=store.options)
+
+
+@pytest.mark.matrix
+def test_a_saver_may_be_killed_at_any_request(gateway: Gateway, flaky: flaky_proxy.FlakyProxy, path: str) -> None:
+    """Before a request gets there, or after it, by turns: data, tombstone, commit, and what is due after it."""
+    stands = Store(gateway, f"{path}/stands")
+    for seed in (1, 2, 3):
+        fault_situations.save_to(stands.url, stands.options, seed)
+    killed: list[str] = []
+    for number in range(1000):
+        store = Store(gateway, f"{path}/{number}")
+        shutil.copytree(gateway.folder / stands.path, gateway.folder / store.path)
+        saver = _CONTEXT.Process(target=fault_situations.save_to, args=(store.url, flaky.server.options, 4))
+        seen: list[str] = []
+        began = threading.Event()
+
+        def rule(
+            method: str, of: str, number: int = number, saver: Any = saver, seen: Any = seen, began: Any = began
+        ) -> flaky_proxy.Fault | None:
+            seen.append(f"{method} {of.rpartition('/')[2].partition('&')[0]}")
+            if len(seen) != number + 1:
+                return None
+            began.wait(10)
+            os.kill(saver.pid, signal.SIGKILL)
+            return "lose answer" if number % 2 else "reset"
+
+        flaky.rule = rule
+        saver.start()
+        began.set()
+        saver.join(60)
+        if saver.exitcode == 0:
+            break
+        killed.append(seen[number])
+        assert fault_situations.held(store.url, store.options) in {3, 4}, killed
+        fault_situations.save_to(store.url, store.options, 5)
+        engine.clean(store.url, storage_options=store.options, older_than=NOW, keep_replaced=NOW)
+        assert fault_situations.held(store.url, store.options) == 5, killed
+        assert len(gateway.files(store.path)) == 4, (killed, gateway.files(store.path))
+    assert "PUT .metadata" in killed
+    assert any("?delete" in request for request in killed), killed
 
 
 @pytest.mark.parametrize("dying", [0, 1])

@@ -4,7 +4,7 @@ A save is committed by one write of `.metadata`, which the store refuses if some
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -184,17 +184,15 @@ def _version(found: Committed | None) -> Any:  # noqa: ANN401 - see Store
     return found and found.version
 
 
-def remove_replaced(store: Store, replaced: Committed | None, stock_files: Iterable[str] = ()) -> None:
-    """Remove the data of the save that ours replaced, if they are not to be kept, and what was kept for long enough.
+def remove_replaced(store: Store, save_id: str) -> None:
+    """Remove the data of the save that ours replaced, unless it is empty, and whatever was kept for long enough.
 
-    A failure is a warning: the commit stands.
+    A stock checkpoint is always of the latter, be it kept for no time. A failure is a warning: the commit stands.
     """
     failpoints.reach("before removal")
     try:
-        if replaced and replaced.save_id:
-            remove_save(store, replaced.save_id)
-        elif replaced:
-            store.delete(list(stock_files))
+        if save_id:
+            remove_save(store, save_id)
         now = committed(store)
         if now and not now.damage:
             time = now.modified or datetime.now(UTC)

@@ -76,11 +76,16 @@ def creating(root: Path, path: str) -> Iterator[tuple[int, int]]:
     try:
         yield parent, file
     except BaseException:
-        with suppress(FileNotFoundError):
+        # A disk that fails goes on failing, and the first error says what that means.
+        with suppress(OSError):
             os.unlink(apart(path)[1], dir_fd=parent)
+        for descriptor in (file, parent):
+            with suppress(OSError):
+                os.close(descriptor)
         raise
-    finally:
+    try:
         os.close(file)
+    finally:
         os.close(parent)
 
 
@@ -133,6 +138,19 @@ def walk(root: Path, folder: str = "") -> Iterator[File]:
                 raise
 
 
+def empty(root: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Find the folders directly in the root that have a name of ours and nothing in them."""
+    names = []
+    with suppress(FileNotFoundError), opened(root) as descriptor, os.scandir(descriptor) as entries:
+        names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    for name in names:
+        if not layout.is_emptied_folder(f"{name}/"):
+            continue
+        with suppress(FileNotFoundError), opened(root, name) as descriptor, os.scandir(descriptor) as entries:
+            if next(entries, None) is None:
+                yield name, os.fstat(descriptor)
+
+
 def remove(root: Path, folder: str, names: Iterable[str]) -> None:
     """Unlink files of one folder, and the folder if that leaves it empty; what is not there is no error.
 
@@ -163,6 +181,17 @@ def make_root(root: Path) -> None:
                 raise
         # Whoever may make a folder in another need not be allowed to read that.
         with _undone(folder), suppress(PermissionError), opened(folder.parent) as above:
+            sync(above)
+
+
+def sync_above(root: Path) -> None:
+    """Make the entries of the root and of the folders above it durable, as far as its file system goes.
+
+    A save that was killed may have made them, and not have come to syncing them.
+    """
+    device = root.stat().st_dev
+    for folder in takewhile(lambda path: path.stat().st_dev == device, root.resolve().parents):
+        with suppress(PermissionError), opened(folder) as above:
             sync(above)
 
 

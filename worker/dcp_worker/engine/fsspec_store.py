@@ -8,7 +8,7 @@ Where a rename does not replace in one step, either, a replace that breaks off m
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import fsspec
@@ -103,6 +103,10 @@ class FsspecStore:
         for name, info in self._fs.find(self._full(prefix), detail=True).items():
             yield Entry(name[cut:], info["size"], _modified(info))
 
+    def empty_folders(self) -> Iterator[Entry]:
+        """What is no file is not told apart from what is nothing."""
+        return iter(())
+
     def delete(self, paths: Sequence[str]) -> None:
         """Remove the files one by one."""
         for folder in {path.rpartition("/")[0] for path in paths}:
@@ -110,6 +114,17 @@ class FsspecStore:
         for path in paths:
             with suppress(FileNotFoundError):
                 self._fs.rm_file(self._full(path))
+
+    def now(self) -> datetime:
+        """Write an empty file and ask for its date, where the file system keeps one."""
+        path = self._full(f"probe.{uuid.uuid4().hex}.tmp")
+        try:
+            self._fs.pipe_file(path, b"")
+            self._fs.invalidate_cache()
+            return _modified(self._fs.info(path)) or datetime.now(UTC)
+        finally:
+            with suppress(Exception):
+                self._fs.rm_file(path)
 
     def guard(self, write: Guarded) -> str:
         """Return BestEffort: fsspec looks first and writes then."""

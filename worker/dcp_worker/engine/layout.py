@@ -88,6 +88,12 @@ def is_own_folder(name: str) -> bool:
     return _OWN_FOLDER.fullmatch(name) is not None
 
 
+def is_emptied_folder(path: str) -> bool:
+    """Tell whether a path, which ends with a `/`, is that of a folder beside `.metadata` that saves make and empty."""
+    name = path.removesuffix("/")
+    return name != path and (name == REPLACED or is_own_folder(name))
+
+
 def is_own_file(path: str) -> bool:
     """Tell whether a path is one that a save or a probe writes below its own folder, or leaves there when killed."""
     folder, _, name = path.partition("/")

@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from dcp_worker.engine import folders, locks
+from dcp_worker.engine import folders, layout, locks
 from dcp_worker.engine.errors import InvalidOption, NotDurable, StaleVersion
 from dcp_worker.engine.layout import FILE_LIMIT, METADATA
 from dcp_worker.engine.options import place_of
@@ -111,14 +111,30 @@ class LocalStore:
         for path, stat in folders.walk(self.root, prefix):
             yield Entry(path, stat.st_size, _modified(stat))
 
+    def empty_folders(self) -> Iterator[Entry]:
+        """Look into the folders that saves make."""
+        for name, stat in folders.empty(self.root):
+            yield Entry(f"{name}/", 0, _modified(stat))
+
     def delete(self, paths: Sequence[str]) -> None:
         """Unlink the files, and the folders that this leaves empty."""
         names: dict[str, list[str]] = defaultdict(list)
         for path in paths:
-            folder, name = folders.apart(path)
-            names[folder].append(name)
+            if layout.is_emptied_folder(path):
+                names[path[:-1]] += []
+            else:
+                folder, name = folders.apart(path)
+                names[folder].append(name)
         for folder in sorted(names, reverse=True):
             folders.remove(self.root, folder, names[folder])
+
+    def now(self) -> datetime:
+        """Date the folder anew, which takes no room on a full disk, and leaves nothing behind."""
+        if not self.root.exists():
+            return datetime.now(UTC)
+        with folders.opened(self.root) as descriptor:
+            os.utime(descriptor)
+            return _modified(os.fstat(descriptor))
 
     def guard(self, write: Guarded) -> str:
         """Return Atomic where the file system has what it takes: hard links, or locks that all its hosts share.
@@ -129,6 +145,8 @@ class LocalStore:
             if write == "replace":
                 shared = locks.shared_by_all(self.root, draft.folder, draft.file, METADATA)
                 return ATOMIC if shared else BEST_EFFORT
+            if not (self.root / METADATA).exists():
+                folders.sync_above(self.root)
             link = f"{draft.name.removesuffix('.tmp')}.link"
             if not draft.link(link):
                 return BEST_EFFORT
@@ -166,11 +184,10 @@ class _Draft:
         """Give it one more name, if that is free; return False if the file system has no hard links."""
         try:
             os.link(self.name, name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
-        except FileExistsError:
-            # NFS says so of our own link, too, if it had to ask twice.
-            if self._version_of(name) != self._version_of(self.name):
-                raise
         except OSError as error:
+            # NFS says that the name is taken of our own link, too, if it had to ask twice.
+            if self._has(name):
+                return True
             if error.errno not in _NO_LINKS:
                 raise
             return False
@@ -182,7 +199,11 @@ class _Draft:
 
     def rename(self) -> None:
         """Give it the name, whatever has it now."""
-        os.rename(self.name, self.target, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        try:
+            os.rename(self.name, self.target, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        except OSError:
+            if not self._has(self.target):  # else the answer got lost, and the name is to be made durable as any other
+                raise
 
     def rename_locked(self) -> None:
         """Give it the name where hard links are not to be had: atomic among our own savers only."""
@@ -192,9 +213,15 @@ class _Draft:
             self.rename()
 
     def unlink(self) -> None:
-        """Remove its own name, if it still has that."""
-        with suppress(FileNotFoundError):
+        """Remove its own name, if it still has that; what stays is `clean`'s, and hides no other error."""
+        with suppress(OSError):
             os.unlink(self.name, dir_fd=self.folder)
+
+    def _has(self, name: str) -> bool:
+        try:
+            return self._version_of(name) == _version(os.fstat(self.file))
+        except OSError:
+            return False
 
     def _version_of(self, name: str) -> tuple[int, int, int] | None:
         try:

@@ -16,7 +16,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import chain
 from typing import Any, Final
@@ -167,6 +167,10 @@ class ObjectStore:
             for meta in page:
                 yield Entry(meta["path"], meta["size"], meta["last_modified"])
 
+    def empty_folders(self) -> Iterator[Entry]:
+        """There are no folders."""
+        return iter(())
+
     def delete(self, paths: Sequence[str]) -> None:
         """Delete in bulk."""
         if not paths:
@@ -176,6 +180,16 @@ class ObjectStore:
         except FileNotFoundError:
             for path in paths:
                 self._delete_one(path)
+
+    def now(self) -> datetime:
+        """Write an empty object and list it: some stores say more of a date in listings, by which others are judged."""
+        path = f"data-probe-{uuid.uuid4().hex}/probe"
+        try:
+            retried(lambda: obstore.put(self._store, path, b"", mode="overwrite"), self.attempts)
+            found = [entry.modified for entry in self.list(path.partition("/")[0]) if entry.modified]
+        finally:
+            self._delete_probe(path)
+        return max(found)
 
     def guard(self, write: Guarded) -> str:
         """Return Atomic if the store refuses such a write: tried out once per bucket and process."""

@@ -20,7 +20,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from dcp_worker.engine import layout
-from dcp_worker.engine.store import PART_SIZE, Entry, Store
+from dcp_worker.engine.errors import CheckpointCorrupted
+from dcp_worker.engine.store import Entry, Store
 
 AT_MOST: Final = 2
 """Replaced saves that are kept at one URL, whatever their age."""
@@ -29,7 +30,7 @@ _LONGEST: Final = timedelta(days=36_500)
 _LARGEST: Final = 16 << 20
 """Bytes of a tombstone; one of a stock checkpoint of half a million files has less."""
 _STOCK: Final = "stock"
-_PATH: Final = re.compile(rf"{layout.REPLACED}/([0-9a-f]{{32}}|{_STOCK})\.([0-9a-f]{{32}})")
+PATH: Final = re.compile(rf"{layout.REPLACED}/([0-9a-f]{{32}}|{_STOCK})\.([0-9a-f]{{32}})")
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,9 @@ def mark(store: Store, save_id: str, *, by: str, keep: timedelta, files: Iterabl
         "time": datetime.now(UTC).isoformat(),
         "files": list(files),
     }
+    # Whoever is killed meanwhile leaves no half of one.
     with suppress(FileExistsError):  # another try of the same commit
-        content = json.dumps(note, separators=(",", ":")).encode()
-        path = f"{layout.REPLACED}/{save_id or _STOCK}.{by}"
-        store.write(path, [content], part_size=max(PART_SIZE, len(content)), parallel=1)
+        store.create(f"{layout.REPLACED}/{save_id or _STOCK}.{by}", json.dumps(note, separators=(",", ":")).encode())
 
 
 def unmark(store: Store, by: str) -> None:
@@ -82,7 +82,7 @@ def tombstones(store: Store, entries: Iterable[Entry]) -> list[Tombstone]:
     """Read the tombstones among the files of a listing; what is none of ours is passed over."""
     found = []
     for entry in entries:
-        match = _PATH.fullmatch(entry.path)
+        match = PATH.fullmatch(entry.path)
         if match and entry.size <= _LARGEST:
             with suppress(FileNotFoundError):
                 save_id = match[1] if match[1] != _STOCK else ""
@@ -135,15 +135,26 @@ def remove_due(store: Store, live: Live | None, now: datetime) -> None:
     """Remove what was kept for long enough."""
     for save_id, stones in due(tombstones(store, store.list(layout.REPLACED)), live, now).items():
         entries = store.list(layout.data_folder(save_id)) if save_id else _stock_entries(store, stones)
-        store.delete(doomed(save_id, stones, entries))
+        remove(store, doomed(save_id, stones, entries))
+
+
+def remove(store: Store, paths: Iterable[str]) -> None:
+    """Remove the tombstones after all else: a store removes what it is given together in any order."""
+    given = list(paths)
+    store.delete([path for path in given if not path.startswith(f"{layout.REPLACED}/")])
+    store.delete([path for path in given if path.startswith(f"{layout.REPLACED}/")])
 
 
 def _stock_entries(store: Store, stones: Iterable[Tombstone]) -> list[Entry]:
     entries = []
     for name in sorted({name for stone in stones for name in stone.files}):
-        with suppress(FileNotFoundError):
+        try:
             blob = store.read(name, tail=1)
             entries.append(Entry(name, blob.size, blob.modified))
+        except FileNotFoundError:
+            continue
+        except CheckpointCorrupted:  # a link by now, through which the next stock save would write elsewhere
+            entries.append(Entry(name, 0, datetime.min.replace(tzinfo=UTC)))
     return entries
 
 

@@ -96,8 +96,14 @@ class Store(Protocol):
     def list(self, prefix: str) -> Iterator[Entry]:
         """List the files under a folder, at any depth."""
 
+    def empty_folders(self) -> Iterator[Entry]:
+        """List the folders of saves that hold nothing, each with a `/` behind it, where a store has folders."""
+
     def delete(self, paths: Sequence[str]) -> None:
-        """Remove files; one that is not there is no error."""
+        """Remove files, and folders that `empty_folders` gave; one that is not there is no error."""
+
+    def now(self) -> datetime:
+        """Return the time by the clock that files are dated with, which need not be this host's."""
 
     def guard(self, write: Guarded) -> str:
         """Return whether `create` or `replace` refuses atomically: `Atomic`, or `BestEffort`. May ask the store, once.

@@ -107,8 +107,8 @@ class CheckpointWriter(StorageWriter):
         self._allow = tuple(allow)
         self._unloadable = unloadable
         self._keep = keep_replaced
-        self._replaced: tuple[commit.Committed, list[str]] | None = None
-        """Rank 0, after the commit: what was replaced, with the files of a stock checkpoint."""
+        self._replaced = ""
+        """Rank 0, after the commit: which of our own saves was replaced."""
         self._options = storage_options
         self._origin = origin
         self.step = step
@@ -128,7 +128,7 @@ class CheckpointWriter(StorageWriter):
         self.save_id = layout.new_save_id()
         self.info = None
         self.began = False
-        self._replaced = None
+        self._replaced = ""
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the store out, which is opened anew where this goes: a spawned process has connections of its own."""
@@ -261,9 +261,7 @@ class CheckpointWriter(StorageWriter):
     def remove_replaced(self) -> None:
         """On rank 0, best when all ranks know of the commit: remove what was replaced and need not be kept."""
         if self.overwrite:
-            replaced, stock_files = self._replaced or (None, [])
-            keeps = replaced is not None and self._keeping > timedelta(0)
-            commit.remove_replaced(self.store, None if keeps else replaced, stock_files)
+            commit.remove_replaced(self.store, "" if self._keeping > timedelta(0) else self._replaced)
 
     def storage_meta(self) -> StorageMeta:
         """Return what DCP notes about where the checkpoint lies; holds no secret."""
@@ -385,13 +383,14 @@ class CheckpointWriter(StorageWriter):
         stock_files = self._stock_files() if self.overwrite else []
 
         def mark(replaced: commit.Committed) -> None:
-            if self._keeping > timedelta(0) and not replaced.damage:
-                files = [] if replaced.save_id else stock_files
+            files = [] if replaced.save_id else stock_files
+            # Without a tombstone nobody could tell the files of a stock checkpoint from somebody else's.
+            if (self._keeping > timedelta(0) or files) and not replaced.damage:
                 grace.mark(self.store, replaced.save_id, by=self.save_id, keep=self._keeping, files=files)
 
         replaced = commit.commit(self.store, self.save_id, content, overwrite=self.overwrite, before=mark)
         failpoints.reach("after commit")
-        self._replaced = (replaced, stock_files) if replaced else None
+        self._replaced = replaced.save_id if replaced else ""
 
     @property
     def _keeping(self) -> timedelta:
