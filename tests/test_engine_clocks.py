@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
@@ -66,12 +66,6 @@ class Place:
         store = open_store(self.url, self.options)
         store.write(layout.data_path(save_id, 0, 0), [b"half"], part_size=9, parallel=1)
         return save_id
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[s3_server.S3Server]:
-    with s3_server.running() as server:
-        yield server
 
 
 @pytest.fixture(params=["local", "s3"])
