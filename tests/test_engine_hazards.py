@@ -515,6 +515,44 @@ def test_a_stock_checkpoint_that_is_replaced_under_a_load_is_loaded_anew(tmp_pat
         seed_at(str(tmp_path))
 
 
+@pytest.mark.adversary
+@pytest.mark.parametrize("parts", [["metadata"], ["data"], ["data", "metadata"]], ids="-".join)
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_stock_checkpoint_that_stock_replaces_under_a_load_is_never_mixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: list[str], times: int
+) -> None:
+    """Stock writes its files again under their old names, and `.metadata` last. A load has one read here."""
+    saves = []
+    for number in range(3):
+        url = tmp_path / str(number)
+        dcp.save({"w": torch.full((9,), number), "n": number}, checkpoint_id=url, no_dist=True)
+        (data,) = url.glob("*.distcp")
+        saves.append({"data": data.read_bytes(), "metadata": (url / ".metadata").read_bytes()})
+    stands, names = tmp_path / "0", {"data": data.name, "metadata": ".metadata"}
+    left = saves[1 : times + 1]
+    fill = LocalStore.fill
+
+    def fill_and_replace(store: LocalStore, *args: Any) -> Iterator[memoryview]:
+        pieces = fill(store, *args)
+        yield next(pieces)
+        if left:
+            new = left.pop(0)
+            for part in parts:
+                (stands / names[part]).write_bytes(new[part])
+        yield from pieces
+
+    monkeypatch.setattr(LocalStore, "fill", fill_and_replace)
+    target: dict[str, Any] = {"w": torch.full((9,), -1), "n": -1}
+    if times == 1:
+        engine.load(target, stands)
+        assert target["w"].tolist() == [target["n"]] * 9 == [int("data" in parts)] * 9
+    else:
+        with pytest.raises(CheckpointReplaced):
+            engine.load(target, stands)
+        assert left == []
+
+
 def test_a_folder_that_another_rank_removes_while_it_is_empty_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

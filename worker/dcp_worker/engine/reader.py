@@ -65,6 +65,8 @@ class CheckpointReader(StorageReader):
         self._memory_limit = memory_limit
         self._on_progress = on_progress
         self._snapshot: snapshot.Snapshot | None = None
+        self._versions: dict[str, Any] = {}
+        """Of the files of a stock checkpoint that are read, before they are."""
         self._digest = ""
         self.load_id = layout.new_save_id()
         """Of one load, as stock readers have it: DCP's Metadata carries it."""
@@ -101,6 +103,7 @@ class CheckpointReader(StorageReader):
         found = self._snapshot or snapshot.read(self.store, name)
         self.manifest = found.manifest(self.store.url)
         self._digest = found.digest
+        self._versions = {} if found.trailer else {name: found.version}
         metadata = dcp_metadata.of(self.manifest, of_one_rank=rank is not None)
         if metadata.storage_meta is not None:
             metadata.storage_meta.load_id = self.load_id
@@ -185,6 +188,14 @@ class CheckpointReader(StorageReader):
             fetcher.run(self._requests(reads, manifest), meter.add)
             harmless.need(items)
             objects.place_all(items, planner, self._allow)
+        self._need_unchanged()
+
+    def _need_unchanged(self) -> None:
+        """Make sure that stock replaced no file under this load: it writes each again under the name that it had."""
+        with ThreadPoolExecutor(self.store.readers, thread_name_prefix="dcp-read") as pool:
+            now = pool.map(lambda path: self.store.read(path, tail=1).version, self._versions)
+            if list(now) != list(self._versions.values()):
+                raise CheckpointReplaced(self.store.url, "")
 
     def _sized(self, files: Sequence[DataFile], paths: set[str]) -> Sequence[DataFile]:
         """Return the files with their sizes; those of a stock checkpoint, which no manifest knows, the store says."""
@@ -194,7 +205,9 @@ class CheckpointReader(StorageReader):
         def sized(file: DataFile) -> DataFile:
             if file.path not in paths:
                 return file
-            return dataclasses.replace(file, size=self.store.read(file.path, tail=1).size)
+            blob = self.store.read(file.path, tail=1)
+            self._versions[file.path] = blob.version
+            return dataclasses.replace(file, size=blob.size)
 
         with ThreadPoolExecutor(self.store.readers, thread_name_prefix="dcp-read") as pool:
             return list(pool.map(sized, files))
@@ -218,8 +231,8 @@ class CheckpointReader(StorageReader):
         """Tell a checkpoint that was replaced under the load from one that lost a file."""
         save_id = self.manifest.save_id if self.manifest else ""
         now = commit.committed(self.store)
-        # Of two stock checkpoints nobody can tell one from the other.
-        if now is None or now.save_id != save_id:
+        stock = self._versions.get(layout.METADATA)  # which names no save
+        if now is None or now.save_id != save_id or (stock is not None and now.version != stock):
             return CheckpointReplaced(self.store.url, save_id)
         return CheckpointCorrupted(path, "a data file is missing")
 

@@ -8,7 +8,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from dcp_worker.engine import layout, room, sandbox
 from dcp_worker.engine.errors import CheckpointCorrupted, CheckpointNotFound, is_missing_file, some
@@ -35,6 +35,8 @@ class Snapshot:
     """None where a stock writer saved."""
     encoded: bytes
     """The manifest's JSON, which matched the trailer; or what was made of a stock `.metadata`."""
+    version: Any = None
+    """Of a stock `.metadata`, what the store tells it by; nothing in it says which save it is of."""
 
     def manifest(self, url: str) -> Manifest:
         """Return the manifest; that of a stock checkpoint knows no sizes and no digests of files.
@@ -61,7 +63,7 @@ def read(store: Store, name: str = layout.METADATA) -> Snapshot:
     while True:
         trailer, _ = layout.parse_trailer(end)
         try:
-            return Snapshot(trailer, _manifest(store, trailer)) if trailer else Snapshot(None, _of_stock(store, name))
+            return Snapshot(trailer, _manifest(store, trailer)) if trailer else _of_stock(store, name)
         except (FileNotFoundError, _Replaced):
             again = _end(store, name)
             if again == end:
@@ -104,7 +106,7 @@ def _end(store: Store, name: str) -> bytes:
 
 
 def _manifest(store: Store, trailer: layout.Trailer) -> bytes:
-    data = _whole(store, trailer.manifest, layout.data_folder(trailer.save_id))
+    data, _ = _whole(store, trailer.manifest, layout.data_folder(trailer.save_id))
     if hashlib.sha256(data).hexdigest() != trailer.sha256:
         raise CheckpointCorrupted(trailer.manifest, "does not have the sha256 that .metadata names")
     return data
@@ -117,24 +119,24 @@ def _decode(data: bytes, trailer: layout.Trailer | None, url: str) -> Manifest:
         raise CheckpointCorrupted(trailer.manifest if trailer else layout.METADATA, str(error)) from error
 
 
-def _of_stock(store: Store, name: str) -> bytes:
-    pickled = _whole(store, name, "")
+def _of_stock(store: Store, name: str) -> Snapshot:
+    pickled, version = _whole(store, name, "")
     trailer, _ = layout.parse_trailer(pickled)
     if trailer:
         raise _Replaced
     if _OWN_FILE.search(pickled):
         raise CheckpointCorrupted(name, "has lost its last line, which names the digests of what it names")
     try:
-        return sandbox.manifest_of(pickled)
+        return Snapshot(None, sandbox.manifest_of(pickled), version)
     except sandbox.Harmful as error:
         raise CheckpointCorrupted(name, f"can't be read: {error}") from error
 
 
-def _whole(store: Store, path: str, described: str) -> bytes:
-    """Read a file that describes those in a folder, and is not larger than they are."""
+def _whole(store: Store, path: str, described: str) -> tuple[bytes, Any]:
+    """Read a file that describes those in a folder, and is not larger than they are; return its version, too."""
     blob = store.read(path, tail=_FREE)
     if blob.size <= len(blob.data):
-        return blob.data
+        return blob.data, blob.version
     if blob.size > sum(entry.size for entry in store.list(described) if entry.path != path):
         raise CheckpointCorrupted(path, f"has {blob.size} bytes, more than all that it describes")
     room.need(store, {path: [(0, blob.size)]})
@@ -144,4 +146,4 @@ def _whole(store: Store, path: str, described: str) -> bytes:
         # Files with holes take no room, and would vouch for one another's sizes.
         if _HOLE in bytes(piece):
             raise CheckpointCorrupted(path, "has a hole, which nobody writes")
-    return bytes(data)
+    return bytes(data), blob.version
