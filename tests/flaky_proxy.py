@@ -1,4 +1,4 @@
-"""An HTTP proxy that answers 503, breaks off, stalls or flips a byte where its rule says so."""
+"""An HTTP proxy that answers 503, breaks off, stalls, flips a byte or gives other bytes where its rule says so."""
 
 import http.client
 import random
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from s3_server import S3Server
 
-Fault = Literal["503", "403", "reset", "truncate", "stall", "flip", "flip sent", "lose answer"]
+Fault = Literal["503", "403", "reset", "truncate", "stall", "flip", "flip sent", "lose answer", "shift"]
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,9 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {
             key: value for key, value in self.headers.items() if key.lower() not in self.proxy.ignored | {"connection"}
         }
+        if fault == "shift" and "Range" in headers:
+            first, _, last = headers["Range"].removeprefix("bytes=").partition("-")
+            headers["Range"] = f"bytes={int(first) + 1}-{int(last) + 1}"
         upstream.request(self.command, self.path, body or None, headers)
         response = upstream.getresponse()
         data = response.read()

@@ -71,6 +71,17 @@ def fill(store: ObjectStore, path: str, size: int) -> bytes:
     return bytes(target)
 
 
+@pytest.mark.adversary
+def test_other_bytes_than_were_asked_for_are_none(flaky: flaky_proxy.FlakyProxy, tmp_path: Path) -> None:
+    """A cache on the way may answer with another range, which only its header tells of, where there are no digests."""
+    store = store_at(flaky, tmp_path.name)
+    store.write("there", [bytes(range(200))], part_size=1000, parallel=1)
+    flaky.rule = flaky_proxy.once("shift", "GET", "there")
+    with pytest.raises(StorageUnavailable, match=r"there: the store answered with bytes 1-100/200, not .* from 0 on"):
+        fill(store, "there", 100)
+    assert fill(store, "there", 100) == bytes(range(100))
+
+
 # Patience.
 
 Op = Callable[[ObjectStore], Any]

@@ -274,6 +274,11 @@ class StorageUnavailable(EngineError):
     reason = Reason.STORAGE_UNAVAILABLE
 
     @classmethod
+    def other_range(cls, path: str, given: str, offset: int) -> Self:
+        """Return the error for an answer that holds other bytes than were asked for, as some caches give."""
+        return cls(f"{path}: the store answered with {given or 'an unnamed range'}, not with bytes from {offset} on")
+
+    @classmethod
     def locked(cls, name: str, holders: Sequence[str], patience: float) -> Self:
         """Return the error for a file that can't be replaced, since others keep a lock; `holders` as far as known."""
         who = some(holders) if holders else "another process"

@@ -71,7 +71,7 @@ class RangedGet:
             headers = {"Range": f"bytes={offset}-{offset + length - 1}"}
             connection.request("GET", f"{url.path}?{url.query}", headers=headers)
             response = connection.getresponse()
-            _check(response, path, length)
+            _check(response, path, offset, length)
             self.succeeded = True
             for view in views:
                 yield from _receive(response, view, path)
@@ -142,9 +142,12 @@ def _receive(response: http.client.HTTPResponse, view: memoryview, path: str) ->
         view = view[count:]
 
 
-def _check(response: http.client.HTTPResponse, path: str, length: int) -> None:
+def _check(response: http.client.HTTPResponse, path: str, offset: int, length: int) -> None:
     """Raise for any answer but the range that was asked for."""
     if response.status == HTTPStatus.PARTIAL_CONTENT:
+        given = response.headers.get("Content-Range", "")
+        if not given.startswith(f"bytes {offset}-"):
+            raise StorageUnavailable.other_range(path, given, offset)
         if response.length is not None and response.length < length:
             raise EOFError(path)  # a store answers with what there is of the range
         return
