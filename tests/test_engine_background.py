@@ -162,6 +162,8 @@ def test_every_rank_waits_and_all_are_told(tmp_path: Path) -> None:
 
 PROGRAM = """
 import atexit, json, os, signal, sys, threading
+first = []  # what a forked child does before all else
+os.register_at_fork(after_in_child=lambda: [act() for act in first])
 import torch
 from dcp_worker import engine
 from dcp_worker.engine import api, asynchronous, failpoints
@@ -223,6 +225,10 @@ ENDED = (
     "import multiprocessing as m; c = m.get_context('fork').Process(target=signal.pause); "
     "c.start(); c.terminate(); c.join(); assert c.exitcode == -15"
 )
+STRUCK = (
+    "first.append(lambda: os.kill(os.getpid(), 15)); pid = os.fork(); first.clear(); "
+    "assert os.waitpid(pid, 0)[1] == signal.SIGTERM"
+)
 SLEEP = "main(); import time; time.sleep(30)"
 HANDLER = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))"
 FAILED = "the last async_save failed: rank 0: [Errno 28] No space left on device"
@@ -239,6 +245,9 @@ CASES = {
     "loader-forks": Case(f"main(); {LOADS}; sys.exit(3)", 3, FAILED),
     "loader-forks-good": Case(f"engine.finish_on_sigterm(); main(); {LOADS}", 0, "", fails=False, committed=True),
     "child-is-terminated": Case(f"engine.finish_on_sigterm(); main(); {ENDED}", 0, "", fails=False, committed=True),
+    "child-is-terminated-at-once": Case(
+        f"engine.finish_on_sigterm(); main(); {STRUCK}", 0, "", fails=False, committed=True
+    ),
     "second-to-the-same-url": Case("main(); main()", 1, "Checkpoint already exists", fails=False, committed=True),
     "second-after-a-failure": Case("main(); main()", 1, "StorageFull: rank 0: [Errno 28]", fails=True),
     "good-exit-3": Case("main(); sys.exit(3)", 3, "", fails=False, committed=True),

@@ -30,24 +30,25 @@ class BackgroundSave(Protocol):
         """Wait for it, and raise nothing."""
 
 
-_last: Final[list[BackgroundSave]] = []
-"""One at most per process, as there is one process group."""
+_last: Final[list[tuple[int, BackgroundSave]]] = []
+"""One at most per process, as there is one process group, with the process that has its thread: a forked child has the
+handle alone, and may be sent a signal before anything that it does at its start."""
 
 
 def begin(save: BackgroundSave) -> None:
     """Note the save that is on its way from now on; the one before has been settled."""
-    _last[:] = [save]
+    _last[:] = [(os.getpid(), save)]
 
 
 def drop(save: BackgroundSave) -> None:
     """Forget a save that never began."""
-    if save in _last:
-        _last.remove(save)
+    _last[:] = [noted for noted in _last if noted[1] is not save]
 
 
 def last() -> BackgroundSave | None:
     """Return the last save, on its way or not settled, unless it is this very thread that carries it out."""
-    return next((save for save in _last if save.thread is not threading.current_thread()), None)
+    pid, thread = os.getpid(), threading.current_thread()
+    return next((save for owner, save in _last if owner == pid and save.thread is not thread), None)
 
 
 def settle() -> None:
@@ -74,7 +75,7 @@ def wait_before(url: str | PathLike[str], *, raises: bool = False) -> None:
         settle()
 
 
-# A forked child has the handle of its parent's save, but not the thread that ends it.
+# A forked child would keep the copy of the state for as long as it lives.
 os.register_at_fork(after_in_child=_last.clear)
 
 
