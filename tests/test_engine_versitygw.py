@@ -247,6 +247,7 @@ IN_BOTH_WAYS = pytest.mark.parametrize(
 def test_what_broke_off_is_sent_again(
     store: Store, proxy: toxiproxy.Proxy, toxic: str, how: dict[str, int], save: Any, operation: str
 ) -> None:
+    proxy.add("bandwidth", stream="upstream", rate=20_000)  # else all may have arrived before the reset
     strike = Strike("mid-part", partial(proxy.add, toxic, stream="upstream", **how), times=4)
     before = len(store.gateway.requests())
     with going_on(save, store.url, proxy.server.options | {"max_attempts": 20}, 2, strike) as saving:
