@@ -269,12 +269,10 @@ def test_entries_beyond_number_cost_what_they_weigh() -> None:
 
     gc.collect()
     gc.callbacks.append(count)
-    started = time.process_time()
     try:
         found = manifest.Manifest.decode(encoded, save_id="a" * 32)
         found.check()
         metadata.of(found)
     finally:
         gc.callbacks.remove(count)
-    assert passes.count(2) <= 3
-    assert time.process_time() - started < 5
+    assert passes.count(2) <= 3  # of all threads together; `make bench-reading` prints the time
