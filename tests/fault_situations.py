@@ -54,6 +54,12 @@ def save_to(url: str, options: dict[str, Any], seed: int) -> None:
     engine.save(state(seed), url, storage_options=options, overwrite=True, keep_replaced=HOUR)
 
 
+def save_in(environment: dict[str, str], url: str, options: dict[str, Any], seed: int) -> None:
+    """Do so in a process of its own, which may have been forked of one that knows no credentials yet."""
+    os.environ.update(environment)
+    save_to(url, options, seed)
+
+
 def save(seed: int, keep: timedelta = NOW, *, overwrite: bool = True) -> Act:
     return lambda url: engine.save(state(seed), url, overwrite=overwrite, keep_replaced=keep)
 

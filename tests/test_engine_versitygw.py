@@ -187,7 +187,8 @@ def test_a_saver_may_be_killed_at_any_request(gateway: Gateway, flaky: flaky_pro
     for number in range(1000):
         store = Store(gateway, f"{path}/{number}")
         shutil.copytree(gateway.folder / stands.path, gateway.folder / store.path)
-        saver = _CONTEXT.Process(target=fault_situations.save_to, args=(store.url, flaky.server.options, 4))
+        given = (dict(os.environ), store.url, flaky.server.options, 4)
+        saver = _CONTEXT.Process(target=fault_situations.save_in, args=given)
         seen: list[str] = []
         began = threading.Event()
 
@@ -207,6 +208,7 @@ def test_a_saver_may_be_killed_at_any_request(gateway: Gateway, flaky: flaky_pro
         saver.join(60)
         if saver.exitcode == 0:
             break
+        assert saver.exitcode == -signal.SIGKILL
         killed.append(seen[number])
         assert fault_situations.held(store.url, store.options) in {3, 4}, killed
         fault_situations.save_to(store.url, store.options, 5)
