@@ -7,7 +7,7 @@ from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dcp_operator.checkpoint.conditions import human_bytes
@@ -86,6 +86,7 @@ def written(status: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.adversary
 @settings(max_examples=40, deadline=None)
+@example({"conflict": {"saveId": "x" * 4096, "origin": {"namespace": "theirs", "name": "n", "uid": "u"}}}, 0)
 @given(reports, st.sampled_from([0, 1]))
 def test_whatever_a_worker_reports_can_be_written(report: dict[str, Any], code: int) -> None:
     message = json.dumps(report)

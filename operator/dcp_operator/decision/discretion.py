@@ -39,9 +39,9 @@ def discreet(ended: Outcome, checkpoint: Checkpoint) -> Outcome:
         info = info.model_copy(update={"origin": saver, "verified": told(info.verified)})
     conflict = ended.conflict
     if conflict is not None:
-        message = told(conflict.message) if conflict.message or foreign is None else _exists(conflict)
+        said = conflict.message if conflict.message or foreign is None else _exists(conflict)
         conflict = conflict.model_copy(
-            update={"message": message, "origin": None if foreign is not None else conflict.origin}
+            update={"message": told(said), "origin": None if foreign is not None else conflict.origin}
         )
     return replace(
         ended,
