@@ -7,6 +7,8 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from dcp_operator.checkpoint.bounds import LEVELS
+
 _TYPES = {
     "int": "a whole number",
     "float": "a number",
@@ -20,7 +22,7 @@ _TYPES = {
 }
 _SENTENCES = {
     "missing": "is missing; write {name}: ...",
-    "json_invalid": "can't be read ({error}); write at most 32 levels, and whole characters",
+    "json_invalid": f"can't be read ({{error}}); write at most {LEVELS} levels, and whole characters",
     "enum": "is not one of its values; write {expected}",
     "greater_than_equal": "is too small; write {ge} or more",
     "less_than_equal": "is too large; write {le} or less",
