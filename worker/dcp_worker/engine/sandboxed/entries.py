@@ -166,7 +166,9 @@ class _Id:
         return type(other) is _Id and self.int == other.int
 
 
-class _Ordered(OrderedDict[Any, Any]):
+class _Filled:
+    """A mapping that a pickle makes of what it gives, which is copied."""
+
     def __init__(self, *args: Any) -> None:
         _budget.make(_lengths(args))
         super().__init__(*args)
@@ -175,13 +177,12 @@ class _Ordered(OrderedDict[Any, Any]):
         _budget.make(_length(state))
 
 
-class _Counter(Counter[Any]):
-    def __init__(self, *args: Any) -> None:
-        _budget.make(_lengths(args))
-        super().__init__(*args)
+class _Ordered(_Filled, OrderedDict[Any, Any]):
+    pass
 
-    def __setstate__(self, state: object) -> None:
-        _budget.make(_length(state))
+
+class _Counter(_Filled, Counter[Any]):
+    pass
 
 
 def _length(value: object) -> int:
