@@ -38,7 +38,7 @@ def main(work: Path) -> int:
     command = ["dcp", "run", "--verbose", "-f", os.path.relpath(manifest, ROOT)]
     print(f"$ PYTHONPATH=examples {' '.join(command)}", flush=True)
     done = subprocess.run(  # noqa: S603 - the project's own program
-        [sys.executable, "-m", "dcp_operator.cli", *command[1:]],
+        [sys.executable, "-m", "dcp_operator.cli.app", *command[1:]],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(HERE)},
         stdout=subprocess.PIPE,

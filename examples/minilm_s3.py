@@ -39,7 +39,7 @@ def main() -> int:
             aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
             region_name=environment["AWS_REGION"],
         ).create_bucket(Bucket=BUCKET)
-        command = [sys.executable, "-m", "dcp_operator.cli", "run", "--verbose", "-f", str(HERE / "minilm.yaml")]
+        command = [sys.executable, "-m", "dcp_operator.cli.app", "run", "--verbose", "-f", str(HERE / "minilm.yaml")]
         return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603 - the project's own program
     finally:
         server.stop()

@@ -16,7 +16,7 @@ DEADLINE: Final = 90.0
 @contextmanager
 def started(*bodies: dict[str, Any], options: tuple[str, ...] = ("-o", "json")) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "dcp_operator.cli", "run", "-f", "-", *options],
+        [sys.executable, "-m", "dcp_operator.cli.app", "run", "-f", "-", *options],
         cwd=HERE,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

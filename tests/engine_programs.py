@@ -23,9 +23,10 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from dcp_worker import engine
-from dcp_worker.engine import errors, failpoints, ranks
-from dcp_worker.engine.errors import EngineError
+import dcp_engine
+from dcp_engine import errors, failpoints
+from dcp_engine.collective import ranks
+from dcp_engine.errors import EngineError
 from s3_server import S3Server
 
 
@@ -74,7 +75,7 @@ def differences(state: dict[str, Any], seed: int = 0) -> list[str]:
 
 def save(rank: int, url: str, options: dict[str, Any] | None = None, seed: int = 0, **kwargs: Any) -> Any:
     del rank
-    return engine.save(sharded_state(seed), url, storage_options=options, **kwargs)
+    return dcp_engine.save(sharded_state(seed), url, storage_options=options, **kwargs)
 
 
 def save_args(rank: int, url: str, options: dict[str, Any] | None, seed: int, kwargs: dict[str, Any]) -> Any:
@@ -84,7 +85,7 @@ def save_args(rank: int, url: str, options: dict[str, Any] | None, seed: int, kw
 def load(rank: int, url: str, options: dict[str, Any] | None = None, seed: int = 0) -> list[str]:
     del rank
     state = sharded_state(seed, zero=True)
-    engine.load(state, url, storage_options=options)
+    dcp_engine.load(state, url, storage_options=options)
     return differences(state, seed)
 
 
@@ -110,9 +111,9 @@ def bare_round_trip(rank: int, url: str, options: dict[str, Any] | None = None) 
     import stock_dcp as dcp
 
     del rank
-    dcp.save(sharded_state(3), storage_writer=engine.CheckpointWriter(url, storage_options=options))
+    dcp.save(sharded_state(3), storage_writer=dcp_engine.CheckpointWriter(url, storage_options=options))
     state = sharded_state(3, zero=True)
-    dcp.load(state, storage_reader=engine.CheckpointReader(url, storage_options=options))
+    dcp.load(state, storage_reader=dcp_engine.CheckpointReader(url, storage_options=options))
     return differences(state, 3)
 
 
@@ -125,14 +126,14 @@ def unsharded_state(value: float) -> dict[str, Any]:
 def save_unsharded(rank: int, url: str) -> None:
     del rank
     warnings.simplefilter("ignore")
-    engine.save(unsharded_state(3.0), url)
+    dcp_engine.save(unsharded_state(3.0), url)
 
 
 def load_unsharded(rank: int, url: str, planner: DefaultLoadPlanner | None = None) -> tuple[int, list[list[float]]]:
     del rank
     warnings.simplefilter("ignore")
     state = unsharded_state(0.0)
-    engine.load(state, url, planner=planner)
+    dcp_engine.load(state, url, planner=planner)
     return state["extra"]["step"], [shard.tensor.tolist() for shard in state["model"]["p"].local_shards()]
 
 
@@ -151,7 +152,7 @@ class Failing(nn.Module):
 
 def save_failing(rank: int, url: str, failing_rank: int) -> None:
     del rank
-    engine.save({"model": Failing(failing_rank)}, url)
+    dcp_engine.save({"model": Failing(failing_rank)}, url)
 
 
 def is_dtensor(value: object) -> bool:
@@ -166,7 +167,7 @@ def save_and_die(rank: int, url: str, options: dict[str, Any] | None, point: str
             os.kill(os.getpid(), signal.SIGKILL)
 
     failpoints.hook = hook
-    engine.save(sharded_state(seed), url, storage_options=options, overwrite=True)
+    dcp_engine.save(sharded_state(seed), url, storage_options=options, overwrite=True)
 
 
 def race(rank: int, base: str, options: dict[str, Any] | None, rounds: int, *, overwrite: bool = False) -> list[Any]:
@@ -179,7 +180,7 @@ def race(rank: int, base: str, options: dict[str, Any] | None, rounds: int, *, o
         state = {"x": torch.full((1000,), float(rank)), "who": rank}
         dist.barrier()
         try:
-            info = engine.save(
+            info = dcp_engine.save(
                 state,
                 f"{base}/{number}",
                 storage_options=options,
@@ -202,18 +203,18 @@ def async_saves(rank: int, url: str, failing_rank: int) -> list[str]:
     """Three saves in the background; the second fails on one rank."""
     seen = []
     state = sharded_state(1)
-    first = engine.async_save(state, f"{url}/1")
+    first = dcp_engine.async_save(state, f"{url}/1")
     for value in state.values():
         if isinstance(value, DTensor):
             value.to_local().zero_()  # training goes on while the bytes travel
-    second = engine.async_save({"model": Failing(failing_rank)} if rank < 0 else state, f"{url}/1")
+    second = dcp_engine.async_save({"model": Failing(failing_rank)} if rank < 0 else state, f"{url}/1")
     try:
-        engine.async_save(sharded_state(3), f"{url}/3")
+        dcp_engine.async_save(sharded_state(3), f"{url}/3")
     except errors.EngineError as error:
         seen.append(f"{type(error).__name__} {error.rank}")
     seen.append(first.wait().save_id)
     assert second.done()
-    third = engine.async_save(sharded_state(3), f"{url}/3")
+    third = dcp_engine.async_save(sharded_state(3), f"{url}/3")
     seen.append(third.wait(60).save_id)
     return seen
 
@@ -231,19 +232,19 @@ def peak_of_a_save(rank: int, url: str, system: str) -> int:
     del rank
     warnings.simplefilter("ignore")
     dcp.save({"warm": torch.zeros(3)}, storage_writer=FileSystemWriter(f"{url}-warm"))
-    engine.save({"warm": torch.zeros(3)}, f"{url}-warm-too")
+    dcp_engine.save({"warm": torch.zeros(3)}, f"{url}-warm-too")
     state = _not_contiguous()
     if system == "stock":
         return _peak(lambda: dcp.save(state, storage_writer=FileSystemWriter(url)))
-    return _peak(lambda: engine.save(state, url))
+    return _peak(lambda: dcp_engine.save(state, url))
 
 
 def peak_of_a_save_to_a_store(rank: int, url: str, options: dict[str, Any], memory_limit: int) -> int:
     """The same, by the engine, to an object store."""
     del rank
-    engine.save({"warm": torch.zeros(3)}, f"{url}-warm", storage_options=options)
+    dcp_engine.save({"warm": torch.zeros(3)}, f"{url}-warm", storage_options=options)
     state = _not_contiguous()
-    return _peak(lambda: engine.save(state, url, storage_options=options, memory_limit=memory_limit))
+    return _peak(lambda: dcp_engine.save(state, url, storage_options=options, memory_limit=memory_limit))
 
 
 def _not_contiguous() -> dict[str, torch.Tensor]:
@@ -275,7 +276,7 @@ def save_wide(rank: int, url: str, system: str) -> None:
     if system == "stock":
         dcp.save(state, storage_writer=FileSystemWriter(url))
     else:
-        engine.save(state, url)
+        dcp_engine.save(state, url)
 
 
 def bytes_of_a_load(rank: int, url: str, system: str) -> int:
@@ -290,7 +291,7 @@ def bytes_of_a_load(rank: int, url: str, system: str) -> int:
     if system == "stock":
         dcp.load(state, storage_reader=FileSystemReader(url))
     else:
-        engine.load(state, url)
+        dcp_engine.load(state, url)
     fetched = _bytes_read() - before
     first = rank * (1 << 24) // dist.get_world_size()
     assert state["wide"].to_local().reshape(-1)[5].item() == first + 5
@@ -310,7 +311,7 @@ def save_with_a_hung_rank(rank: int, url: str, hung: int) -> None:
             threading.Event().wait(20)
 
     failpoints.hook = hook
-    engine.save(sharded_state(2), url, overwrite=True, patience=2)
+    dcp_engine.save(sharded_state(2), url, overwrite=True, patience=2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -355,7 +356,7 @@ def save_large(rank: int, url: str, options: dict[str, Any], seed: int, strike: 
     """Save, each rank's share in one request."""
     if strike:
         strike.arm(rank)
-    engine.save(large_state(seed), url, storage_options=options, overwrite=True, keep_replaced=timedelta(0))
+    dcp_engine.save(large_state(seed), url, storage_options=options, overwrite=True, keep_replaced=timedelta(0))
 
 
 def save_in_parts(rank: int, url: str, options: dict[str, Any], seed: int, strike: Strike | None = None) -> None:
@@ -368,7 +369,7 @@ def save_in_parts(rank: int, url: str, options: dict[str, Any], seed: int, strik
     state["rows"] = DTensor.from_local(
         by_columns, rows.device_mesh, rows.placements, run_check=False, shape=rows.shape, stride=rows.stride()
     )
-    engine.save(state, url, storage_options=options, overwrite=True, memory_limit=SCANT, keep_replaced=timedelta(0))
+    dcp_engine.save(state, url, storage_options=options, overwrite=True, memory_limit=SCANT, keep_replaced=timedelta(0))
 
 
 def save_large_and_die(rank: int, server: S3Server, path: str, seed: int, point: failpoints.Point, dying: int) -> None:
@@ -409,7 +410,7 @@ def load_large(rank: int, url: str, options: dict[str, Any], seed: int, strike: 
     if strike:
         strike.arm(rank)
     state, expected = large_state(seed, zero=True), large_state(seed)
-    engine.load(state, url, storage_options=options)
+    dcp_engine.load(state, url, storage_options=options)
     assert state["step"] == seed
     assert torch.equal(state["bias"], expected["bias"])
     assert torch.equal(state["rows"].to_local(), expected["rows"].to_local())
@@ -429,28 +430,28 @@ def stock_load_large(rank: int, url: str, options: dict[str, Any], seed: int) ->
 def save_what_differs(rank: int, url: str, what: str) -> None:
     """Every rank gives a URL or a step of its own."""
     if what == "url":
-        engine.save(sharded_state(1), f"{url}/{rank}")
+        dcp_engine.save(sharded_state(1), f"{url}/{rank}")
     elif what == "patience":
-        engine.save(sharded_state(1), url, patience=60 + rank)
+        dcp_engine.save(sharded_state(1), url, patience=60 + rank)
     else:
-        engine.save(sharded_state(1), url, step=rank)
+        dcp_engine.save(sharded_state(1), url, step=rank)
 
 
 def wait_on_one_rank_alone(rank: int, url: str) -> list[Any]:
     """The second save fails; rank 0 alone hears of it before the third. Return what the others heard, and who saved."""
-    engine.save(sharded_state(1), f"{url}/1")
-    failing = engine.async_save(sharded_state(2), f"{url}/1")
+    dcp_engine.save(sharded_state(1), f"{url}/1")
+    failing = dcp_engine.async_save(sharded_state(2), f"{url}/1")
     if rank == 0:
         with contextlib.suppress(errors.CheckpointExists):
             failing.wait()
     heard = []
     for _ in range(2):
         try:
-            engine.async_save(sharded_state(3), f"{url}/2", step=3).wait()
+            dcp_engine.async_save(sharded_state(3), f"{url}/2", step=3).wait()
         except errors.EngineError as error:
             heard.append(type(error).__name__)
         else:
-            return [*heard, engine.inspect(f"{url}/2").step]
+            return [*heard, dcp_engine.inspect(f"{url}/2").step]
     return heard
 
 
@@ -458,27 +459,27 @@ def async_save_of_sharded_tensors(rank: int, url: str) -> bool:
     """Tensors as FSDP1 gives them; training changes them while the bytes travel."""
     shard = Shard1.from_tensor_and_offsets(torch.full((2, 3), rank + 1.0), [2 * rank, 0], rank)
     tensor = init_from_local_shards([shard], [2 * dist.get_world_size(), 3])
-    saving = engine.async_save({"t": tensor}, url)
+    saving = dcp_engine.async_save({"t": tensor}, url)
     shard.tensor.zero_()
     saving.wait()
-    engine.load({"t": tensor}, url)
+    dcp_engine.load({"t": tensor}, url)
     return bool(torch.equal(shard.tensor, torch.full((2, 3), rank + 1.0)))
 
 
 def save_in_two_process_groups(rank: int, url: str) -> int:
     """Save, end the process group, make another one, save again."""
-    engine.async_save(sharded_state(1), f"{url}/1").wait()
+    dcp_engine.async_save(sharded_state(1), f"{url}/1").wait()
     world = dist.get_world_size()
     dist.destroy_process_group()
     dist.init_process_group("gloo", init_method=f"file://{url}/again", rank=rank, world_size=world)
-    engine.save(sharded_state(2), f"{url}/2")
-    engine.async_save(sharded_state(2), f"{url}/3").wait()
+    dcp_engine.save(sharded_state(2), f"{url}/2")
+    dcp_engine.async_save(sharded_state(2), f"{url}/3").wait()
     return 2 - len(differences(_loaded(f"{url}/3"), 2))
 
 
 def _loaded(url: str) -> dict[str, Any]:
     state = sharded_state(zero=True)
-    engine.load(state, url)
+    dcp_engine.load(state, url)
     return state
 
 
@@ -491,7 +492,7 @@ def save_with_a_hung_rank_0(rank: int, url: str, point: str) -> None:
 
     failpoints.hook = hook
     ranks._SLACK_SECONDS = 2  # type: ignore[misc]
-    engine.save(sharded_state(2), url, patience=1)
+    dcp_engine.save(sharded_state(2), url, patience=1)
 
 
 def save_without_one_rank(rank: int, url: str, absent: int) -> None:
@@ -499,20 +500,20 @@ def save_without_one_rank(rank: int, url: str, absent: int) -> None:
     dist.barrier()
     if rank == absent:
         threading.Event().wait(50)
-    engine.save({"x": torch.zeros(3)}, url, patience=5)
+    dcp_engine.save({"x": torch.zeros(3)}, url, patience=5)
 
 
 def save_one_call_apart(rank: int, url: str, gave_up: str) -> None:
     """Rank 0 gives up its first save, for which rank 1 comes only then."""
     if rank == 0:
         with contextlib.suppress(errors.PeerHung):
-            engine.save({"x": torch.zeros(3)}, url, overwrite=True, patience=1)
+            dcp_engine.save({"x": torch.zeros(3)}, url, overwrite=True, patience=1)
         Path(gave_up).touch()
     deadline = time.monotonic() + 50
     while not Path(gave_up).exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    engine.save({"x": torch.ones(3)}, url, overwrite=True, patience=30)
+    dcp_engine.save({"x": torch.ones(3)}, url, overwrite=True, patience=30)
 
 
 def threads_after_each_save(rank: int, folder: str) -> list[int]:
@@ -521,8 +522,8 @@ def threads_after_each_save(rank: int, folder: str) -> list[int]:
     counts = []
     for time_ in range(4):
         dist.init_process_group("gloo", init_method=f"file://{folder}/store-{time_}", rank=rank, world_size=2)
-        engine.save({"x": torch.zeros(3)}, f"{folder}/{time_}")
-        engine.async_save({"x": torch.zeros(3)}, f"{folder}/{time_}", overwrite=True).wait()
+        dcp_engine.save({"x": torch.zeros(3)}, f"{folder}/{time_}")
+        dcp_engine.async_save({"x": torch.zeros(3)}, f"{folder}/{time_}", overwrite=True).wait()
         dist.destroy_process_group()
         counts.append(len(list(Path("/proc/self/task").iterdir())))
     return counts
@@ -533,8 +534,8 @@ def save_in_a_part_of_the_ranks(rank: int, url: str) -> float:
     part = dist.new_group([0, 1])
     if rank < 2:
         assert isinstance(part, dist.ProcessGroup)
-        engine.save({"x": torch.zeros(3)}, url, process_group=part)
-        engine.async_save({"x": torch.zeros(3)}, url, process_group=part, overwrite=True).wait()
+        dcp_engine.save({"x": torch.zeros(3)}, url, process_group=part)
+        dcp_engine.async_save({"x": torch.zeros(3)}, url, process_group=part, overwrite=True).wait()
     everybody = dist.new_group(list(range(dist.get_world_size())), timeout=timedelta(seconds=20))
     total = torch.ones(1)
     assert isinstance(everybody, dist.ProcessGroup)
@@ -555,8 +556,8 @@ def makers_of_groups(rank: int, url: str, debug: c10d.DebugLevel) -> list[str]:
 
     c10d._new_process_group_helper = noted
     for patience in (60, 61):
-        engine.save({"x": torch.zeros(3)}, url, overwrite=True, patience=patience)
-        engine.async_save({"x": torch.zeros(3)}, url, overwrite=True, patience=patience).wait()
+        dcp_engine.save({"x": torch.zeros(3)}, url, overwrite=True, patience=patience)
+        dcp_engine.async_save({"x": torch.zeros(3)}, url, overwrite=True, patience=patience).wait()
     return makers
 
 
@@ -589,18 +590,18 @@ class Unwilling(torch.nn.Linear):
 
 
 def load_where_rank_1_is_unwilling(rank: int, url: str, where: str) -> tuple[str, int | None, str]:
-    engine.save({"model": torch.nn.Linear(2, 2)}, url)
+    dcp_engine.save({"model": torch.nn.Linear(2, 2)}, url)
     try:
-        engine.load({"model": Unwilling(where if rank else "")}, url)
+        dcp_engine.load({"model": Unwilling(where if rank else "")}, url)
     except errors.EngineError as error:
         return type(error).__name__, error.rank, error.message
     return "loaded", None, ""
 
 
 def save_and_load_in_parts(rank: int, url: str) -> float:
-    engine.save({"model": Part(rank, rank + 1.0)}, url)
+    dcp_engine.save({"model": Part(rank, rank + 1.0)}, url)
     found = Part(rank, 0.0)
-    engine.load({"model": found}, url)
+    dcp_engine.load({"model": found}, url)
     return next(found.parameters())[0].item()
 
 
@@ -617,19 +618,19 @@ def load_while_saving(rank: int, url: str) -> list[str]:
     def tell() -> None:
         found = {"w": torch.zeros(1000)}
         try:
-            engine.load(found, url)
+            dcp_engine.load(found, url)
             seen.append(f"load {found['w'][0].item()}")
         except errors.EngineError as error:
             seen.append(f"{type(error).__name__} {error.rank}")
 
     failpoints.hook = hook
     failing = False
-    engine.save({"w": torch.full((1000,), 1.0), "own": {str(rank): rank}}, url)
-    engine.async_save({"w": torch.full((1000,), 2.0), "own": {str(rank): rank}}, url, overwrite=True)
+    dcp_engine.save({"w": torch.full((1000,), 1.0), "own": {str(rank): rank}}, url)
+    dcp_engine.async_save({"w": torch.full((1000,), 2.0), "own": {str(rank): rank}}, url, overwrite=True)
     tell()
     tell()
     failing = True
-    engine.async_save({"w": torch.full((1000,), 3.0), "own": {str(rank): rank}}, url, overwrite=True)
+    dcp_engine.async_save({"w": torch.full((1000,), 3.0), "own": {str(rank): rank}}, url, overwrite=True)
     tell()
     tell()
     return seen
@@ -637,7 +638,7 @@ def load_while_saving(rank: int, url: str) -> list[str]:
 
 def load_in_a_forked_child(rank: int, url: str) -> list[str]:
     """What a fork of a rank gets for a load, as it is and by itself."""
-    engine.save({"w": torch.full((10,), 2.0)}, url)
+    dcp_engine.save({"w": torch.full((10,), 2.0)}, url)
     said = []
     for options in ({}, {"no_dist": True}):
         reader, writer = os.pipe()
@@ -645,7 +646,7 @@ def load_in_a_forked_child(rank: int, url: str) -> list[str]:
         if not pid:
             found = {"w": torch.zeros(10)}
             try:
-                engine.load(found, url, **options)  # type: ignore[arg-type]
+                dcp_engine.load(found, url, **options)  # type: ignore[arg-type]
                 os.write(writer, str(found["w"][0].item()).encode())
             except errors.EngineError as error:
                 os.write(writer, type(error).__name__.encode())
@@ -661,6 +662,6 @@ def save_outside_of_the_group(rank: int, url: str) -> str:
     """Save on ranks 0 and 1 of a group of theirs, and call the same on rank 2; return what became of it."""
     group: Any = dist.new_group([0, 1])
     try:
-        return engine.save({"w": torch.ones(3)}, url, process_group=group).save_id
+        return dcp_engine.save({"w": torch.ones(3)}, url, process_group=group).save_id
     except EngineError as error:
         return f"{type(error).__name__}: {error}"

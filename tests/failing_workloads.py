@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dcp_worker.engine import failpoints
+from dcp_engine import failpoints
 
 
 def is_rank(rank: int | None) -> bool:

@@ -4,15 +4,15 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from dcp_operator.checkpoint.spec import CLUSTER, Site
-from dcp_operator.kube.api import CHECKPOINTS, JOBS, PODS, Body, ConflictError, GoneError, Request, Resource
-from dcp_operator.kube.cache import Cache, Key
-from dcp_operator.kube.claims import Claims
-from dcp_operator.kube.cluster import Cluster
-from dcp_operator.kube.job import Builder
-from dcp_operator.kube.poster import Poster
-from dcp_operator.kube.progress import ProgressReader
-from dcp_operator.kube.reconcile import Reconciler
+from dcp_operator.api.site import CLUSTER, Site
+from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, Body, ConflictError, GoneError, Request, Resource
+from dcp_operator.kube.client.cluster import Cluster
+from dcp_operator.kube.client.event_recorder import Poster
+from dcp_operator.kube.loop.reconcile import Reconciler
+from dcp_operator.kube.view.cache import Cache, Key
+from dcp_operator.kube.view.live_saves import Claims
+from dcp_operator.kube.view.progress import ProgressReader
+from dcp_operator.objects.job import Builder
 from scenes import NOW, stamp
 
 CREATED = stamp(0)

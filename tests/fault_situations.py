@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import torch
 
+import dcp_engine
 import engine_programs as programs
 import file_steps
-from dcp_worker import engine
-from dcp_worker.engine import layout
+from dcp_engine.format import layout
 
 HOUR: Final = timedelta(hours=1)
 NOW: Final = timedelta(0)
@@ -38,20 +38,20 @@ def state(seed: int) -> dict[str, Any]:
 
 def held(url: Path | str, options: dict[str, Any] | None = None) -> int:
     """Return which seed's state is at the URL, having compared every value and every digest; 0 if there is none."""
-    if engine.find(url, storage_options=options) is None:
+    if dcp_engine.find(url, storage_options=options) is None:
         return 0
     found = {"w": torch.zeros(300), "step": -1}
-    engine.load(found, url, storage_options=options)
+    dcp_engine.load(found, url, storage_options=options)
     step = found["step"]
     assert isinstance(step, int)
     assert torch.equal(torch.as_tensor(found["w"]), state(step)["w"])
-    engine.verify(url, storage_options=options)
+    dcp_engine.verify(url, storage_options=options)
     return step
 
 
 def save_to(url: str, options: dict[str, Any], seed: int) -> None:
     """Replace what stands in a store, and keep that for an hour."""
-    engine.save(state(seed), url, storage_options=options, overwrite=True, keep_replaced=HOUR)
+    dcp_engine.save(state(seed), url, storage_options=options, overwrite=True, keep_replaced=HOUR)
 
 
 def save_in(environment: dict[str, str], url: str, options: dict[str, Any], seed: int) -> None:
@@ -61,11 +61,11 @@ def save_in(environment: dict[str, str], url: str, options: dict[str, Any], seed
 
 
 def save(seed: int, keep: timedelta = NOW, *, overwrite: bool = True) -> Act:
-    return lambda url: engine.save(state(seed), url, overwrite=overwrite, keep_replaced=keep)
+    return lambda url: dcp_engine.save(state(seed), url, overwrite=overwrite, keep_replaced=keep)
 
 
 def clean(url: Path) -> list[str]:
-    return engine.clean(url, older_than=NOW, keep_replaced=NOW)
+    return dcp_engine.clean(url, older_than=NOW, keep_replaced=NOW)
 
 
 def _stock(url: Path) -> None:

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 
+import dcp_engine
 import stock_dcp as dcp
-from dcp_worker import engine
 
 _DEADLINE = 60
 
@@ -32,23 +32,23 @@ def state() -> dict[str, Any]:
 
 
 def load(url: str) -> None:
-    engine.load(state(), url)
+    dcp_engine.load(state(), url)
 
 
 def load_by_stock_planner(url: str) -> None:
-    engine.load(state(), url, planner=DefaultLoadPlanner())
+    dcp_engine.load(state(), url, planner=DefaultLoadPlanner())
 
 
 def dcp_load(url: str) -> None:
-    dcp.load(state(), storage_reader=engine.CheckpointReader(url), no_dist=True)
+    dcp.load(state(), storage_reader=dcp_engine.CheckpointReader(url), no_dist=True)
 
 
 def save(url: str) -> None:
     copy = f"{url}-replaced"
     subprocess.run(["cp", "-a", "--sparse=always", url, copy], check=True)
     try:
-        engine.save(state(), copy, overwrite=True)
-        engine.verify(copy)
+        dcp_engine.save(state(), copy, overwrite=True)
+        dcp_engine.verify(copy)
     finally:
         shutil.rmtree(copy)
 
@@ -57,8 +57,8 @@ OPERATIONS: dict[str, Callable[[str], object]] = {
     "load": load,
     "stock planner": load_by_stock_planner,
     "dcp.load": dcp_load,
-    "inspect": engine.inspect,
-    "verify": engine.verify,
+    "inspect": dcp_engine.inspect,
+    "verify": dcp_engine.verify,
     "save": save,
 }
 

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from dcp_operator.checkpoint.spec import Checkpoint
-from dcp_operator.decision.actions import CreateAttempt
-from dcp_operator.kube.api import CHECKPOINTS, JOBS, PODS
-from dcp_operator.kube.cache import Cache, Key
-from dcp_operator.kube.job import Builder
-from dcp_worker.contract import RankFailure, Reason, Report
+from dcp_contract.reasons import Reason
+from dcp_contract.report import RankFailure, Report
+from dcp_operator.api.checkpoint.spec import Checkpoint
+from dcp_operator.controllers.checkpoint.actions import CreateAttempt
+from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS
+from dcp_operator.kube.view.cache import Cache, Key
+from dcp_operator.objects.job import Builder
 from pod_bodies import Body, ended, runs
 from scenes import UID, at, checkpoint, manifest, saved, stamp
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from dcp_operator.checkpoint.naming import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL, RUN_LABEL
-from dcp_worker.contract import Report
+from dcp_contract.report import Report
+from dcp_operator.api.naming import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL, RUN_LABEL
 from scenes import checkpoint, stamp
 
 Body = dict[str, Any]

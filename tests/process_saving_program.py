@@ -9,7 +9,7 @@ from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType,
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from dcp_worker import engine
+import dcp_engine
 
 
 def main(url: str, options: str, value: str) -> None:
@@ -17,13 +17,13 @@ def main(url: str, options: str, value: str) -> None:
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     state = {"w": distribute_tensor(torch.full((8, 4), float(value)), mesh, [Shard(0)]), "text": "same"}
     for name in ("first", "second"):  # the process stays for the next save
-        writer = engine.CheckpointWriter(f"{url}/{name}", storage_options=json.loads(options))
+        writer = dcp_engine.CheckpointWriter(f"{url}/{name}", storage_options=json.loads(options))
         done = async_save(state, storage_writer=writer, async_checkpointer_type=AsyncCheckpointerType.PROCESS)
         assert not isinstance(done, dict)
         done.result()  # type: ignore[union-attr]
     values = torch.zeros(8, 4)
     found = {"w": values, "text": ""}
-    engine.load(found, f"{url}/second", storage_options=json.loads(options))
+    dcp_engine.load(found, f"{url}/second", storage_options=json.loads(options))
     print(float(values.mean()), found["text"], flush=True)
     dist.destroy_process_group()
 

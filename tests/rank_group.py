@@ -19,7 +19,7 @@ _PRELOADED = [
     "torch.distributed.tensor",
     "triton",
 ]
-_CONTEXT.set_forkserver_preload([*_PRELOADED, "dcp_worker.engine.api", "dcp_worker.engine.asynchronous"])
+_CONTEXT.set_forkserver_preload([*_PRELOADED, "dcp_engine.api", "dcp_engine.background"])
 
 
 @dataclass(frozen=True)

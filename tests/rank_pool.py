@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from dcp_worker.contract import Task
-from dcp_worker.member import Outcome, Place
+from dcp_contract.task import Task
+from dcp_worker.rank.result import Outcome, Place
 from rank_group import _CONTEXT, Result, _collect, values
 from s3_server import free_port
 
@@ -77,8 +77,8 @@ def running(size: int = 4) -> Iterator[Pool]:
 
 def work(place: Place, task: Task) -> Outcome:
     """Do a Task as a forked rank does it."""
-    from dcp_worker.pulse import Pulse, Slot
-    from dcp_worker.rank import Rank
+    from dcp_worker.rank.heartbeat import Pulse, Slot
+    from dcp_worker.rank.run import Rank
 
     return Rank(task, place, Pulse(Slot())).run()
 
@@ -111,7 +111,8 @@ def _serve(pipe: Any) -> None:
         except BaseException as error:
             result = Result(error=error, traceback=traceback.format_exc())
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        logging.getLogger("dcp_worker").handlers.clear()
+        for package in ("dcp_engine", "dcp_worker"):
+            logging.getLogger(package).handlers.clear()
         if dist.is_initialized():
             dist.destroy_process_group()
         gc.collect()

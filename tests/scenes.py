@@ -6,12 +6,16 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from dcp_operator.checkpoint.spec import LOCAL, Checkpoint, parse
-from dcp_operator.decision.actions import CreateAttempt, Decision, DeleteAttempt
-from dcp_operator.decision.decide import decide
-from dcp_operator.decision.observed import Attempt, Observed, Pod
-from dcp_operator.decision.url_claim import UrlClaim
-from dcp_worker.contract import CheckpointInfo, RankFailure, Reason, Report
+from dcp_contract.checkpoint_info import CheckpointInfo
+from dcp_contract.reasons import Reason
+from dcp_contract.report import RankFailure, Report
+from dcp_operator.api.checkpoint.parsing import parse
+from dcp_operator.api.checkpoint.spec import Checkpoint
+from dcp_operator.api.site import LOCAL
+from dcp_operator.controllers.checkpoint.actions import CreateAttempt, Decision, DeleteAttempt
+from dcp_operator.controllers.checkpoint.decide import decide
+from dcp_operator.controllers.checkpoint.observed import Attempt, Observed, Pod
+from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
 
 NOW = datetime(2026, 11, 24, 8, 0, 0, tzinfo=UTC)
 UID = "67649f17-63b8-4886-af6e-54d25698fc75"

@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from torch.distributed.fsdp import FullyShardedDataParallel, StateDictType
 
-from dcp_worker import engine
+import dcp_engine
 from workloads import MyTestModule
 
 Sharded = tuple[FullyShardedDataParallel, torch.optim.Adam]
@@ -33,10 +33,10 @@ def save_and_load(rank: int, url: str, options: dict[str, Any], how: str) -> dic
         with FullyShardedDataParallel.state_dict_type(model, StateDictType.SHARDED_STATE_DICT):
             state = {"model": model.state_dict(), "optim": FullyShardedDataParallel.optim_state_dict(model, optimizer)}
             if how == "dcp":
-                writer = engine.CheckpointWriter(url, storage_options=options)
+                writer = dcp_engine.CheckpointWriter(url, storage_options=options)
                 dcp_save(state, storage_writer=writer, planner=DefaultSavePlanner())
             else:
-                engine.save(state, url, storage_options=options)
+                dcp_engine.save(state, url, storage_options=options)
         other, its_optimizer = _sharded()
         before = _equal_parameters(model, other)
         _load(other, its_optimizer, url, options, how)
@@ -57,15 +57,15 @@ def _sharded() -> Sharded:
 def _load(
     model: FullyShardedDataParallel, optimizer: torch.optim.Adam, url: str, options: dict[str, Any], how: str
 ) -> None:
-    def reader() -> engine.CheckpointReader:
-        return engine.CheckpointReader(url, storage_options=options)
+    def reader() -> dcp_engine.CheckpointReader:
+        return dcp_engine.CheckpointReader(url, storage_options=options)
 
     with FullyShardedDataParallel.state_dict_type(model, StateDictType.SHARDED_STATE_DICT):
         state: dict[str, Any] = {"model": model.state_dict()}
         if how == "dcp":
             dcp_load(state, storage_reader=reader(), planner=DefaultLoadPlanner())
         else:
-            engine.load(state, url, storage_options=options)
+            dcp_engine.load(state, url, storage_options=options)
         model.load_state_dict(state["model"])
         found = load_sharded_optimizer_state_dict(
             model_state_dict=state["model"], optimizer_key="optim", storage_reader=reader()
@@ -98,23 +98,23 @@ def overwrite(rank: int, url: str, options: dict[str, Any], how: str) -> list[st
 
     def save(value: torch.Tensor, **kwargs: Any) -> None:
         if how == "dcp":
-            writer = engine.CheckpointWriter(url, storage_options=options, **kwargs)
+            writer = dcp_engine.CheckpointWriter(url, storage_options=options, **kwargs)
             dcp_save({"random": value}, storage_writer=writer)
         else:
-            engine.save({"random": value}, url, storage_options=options, **kwargs)
+            dcp_engine.save({"random": value}, url, storage_options=options, **kwargs)
 
     def load() -> torch.Tensor:
         state = {"random": torch.zeros(10)}
         if how == "dcp":
-            dcp_load(state, storage_reader=engine.CheckpointReader(url, storage_options=options))
+            dcp_load(state, storage_reader=dcp_engine.CheckpointReader(url, storage_options=options))
         else:
-            engine.load(state, url, storage_options=options)
+            dcp_engine.load(state, url, storage_options=options)
         return state["random"]
 
     def refused() -> str:
         try:
             save(second if torch.equal(load(), first) else first, overwrite=False)
-        except (engine.errors.EngineError, CheckpointException) as error:
+        except (dcp_engine.errors.EngineError, CheckpointException) as error:
             return str(error)
         return "not refused"
 

@@ -12,10 +12,11 @@ from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
+import dcp_engine
 import stock_dcp as dcp
-from dcp_worker import engine, sharding, state
-from dcp_worker.engine.errors import StateMismatch
-from dcp_worker.member import Place
+from dcp_engine.errors import StateMismatch
+from dcp_worker.rank.result import Place
+from dcp_worker.training import sharding, state_dict
 from workloads import Awkward, AwkwardSeed, MyTestModule, Seed, differences
 
 
@@ -73,7 +74,7 @@ def early_state(place: Place, name: str) -> list[str]:
     untouched = copy.deepcopy(plain)
     optimizers = [_MAKERS[name](model.parameters()) for model in (plain, early)]
     groups = copy.deepcopy(optimizers[1].state_dict()["param_groups"])
-    state.init_optimizer_state(optimizers[1])
+    state_dict.init_optimizer_state(optimizers[1])
     wrong = differences(early.state_dict(), untouched.state_dict())
     wrong += [] if optimizers[1].state_dict()["param_groups"] == groups else ["param_groups"]
     wrong += [name for name, each in early.named_parameters() if each.grad is not None]
@@ -93,7 +94,7 @@ def late_state(place: Place) -> list[str]:
     torch.autograd.backward(model["used"](torch.ones(3)).sum())
     optimizer.step()
     before = copy.deepcopy(model.state_dict()), _flat(optimizer), [each.grad for each in model.parameters()]
-    state.init_optimizer_state(optimizer)
+    state_dict.init_optimizer_state(optimizer)
     after = _flat(optimizer)
     wrong = differences(model.state_dict(), before[0])
     wrong += differences({name: after[name] for name in before[1]}, before[1])
@@ -113,8 +114,8 @@ def save_stock(place: Place, url: str) -> None:
     workload = Seed()
     model = workload.model()
     optimizer = workload.optimizer(model.parameters())
-    state.init_optimizer_state(optimizer)
-    values = {**state.state_dict(model, optimizer), **workload.extra_state()}
+    state_dict.init_optimizer_state(optimizer)
+    values = {**state_dict.state_dict(model, optimizer), **workload.extra_state()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dcp.save(values, storage_writer=FileSystemWriter(url), no_dist=True)
@@ -130,7 +131,7 @@ def entries(url: str) -> dict[str, Any]:
     """Return all that a checkpoint holds, whole, by DCP's names."""
     found: dict[str, Any] = {}
     planner = _EmptyStateDictLoadPlanner()  # type: ignore[no-untyped-call]
-    _load_state_dict(found, engine.CheckpointReader(url), planner=planner, no_dist=True)
+    _load_state_dict(found, dcp_engine.CheckpointReader(url), planner=planner, no_dist=True)
     return dict(_leaves(found))
 
 
@@ -184,7 +185,7 @@ def drifted_types(rank: int) -> list[str]:
         model.register_buffer(f"scalar{number}", torch.tensor(rank).to(dtype))
         model.register_buffer(f"turned{number}", torch.full((2, 3), rank).to(dtype).T)
         model.register_buffer(f"empty{number}", torch.empty(0, 2, dtype=dtype))
-    state.replicate(model, None, whole=False)
+    state_dict.replicate(model, None, whole=False)
     return [f"{name} {each.dtype}" for name, each in model.named_buffers() if each.float().any()]
 
 
@@ -201,10 +202,10 @@ def drifted_replicas(rank: int) -> list[str]:
         drift.append({**model.state_dict(), **_flat(optimizer)})
     parted = differences(drift[0], drift[1])
     buffers = {name: value for name, value in model.state_dict().items() if name in {"running", "seen"}}
-    state.replicate(model, optimizer, whole=False)
+    state_dict.replicate(model, optimizer, whole=False)
     only_buffers = {**drift[1], "running": drift[0]["running"], "seen": drift[0]["seen"]}
     wrong = differences({**model.state_dict(), **_flat(optimizer)}, only_buffers)
-    state.replicate(model, optimizer, whole=True)
+    state_dict.replicate(model, optimizer, whole=True)
     wrong += differences({**model.state_dict(), **_flat(optimizer)}, drift[0])
     dist.barrier()
     return wrong + ([] if bool(parted) == bool(rank) and buffers else ["the replicas had not drifted apart"])
@@ -263,7 +264,7 @@ def group_mismatch(place: Place, name: str) -> str:
     *texts, whole, _ = GROUPS[name]
     here, there = ([set(group) for group in text.split()] for text in texts)
     try:
-        state.check_groups(here, there, whole=whole, unneeded="z")
+        state_dict.check_groups(here, there, whole=whole, unneeded="z")
     except StateMismatch as error:
         return error.message.removeprefix("the checkpoint's optimizer has ")
     return ""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.tensor import DTensor
 
-from dcp_worker import engine
+import dcp_engine
 from workloads import MismatchError, MyTestModule, differences
 
 
@@ -291,8 +291,8 @@ class PerRank(Layered):
         if not self.wrapped:
             return {"position": {"place": own}}
         return {
-            "rng": engine.per_rank(torch.tensor([own])),
-            "loader": engine.per_rank(Position(own)),
+            "rng": dcp_engine.per_rank(torch.tensor([own])),
+            "loader": dcp_engine.per_rank(Position(own)),
             "epoch": 3,
         }
 

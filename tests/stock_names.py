@@ -7,7 +7,7 @@ from os import PathLike
 from typing import Any, Final
 from unittest import mock
 
-from dcp_worker import engine
+import dcp_engine
 
 _MODULES: Final = (
     "torch.distributed.checkpoint",
@@ -27,7 +27,7 @@ _SWALLOWED: Final = (
 """How stock's writer goes about it: the engine has its own ways, and no value of these changes what is saved."""
 
 
-class FileSystemWriter(engine.CheckpointWriter):
+class FileSystemWriter(dcp_engine.CheckpointWriter):
     """Stock's parameters, and its default of replacing what stands there."""
 
     def __init__(self, path: str | PathLike[str], *, overwrite: bool = True, **options: Any) -> None:
@@ -36,7 +36,7 @@ class FileSystemWriter(engine.CheckpointWriter):
         super().__init__(path, overwrite=overwrite, **options)
 
 
-class FileSystemReader(engine.CheckpointReader):
+class FileSystemReader(dcp_engine.CheckpointReader):
     """Stock's parameter."""
 
     def __init__(self, path: str | PathLike[str], **options: Any) -> None:

@@ -4,18 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dcp_worker.contract import (
-    Operation,
-    Origin,
-    Parallelism,
-    RankFailure,
-    Storage,
-    Strategy,
-    Task,
-    Workers,
-    Workload,
-)
-from dcp_worker.member import Outcome
+from dcp_contract.checkpoint_info import Origin
+from dcp_contract.report import RankFailure
+from dcp_contract.sections import Operation, Parallelism, Storage, Strategy, Workers, Workload
+from dcp_contract.task import Task
+from dcp_worker.rank.result import Outcome
 
 
 class Cell(NamedTuple):

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.checkpoint import spec as specs
-from dcp_operator.checkpoint.pod_rules import PodSecurity
-from dcp_operator.checkpoint.spec import CLUSTER, Site, SpecError, parse
-from dcp_operator.decision.decide import decide
-from dcp_operator.decision.observed import Observed
-from dcp_operator.decision.refusal import blocked, refuse
-from dcp_operator.kube.api import CHECKPOINTS, EVENTS, JOBS, PODS, Body, RefusedError, Request
-from dcp_operator.kube.cache import Key
-from dcp_worker.contract import Report
+from dcp_contract.report import Report
+from dcp_operator.api.checkpoint import parsing
+from dcp_operator.api.checkpoint.parsing import SpecError, parse
+from dcp_operator.api.pod.rules import PodSecurity
+from dcp_operator.api.site import CLUSTER, Site
+from dcp_operator.controllers.checkpoint.decide import decide
+from dcp_operator.controllers.checkpoint.observed import Observed
+from dcp_operator.controllers.checkpoint.refusal import blocked, refuse
+from dcp_operator.kube.client.api import CHECKPOINTS, EVENTS, JOBS, PODS, Body, RefusedError, Request
+from dcp_operator.kube.view.cache import Key
 from fake_api import FakeApi, reconciling, seen, status
 from scenes import (
     NOW,
@@ -83,7 +84,7 @@ def end_pod(api: FakeApi, report: Report) -> None:
 
 
 def stricter_rule(monkeypatch: pytest.MonkeyPatch) -> Site:
-    monkeypatch.setattr(specs, "rule_problems", lambda *_: iter(["spec.workers: is no longer accepted"]))
+    monkeypatch.setattr(parsing, "rule_problems", lambda *_: iter(["spec.workers: is no longer accepted"]))
     return CLUSTER
 
 

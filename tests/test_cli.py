@@ -13,7 +13,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from dcp_operator.cli import app
+from dcp_operator.cli.app import app
 
 SAVE = """
 apiVersion: dcp-operator.io/v1alpha1
@@ -142,7 +142,7 @@ def test_a_plain_path_is_one_of_this_machine(
 def test_nothing_of_the_folder_that_is_looked_at_runs(tmp_path: Path) -> None:
     (tmp_path / "gettext.py").write_text("import pathlib; pathlib.Path('ran').touch()")
     done = subprocess.run(
-        [sys.executable, "-m", "dcp_operator.cli", "inspect", "."],
+        [sys.executable, "-m", "dcp_operator.cli.app", "inspect", "."],
         cwd=tmp_path,
         env={**os.environ, "PYTHONSAFEPATH": "1"},  # of dcp itself: its script is not in this folder either
         capture_output=True,

@@ -4,10 +4,10 @@ from datetime import datetime
 
 import pytest
 
-from dcp_operator.decision.actions import Decision
-from dcp_operator.decision.decide import decide
-from dcp_operator.decision.observed import observe
-from dcp_operator.decision.pods import Pod, pod_of
+from dcp_operator.controllers.checkpoint.actions import Decision
+from dcp_operator.controllers.checkpoint.decide import decide
+from dcp_operator.controllers.checkpoint.observed import observe
+from dcp_operator.controllers.checkpoint.pods import Pod, pod_of
 from pod_bodies import Body, ended, job, pod, runs
 from scenes import STARTED, at, checkpoint, failed, phase
 

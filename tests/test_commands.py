@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from dcp_worker.commands import _summary, _tensors, printable
-from dcp_worker.engine.manifest import Chunk, Manifest, Tensor
+from dcp_engine.format.manifest import Chunk, Manifest, Tensor
+from dcp_worker.cli import _summary, _tensors, printable
 
 NAMES = {
     "markup": ("model.[red]head[/red].weight", "model.[red]head[/red].weight"),

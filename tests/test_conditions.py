@@ -4,7 +4,9 @@ from datetime import datetime
 
 import pytest
 
-from dcp_operator.checkpoint.conditions import (
+from dcp_contract.reasons import Reason
+from dcp_contract.sections import Workers
+from dcp_operator.api.checkpoint.conditions import (
     REASONS,
     conditions,
     counted,
@@ -14,8 +16,7 @@ from dcp_operator.checkpoint.conditions import (
     message_of,
     sentence,
 )
-from dcp_operator.checkpoint.status import Phase, Status
-from dcp_worker.contract import Reason, Workers
+from dcp_operator.api.checkpoint.status import Phase, Status
 from scenes import NOW, at
 
 

@@ -6,22 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcp_worker.contract import (
-    CREDENTIAL_KEYS,
-    REPORT_LIMIT,
-    STORAGE_OPTIONS,
-    CheckpointInfo,
-    Conflict,
-    Operation,
-    Origin,
-    Progress,
-    RankFailure,
-    Reason,
-    Report,
-    Storage,
-    Task,
-    Workload,
-)
+from dcp_contract.checkpoint_info import CheckpointInfo, Conflict, Origin
+from dcp_contract.environment import REPORT_LIMIT
+from dcp_contract.progress import Progress
+from dcp_contract.reasons import Reason
+from dcp_contract.report import RankFailure, Report
+from dcp_contract.sections import Operation, Storage, Workload
+from dcp_contract.storage_options import CREDENTIAL_KEYS, STORAGE_OPTIONS
+from dcp_contract.task import Task
 
 any_text = st.text(st.characters(), max_size=40).map(lambda text: text * 150)
 small = st.integers(-(2**31), 2**31)

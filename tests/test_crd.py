@@ -9,10 +9,10 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from dcp_operator.checkpoint import crd
-from dcp_operator.checkpoint.crd_rules import RULES, Rule
-from dcp_operator.checkpoint.spec import MUTABLE_FIELDS, CheckpointSpec
-from dcp_operator.checkpoint.status import Status
+from dcp_operator.api.checkpoint.cel_rules import RULES, Rule
+from dcp_operator.api.checkpoint.spec import MUTABLE_FIELDS, CheckpointSpec
+from dcp_operator.api.checkpoint.status import Status
+from dcp_operator.generate import crd
 from scenes import MANIFEST, manifest
 
 DEFINITION = crd.custom_resource_definition()

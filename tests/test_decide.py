@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.checkpoint.naming import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL
-from dcp_operator.decision.actions import CreateAttempt
-from dcp_operator.decision.decide import decide
-from dcp_operator.decision.observed import Attempt, observe
-from dcp_worker.contract import Progress, Reason, Report
+from dcp_contract.progress import Progress
+from dcp_contract.reasons import Reason
+from dcp_contract.report import Report
+from dcp_operator.api.naming import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL
+from dcp_operator.controllers.checkpoint.actions import CreateAttempt
+from dcp_operator.controllers.checkpoint.decide import decide
+from dcp_operator.controllers.checkpoint.observed import Attempt, observe
 from scenes import (
     NOW,
     RUNNING,

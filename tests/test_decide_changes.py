@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.checkpoint.spec import Checkpoint, SpecError
-from dcp_operator.checkpoint.status import Status
-from dcp_operator.decision.actions import CreateAttempt, Decision
-from dcp_operator.decision.decide import decide
-from dcp_operator.decision.observed import Attempt, Observed
-from dcp_operator.decision.refusal import refuse
-from dcp_operator.decision.url_claim import UrlClaim
-from dcp_worker.contract import Reason, Report
+from dcp_contract.reasons import Reason
+from dcp_contract.report import Report
+from dcp_operator.api.checkpoint.parsing import SpecError
+from dcp_operator.api.checkpoint.spec import Checkpoint
+from dcp_operator.api.checkpoint.status import Status
+from dcp_operator.controllers.checkpoint.actions import CreateAttempt, Decision
+from dcp_operator.controllers.checkpoint.decide import decide
+from dcp_operator.controllers.checkpoint.observed import Attempt, Observed
+from dcp_operator.controllers.checkpoint.refusal import refuse
+from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
 from scenes import (
     NOW,
     RUNNING,

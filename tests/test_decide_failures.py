@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.decision.observed import Pod
-from dcp_worker.contract import Conflict, Origin, Reason, Report
+from dcp_contract.checkpoint_info import Conflict, Origin
+from dcp_contract.reasons import Reason
+from dcp_contract.report import Report
+from dcp_operator.controllers.checkpoint.observed import Pod
 from scenes import (
     NOW,
     RUNNING,

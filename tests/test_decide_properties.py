@@ -9,13 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcp_operator.checkpoint.crd import custom_resource_definition
-from dcp_operator.checkpoint.spec import Checkpoint
-from dcp_operator.checkpoint.status import Phase
-from dcp_operator.decision.actions import CreateAttempt, Decision
-from dcp_operator.decision.decide import decide
-from dcp_operator.decision.observed import Attempt, Observed, Pod
-from dcp_worker.contract import Conflict, Progress, Reason, Report
+from dcp_contract.checkpoint_info import Conflict
+from dcp_contract.progress import Progress
+from dcp_contract.reasons import Reason
+from dcp_contract.report import Report
+from dcp_operator.api.checkpoint.spec import Checkpoint
+from dcp_operator.api.checkpoint.status import Phase
+from dcp_operator.controllers.checkpoint.actions import CreateAttempt, Decision
+from dcp_operator.controllers.checkpoint.decide import decide
+from dcp_operator.controllers.checkpoint.observed import Attempt, Observed, Pod
+from dcp_operator.generate.crd import custom_resource_definition
 from scenes import NOW, checkpoint, failed, saved
 
 STATUS = jsonschema.Draft202012Validator(

@@ -9,14 +9,15 @@ from typing import Any, Self
 import pytest
 from kopf._cogs.clients import api
 
-from dcp_operator.checkpoint import admission
-from dcp_operator.checkpoint.bounds import BYTES, FREE_FORM, LEVELS, WRITABLE, deeper, larger
-from dcp_operator.checkpoint.spec import LOCAL, SpecError, parse
-from dcp_operator.kube import kopf_internals
-from dcp_operator.kube.api import CHECKPOINTS, Body
-from dcp_operator.kube.cache import Cache, Key
-from dcp_operator.kube.shallow import LEVELS as READ
-from dcp_operator.kube.shallow import read_json
+from dcp_operator.api.bounds import BYTES, FREE_FORM, LEVELS, WRITABLE, deeper, larger
+from dcp_operator.api.checkpoint.parsing import SpecError, parse
+from dcp_operator.api.site import LOCAL
+from dcp_operator.generate import admission
+from dcp_operator.kube.client import kopf_internals
+from dcp_operator.kube.client.api import CHECKPOINTS, Body
+from dcp_operator.kube.client.shallow_json import LEVELS as READ
+from dcp_operator.kube.client.shallow_json import read_json
+from dcp_operator.kube.view.cache import Cache, Key
 from fake_api import FakeApi, reconciling, status
 from scenes import manifest
 

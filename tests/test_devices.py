@@ -16,8 +16,8 @@ from torch.distributed._shard.sharded_tensor import (  # type: ignore[attr-defin
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from dcp_worker import engine
-from dcp_worker.engine import devices
+import dcp_engine
+from dcp_engine.transfer import devices
 
 OWN = torch.device("cuda", 3)
 """The device of the rank; the tensors of these tests lie on `cpu`, which counts as another one."""
@@ -67,7 +67,7 @@ def _state() -> dict[str, object]:
 
 @pytest.mark.adversary
 def test_a_save_waits_for_the_devices_of_its_tensors_before_it_copies(recorder: Recorder, tmp_path: Path) -> None:
-    engine.save(_state(), tmp_path / "c")
+    dcp_engine.save(_state(), tmp_path / "c")
     assert recorder.of("synchronize") == {("MainThread", CPU)}
     assert recorder.of("use") == {("dcp-write", OWN)}
     first = next(number for number, call in enumerate(recorder.calls) if call[0] == "use")
@@ -77,9 +77,9 @@ def test_a_save_waits_for_the_devices_of_its_tensors_before_it_copies(recorder: 
 @pytest.mark.adversary
 def test_a_load_waits_before_it_fills_and_after(recorder: Recorder, tmp_path: Path) -> None:
     tensors = {name: value for name, value in _state().items() if name != "text"}
-    engine.save(tensors, tmp_path / "c")
+    dcp_engine.save(tensors, tmp_path / "c")
     recorder.calls.clear()
-    engine.load(tensors, tmp_path / "c")
+    dcp_engine.load(tensors, tmp_path / "c")
     assert [call for call in recorder.calls if call[0] == "synchronize"] == [("synchronize", "MainThread", CPU)] * 2
     assert recorder.of("use") == {("dcp-read", OWN)}
     assert recorder.calls[0][0] == recorder.calls[-1][0] == "synchronize"
@@ -98,7 +98,7 @@ def test_async_save_waits_in_the_foreground_alone(recorder: Recorder, tmp_path: 
             recorder.host = frozenset({"cpu", "meta"})
 
     recorder.synchronize = synchronize  # type: ignore[method-assign]
-    engine.async_save(_state(), tmp_path / "c").wait()
+    dcp_engine.async_save(_state(), tmp_path / "c").wait()
     assert staged == ["MainThread", "MainThread"]
     assert {thread for thread, device in recorder.of("use") if device == OWN} == {"dcp-save", "dcp-write"}
 
@@ -107,8 +107,8 @@ def test_async_save_waits_in_the_foreground_alone(recorder: Recorder, tmp_path: 
 def test_nothing_is_asked_of_a_process_without_devices(recorder: Recorder, tmp_path: Path) -> None:
     recorder.host = frozenset({"cpu", "meta"})
     recorder.device.current = None
-    engine.async_save(_state(), tmp_path / "c").wait()
-    engine.load(_state(), tmp_path / "c")
+    dcp_engine.async_save(_state(), tmp_path / "c").wait()
+    dcp_engine.load(_state(), tmp_path / "c")
     assert recorder.calls == []
 
 

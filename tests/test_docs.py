@@ -8,10 +8,11 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from dcp_operator.checkpoint.conditions import REASONS
-from dcp_operator.checkpoint.spec import CLUSTER, parse
-from dcp_operator.cli import app
-from dcp_worker.contract import Reason
+from dcp_contract.reasons import Reason
+from dcp_operator.api.checkpoint.conditions import REASONS
+from dcp_operator.api.checkpoint.parsing import parse
+from dcp_operator.api.site import CLUSTER
+from dcp_operator.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

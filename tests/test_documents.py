@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dcp_operator.checkpoint.spec import CLUSTER, LOCAL
+from dcp_operator.api.site import CLUSTER, LOCAL
 from dcp_operator.local import documents
 from dcp_operator.local.documents import InputError
 

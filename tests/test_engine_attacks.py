@@ -18,11 +18,14 @@ import pytest
 import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, ChunkStorageMetadata, MetadataIndex
 
+import dcp_engine
 import stock_dcp as dcp
-from dcp_worker import engine
-from dcp_worker.engine import fingerprint, folders, layout, local_store, manifest, metadata, replaced, sandbox
-from dcp_worker.engine.errors import CheckpointCorrupted, EngineError
-from dcp_worker.engine.replaced import Live, Tombstone
+from dcp_engine.commit import replaced
+from dcp_engine.commit.replaced import Live, Tombstone
+from dcp_engine.errors import CheckpointCorrupted, EngineError
+from dcp_engine.format import layout, manifest, metadata, sandbox
+from dcp_engine.stores import folders, local_store
+from dcp_engine.transfer import fingerprint
 
 pytestmark = [pytest.mark.adversary, pytest.mark.filterwarnings("ignore:torch.distributed is disabled")]
 STATE = {"w": torch.arange(12.0).reshape(4, 3), "o": {"a": [1, 2]}}
@@ -30,7 +33,7 @@ STATE = {"w": torch.arange(12.0).reshape(4, 3), "o": {"a": [1, 2]}}
 
 def ended_by(folder: Path, line: bytes) -> Path:
     """Save, then give `.metadata` another last line."""
-    engine.save(STATE, folder)
+    dcp_engine.save(STATE, folder)
     data = (folder / layout.METADATA).read_bytes()
     _, length = layout.parse_trailer(data)
     (folder / layout.METADATA).write_bytes(data[:-length] + line)
@@ -48,16 +51,16 @@ def ended_by(folder: Path, line: bytes) -> Path:
 )
 def test_a_last_line_that_is_none_is_named_and_can_be_replaced(tmp_path: Path, line: bytes) -> None:
     folder = ended_by(tmp_path / "c", line)
-    for look in (engine.inspect, engine.verify, engine.find):
+    for look in (dcp_engine.inspect, dcp_engine.verify, dcp_engine.find):
         with pytest.raises(CheckpointCorrupted):
             look(folder)
-    engine.save(STATE, folder, overwrite=True)
-    engine.verify(folder)
+    dcp_engine.save(STATE, folder, overwrite=True)
+    dcp_engine.verify(folder)
 
 
 def test_verify_reads_no_more_of_metadata_than_its_manifest_can_have_a_pickle_of(tmp_path: Path) -> None:
     """E-S3: a file with a hole has any size, and takes no room."""
-    engine.save(STATE, tmp_path / "c")
+    dcp_engine.save(STATE, tmp_path / "c")
     metadata = tmp_path / "c" / layout.METADATA
     data = metadata.read_bytes()
     _, length = layout.parse_trailer(data)
@@ -67,7 +70,7 @@ def test_verify_reads_no_more_of_metadata_than_its_manifest_can_have_a_pickle_of
         file.write(data[-length:])
     started = time.process_time()
     with pytest.raises(CheckpointCorrupted, match=r"\.metadata.* bytes"):
-        engine.verify(tmp_path / "c")
+        dcp_engine.verify(tmp_path / "c")
     assert time.process_time() - started < 5
 
 
@@ -78,7 +81,7 @@ def test_files_with_holes_do_not_vouch_for_one_another(tmp_path: Path, name: str
     if name == ".metadata":
         dcp.save(STATE, checkpoint_id=folder, no_dist=True)
     else:
-        engine.save(STATE, folder)
+        dcp_engine.save(STATE, folder)
     (path,) = folder.rglob(name)
     end = path.read_bytes()[-1:]
     with path.open("r+b") as file:
@@ -90,7 +93,7 @@ def test_files_with_holes_do_not_vouch_for_one_another(tmp_path: Path, name: str
     tracemalloc.start()
     try:
         with pytest.raises(CheckpointCorrupted, match="hole"):
-            engine.inspect(folder)
+            dcp_engine.inspect(folder)
         # The room that is asked for counts here, though none of it is touched.
         assert tracemalloc.get_traced_memory()[1] < (1 << 30) + (128 << 20)
     finally:
@@ -110,7 +113,7 @@ def test_an_entry_in_a_hole_takes_no_memory(tmp_path: Path, name: str) -> None:
     place = stored.storage_data[index]
     stored.storage_data[index] = dataclasses.replace(place, relative_path="__7_7.distcp", offset=0, length=size)
     (tmp_path / layout.METADATA).write_bytes(pickle.dumps(stored))
-    for look in (engine.verify, lambda url: engine.load(state, url)):
+    for look in (dcp_engine.verify, lambda url: dcp_engine.load(state, url)):
         tracemalloc.start()
         try:
             with pytest.raises(CheckpointCorrupted, match="hole"):
@@ -122,7 +125,7 @@ def test_an_entry_in_a_hole_takes_no_memory(tmp_path: Path, name: str) -> None:
 
 def test_digests_in_a_hole_take_no_memory(tmp_path: Path) -> None:
     """E-S3: a sidecar is as large as the files ask for, which may be holes as well."""
-    engine.save(STATE, tmp_path)
+    dcp_engine.save(STATE, tmp_path)
     size = 1 << 41
     (folder,) = tmp_path.glob("data-*")
     document = json.loads((folder / "manifest.json").read_bytes())
@@ -141,7 +144,7 @@ def test_digests_in_a_hole_take_no_memory(tmp_path: Path) -> None:
     (tmp_path / layout.METADATA).write_bytes(data[:-length] + sealed.encode())
     tracemalloc.start()
     try:
-        for look in (engine.verify, lambda url: engine.load({"w": torch.zeros(4, 3)}, url)):
+        for look in (dcp_engine.verify, lambda url: dcp_engine.load({"w": torch.zeros(4, 3)}, url)):
             with pytest.raises(CheckpointCorrupted, match="hole"):
                 look(tmp_path)
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
@@ -191,7 +194,7 @@ def test_a_tombstone_that_fails_leaves_no_doubt_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     """E-M4: no write of `.metadata` was tried: the save is not committed, for sure, and leaves nothing."""
-    engine.save(STATE, tmp_path)
+    dcp_engine.save(STATE, tmp_path)
     before = sorted(path.name for path in tmp_path.rglob("*"))
     create = local_store.LocalStore.create
 
@@ -202,7 +205,7 @@ def test_a_tombstone_that_fails_leaves_no_doubt_and_nothing_else(
 
     monkeypatch.setattr(local_store.LocalStore, "create", failing)
     with pytest.raises(EngineError) as raised:
-        engine.save(STATE, tmp_path, overwrite=True, keep_replaced=timedelta(hours=1))
+        dcp_engine.save(STATE, tmp_path, overwrite=True, keep_replaced=timedelta(hours=1))
     assert not raised.value.commit_unknown
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
@@ -233,14 +236,14 @@ def test_a_tensor_has_not_far_more_bytes_than_values(tmp_path: Path) -> None:
     place = metadata.storage_data[index]
     metadata.storage_data[index] = dataclasses.replace(place, relative_path="__7_7.distcp", offset=0, length=1 << 40)
     (tmp_path / layout.METADATA).write_bytes(pickle.dumps(metadata))
-    for look in (engine.inspect, engine.verify, lambda url: engine.load({"w": torch.zeros(4, 3)}, url)):
+    for look in (dcp_engine.inspect, dcp_engine.verify, lambda url: dcp_engine.load({"w": torch.zeros(4, 3)}, url)):
         with pytest.raises(CheckpointCorrupted, match="far more bytes than values"):
             look(tmp_path)
 
 
 def test_folders_in_folders_hold_nobody_up(tmp_path: Path) -> None:
     """E-C1: whoever may write there may make a thousand, one in the other; no save makes any."""
-    engine.save(STATE, tmp_path / "c")
+    dcp_engine.save(STATE, tmp_path / "c")
     (top,) = (tmp_path / "c").glob("data-*")
     folder = os.open(top, os.O_RDONLY)
     for _ in range(1100):
@@ -251,7 +254,7 @@ def test_folders_in_folders_hold_nobody_up(tmp_path: Path) -> None:
     os.close(folder)
     try:
         assert len(list(folders.walk(tmp_path / "c"))) == 4
-        engine.verify(tmp_path / "c")
+        dcp_engine.verify(tmp_path / "c")
     finally:
         subprocess.run(["rm", "-rf", str(top / "a")], check=True)
 

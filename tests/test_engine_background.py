@@ -16,11 +16,12 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
+import dcp_engine
 import engine_programs as programs
-from dcp_worker import engine
-from dcp_worker.contract import Operation
-from dcp_worker.engine import failpoints, pending
-from dcp_worker.engine.errors import EngineError, StorageFull
+from dcp_contract.sections import Operation
+from dcp_engine import failpoints
+from dcp_engine.commit import pending
+from dcp_engine.errors import EngineError, StorageFull
 from rank_group import run_ranks, values
 from s3_server import free_port
 
@@ -31,13 +32,13 @@ def state(value: float) -> dict[str, Any]:
 
 def loaded(url: Path | str) -> float:
     found = state(0)
-    engine.load(found, url)
+    dcp_engine.load(found, url)
     return float(found["w"][0])
 
 
 def bare_loaded(url: Path) -> float:
     found = state(0)
-    dcp.load(found, storage_reader=engine.CheckpointReader(url), no_dist=True)
+    dcp.load(found, storage_reader=dcp_engine.CheckpointReader(url), no_dist=True)
     return float(found["w"][0])
 
 
@@ -61,10 +62,10 @@ def held() -> Iterator[threading.Event]:
 
 LOOKS: dict[str, Callable[[Path], Any]] = {
     "load": loaded,
-    "find": lambda url: (found := engine.find(url)) and found.step,
-    "inspect": lambda url: engine.inspect(url).step,
-    "verify": lambda url: engine.verify(url).step,
-    "preflight": lambda url: (found := engine.preflight(Operation.LOAD, url)) and found.step,
+    "find": lambda url: (found := dcp_engine.find(url)) and found.step,
+    "inspect": lambda url: dcp_engine.inspect(url).step,
+    "verify": lambda url: dcp_engine.verify(url).step,
+    "preflight": lambda url: (found := dcp_engine.preflight(Operation.LOAD, url)) and found.step,
     "bare load": bare_loaded,
 }
 
@@ -78,8 +79,8 @@ def test_whoever_looks_waits_for_the_save_on_its_way(
     tmp_path: Path, look: Callable[[Path], Any], *, stood: bool
 ) -> None:
     if stood:
-        engine.save(state(1), tmp_path, step=1)
-    engine.async_save(state(2), tmp_path, step=2, overwrite=True)
+        dcp_engine.save(state(1), tmp_path, step=1)
+    dcp_engine.async_save(state(2), tmp_path, step=2, overwrite=True)
     assert look(tmp_path) == 2
 
 
@@ -88,48 +89,48 @@ def test_whoever_looks_waits_for_the_save_on_its_way(
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 @pytest.mark.parametrize("name", ["save", "clean", "bare save"])
 def test_whoever_changes_waits_for_the_save_on_its_way(tmp_path: Path, name: str) -> None:
-    saving = engine.async_save(state(2), tmp_path / "it", step=2)
+    saving = dcp_engine.async_save(state(2), tmp_path / "it", step=2)
     if name == "clean":
-        assert engine.clean(tmp_path / "it", older_than=timedelta(0)) == []
+        assert dcp_engine.clean(tmp_path / "it", older_than=timedelta(0)) == []
     elif name == "save":
-        engine.save(state(3), tmp_path / "other")
+        dcp_engine.save(state(3), tmp_path / "other")
     else:
-        dcp.save(state(3), storage_writer=engine.CheckpointWriter(tmp_path / "other"), no_dist=True)
+        dcp.save(state(3), storage_writer=dcp_engine.CheckpointWriter(tmp_path / "other"), no_dist=True)
     assert saving.done()
     assert loaded(tmp_path / "it") == 2
 
 
 @pytest.mark.adversary
 @pytest.mark.parametrize("spelling", ["{}", "file://{}", "{}/", "{}/../it"])
-@pytest.mark.parametrize("look", [loaded, engine.verify], ids=["load", "verify"])
+@pytest.mark.parametrize("look", [loaded, dcp_engine.verify], ids=["load", "verify"])
 def test_old_values_are_not_read_for_those_of_a_save_that_failed(
     tmp_path: Path, held: threading.Event, spelling: str, look: Callable[[str], Any]
 ) -> None:
     url = tmp_path / "it"
-    engine.save(state(1), url)
+    dcp_engine.save(state(1), url)
     held.set()
-    engine.async_save(state(2), url, overwrite=True)
+    dcp_engine.async_save(state(2), url, overwrite=True)
     with pytest.raises(StorageFull):
         look(spelling.format(url))
     assert loaded(url) == 1  # whoever was told may load what there is
 
 
 def test_the_error_of_a_save_elsewhere_is_not_that_of_a_load(tmp_path: Path, held: threading.Event) -> None:
-    engine.save(state(1), tmp_path / "good")
+    dcp_engine.save(state(1), tmp_path / "good")
     held.set()
-    engine.async_save(state(2), tmp_path / "failed")
+    dcp_engine.async_save(state(2), tmp_path / "failed")
     assert loaded(tmp_path / "good") == 1
-    assert engine.find(tmp_path / "failed") is None  # what is there is the truth
+    assert dcp_engine.find(tmp_path / "failed") is None  # what is there is the truth
     with pytest.raises(StorageFull):
-        engine.save(state(3), tmp_path / "next")
+        dcp_engine.save(state(3), tmp_path / "next")
     held.clear()
-    engine.save(state(3), tmp_path / "next")
+    dcp_engine.save(state(3), tmp_path / "next")
 
 
 def test_an_error_that_was_seen_is_raised_by_nothing_else(tmp_path: Path, held: threading.Event) -> None:
-    engine.save(state(1), tmp_path)
+    dcp_engine.save(state(1), tmp_path)
     held.set()
-    saving = engine.async_save(state(2), tmp_path, overwrite=True)
+    saving = dcp_engine.async_save(state(2), tmp_path, overwrite=True)
     with pytest.raises(StorageFull):
         saving.wait()
     assert loaded(tmp_path) == 1
@@ -141,7 +142,7 @@ def test_a_save_that_looks_at_checkpoints_itself_does_not_wait_for_itself(tmp_pa
             self.seen: list[Any] = []
 
         def create_global_plan(self, plans: Any) -> Any:
-            self.seen.append(engine.find(tmp_path))
+            self.seen.append(dcp_engine.find(tmp_path))
             return self.planner.create_global_plan(plans)
 
         def __getattr__(self, name: str) -> Any:
@@ -150,7 +151,7 @@ def test_a_save_that_looks_at_checkpoints_itself_does_not_wait_for_itself(tmp_pa
         planner = dcp.DefaultSavePlanner()
 
     planner: Any = Curious()
-    engine.async_save(state(2), tmp_path, planner=planner).wait(60)
+    dcp_engine.async_save(state(2), tmp_path, planner=planner).wait(60)
     assert planner.seen == [None]
 
 
@@ -165,11 +166,11 @@ import atexit, json, os, signal, sys, threading
 first = []  # what a forked child does before all else
 os.register_at_fork(after_in_child=lambda: [act() for act in first])
 import torch
-from dcp_worker import engine
-from dcp_worker.engine import api, asynchronous, failpoints
+import dcp_engine
+from dcp_engine import api, background, failpoints
 
 # Python forgets that Ctrl-C ended it when a thread makes a dataclass later on, as an import does.
-engine.warm()
+dcp_engine.warm()
 cases, ends = json.loads(sys.stdin.read()), {}
 for name, case in cases.items():
     os.mkdir(name)
@@ -196,7 +197,7 @@ def hook(reached):
         if case["fails"]:
             raise OSError(28, "No space left on device")
 def main():
-    engine.async_save({"w": torch.full((70_000,), 5.0)}, "it")
+    dcp_engine.async_save({"w": torch.full((70_000,), 5.0)}, "it")
 failpoints.hook = hook
 log.write("buffered")
 exec(case["program"])
@@ -243,21 +244,21 @@ CASES = {
     "ctrl-c": Case("main(); raise KeyboardInterrupt", -signal.SIGINT, FAILED),
     "good": Case("main(); sys.exit(0)", 0, "", fails=False, committed=True),
     "loader-forks": Case(f"main(); {LOADS}; sys.exit(3)", 3, FAILED),
-    "loader-forks-good": Case(f"engine.finish_on_sigterm(); main(); {LOADS}", 0, "", fails=False, committed=True),
-    "child-is-terminated": Case(f"engine.finish_on_sigterm(); main(); {ENDED}", 0, "", fails=False, committed=True),
+    "loader-forks-good": Case(f"dcp_engine.finish_on_sigterm(); main(); {LOADS}", 0, "", fails=False, committed=True),
+    "child-is-terminated": Case(f"dcp_engine.finish_on_sigterm(); main(); {ENDED}", 0, "", fails=False, committed=True),
     "child-is-terminated-at-once": Case(
-        f"engine.finish_on_sigterm(); main(); {STRUCK}", 0, "", fails=False, committed=True
+        f"dcp_engine.finish_on_sigterm(); main(); {STRUCK}", 0, "", fails=False, committed=True
     ),
     "second-to-the-same-url": Case("main(); main()", 1, "Checkpoint already exists", fails=False, committed=True),
     "second-after-a-failure": Case("main(); main()", 1, "StorageFull: rank 0: [Errno 28]", fails=True),
     "good-exit-3": Case("main(); sys.exit(3)", 3, "", fails=False, committed=True),
     "F11-default": Case(SLEEP, -signal.SIGTERM, "", fails=False, killed=True),
-    "F11-asked": Case(f"engine.finish_on_sigterm(); {SLEEP}", -signal.SIGTERM, "", False, True, True),
-    "F11-asked-at-the-end": Case("engine.finish_on_sigterm(); main()", -signal.SIGTERM, "", False, True, True),
+    "F11-asked": Case(f"dcp_engine.finish_on_sigterm(); {SLEEP}", -signal.SIGTERM, "", False, True, True),
+    "F11-asked-at-the-end": Case("dcp_engine.finish_on_sigterm(); main()", -signal.SIGTERM, "", False, True, True),
     "F11-briefly": Case(
-        f"engine.finish_on_sigterm(0.1); {SLEEP}", -signal.SIGTERM, "not end within 0.1 s", False, True
+        f"dcp_engine.finish_on_sigterm(0.1); {SLEEP}", -signal.SIGTERM, "not end within 0.1 s", False, True
     ),
-    "F11-own-handler": Case(f"{HANDLER}; engine.finish_on_sigterm(); {SLEEP}", 7, "", False, True, True),
+    "F11-own-handler": Case(f"{HANDLER}; dcp_engine.finish_on_sigterm(); {SLEEP}", 7, "", False, True, True),
 }
 
 
@@ -285,7 +286,7 @@ def test_a_program_that_ends_ends_its_save_first(ended: tuple[Path, dict[str, in
     errors = (folder / "stderr").read_text()
     assert ended[1][name] == case.code, errors
     assert errors.count(case.says) == 1 if case.says else errors == ""
-    assert (engine.find(folder / "it") is not None) is case.committed
+    assert (dcp_engine.find(folder / "it") is not None) is case.committed
     if case.code >= 0 or name == "ctrl-c":  # else a signal ended it, and with it whatever was to come
         assert (folder / "log").read_text() == "buffered"
         assert (folder / "stdout").read_text() == ("1\n" if case.program == FORKED else "") + "an atexit handler\n"
@@ -302,11 +303,11 @@ def test_a_save_is_waited_for_before_it_begins(tmp_path: Path, monkeypatch: pyte
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
         with pytest.raises(RuntimeError, match="new thread"):
-            engine.async_save(state(1), tmp_path)
+            dcp_engine.async_save(state(1), tmp_path)
     assert len(seen) == 1
     assert seen[0] is not None
     assert pending.last() is None
-    engine.save(state(2), tmp_path)
+    dcp_engine.save(state(2), tmp_path)
     assert loaded(tmp_path) == 2
 
 
@@ -315,7 +316,7 @@ def test_finish_on_sigterm_leaves_alone_what_it_must(monkeypatch: pytest.MonkeyP
     earlier = signal.getsignal(signal.SIGTERM)
     try:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        engine.finish_on_sigterm()
+        dcp_engine.finish_on_sigterm()
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGTERM, earlier)
@@ -323,7 +324,7 @@ def test_finish_on_sigterm_leaves_alone_what_it_must(monkeypatch: pytest.MonkeyP
 
     def elsewhere() -> None:
         try:
-            engine.finish_on_sigterm()
+            dcp_engine.finish_on_sigterm()
         except EngineError as error:
             caught.append(error)
 
@@ -364,4 +365,4 @@ def test_stocks_process_for_saves_writes_through_our_writer(
             rank.kill()
             rank.wait()
     for name in ("first", "second"):
-        assert engine.verify(f"{url}/{name}", storage_options=options).tensors == 1
+        assert dcp_engine.verify(f"{url}/{name}", storage_options=options).tensors == 1

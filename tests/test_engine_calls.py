@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from dcp_worker.engine import container, objects, sandbox
+from dcp_engine.format import sandbox, torch_zip_read
+from dcp_engine.transfer import decode
 
 pytestmark = pytest.mark.adversary
 MANY = 10**10
@@ -198,9 +199,9 @@ VALUES: dict[str, Callable[[], object]] = {
 def test_what_torch_saves_is_found_harmless(value: str) -> None:
     saved = io.BytesIO()
     torch.save(VALUES[value](), saved)
-    found = container.members(saved.getbuffer())
-    pickled = bytes(container.pickle_in(found))
-    sandbox.examine([sandbox.Pickled(pickled, container.storages_in(found))])
+    found = torch_zip_read.members(saved.getbuffer())
+    pickled = bytes(torch_zip_read.pickle_in(found))
+    sandbox.examine([sandbox.Pickled(pickled, torch_zip_read.storages_in(found))])
     if value not in {"own classes", "storages"}:
         saved.seek(0)
-        objects.decode(value, "", saved)
+        decode.decode(value, "", saved)

@@ -25,10 +25,10 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
+import dcp_engine
 import stock_dcp as dcp
-from dcp_worker import engine
-from dcp_worker.engine import container
-from dcp_worker.engine.errors import CheckpointCorrupted, StateMismatch, UnsavableState
+from dcp_engine.errors import CheckpointCorrupted, StateMismatch, UnsavableState
+from dcp_engine.format import torch_zip_read
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
@@ -136,16 +136,16 @@ def test_common_classes_come_back(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     state: dict[str, Any] = {name: (value,) for name, value in COMMON.items()}
     found = dict.fromkeys(COMMON)
     if way == "engine":
-        engine.save(state, tmp_path / "c", unloadable="refuse")
+        dcp_engine.save(state, tmp_path / "c", unloadable="refuse")
     elif way == "async":
-        engine.async_save(state, tmp_path / "c", unloadable="refuse").wait()
+        dcp_engine.async_save(state, tmp_path / "c", unloadable="refuse").wait()
     else:
-        writer = FileSystemWriter(tmp_path / "c") if way == "stock" else engine.CheckpointWriter(tmp_path / "c")
+        writer = FileSystemWriter(tmp_path / "c") if way == "stock" else dcp_engine.CheckpointWriter(tmp_path / "c")
         dcp.save(state, storage_writer=writer, no_dist=True)
     if way == "dcp":
-        dcp.load(found, storage_reader=engine.CheckpointReader(tmp_path / "c"), no_dist=True)
+        dcp.load(found, storage_reader=dcp_engine.CheckpointReader(tmp_path / "c"), no_dist=True)
     else:
-        engine.load(found, tmp_path / "c")
+        dcp_engine.load(found, tmp_path / "c")
     assert {name: like(value) for name, value in found.items()} == {name: like((COMMON[name],)) for name in found}
     assert said(caplog) == []
 
@@ -155,9 +155,9 @@ def test_what_holds_itself_comes_back(tmp_path: Path) -> None:
     inner: deque[Any] = deque()
     outer = SimpleNamespace(inner=inner, again=inner)
     inner.extend((outer, [inner]))
-    engine.save({"o": [outer]}, tmp_path / "c")
+    dcp_engine.save({"o": [outer]}, tmp_path / "c")
     found: dict[str, Any] = {"o": None}
-    engine.load(found, tmp_path / "c")
+    dcp_engine.load(found, tmp_path / "c")
     [back] = found["o"]
     assert back.inner is back.again
     assert back.inner[0] is back
@@ -168,9 +168,9 @@ def test_what_holds_itself_comes_back(tmp_path: Path) -> None:
 def test_allowed_classes_hold_common_ones(tmp_path: Path) -> None:
     value = (Config(3, deque([UUID(int=1)])), Slotted(UUID(int=2), range(2)), Point(UUID(int=3), Color.RED))
     allow = [Config, Slotted, Point, Color]
-    engine.save({"o": value}, tmp_path / "c", allow=allow, unloadable="refuse")
+    dcp_engine.save({"o": value}, tmp_path / "c", allow=allow, unloadable="refuse")
     found: dict[str, Any] = {"o": None}
-    engine.load(found, tmp_path / "c", allow=allow)
+    dcp_engine.load(found, tmp_path / "c", allow=allow)
     assert found["o"] == value
 
 
@@ -189,10 +189,10 @@ UNREADABLE: Final[dict[str, tuple[Any, str]]] = {
     "an array of objects": (np.array([{}, None], dtype=object), "numpy.dtype.O8"),
 }
 SAVES: Final[dict[str, Callable[..., Any]]] = {
-    "save": engine.save,
-    "async_save": lambda *args, **options: engine.async_save(*args, **options).wait(),
+    "save": dcp_engine.save,
+    "async_save": lambda *args, **options: dcp_engine.async_save(*args, **options).wait(),
     "dcp.save": lambda state, url, **options: dcp.save(
-        state, storage_writer=engine.CheckpointWriter(url, **options), no_dist=True
+        state, storage_writer=dcp_engine.CheckpointWriter(url, **options), no_dist=True
     ),
 }
 
@@ -211,7 +211,7 @@ def test_what_a_load_refuses_a_save_warns_of(
     assert words.endswith("list the classes in `allow`, in the save and in every load.")
     assert "numpy.dtype.O8, which can't be read even if it is in `allow`" in words
     with pytest.raises(StateMismatch) as caught:
-        engine.load({"w": torch.zeros(2), "fine": 0, **dict.fromkeys(state)}, tmp_path / "c")
+        dcp_engine.load({"w": torch.zeros(2), "fine": 0, **dict.fromkeys(state)}, tmp_path / "c")
     for name, (_, held) in (REFUSED | UNREADABLE).items():
         assert f"{name} holds {held}" in str(caught.value)
     assert str(caught.value).endswith(
@@ -220,18 +220,18 @@ def test_what_a_load_refuses_a_save_warns_of(
 
 
 def test_a_number_that_torch_does_not_read_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    engine.save({"big": (1 << 2400,)}, tmp_path / "c")
+    dcp_engine.save({"big": (1 << 2400,)}, tmp_path / "c")
     assert "big can't be read back, even if" in caplog.text
     with pytest.raises(CheckpointCorrupted, match="big"):
-        engine.load({"big": None}, tmp_path / "c")
+        dcp_engine.load({"big": None}, tmp_path / "c")
 
 
 @pytest.mark.adversary
 def test_a_class_that_is_allowed_and_filled_as_no_load_can(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    engine.save({"cfg": (Stack([1]),)}, tmp_path / "c", allow=[Stack])
+    dcp_engine.save({"cfg": (Stack([1]),)}, tmp_path / "c", allow=[Stack])
     assert f"holds {__name__}.Stack, which can't be read even if it is in `allow`" in caplog.text
     with pytest.raises(StateMismatch, match="even if it is in `allow`"):
-        engine.load({"cfg": None}, tmp_path / "c", allow=[Stack])
+        dcp_engine.load({"cfg": None}, tmp_path / "c", allow=[Stack])
 
 
 def test_what_is_allowed_is_saved_without_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -264,12 +264,12 @@ def test_what_cant_be_pickled_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         UnsavableState, match=r"a\.b\S* can't be pickled: ValueError: I stay here; c can't be pickled: "
     ):
-        engine.save(state, tmp_path / "c")
-    assert engine.find(tmp_path / "c") is None
+        dcp_engine.save(state, tmp_path / "c")
+    assert dcp_engine.find(tmp_path / "c") is None
 
 
 def test_text_that_looks_like_a_class_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    engine.save({"log": ("cat\ndog\ncos\nsystem\n", b"cmy\nConfig\n", "O8V16")}, tmp_path / "c")
+    dcp_engine.save({"log": ("cat\ndog\ncos\nsystem\n", b"cmy\nConfig\n", "O8V16")}, tmp_path / "c")
     assert said(caplog) == []
 
 
@@ -356,20 +356,20 @@ CRAFTED: Final = {
 @pytest.mark.adversary
 @pytest.mark.parametrize("crafted", CRAFTED.values(), ids=CRAFTED)
 def test_crafted_objects_are_refused_soon(tmp_path: Path, crafted: bytes) -> None:
-    engine.save({"o": ("x" * 200,)}, tmp_path / "saved")
+    dcp_engine.save({"o": ("x" * 200,)}, tmp_path / "saved")
     pickled = b"\x80\x02" + crafted + b"."
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as packed:
         for name, data in (("data.pkl", pickled), ("byteorder", b"little"), ("version", b"3\n")):
             packed.writestr(f"archive/{name}", data)
-    assert bytes(container.pickle_in(container.members(stream.getbuffer()))) == pickled
+    assert bytes(torch_zip_read.pickle_in(torch_zip_read.members(stream.getbuffer()))) == pickled
     place = tmp_path / "c"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dcp.save({"o": stream}, checkpoint_id=place, planner=AsIs(), no_dist=True)
     began = time.monotonic()
     with pytest.raises((CheckpointCorrupted, StateMismatch)) as caught:
-        engine.load({"o": None}, place)
+        dcp_engine.load({"o": None}, place)
     assert time.monotonic() - began < 20, "the limits are 2 s of the processor and one start of an interpreter"
     assert "o" in str(caught.value)
 
@@ -384,9 +384,9 @@ class AsIs(dcp.DefaultSavePlanner):
 
 @pytest.mark.adversary
 def test_what_is_allowed_is_so_for_one_load(tmp_path: Path) -> None:
-    engine.save({"o": (Config(),)}, tmp_path / "c", allow=[Config])
+    dcp_engine.save({"o": (Config(),)}, tmp_path / "c", allow=[Config])
     before = {*torch.serialization.get_safe_globals()}
-    engine.load({"o": None}, tmp_path / "c", allow=[Config])
+    dcp_engine.load({"o": None}, tmp_path / "c", allow=[Config])
     assert {*torch.serialization.get_safe_globals()} == before
     with pytest.raises(StateMismatch):
-        engine.load({"o": None}, tmp_path / "c")
+        dcp_engine.load({"o": None}, tmp_path / "c")

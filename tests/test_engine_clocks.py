@@ -11,13 +11,14 @@ from typing import Any, Self
 import pytest
 import torch
 
+import dcp_engine
 import s3_server
 from cluster.processes import until
-from dcp_worker import engine
-from dcp_worker.engine import layout, replaced
-from dcp_worker.engine.errors import StorageDenied
-from dcp_worker.engine.local_store import LocalStore
-from dcp_worker.engine.stores import open_store
+from dcp_engine.commit import replaced
+from dcp_engine.errors import StorageDenied
+from dcp_engine.format import layout
+from dcp_engine.stores.local_store import LocalStore
+from dcp_engine.stores.opening import open_store
 
 HOUR = timedelta(hours=1)
 NONE = timedelta(0)
@@ -36,7 +37,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
                 return super().now(tz) + timedelta(hours=hours)
 
         for name, module in list(sys.modules.items()):
-            if name.startswith("dcp_worker.engine") and hasattr(module, "datetime"):
+            if name.startswith("dcp_engine") and hasattr(module, "datetime"):
                 monkeypatch.setattr(module, "datetime", Shifted)
 
     return ahead
@@ -50,14 +51,14 @@ class Place:
     options: dict[str, Any]
 
     def save(self, value: float, keep: timedelta) -> str:
-        made = engine.save(
+        made = dcp_engine.save(
             {"w": torch.full((700,), value)}, self.url, storage_options=self.options, overwrite=True, keep_replaced=keep
         )
         return made.save_id
 
     def clean(self, **options: Any) -> set[str]:
         """Clean up; return of which saves something went."""
-        gone = engine.clean(self.url, storage_options=self.options, **options)
+        gone = dcp_engine.clean(self.url, storage_options=self.options, **options)
         return {path.partition("/")[0].removeprefix("data-") for path in gone if path.startswith("data-")}
 
     def begun(self) -> str:
@@ -127,7 +128,7 @@ def test_whoever_may_only_delete_takes_nothing_that_is_kept(
     for file in (tmp_path / layout.data_folder(left)).iterdir():
         os.utime(file, (0, 0))
     assert place.clean() == {left}
-    assert engine.inspect(tmp_path).save_id == second
+    assert dcp_engine.inspect(tmp_path).save_id == second
 
 
 def test_the_time_is_learnt_on_a_full_disk_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +139,7 @@ def test_the_time_is_learnt_on_a_full_disk_and_leaves_nothing(tmp_path: Path, mo
     assert abs(open_store(place.url).now().timestamp() - (tmp_path / layout.METADATA).stat().st_mtime) < 600
     assert sorted(tmp_path.rglob("*")) == before
     assert not (missing := tmp_path / "missing").exists()
-    assert engine.clean(missing) == []
+    assert dcp_engine.clean(missing) == []
     assert not missing.exists()
 
 

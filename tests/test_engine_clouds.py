@@ -17,15 +17,15 @@ import pytest
 import torch
 
 import cloud_servers
+import dcp_engine
 import engine_programs as programs
 import flaky_proxy
 import s3_server
 from cloud_servers import Azure, Cloud, Google
 from cluster import builds
-from dcp_worker import engine
-from dcp_worker.contract import Operation, Reason
-from dcp_worker.engine import layout
-from dcp_worker.engine.errors import (
+from dcp_contract.reasons import Reason
+from dcp_contract.sections import Operation
+from dcp_engine.errors import (
     CheckpointCorrupted,
     CheckpointExists,
     CheckpointNotFound,
@@ -34,9 +34,10 @@ from dcp_worker.engine.errors import (
     StorageDenied,
     StorageUnavailable,
 )
-from dcp_worker.engine.object_store import ObjectStore
-from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, PART_SIZE
-from dcp_worker.engine.stores import open_store
+from dcp_engine.format import layout
+from dcp_engine.stores.object_store import ObjectStore
+from dcp_engine.stores.opening import open_store
+from dcp_engine.stores.protocol import ATOMIC, BEST_EFFORT, PART_SIZE
 from flaky_proxy import FlakyProxy
 from rank_group import run_ranks, values
 
@@ -90,10 +91,10 @@ class Place:
     def hold(self, seed: int = 1) -> None:
         """Save, from this process, 17 MiB. To Google's emulator by way of a folder."""
         if isinstance(self.cloud, Google):
-            engine.save(state(seed), str(self.scratch))
+            dcp_engine.save(state(seed), str(self.scratch))
             self.cloud.fill(self.path, self.scratch)
         else:
-            engine.save(state(seed), self.url, storage_options=self.options, overwrite=True)
+            dcp_engine.save(state(seed), self.url, storage_options=self.options, overwrite=True)
 
     def files(self) -> list[str]:
         return [key.removeprefix(f"{self.path}/") for key in self.cloud.keys(f"{self.path}/")]
@@ -126,7 +127,7 @@ def state(seed: int) -> dict[str, Any]:
 def loaded(place: Place, **more: Any) -> int:
     """Return which seed's state is there, having compared every value."""
     found: dict[str, Any] = {"w": torch.zeros(17 << 18), "b": torch.zeros(3), "step": -1}
-    engine.load(found, place.url, storage_options=place.options | more)
+    dcp_engine.load(found, place.url, storage_options=place.options | more)
     expected = state(found["step"])
     assert torch.equal(found["w"], expected["w"])
     assert torch.equal(found["b"], expected["b"])
@@ -199,21 +200,21 @@ def test_a_resharded_load_is_bitwise_equal(place: Place) -> None:
 
 def test_what_is_there_is_told_and_verified(place: Place) -> None:
     place.hold()
-    found = engine.find(place.url, storage_options=place.options)
+    found = dcp_engine.find(place.url, storage_options=place.options)
     assert found is not None
-    assert found == engine.preflight(Operation.LOAD, place.url, storage_options=place.options)
-    manifest = engine.inspect(place.url, storage_options=place.options)
+    assert found == dcp_engine.preflight(Operation.LOAD, place.url, storage_options=place.options)
+    manifest = dcp_engine.inspect(place.url, storage_options=place.options)
     assert set(manifest.tensors) == {"w", "b", "step"}
-    verified = engine.verify(place.url, storage_options=place.options)
+    verified = dcp_engine.verify(place.url, storage_options=place.options)
     assert (verified.save_id, verified.verified) == (found.save_id, "every byte, by its crc32c")
     with pytest.raises(CheckpointExists, match=found.save_id):
-        engine.preflight(Operation.SAVE, place.url, storage_options=place.options)
+        dcp_engine.preflight(Operation.SAVE, place.url, storage_options=place.options)
 
 
 def test_nothing_there(place: Place) -> None:
-    assert engine.find(place.url, storage_options=place.options) is None
+    assert dcp_engine.find(place.url, storage_options=place.options) is None
     with pytest.raises(CheckpointNotFound, match=re.escape(place.url)):
-        engine.preflight(Operation.LOAD, place.url, storage_options=place.options)
+        dcp_engine.preflight(Operation.LOAD, place.url, storage_options=place.options)
     with pytest.raises(CheckpointNotFound, match=re.escape(place.url)):
         loaded(place)
 
@@ -238,7 +239,7 @@ def test_harm_done_in_the_store_is_named(place: Place, harm: Callable[[bytes], b
     with pytest.raises(CheckpointCorrupted, match=rf"/__0_0\.distcp: .*{what}"):
         loaded(place)
     with pytest.raises(CheckpointCorrupted, match=r"/__0_0\.distcp.*It holds .*w"):
-        engine.verify(place.url, storage_options=place.options)
+        dcp_engine.verify(place.url, storage_options=place.options)
 
 
 def test_who_has_no_credentials_reads_what_is_public(
@@ -258,8 +259,8 @@ def test_orphans_go_and_nothing_else(place: Place) -> None:
     orphans = [f"{layout.data_folder(layout.new_save_id())}/{name}" for name in ("__0_0.distcp", "manifest.json")]
     for name in (*orphans, "notes/of/somebody"):
         place.cloud.put(f"{place.path}/{name}", b"x")
-    assert engine.clean(place.url, storage_options=place.options) == []
-    removed = engine.clean(place.url, storage_options=place.options, older_than=timedelta(0))
+    assert dcp_engine.clean(place.url, storage_options=place.options) == []
+    removed = dcp_engine.clean(place.url, storage_options=place.options, older_than=timedelta(0))
     assert removed == sorted(orphans)
     assert sorted(place.files()) == sorted([*before, "notes/of/somebody"])
     assert loaded(place) == 1
@@ -275,7 +276,7 @@ def test_what_is_gone_already_is_deleted(place: Place) -> None:
 def test_another_spelling_of_the_protocol(google: Google, tmp_path: Path) -> None:
     place = Place(google, tmp_path.name, tmp_path / "saved")
     place.hold()
-    found = engine.find(place.url.replace("gs://", "gcs://"), storage_options=place.options)
+    found = dcp_engine.find(place.url.replace("gs://", "gcs://"), storage_options=place.options)
     assert found
     assert found.save_id in place.key("manifest.json")
 
@@ -314,7 +315,7 @@ def save_in_parts(place: Place) -> None:
     """Save values that don't lie side by side, with too little memory to hold them: three parts."""
     saved = state(1)
     saved["w"] = programs.apart(saved["w"])
-    engine.save(saved, place.url, storage_options=place.options, memory_limit=PART_SIZE)
+    dcp_engine.save(saved, place.url, storage_options=place.options, memory_limit=PART_SIZE)
 
 
 def test_a_file_travels_in_one_request_or_in_parts(on_azure: Place, azure: Azure) -> None:
@@ -352,7 +353,7 @@ def test_savers_that_replace_one_another_leave_one_whole_checkpoint(on_azure: Pl
     for ends in zip(*values(run_ranks(2, replacing, on_azure.url, on_azure.options, rounds)), strict=True):
         assert {end for end, _ in ends} == {"saved"}
     for number in range(rounds):
-        info = engine.verify(f"{on_azure.url}/{number}", storage_options=on_azure.options)
+        info = dcp_engine.verify(f"{on_azure.url}/{number}", storage_options=on_azure.options)
         files = [name for name in on_azure.files() if name.startswith(f"{number}/")]
         assert {name.split("/")[1] for name in files} == {".metadata", f"data-{info.save_id}"}
 
@@ -364,7 +365,7 @@ def test_a_lost_answer_to_ones_own_commit_is_recognised(on_azure: Place, flaky: 
     flaky.rule = flaky_proxy.once("lose answer", "PUT", ".metadata")
     place = behind(flaky, on_azure)
     now = timedelta(0)
-    info = engine.save(state(2), place.url, storage_options=place.options, overwrite=overwrite, keep_replaced=now)
+    info = dcp_engine.save(state(2), place.url, storage_options=place.options, overwrite=overwrite, keep_replaced=now)
     assert flaky.faults == ["lose answer"]
     assert loaded(on_azure) == 2
     assert {name.partition("/")[0] for name in on_azure.files()} == {".metadata", f"data-{info.save_id}"}
@@ -393,9 +394,9 @@ def test_a_path_that_makes_signed_urls_invalid_is_read_through_obstore(
 
 
 def attempts(place: Place) -> Iterator[Callable[[], object]]:
-    yield lambda: engine.find(place.url, storage_options=place.options)
-    yield lambda: engine.preflight(Operation.SAVE, place.url, storage_options=place.options)
-    yield lambda: engine.save(state(1), place.url, storage_options=place.options)
+    yield lambda: dcp_engine.find(place.url, storage_options=place.options)
+    yield lambda: dcp_engine.preflight(Operation.SAVE, place.url, storage_options=place.options)
+    yield lambda: dcp_engine.save(state(1), place.url, storage_options=place.options)
     yield lambda: loaded(place)
 
 
@@ -447,7 +448,7 @@ def test_uploads_in_parts_to_google_on_an_s3_server(google: Google, tmp_path: Pa
         place = Place(Google(server.endpoint), "x", tmp_path)
         save_in_parts(place)
         assert loaded(place) == 1
-        found = engine.verify(place.url, storage_options=place.options)
+        found = dcp_engine.verify(place.url, storage_options=place.options)
         assert found.conflict_guard == BEST_EFFORT, "the server does not know Google's condition"
         assert len(server.keys("x/")) == 4
         assert server.uploads() == []

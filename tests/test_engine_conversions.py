@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
+import dcp_engine
 import value_programs as programs
-from dcp_worker import engine
-from dcp_worker.engine.errors import StateMismatch
+from dcp_engine.errors import StateMismatch
 from rank_pool import Pool, joined
 
 INT, NAN, INF = torch.int64, float("nan"), float("inf")
@@ -50,7 +50,7 @@ OTHER: list[tuple[list[Any], torch.dtype, torch.dtype, str]] = [
 @pytest.fixture(params=["ours", "stock"])
 def saved(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     if request.param == "ours":
-        return lambda state: engine.save(state, tmp_path)
+        return lambda state: dcp_engine.save(state, tmp_path)
     return lambda state: dcp.save(state, checkpoint_id=tmp_path, no_dist=True)
 
 
@@ -63,16 +63,16 @@ def test_values_are_converted_and_that_is_said(
     held = torch.tensor(values, dtype=there)
     saved({"x": held, "same": torch.ones(2)})
     found = {"x": torch.zeros(len(values), dtype=wanted), "same": torch.zeros(2)}
-    with caplog.at_level(logging.WARNING, "dcp_worker"):
-        info = engine.load(found, tmp_path)
+    with caplog.at_level(logging.WARNING, "dcp_engine"):
+        info = dcp_engine.load(found, tmp_path)
     expected = held.to(wanted)
     assert torch.equal(found["x"].view(torch.uint8), expected.view(torch.uint8))
     assert info.entries is not None
     assert (info.entries.loaded, info.entries.left_out, info.entries.converted) == (2, 0, 1)
-    [record] = [each for each in caplog.records if each.name.startswith("dcp_worker")]
+    [record] = [each for each in caplog.records if each.name.startswith("dcp_engine")]
     assert record.message.startswith("loaded with a conversion: x (")
     with pytest.raises(StateMismatch, match=r"convert is false: x \("):
-        engine.load(found, tmp_path, convert=False)
+        dcp_engine.load(found, tmp_path, convert=False)
 
 
 @pytest.mark.adversary
@@ -83,27 +83,27 @@ def test_values_that_would_become_others_are_refused(
 ) -> None:
     saved({"x": torch.tensor(values, dtype=there)})
     with pytest.raises(StateMismatch, match=message):
-        engine.load({"x": torch.zeros(len(values), dtype=wanted)}, tmp_path)
+        dcp_engine.load({"x": torch.zeros(len(values), dtype=wanted)}, tmp_path)
 
 
 @pytest.mark.adversary
 def test_all_entries_that_can_not_be_converted_are_named(tmp_path: Path) -> None:
-    engine.save({"a": torch.ones(2), "b": {"c": torch.ones(2)}}, tmp_path)
+    dcp_engine.save({"a": torch.ones(2), "b": {"c": torch.ones(2)}}, tmp_path)
     wanted: dict[str, Any] = {"a": torch.zeros(2, dtype=torch.int8), "b": {"c": torch.zeros(2, dtype=torch.bool)}}
     with pytest.raises(StateMismatch, match=r"a \(float32 to int8\), b\.c \(float32 to bool\)"):
-        engine.load(wanted, tmp_path)
+        dcp_engine.load(wanted, tmp_path)
 
 
 @pytest.mark.adversary
 def test_an_object_in_place_of_a_tensor_is_counted_as_a_conversion(tmp_path: Path) -> None:
-    engine.save({"step": 3}, tmp_path)
+    dcp_engine.save({"step": 3}, tmp_path)
     found: dict[str, Any] = {"step": torch.zeros(())}
-    info = engine.load(found, tmp_path)
+    info = dcp_engine.load(found, tmp_path)
     assert found == {"step": 3}
     assert info.entries is not None
     assert info.entries.converted == 1
     with pytest.raises(StateMismatch, match=r"convert is false: step \(an object to float32\)"):
-        engine.load({"step": torch.zeros(())}, tmp_path, convert=False)
+        dcp_engine.load({"step": torch.zeros(())}, tmp_path, convert=False)
 
 
 def _layers(count: int) -> dict[str, Any]:
@@ -125,13 +125,13 @@ BOTH: list[tuple[str, dict[str, Any], dict[str, Any], str | None]] = [
 def test_strict_on_both_sides(
     tmp_path: Path, name: str, there: dict[str, Any], here: dict[str, Any], message: str | None
 ) -> None:
-    engine.save(there, tmp_path)
+    dcp_engine.save(there, tmp_path)
     if message is None:
-        assert engine.load(here, tmp_path, strict="both").entries is not None
+        assert dcp_engine.load(here, tmp_path, strict="both").entries is not None
     else:
         with pytest.raises(StateMismatch, match=message):
-            engine.load(here, tmp_path, strict="both")
-    info = engine.load(here, tmp_path)
+            dcp_engine.load(here, tmp_path, strict="both")
+    info = dcp_engine.load(here, tmp_path)
     assert info.entries is not None
     count = sum(len(part) if isinstance(part, dict) else 1 for part in here.values())
     total = sum(len(part) if isinstance(part, dict) else 1 for part in there.values())
@@ -140,6 +140,6 @@ def test_strict_on_both_sides(
 
 @pytest.mark.adversary
 def test_ranks_ask_for_both_sides_together(pool: Pool, tmp_path: Path) -> None:
-    engine.save(_layers(4), tmp_path)
+    dcp_engine.save(_layers(4), tmp_path)
     found = [result.value for result in pool.call(2, joined, programs.load_halves, str(tmp_path))]
     assert found == [(4, 0, "the checkpoint holds layers.3.weight, which no rank asks for")] * 2

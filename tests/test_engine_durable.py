@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from dcp_worker import engine
-from dcp_worker.engine.errors import CheckpointExists, EngineError, StorageDenied, StorageFull, StorageUnavailable
+import dcp_engine
+from dcp_engine.errors import CheckpointExists, EngineError, StorageDenied, StorageFull, StorageUnavailable
 
 
 def state(value: float) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def state(value: float) -> dict[str, Any]:
 
 def value_at(url: Path) -> float:
     found = {"w": torch.zeros(70_000)}
-    engine.load(found, url)
+    dcp_engine.load(found, url)
     return float(found["w"][0])
 
 
@@ -73,7 +73,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
 def test_what_a_commit_stands_on_is_durable_before_it(tmp_path: Path, disk: Disk) -> None:
     """E-M2: the folders above the checkpoint, the entry of its data folder, the files and their entries."""
     url = tmp_path / "runs" / "exp" / "1"
-    engine.save(state(1), url)
+    dcp_engine.save(state(1), url)
     (commit,) = [number for number, (_, path) in enumerate(disk.done) if path == f"{url}/.metadata"]
     before, after = disk.done[:commit], disk.done[commit + 1 :]
     (data,) = url.glob("data-*")
@@ -91,9 +91,9 @@ def test_what_a_commit_stands_on_is_durable_before_it(tmp_path: Path, disk: Disk
 
 def test_nothing_is_synced_twice_and_a_probe_not_at_all(tmp_path: Path, disk: Disk) -> None:
     """Each sync waits for the disk: the file, then what has an entry of it, as docs/decisions say."""
-    engine.save(state(1), tmp_path)
+    dcp_engine.save(state(1), tmp_path)
     disk.done.clear()  # a first save syncs the folders above, too
-    engine.save(state(2), tmp_path, overwrite=True)
+    dcp_engine.save(state(2), tmp_path, overwrite=True)
     (data,) = tmp_path.glob("data-*")
     second = disk.synced
     files = [data / "__0_0.distcp", data / "blocks.crc32c", data / "manifest.json"]
@@ -118,11 +118,11 @@ def nth_folder(number: int, code: int) -> Callable[[str], int]:
 
 
 def first(url: Path) -> None:
-    engine.save(state(1), url / "deep" / "er")
+    dcp_engine.save(state(1), url / "deep" / "er")
 
 
 def replacing(url: Path) -> None:
-    engine.save(state(2), url / "deep" / "er", overwrite=True)
+    dcp_engine.save(state(2), url / "deep" / "er", overwrite=True)
 
 
 CODES = [
@@ -191,13 +191,13 @@ def test_a_new_folder_that_can_not_be_synced_is_not_taken_for_one_that_is(tmp_pa
 def test_a_folder_that_a_killed_save_did_not_sync_is_not_taken_for_one_that_it_did(tmp_path: Path, disk: Disk) -> None:
     url = tmp_path / "runs" / "1"
     url.mkdir(parents=True)
-    engine.save(state(1), url)
+    dcp_engine.save(state(1), url)
     commit = next(number for number, (_, path) in enumerate(disk.done) if path == f"{url}/.metadata")
     before = disk.done[:commit]
     assert ("fsync", str(tmp_path)) in before
     assert ("fsync", str(tmp_path / "runs")) in before
     disk.done.clear()
-    engine.save(state(2), url, overwrite=True)
+    dcp_engine.save(state(2), url, overwrite=True)
     assert str(tmp_path) not in disk.synced, "once is enough"
 
 
@@ -220,7 +220,7 @@ def test_a_link_that_was_asked_for_twice_is_ones_own(tmp_path: Path, monkeypatch
         link(*args, **options)
 
     monkeypatch.setattr(os, "link", twice)
-    engine.save(state(1), tmp_path)
+    dcp_engine.save(state(1), tmp_path)
     assert value_at(tmp_path) == 1
     with pytest.raises(CheckpointExists):
-        engine.save(state(2), tmp_path)
+        dcp_engine.save(state(2), tmp_path)

@@ -15,10 +15,11 @@ from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.planner import SavePlanner
 
+import dcp_engine
 import engine_programs as programs
-from dcp_worker import engine
-from dcp_worker.engine import failpoints, writer
-from dcp_worker.engine.errors import CheckpointExists, EngineError, InvalidOption, StateMismatch
+from dcp_engine import failpoints
+from dcp_engine.errors import CheckpointExists, EngineError, InvalidOption, StateMismatch
+from dcp_engine.transfer import writer
 from rank_group import run_ranks, values
 
 
@@ -26,16 +27,18 @@ from rank_group import run_ranks, values
 @pytest.mark.parametrize("inside", [True, False], ids=["B5 within", "B5 after"])
 def test_a_load_fills_tensors_of_inference_mode(tmp_path: Path, *, inside: bool) -> None:
     saved = torch.arange(12.0).reshape(3, 4)
-    engine.save({"plain": saved, "half": saved, "columns": saved}, tmp_path)
+    dcp_engine.save({"plain": saved, "half": saved, "columns": saved}, tmp_path)
     with torch.inference_mode():
         found = {"plain": torch.zeros(3, 4), "half": torch.zeros(3, 4).bfloat16(), "columns": torch.zeros(4, 3).t()}
     with torch.inference_mode(inside):
-        engine.load(found, tmp_path)
+        dcp_engine.load(found, tmp_path)
     assert all(torch.equal(each.float(), saved) for each in found.values())
 
 
 @pytest.mark.adversary
-@pytest.mark.parametrize("kind", [engine.CheckpointWriter, engine.CheckpointReader], ids=["F5 writer", "F5 reader"])
+@pytest.mark.parametrize(
+    "kind", [dcp_engine.CheckpointWriter, dcp_engine.CheckpointReader], ids=["F5 writer", "F5 reader"]
+)
 @pytest.mark.parametrize("url", ["s3://bucket/x", "gs://bucket/x", "file:///tmp/x"])
 def test_writers_and_readers_travel(kind: Callable[..., Any], url: str) -> None:
     options = {} if url.startswith("file") else {"max_attempts": 2, "anon": True}
@@ -57,12 +60,12 @@ def test_ctrl_c_stops_all_files_of_a_save_and_removes_them(tmp_path: Path, monke
 
     monkeypatch.setattr(failpoints, "hook", hook)
     state = {str(number): torch.zeros(1 << 18) for number in range(40)}
-    engine.save(state, tmp_path / "whole")
+    dcp_engine.save(state, tmp_path / "whole")
     whole = len(written)
     written.clear()
     monkeypatch.setattr(writer, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        engine.save(state, tmp_path / "stopped")
+        dcp_engine.save(state, tmp_path / "stopped")
     assert len(written) < whole / 2
     assert [file for file in (tmp_path / "stopped").rglob("*") if file.is_file()] == []
 
@@ -72,15 +75,15 @@ def test_ctrl_c_stops_all_files_of_a_save_and_removes_them(tmp_path: Path, monke
 def test_one_of_several_that_joined_no_group_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    engine.save({"w": torch.zeros(3)}, tmp_path / "there")
+    dcp_engine.save({"w": torch.zeros(3)}, tmp_path / "there")
     monkeypatch.setenv("WORLD_SIZE", "8")
     url = tmp_path / ("there" if call == "load" else "new")
     with pytest.raises(InvalidOption, match=r"WORLD_SIZE is 8, .*init_process_group first, or say no_dist=True"):
-        getattr(engine, call)({"w": torch.zeros(3)}, url)
-    done = getattr(engine, call)({"w": torch.zeros(3)}, url, no_dist=True)
+        getattr(dcp_engine, call)({"w": torch.zeros(3)}, url)
+    done = getattr(dcp_engine, call)({"w": torch.zeros(3)}, url, no_dist=True)
     if call == "async_save":
         done.wait(60)
-    assert engine.find(url) is not None
+    assert dcp_engine.find(url) is not None
 
 
 @pytest.mark.adversary
@@ -92,14 +95,14 @@ def test_plans_that_were_kept_of_ours_serve_stock(tmp_path: Path, first: str) ->
             value.clear()
     state = {"w": torch.arange(9.0)}
     if first == "engine":
-        engine.save(state, tmp_path / "ours", planner=DefaultSavePlanner(enable_plan_caching=True))
+        dcp_engine.save(state, tmp_path / "ours", planner=DefaultSavePlanner(enable_plan_caching=True))
     else:
-        ours = engine.CheckpointWriter(tmp_path / "ours")
+        ours = dcp_engine.CheckpointWriter(tmp_path / "ours")
         dcp.save(state, storage_writer=ours, planner=DefaultSavePlanner(enable_plan_caching=True), no_dist=True)
     planner = DefaultSavePlanner(enable_plan_caching=True)
     dcp.save(state, checkpoint_id=tmp_path / "stock", planner=planner, no_dist=True)
     found = {"w": torch.zeros(9)}
-    engine.load(found, tmp_path / "stock")
+    dcp_engine.load(found, tmp_path / "stock")
     assert torch.equal(found["w"], state["w"])
 
 
@@ -112,9 +115,9 @@ def test_a_writer_of_ours_serves_planners_that_keep_plans(tmp_path: Path, first:
     def saved(by: str, folder: Path, value: float) -> None:
         state, planner = {"w": torch.full((9,), value)}, DefaultSavePlanner(enable_plan_caching=True)
         if by == "engine":
-            engine.save(state, folder, planner=planner)
+            dcp_engine.save(state, folder, planner=planner)
         elif by == "bare":
-            dcp.save(state, storage_writer=engine.CheckpointWriter(folder), planner=planner, no_dist=True)
+            dcp.save(state, storage_writer=dcp_engine.CheckpointWriter(folder), planner=planner, no_dist=True)
         else:
             dcp.save(state, checkpoint_id=folder, planner=planner, no_dist=True)
 
@@ -123,7 +126,7 @@ def test_a_writer_of_ours_serves_planners_that_keep_plans(tmp_path: Path, first:
         saved(by, tmp_path / str(number), float(number))
     for number in range(len(order)):
         found = {"w": torch.zeros(9)}
-        engine.load(found, tmp_path / str(number))
+        dcp_engine.load(found, tmp_path / str(number))
         assert found["w"].eq(number).all()
 
 
@@ -150,10 +153,10 @@ SAVED: dict[str, Any] = {
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_a_checkpoint_is_read_without_a_template(tmp_path: Path, by: str, keys: Any, names: list[str]) -> None:
     if by == "engine":
-        engine.save(SAVED, tmp_path)
+        dcp_engine.save(SAVED, tmp_path)
     else:
         dcp.save(SAVED, checkpoint_id=tmp_path, no_dist=True)
-    read, _ = flatten_state_dict(engine.read(tmp_path, keys=keys))
+    read, _ = flatten_state_dict(dcp_engine.read(tmp_path, keys=keys))
     found = {name: value for name, value in read.items() if value is not None}  # the rest of a list
     saved, _ = flatten_state_dict(SAVED)
     assert sorted(found) == names
@@ -163,13 +166,13 @@ def test_a_checkpoint_is_read_without_a_template(tmp_path: Path, by: str, keys: 
 
 @pytest.mark.adversary
 def test_a_key_that_chooses_nothing_is_named(tmp_path: Path) -> None:
-    engine.save(SAVED, tmp_path)
+    dcp_engine.save(SAVED, tmp_path)
     with pytest.raises(StateMismatch, match=r"chosen by modle\.\*; its parts are model, n, optim"):
-        engine.read(tmp_path, keys=["modle.*", "n"])
+        dcp_engine.read(tmp_path, keys=["modle.*", "n"])
 
 
 @pytest.mark.adversary
-@pytest.mark.parametrize("made", [engine.CheckpointWriter, engine.CheckpointReader])
+@pytest.mark.parametrize("made", [dcp_engine.CheckpointWriter, dcp_engine.CheckpointReader])
 def test_a_place_is_given_once_by_either_name(tmp_path: Path, made: Any) -> None:
     assert made(path=tmp_path).checkpoint_id == made(tmp_path).checkpoint_id == made(url=tmp_path).checkpoint_id
     for given in ((), (tmp_path, tmp_path)):
@@ -184,20 +187,20 @@ def test_nothing_is_committed_beside_what_each_rank_committed_by_itself(tmp_path
     before = sorted(path.name for path in tmp_path.rglob("*"))
     assert "__0.metadata" in before
     with pytest.raises(CheckpointExists, match=r"each rank committed a part of its own there \(__0.metadata"):
-        engine.save({"w": torch.zeros(3)}, tmp_path)
+        dcp_engine.save({"w": torch.zeros(3)}, tmp_path)
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
-    engine.save({"w": torch.zeros(3)}, tmp_path, overwrite=True)
-    assert engine.read(tmp_path)["w"].eq(0).all()
+    dcp_engine.save({"w": torch.zeros(3)}, tmp_path, overwrite=True)
+    assert dcp_engine.read(tmp_path)["w"].eq(0).all()
 
 
 _FIRST_SAVE = """
 import sys, torch, torch.distributed.checkpoint
-from dcp_worker import engine
-engine.warm(sys.argv[1] if len(sys.argv) > 2 else None)
+import dcp_engine
+dcp_engine.warm(sys.argv[1] if len(sys.argv) > 2 else None)
 before = set(sys.modules)
 state = {"w": torch.ones(3), "n": 1}
-engine.async_save(state, sys.argv[1]).wait()
-engine.load(state, sys.argv[1])
+dcp_engine.async_save(state, sys.argv[1]).wait()
+dcp_engine.load(state, sys.argv[1])
 print(sorted(name for name in sys.modules.keys() - before if name.startswith(("dcp_worker", "torch", "pydantic"))))
 """
 
@@ -214,29 +217,29 @@ def test_after_warm_the_first_save_and_load_import_nothing(tmp_path: Path, more:
 @pytest.mark.adversary
 def test_warm_says_at_once_that_a_store_can_not_be_used() -> None:
     with pytest.raises(EngineError):
-        engine.warm("nosuch://bucket/run")
+        dcp_engine.warm("nosuch://bucket/run")
 
 
 @pytest.mark.parametrize(
     ("call", "option", "value", "words"),
     [
-        (engine.save, "drift", "refus", "drift: 'refus' is none of warn, refuse, ignore"),
-        (engine.save, "unloadable", "no", "unloadable: 'no' is none of warn, refuse"),
-        (engine.load, "strict", "Both", "strict: 'Both' is none of asked, both"),
-        (engine.per_rank, "resize", "keeps", "resize: 'keeps' is none of refuse, keep"),
+        (dcp_engine.save, "drift", "refus", "drift: 'refus' is none of warn, refuse, ignore"),
+        (dcp_engine.save, "unloadable", "no", "unloadable: 'no' is none of warn, refuse"),
+        (dcp_engine.load, "strict", "Both", "strict: 'Both' is none of asked, both"),
+        (dcp_engine.per_rank, "resize", "keeps", "resize: 'keeps' is none of refuse, keep"),
     ],
 )
 def test_a_word_that_is_none_of_an_options_is_refused(
     tmp_path: Path, call: Any, option: str, value: str, words: str
 ) -> None:
     with pytest.raises(InvalidOption, match=words):
-        call({}, *([] if call is engine.per_rank else [tmp_path]), **{option: value})
+        call({}, *([] if call is dcp_engine.per_rank else [tmp_path]), **{option: value})
     assert list(tmp_path.rglob("*.distcp")) == []
 
 
 @pytest.mark.adversary
 def test_a_rank_outside_of_the_group_is_told_so(tmp_path: Path) -> None:
     first, second, outside = values(run_ranks(3, programs.save_outside_of_the_group, str(tmp_path)))
-    assert first == second == engine.inspect(tmp_path).save_id
+    assert first == second == dcp_engine.inspect(tmp_path).save_id
     assert outside.startswith("InvalidOption: ")
     assert "rank 2 is no member" in outside

@@ -11,21 +11,16 @@ from typing import Any
 import pytest
 import torch
 
+import dcp_engine
 import engine_programs as programs
 import flaky_proxy
 import s3_server
-from dcp_worker import engine
-from dcp_worker.contract import Reason
-from dcp_worker.engine import failpoints, layout, retry
-from dcp_worker.engine import options as engine_options
-from dcp_worker.engine.errors import (
-    CheckpointCorrupted,
-    EngineError,
-    PeerHung,
-    StorageDenied,
-    StorageFull,
-    StorageUnavailable,
-)
+from dcp_contract.reasons import Reason
+from dcp_engine import failpoints
+from dcp_engine.errors import CheckpointCorrupted, EngineError, PeerHung, StorageDenied, StorageFull, StorageUnavailable
+from dcp_engine.format import layout
+from dcp_engine.stores import options as engine_options
+from dcp_engine.stores import retry
 from rank_group import run_ranks, values
 
 MEBI = 1 << 20
@@ -46,7 +41,7 @@ def state(seed: int, mebi: int = 1) -> dict[str, Any]:
 def loaded(url: str, options: dict[str, Any] | None = None, mebi: int = 1) -> int:
     """Return which seed's state is at the URL, having compared every value."""
     found: dict[str, Any] = {"w": torch.zeros(mebi * MEBI // 4), "b": torch.zeros(3), "step": -1}
-    engine.load(found, url, storage_options=options)
+    dcp_engine.load(found, url, storage_options=options)
     expected = state(found["step"], mebi)
     assert torch.equal(found["w"], expected["w"])
     assert torch.equal(found["b"], expected["b"])
@@ -84,7 +79,7 @@ def test_a_killed_rank_leaves_the_old_checkpoint_or_the_new_one(
         if dying == 1:
             assert survivor.rank == 1
     assert values(run_ranks(1, programs.load, url, None, stands)) == [[]]
-    assert engine.verify(url).save_id == engine.inspect(url).save_id
+    assert dcp_engine.verify(url).save_id == dcp_engine.inspect(url).save_id
     # What the kill left behind is no hindrance, and no checkpoint.
     values(run_ranks(2, programs.save_args, url, None, 3, {"overwrite": True}))
     assert values(run_ranks(1, programs.load, url, None, 3)) == [[]]
@@ -105,7 +100,7 @@ def test_a_hung_rank_is_named_and_the_others_stop(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("hooked")
 def test_a_failed_save_removes_its_own_files_only(tmp_path: Path, point: str) -> None:
     url = str(tmp_path / "checkpoint")
-    engine.save(state(1), url)
+    dcp_engine.save(state(1), url)
     before = sorted(path.name for path in Path(url).rglob("*"))
 
     def hook(reached: str) -> None:
@@ -114,7 +109,7 @@ def test_a_failed_save_removes_its_own_files_only(tmp_path: Path, point: str) ->
 
     failpoints.hook = hook
     with pytest.raises(StorageFull):
-        engine.save(state(2), url, overwrite=True)
+        dcp_engine.save(state(2), url, overwrite=True)
     failpoints.hook = None
     assert sorted(path.name for path in Path(url).rglob("*")) == before
     assert loaded(url) == 1
@@ -139,7 +134,7 @@ def test_savers_that_replace_one_another_leave_one_whole_checkpoint(tmp_path: Pa
     for ends in zip(*values(run_ranks(2, programs.race_to_replace, url)), strict=True):
         assert {end for end, _ in ends} == {"saved"}
     for number in range(10):
-        info = engine.verify(f"{url}/{number}")
+        info = dcp_engine.verify(f"{url}/{number}")
         assert len(list(Path(url, str(number)).glob("data-*"))) == 1
         assert info.save_id in next(Path(url, str(number)).glob("data-*")).name
 
@@ -147,7 +142,7 @@ def test_savers_that_replace_one_another_leave_one_whole_checkpoint(tmp_path: Pa
 def test_503s_are_ridden_out(flaky: flaky_proxy.FlakyProxy, tmp_path: Path) -> None:
     url = flaky.server.url(tmp_path.name)
     flaky.rule = flaky_proxy.sometimes("503", 0.15, seed=7)
-    engine.save(state(1, 20), url, storage_options=flaky.server.options)
+    dcp_engine.save(state(1, 20), url, storage_options=flaky.server.options)
     assert loaded(url, flaky.server.options, 20) == 1
     assert flaky.faults
 
@@ -155,7 +150,7 @@ def test_503s_are_ridden_out(flaky: flaky_proxy.FlakyProxy, tmp_path: Path) -> N
 @pytest.mark.parametrize("fault", ["reset", "truncate"])
 def test_broken_answers_are_fetched_again(flaky: flaky_proxy.FlakyProxy, tmp_path: Path, fault: Any) -> None:
     url = flaky.server.url(tmp_path.name)
-    engine.save(state(1, 20), url, storage_options=flaky.server.options)
+    dcp_engine.save(state(1, 20), url, storage_options=flaky.server.options)
     flaky.rule = flaky_proxy.once(fault, "GET", "distcp")
     assert loaded(url, flaky.server.options, 20) == 1
     assert flaky.faults == [fault]
@@ -163,11 +158,11 @@ def test_broken_answers_are_fetched_again(flaky: flaky_proxy.FlakyProxy, tmp_pat
 
 def save_in_parts(state: dict[str, Any], url: str, options: dict[str, Any]) -> None:
     """Save values that don't lie side by side, with too little memory to hold them: they go in parts."""
-    engine.save(state | {"w": programs.apart(state["w"])}, url, storage_options=options, memory_limit=8 * MEBI)
+    dcp_engine.save(state | {"w": programs.apart(state["w"])}, url, storage_options=options, memory_limit=8 * MEBI)
 
 
 def save_in_one_request(state: dict[str, Any], url: str, options: dict[str, Any]) -> None:
-    engine.save(state, url, storage_options=options)
+    dcp_engine.save(state, url, storage_options=options)
 
 
 IN_BOTH_WAYS = pytest.mark.parametrize(
@@ -189,7 +184,7 @@ def test_a_reset_request_is_sent_again(
 def test_a_stall_ends_with_the_read_timeout(flaky: flaky_proxy.FlakyProxy, tmp_path: Path) -> None:
     url = flaky.server.url(tmp_path.name)
     options = flaky.server.options | QUICK
-    engine.save(state(1), url, storage_options=options)
+    dcp_engine.save(state(1), url, storage_options=options)
     flaky.rule = flaky_proxy.once("stall", "GET", "distcp")
     assert loaded(url, options) == 1
     assert flaky.faults == ["stall"]
@@ -200,7 +195,7 @@ def test_a_range_is_asked_for_as_often_as_the_options_say(
     flaky: flaky_proxy.FlakyProxy, tmp_path: Path, attempts: int
 ) -> None:
     url = flaky.server.url(tmp_path.name)
-    engine.save(state(1), url, storage_options=flaky.server.options)
+    dcp_engine.save(state(1), url, storage_options=flaky.server.options)
     flaky.rule = lambda method, path: "reset" if method == "GET" and "distcp" in path else None
     with pytest.raises(StorageUnavailable):
         loaded(url, flaky.server.options | {"max_attempts": attempts})
@@ -208,7 +203,7 @@ def test_a_range_is_asked_for_as_often_as_the_options_say(
 
 
 def test_a_bucket_that_is_not_there_is_no_checkpoint_that_is_not_there(s3: s3_server.S3Server) -> None:
-    for attempt in (loaded, lambda url, options: engine.find(url, storage_options=options)):
+    for attempt in (loaded, lambda url, options: dcp_engine.find(url, storage_options=options)):
         with pytest.raises(StorageUnavailable, match="NoSuchBucket"):
             attempt("s3://nowhere/x", s3.options)
 
@@ -230,15 +225,15 @@ def test_a_store_that_stays_sick_is_unavailable_and_nothing_remains(
         save(state(1, 20), url, flaky.server.options | QUICK)
     assert s3.keys(tmp_path.name) == []
     assert s3.uploads(tmp_path.name) == []
-    assert engine.find(url, storage_options=s3.options) is None
+    assert dcp_engine.find(url, storage_options=s3.options) is None
 
 
 def test_a_lost_answer_to_ones_own_commit_is_recognised(flaky: flaky_proxy.FlakyProxy, tmp_path: Path) -> None:
     url = flaky.server.url(tmp_path.name)
     flaky.rule = flaky_proxy.once("lose answer", "PUT", ".metadata")
-    info = engine.save(state(1), url, storage_options=flaky.server.options)
+    info = dcp_engine.save(state(1), url, storage_options=flaky.server.options)
     assert flaky.faults == ["lose answer"]
-    found = engine.find(url, storage_options=flaky.server.options)
+    found = dcp_engine.find(url, storage_options=flaky.server.options)
     assert found is not None
     assert found.save_id == info.save_id
 
@@ -261,11 +256,11 @@ def test_only_a_commit_that_was_refused_at_once_is_none(
 ) -> None:
     url = flaky.server.url(tmp_path.name)
     if overwrite:
-        engine.save(state(1), url, storage_options=s3.options)
+        dcp_engine.save(state(1), url, storage_options=s3.options)
     before = s3.keys(tmp_path.name)
     flaky.rule = _in_turn(faults)
     with pytest.raises(error) as caught:
-        engine.save(state(2), url, storage_options=flaky.server.options, overwrite=overwrite)
+        dcp_engine.save(state(2), url, storage_options=flaky.server.options, overwrite=overwrite)
     assert caught.value.commit_unknown is unknown
     assert (s3.keys(tmp_path.name) == before) is not unknown
     assert flaky.faults == faults
@@ -276,7 +271,7 @@ def test_a_commit_that_is_refused_after_its_answer_got_lost_is_one(
 ) -> None:
     url = flaky.server.url(tmp_path.name)
     flaky.rule = _in_turn(["lose answer", "403"])
-    engine.save(state(2), url, storage_options=flaky.server.options)
+    dcp_engine.save(state(2), url, storage_options=flaky.server.options)
     assert flaky.faults == ["lose answer", "403"]
     assert loaded(url, s3.options) == 2
 
@@ -288,7 +283,7 @@ def _in_turn(faults: list[flaky_proxy.Fault]) -> flaky_proxy.Rule:
 
 def test_a_byte_flipped_on_the_wire_is_noticed(flaky: flaky_proxy.FlakyProxy, tmp_path: Path) -> None:
     url = flaky.server.url(tmp_path.name)
-    engine.save(state(1), url, storage_options=flaky.server.options)
+    dcp_engine.save(state(1), url, storage_options=flaky.server.options)
     flaky.rule = flaky_proxy.once("flip", "GET", "distcp")
     with pytest.raises(CheckpointCorrupted, match=r"__0_0\.distcp.*It holds .*w"):
         loaded(url, flaky.server.options)
@@ -297,9 +292,9 @@ def test_a_byte_flipped_on_the_wire_is_noticed(flaky: flaky_proxy.FlakyProxy, tm
 def test_only_the_bytes_that_are_needed_travel(flaky: flaky_proxy.FlakyProxy, tmp_path: Path) -> None:
     url = flaky.server.url(tmp_path.name)
     saved = {f"layer{number}": torch.randn(8 * MEBI // 4) for number in range(4)}
-    engine.save(saved, url, storage_options=flaky.server.options)
+    dcp_engine.save(saved, url, storage_options=flaky.server.options)
     flaky.answered.clear()
-    engine.load({"layer2": torch.zeros(8 * MEBI // 4)}, url, storage_options=flaky.server.options)
+    dcp_engine.load({"layer2": torch.zeros(8 * MEBI // 4)}, url, storage_options=flaky.server.options)
     fetched = sum(size for method, path, size in flaky.answered if method == "GET" and "distcp" in path)
     assert fetched <= 1.05 * 8 * MEBI
 
@@ -315,12 +310,12 @@ def test_only_the_bytes_that_are_needed_travel(flaky: flaky_proxy.FlakyProxy, tm
 )
 def test_damaged_data_are_named(tmp_path: Path, harm: Any, what: str) -> None:
     url = str(tmp_path / "checkpoint")
-    engine.save(state(1), url)
+    dcp_engine.save(state(1), url)
     harm(next(Path(url).rglob("*.distcp")))
     with pytest.raises(CheckpointCorrupted, match=what):
         loaded(url)
     with pytest.raises(CheckpointCorrupted) as caught:
-        engine.verify(url)
+        dcp_engine.verify(url)
     assert "w" in caught.value.tensors
     assert "__0_0.distcp" in str(caught.value)
 
@@ -329,26 +324,26 @@ def test_damaged_data_are_named(tmp_path: Path, harm: Any, what: str) -> None:
 def test_damage_beside_the_data_is_noticed(tmp_path: Path, name: str) -> None:
     """What a load reads of it; of `.metadata` it reads the last line alone, and leaves the pickle to stock readers."""
     url = str(tmp_path / "checkpoint")
-    engine.save(state(1), url)
+    dcp_engine.save(state(1), url)
     file = next(path for path in Path(url).rglob("*") if path.name == name)
     _flip(file, file.stat().st_size // 2)
     with pytest.raises(CheckpointCorrupted) if name != ".metadata" else nullcontext():
         assert loaded(url) == 1
     with pytest.raises(CheckpointCorrupted):
-        engine.verify(url)
+        dcp_engine.verify(url)
 
 
 @pytest.mark.usefixtures("hooked")
 def test_a_load_under_a_replace_starts_over_and_never_mixes(tmp_path: Path) -> None:
     url = str(tmp_path / "checkpoint")
-    engine.save(state(1), url)
+    dcp_engine.save(state(1), url)
     replaced: list[int] = []
 
     def hook(reached: str) -> None:
         if reached == "reading" and not replaced:
             replaced.append(1)
             failpoints.hook = None
-            engine.save(state(2), url, overwrite=True)
+            dcp_engine.save(state(2), url, overwrite=True)
 
     failpoints.hook = hook
     assert loaded(url) == 2
@@ -363,9 +358,9 @@ def test_a_full_disk(tmp_path: Path) -> None:
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)], check=False).returncode:
         pytest.skip("mounting a small tmpfs needs root")
     try:
-        engine.save(state(1), f"{small}/checkpoint")
+        dcp_engine.save(state(1), f"{small}/checkpoint")
         with pytest.raises(StorageFull):
-            engine.save(state(2), f"{small}/checkpoint", overwrite=True)
+            dcp_engine.save(state(2), f"{small}/checkpoint", overwrite=True)
         assert loaded(f"{small}/checkpoint") == 1
         assert len(list(small.rglob("*.distcp"))) == 1
     finally:
@@ -385,41 +380,41 @@ def test_orphans_are_left_to_an_explicit_clean_up(tmp_path: Path) -> None:
     orphan = url / layout.data_folder(layout.new_save_id()) / "__0_0.distcp"
     orphan.parent.mkdir(parents=True)
     orphan.write_bytes(b"somebody may still be writing this")
-    engine.save(state(1), str(url))
-    engine.save(state(2), str(url), overwrite=True)
-    assert engine.clean(url) == []  # too young
+    dcp_engine.save(state(1), str(url))
+    dcp_engine.save(state(2), str(url), overwrite=True)
+    assert dcp_engine.clean(url) == []  # too young
     gone = orphan.relative_to(url).as_posix()
-    assert engine.clean(url, older_than=timedelta(0), dry_run=True) == [gone]
+    assert dcp_engine.clean(url, older_than=timedelta(0), dry_run=True) == [gone]
     assert orphan.exists()
-    assert engine.clean(url, older_than=timedelta(0)) == [gone]
+    assert dcp_engine.clean(url, older_than=timedelta(0)) == [gone]
     assert not orphan.parent.exists()
     assert loaded(str(url)) == 2
 
 
 def test_a_clean_up_removes_what_a_probe_or_a_commit_left_and_nothing_like_it(tmp_path: Path) -> None:
-    engine.save(state(1), tmp_path)
+    dcp_engine.save(state(1), tmp_path)
     number = layout.new_save_id()
     left = [f".metadata.{number}.tmp", f"data-probe-{number}/probe", f"probe.{number}.link", f"probe.{number}.tmp"]
     others = [".metadata.tmp", f"metadata.{number}.tmp", "probe.txt", f"data-{number}.txt", f"notes/probe.{number}.tmp"]
     for name in left + others:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert engine.clean(tmp_path) == []
-    assert engine.clean(tmp_path, older_than=timedelta(0)) == left
+    assert dcp_engine.clean(tmp_path) == []
+    assert dcp_engine.clean(tmp_path, older_than=timedelta(0)) == left
     assert all((tmp_path / name).exists() for name in others)
     assert loaded(str(tmp_path)) == 1
 
 
 def test_stale_uploads_are_aborted_by_a_clean_up(s3: s3_server.S3Server, tmp_path: Path) -> None:
     url = s3.url(tmp_path.name)
-    engine.save(state(1), url, storage_options=s3.options)
+    dcp_engine.save(state(1), url, storage_options=s3.options)
     key = f"{tmp_path.name}/{layout.data_path(layout.new_save_id(), 0, 0)}"
     s3.client().create_multipart_upload(Bucket=s3.bucket, Key=key)
     # moto says that every upload began in 2010, so this one counts as stale at once.
     name = key.partition("/")[2]
-    assert engine.clean(url, storage_options=s3.options, dry_run=True) == [name]
+    assert dcp_engine.clean(url, storage_options=s3.options, dry_run=True) == [name]
     assert s3.uploads(tmp_path.name) == [key]
-    assert engine.clean(url, storage_options=s3.options) == [name]
+    assert dcp_engine.clean(url, storage_options=s3.options) == [name]
     assert s3.uploads(tmp_path.name) == []
     assert loaded(url, s3.options) == 1
 

@@ -12,11 +12,13 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from dcp_worker import engine
-from dcp_worker.engine import commit, folders, layout
-from dcp_worker.engine.errors import CheckpointCorrupted, CheckpointExists, EngineError
-from dcp_worker.engine.fsspec_store import FsspecStore
-from dcp_worker.engine.local_store import LocalStore
+import dcp_engine
+from dcp_engine.commit import protocol
+from dcp_engine.errors import CheckpointCorrupted, CheckpointExists, EngineError
+from dcp_engine.format import layout
+from dcp_engine.stores import folders
+from dcp_engine.stores.fsspec_store import FsspecStore
+from dcp_engine.stores.local_store import LocalStore
 
 pytestmark = [pytest.mark.adversary, pytest.mark.timeout(60)]
 
@@ -29,7 +31,7 @@ def state(value: float) -> dict[str, Any]:
 
 def value_at(url: Path) -> float:
     found = {"w": torch.zeros(70_000)}
-    engine.load(found, url)
+    dcp_engine.load(found, url)
     return float(found["w"][0])
 
 
@@ -100,10 +102,10 @@ def test_what_is_removed_lies_in_the_checkpoint(
     plant(run, home)
     if by == "save":
         (run / ".metadata").write_bytes(metadata_of(ID))
-        engine.save(state(2), run, overwrite=True)
+        dcp_engine.save(state(2), run, overwrite=True)
         assert value_at(run) == 2
     else:
-        engine.clean(run, older_than=timedelta(0))
+        dcp_engine.clean(run, older_than=timedelta(0))
 
 
 def test_what_no_save_writes_stays_in_a_folder_that_is_removed(run: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -120,7 +122,7 @@ def test_what_no_save_writes_stays_in_a_folder_that_is_removed(run: Path, caplog
     ):
         (folder / name).write_text("x")
     (run / ".metadata").write_bytes(metadata_of(ID))
-    engine.save(state(2), run, overwrite=True)
+    dcp_engine.save(state(2), run, overwrite=True)
     left = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert left == {"thesis.txt", "deep/__0_0.distcp", "__0_0.distcp.bak", "__٣_0.distcp"}
     assert "thesis.txt" in caplog.text
@@ -143,7 +145,7 @@ def test_a_folder_that_becomes_a_link_between_the_look_and_the_removal(
         delete(store, paths)
 
     monkeypatch.setattr(LocalStore, "delete", swapped)
-    engine.save(state(2), run, overwrite=True)
+    dcp_engine.save(state(2), run, overwrite=True)
     assert f"data-{ID}: is a symbolic link, which is not followed" in caplog.text
     assert value_at(run) == 2
 
@@ -157,7 +159,7 @@ def test_a_folder_that_is_a_mount_point_keeps_what_is_mounted(run: Path, caplog:
     try:
         (folder / "manifest.json").touch()
         (run / ".metadata").write_bytes(metadata_of(ID))
-        engine.save(state(2), run, overwrite=True)
+        dcp_engine.save(state(2), run, overwrite=True)
         assert (folder / "manifest.json").exists()
         assert "is a mount point" in caplog.text
     finally:
@@ -171,7 +173,7 @@ def test_of_a_stock_checkpoint_only_its_own_files_are_removed(run: Path, home: P
     (run / "__0_0.distcp").unlink()
     (run / "__0_0.distcp").symlink_to(home / "__0_0.distcp")
     (run / "__0_7.distcp").touch()
-    engine.save(state(2), run, overwrite=True)
+    dcp_engine.save(state(2), run, overwrite=True)
     assert not os.path.lexists(run / "__0_0.distcp")
     assert (run / "__0_7.distcp").exists()
 
@@ -182,10 +184,10 @@ def test_fsspec_follows_no_link_either(
 ) -> None:
     """E-C1."""
     store = FsspecStore(f"file://{run}", {})
-    monkeypatch.setattr("dcp_worker.engine.writer.open_store", lambda *_: store)
+    monkeypatch.setattr("dcp_engine.transfer.writer.open_store", lambda *_: store)
     plant(run, home)
     (run / ".metadata").write_bytes(metadata_of(ID))
-    engine.save(state(2), run, overwrite=True)
+    dcp_engine.save(state(2), run, overwrite=True)
     assert value_at(run) == 2
 
 
@@ -195,8 +197,8 @@ def test_a_save_id_is_one_of_ours_or_damage(run: Path, save_id: Any) -> None:
     trailer = layout.Trailer(save_id, f"data-{save_id}/manifest.json", "0" * 64)
     (run / ".metadata").write_bytes(b"\x80\x04N." + trailer.encode())
     with pytest.raises(CheckpointCorrupted, match=r"\.metadata"):
-        engine.find(run)
-    engine.save(state(2), run, overwrite=True)
+        dcp_engine.find(run)
+    dcp_engine.save(state(2), run, overwrite=True)
     assert value_at(run) == 2
 
 
@@ -250,32 +252,32 @@ def test_what_is_no_file_is_refused_at_once(
 ) -> None:
     """E-C1, E-S2."""
     monkeypatch.chdir(run)  # and back afterwards
-    engine.save(state(1), run)
+    dcp_engine.save(state(1), run)
     (path,) = run.rglob(name)
     path.rename(path.with_name(f"{name}.aside"))
     make(path)
-    for look in (value_at, engine.verify):
+    for look in (value_at, dcp_engine.verify):
         with pytest.raises(CheckpointCorrupted, match=name):
             look(run)
     if name == ".metadata":
-        for again in (engine.find, engine.clean, lambda url: engine.save(state(2), url)):
+        for again in (dcp_engine.find, dcp_engine.clean, lambda url: dcp_engine.save(state(2), url)):
             with pytest.raises(CheckpointCorrupted, match=r"\.metadata: is an? "):
                 again(run)
         with pytest.raises(CheckpointCorrupted, match=r"\.metadata: is an? "):
-            engine.save(state(2), run, overwrite=True)
+            dcp_engine.save(state(2), run, overwrite=True)
         assert len(list(run.glob("data-*"))) == 1
     else:
-        engine.save(state(2), run, overwrite=True)
+        dcp_engine.save(state(2), run, overwrite=True)
         assert value_at(run) == 2
 
 
 def test_a_linked_data_folder_is_not_read(run: Path) -> None:
     """E-C1: a folder on the way, as the file itself."""
-    engine.save(state(1), run)
+    dcp_engine.save(state(1), run)
     (data,) = run.glob("data-*")
     data.rename(run / "aside")
     data.symlink_to("aside")
-    for look in (value_at, engine.verify, engine.inspect):
+    for look in (value_at, dcp_engine.verify, dcp_engine.inspect):
         with pytest.raises(CheckpointCorrupted, match="is a symbolic link, which is not followed"):
             look(run)
 
@@ -314,10 +316,10 @@ def test_a_range_behind_the_end_fails_before_it_is_read(run: Path) -> None:
 def test_a_root_that_is_a_link_is_what_the_user_named(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "here").symlink_to("disk")
-    engine.save(state(1), tmp_path / "here" / "run")
+    dcp_engine.save(state(1), tmp_path / "here" / "run")
     (tmp_path / "latest").symlink_to("disk/run")
     assert value_at(tmp_path / "latest") == 1
-    engine.save(state(2), tmp_path / "latest", overwrite=True)
+    dcp_engine.save(state(2), tmp_path / "latest", overwrite=True)
     assert value_at(tmp_path / "disk" / "run") == 2
 
 
@@ -356,7 +358,7 @@ def test_a_linked_commit_is_no_way_to_write_elsewhere(run: Path, tmp_path: Path,
     (run / ".metadata").symlink_to(tmp_path / target)
     for overwrite in (False, True):
         with pytest.raises(CheckpointCorrupted, match=r"\.metadata: is a symbolic link, which is not followed"):
-            engine.save(state(1), run, overwrite=overwrite)
+            dcp_engine.save(state(1), run, overwrite=overwrite)
     assert (tmp_path / "taken").read_text() == "kept"
     assert not (tmp_path / "nowhere").exists()
     assert [path.name for path in run.iterdir()] == [".metadata"]
@@ -367,7 +369,7 @@ def test_a_linked_commit_is_no_way_to_write_elsewhere(run: Path, tmp_path: Path,
 
 def test_a_folder_that_can_not_be_read_is_no_empty_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """E Minor."""
-    engine.save(state(1), run)
+    dcp_engine.save(state(1), run)
     (run / "lost+found").mkdir()
     (data,) = run.glob("data-*")
     scan = os.scandir
@@ -380,19 +382,19 @@ def test_a_folder_that_can_not_be_read_is_no_empty_one(run: Path, monkeypatch: p
 
     monkeypatch.setattr(os, "scandir", denied)
     with pytest.raises(EngineError, match="Permission denied"):
-        engine.verify(run)
+        dcp_engine.verify(run)
     with pytest.raises(EngineError, match="Permission denied"):
-        engine.clean(run)
+        dcp_engine.clean(run)
     with pytest.raises(PermissionError):
-        commit.remove_save(LocalStore(str(run)), data.name.removeprefix("data-"))
+        protocol.remove_save(LocalStore(str(run)), data.name.removeprefix("data-"))
     data.rename(run / "aside")
-    assert engine.clean(run) == []
+    assert dcp_engine.clean(run) == []
 
 
 def test_a_taken_url_is_refused_as_ever(run: Path) -> None:
-    engine.save(state(1), run)
+    dcp_engine.save(state(1), run)
     with pytest.raises(CheckpointExists):
-        engine.save(state(2), run)
+        dcp_engine.save(state(2), run)
     assert {path for path, _ in folders.walk(run)} == {
         path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()
     }
@@ -406,7 +408,7 @@ def test_files_and_folders_have_the_mode_that_the_umask_leaves(
     before = os.umask(umask)
     try:
         for value in (1, 2):
-            engine.save({"w": torch.full((70_000,), float(value))}, tmp_path / "runs" / "1", overwrite=True)
+            dcp_engine.save({"w": torch.full((70_000,), float(value))}, tmp_path / "runs" / "1", overwrite=True)
     finally:
         os.umask(before)
     made = [tmp_path / "runs", *(tmp_path / "runs").rglob("*")]

@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 import torch
 
+import dcp_engine
 import flaky_proxy
 import s3_server
-from dcp_worker import engine
-from dcp_worker.engine import layout, locks, object_store
-from dcp_worker.engine.errors import CheckpointExists, EngineError, StaleVersion, StorageFull, StorageUnavailable
-from dcp_worker.engine.local_store import LocalStore
-from dcp_worker.engine.object_store import ObjectStore
-from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, weaker
-from dcp_worker.engine.stores import open_store
+from dcp_engine.errors import CheckpointExists, EngineError, StaleVersion, StorageFull, StorageUnavailable
+from dcp_engine.format import layout
+from dcp_engine.stores import locks, object_store
+from dcp_engine.stores.local_store import LocalStore
+from dcp_engine.stores.object_store import ObjectStore
+from dcp_engine.stores.opening import open_store
+from dcp_engine.stores.protocol import ATOMIC, BEST_EFFORT, weaker
 
 CREATES, REPLACES = "if-none-match", "if-match"
 
@@ -30,7 +31,7 @@ def state(value: float) -> dict[str, Any]:
 
 def value_at(url: str | Path, options: dict[str, Any] | None = None) -> float:
     found = {"w": torch.zeros(70_000)}
-    engine.load(found, url, storage_options=options)
+    dcp_engine.load(found, url, storage_options=options)
     return float(found["w"][0])
 
 
@@ -109,8 +110,8 @@ def test_a_result_says_what_its_file_system_is_worth(
     mounts.write_text(f"1 0 0:1 / {tmp_path.resolve()} rw - {kind} source {options}\n")
     monkeypatch.setattr(locks, "_MOUNTINFO", mounts)
     url = tmp_path / "run"
-    assert engine.save(state(1), url).conflict_guard == ATOMIC, "hard links, wherever they are to be had, refuse"
-    assert engine.save(state(2), url, overwrite=True).conflict_guard == guard
+    assert dcp_engine.save(state(1), url).conflict_guard == ATOMIC, "hard links, wherever they are to be had, refuse"
+    assert dcp_engine.save(state(2), url, overwrite=True).conflict_guard == guard
     assert value_at(url) == 2
 
 
@@ -185,7 +186,7 @@ def test_a_lock_that_is_never_given_up_ends_in_an_error(
 ) -> None:
     """E-M3 a: whoever may read the folder may lock it."""
     monkeypatch.setattr(locks, "PATIENCE_SECONDS", 0.2)
-    engine.save(state(1), tmp_path)
+    dcp_engine.save(state(1), tmp_path)
     path = tmp_path if where == "folder" else tmp_path / layout.METADATA
     descriptor = os.open(path, os.O_RDONLY if where == "folder" else os.O_RDWR)
     try:
@@ -195,11 +196,11 @@ def test_a_lock_that_is_never_given_up_ends_in_an_error(
             fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, locks._RANGE)
         holder = rf"process {os.getpid()} \(\w+" if where == "folder" else "another process"
         with pytest.raises(StorageUnavailable, match=rf"{holder}.* kept the lock for replacing it for 0\.2 s"):
-            engine.save(state(2), tmp_path, overwrite=True)
+            dcp_engine.save(state(2), tmp_path, overwrite=True)
     finally:
         os.close(descriptor)
     assert value_at(tmp_path) == 1
-    engine.save(state(3), tmp_path, overwrite=True)
+    dcp_engine.save(state(3), tmp_path, overwrite=True)
     assert value_at(tmp_path) == 3
 
 
@@ -218,7 +219,7 @@ def test_who_locks_is_told_where_the_kernel_tells() -> None:
 
 def test_a_child_that_is_forked_under_a_lock_keeps_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A child has the same open files for as long as it lives, as a worker of a DataLoader does."""
-    engine.save(state(1), tmp_path)
+    dcp_engine.save(state(1), tmp_path)
     children: list[int] = []
 
     def full(*_: Any, **__: Any) -> None:
@@ -230,11 +231,11 @@ def test_a_child_that_is_forked_under_a_lock_keeps_none(tmp_path: Path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", full)
         with pytest.raises(StorageFull):
-            engine.save(state(2), tmp_path, overwrite=True)
+            dcp_engine.save(state(2), tmp_path, overwrite=True)
     try:
         assert len(children) >= 2
         monkeypatch.setattr(locks, "PATIENCE_SECONDS", 0.2)
-        engine.save(state(3), tmp_path, overwrite=True)
+        dcp_engine.save(state(3), tmp_path, overwrite=True)
     finally:
         for number in children:
             os.close(number)
@@ -277,10 +278,12 @@ def test_a_store_is_saved_to_whatever_it_knows(
     """E-M3 b, B-8: conditions that are honoured, ignored, or answered with 501."""
     proxy.ignored, proxy.unknown = frozenset(ignored.split()), frozenset(unknown.split())
     url, options = proxy.server.url(tmp_path.name), proxy.server.options
-    assert engine.save(state(1), url, storage_options=options).conflict_guard == create
+    assert dcp_engine.save(state(1), url, storage_options=options).conflict_guard == create
     with pytest.raises(CheckpointExists):
-        engine.save(state(2), url, storage_options=options)
-    assert engine.save(state(3), url, storage_options=options, overwrite=True).conflict_guard == weaker(create, replace)
+        dcp_engine.save(state(2), url, storage_options=options)
+    assert dcp_engine.save(state(3), url, storage_options=options, overwrite=True).conflict_guard == weaker(
+        create, replace
+    )
     assert value_at(url, options) == 3
     store = open_store(url, options)
     assert [store.guard("create"), store.guard("replace")] == [create, replace]
@@ -299,12 +302,12 @@ def test_each_guard_is_tried_out_once(proxy: flaky_proxy.FlakyProxy, tmp_path: P
         proxy.answered.clear()
         return found
 
-    engine.save(state(1), url, storage_options=options, overwrite=True)
+    dcp_engine.save(state(1), url, storage_options=options, overwrite=True)
     assert sorted(probes())[-3:] == ["PUT"] * 3
-    engine.save(state(2), url, storage_options=options, overwrite=True)
+    dcp_engine.save(state(2), url, storage_options=options, overwrite=True)
     assert probes() == []
     object_store._guards.clear()
-    engine.save(state(1), f"{url}-2", storage_options=options)
+    dcp_engine.save(state(1), f"{url}-2", storage_options=options)
     assert sorted(probes())[-2:] == ["PUT"] * 2
 
 
@@ -341,24 +344,24 @@ def test_a_late_write_that_nobody_refuses_finds_its_data(
     else:
         proxy.ignored = frozenset({REPLACES})
     url, options = proxy.server.url(tmp_path.name), proxy.server.options | {"max_attempts": 2}
-    engine.save(state(1), url, storage_options=options)
+    dcp_engine.save(state(1), url, storage_options=options)
     late: list[Callable[[], None]] = []
     put_over = ObjectStore._put_over
 
     def unanswered(store: ObjectStore, path: str, data: bytes) -> None:
         monkeypatch.setattr(ObjectStore, "_put_over", put_over)
         late.append(lambda: put_over(store, path, data))
-        engine.save(state(3), url, storage_options=options, overwrite=True)
+        dcp_engine.save(state(3), url, storage_options=options, overwrite=True)
         raise TimeoutError("no answer")
 
     monkeypatch.setattr(ObjectStore, "_put_over", unanswered)
     with pytest.raises(EngineError, match="not known whether the save was committed") as caught:
-        engine.save(state(2), url, storage_options=options, overwrite=True)
+        dcp_engine.save(state(2), url, storage_options=options, overwrite=True)
     assert caught.value.commit_unknown
     assert value_at(url, options) == 3
     late[0]()
     assert value_at(url, options) == 2
-    engine.verify(url, storage_options=options)
+    dcp_engine.verify(url, storage_options=options)
 
 
 @pytest.mark.adversary
@@ -370,13 +373,13 @@ def test_where_nothing_is_compared_nothing_is_sent_twice(proxy: flaky_proxy.Flak
     assert store.guard("replace") == BEST_EFFORT
     proxy.rule = lambda method, path: "reset" if method == "PUT" and ".metadata" in path else None
     with pytest.raises(StorageUnavailable) as caught:
-        engine.save(state(1), url, storage_options=options)
+        dcp_engine.save(state(1), url, storage_options=options)
     assert caught.value.commit_unknown
     assert proxy.faults == ["reset"]
     # What was answered without having been begun is another matter.
     proxy.faults.clear()
     proxy.rule = flaky_proxy.once("503", "PUT", ".metadata")
-    engine.save(state(2), url, storage_options=options)
+    dcp_engine.save(state(2), url, storage_options=options)
     assert value_at(url, options) == 2
     assert proxy.faults == ["503"]
 
@@ -387,7 +390,7 @@ def test_a_bucket_that_can_not_be_reached_is_not_taken_for_a_weak_one(
     url, options = proxy.server.url(f"{tmp_path.name}/if-match"), proxy.server.options | {"max_attempts": 2}
     proxy.rule = lambda method, path: "reset" if method == "PUT" else None
     with pytest.raises(StorageUnavailable):
-        engine.save(state(1), url, storage_options=options)
+        dcp_engine.save(state(1), url, storage_options=options)
     proxy.rule = lambda *_: None
-    assert engine.save(state(1), url, storage_options=options, overwrite=True).conflict_guard == ATOMIC
+    assert dcp_engine.save(state(1), url, storage_options=options, overwrite=True).conflict_guard == ATOMIC
     assert "two savers at the same moment" not in caplog.text

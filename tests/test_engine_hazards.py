@@ -17,12 +17,13 @@ from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.planner import SavePlanner
 from torch.distributed.distributed_c10d import DebugLevel
 
+import dcp_engine
 import engine_programs as programs
 import flaky_proxy
 import s3_server
-from dcp_worker import engine
-from dcp_worker.engine import failpoints, layout, snapshot
-from dcp_worker.engine.errors import (
+from dcp_engine import failpoints
+from dcp_engine.commit import snapshot
+from dcp_engine.errors import (
     CheckpointCorrupted,
     CheckpointExists,
     CheckpointNotFound,
@@ -33,10 +34,11 @@ from dcp_worker.engine.errors import (
     StorageFull,
     StorageUnavailable,
 )
-from dcp_worker.engine.fsspec_store import FsspecStore
-from dcp_worker.engine.local_store import LocalStore
-from dcp_worker.engine.store import ATOMIC, BEST_EFFORT, Blob
-from dcp_worker.engine.stores import open_store
+from dcp_engine.format import layout
+from dcp_engine.stores.fsspec_store import FsspecStore
+from dcp_engine.stores.local_store import LocalStore
+from dcp_engine.stores.opening import open_store
+from dcp_engine.stores.protocol import ATOMIC, BEST_EFFORT, Blob
 from rank_group import run_ranks, values
 
 
@@ -60,7 +62,7 @@ def state(seed: float) -> dict[str, Any]:
 
 def seed_at(url: str, options: dict[str, Any] | None = None) -> float:
     found = {"w": torch.zeros(70_000)}
-    engine.load(found, url, storage_options=options)
+    dcp_engine.load(found, url, storage_options=options)
     assert torch.equal(found["w"], torch.full((70_000,), found["w"][0].item()))
     return found["w"][0].item()
 
@@ -71,18 +73,18 @@ def seed_at(url: str, options: dict[str, Any] | None = None) -> float:
 @pytest.mark.usefixtures("forgotten")
 def test_a_planner_that_keeps_plans_saves_every_time_anew(tmp_path: Path) -> None:
     for seed, url in enumerate([tmp_path / "a", tmp_path / "a", tmp_path / "b"]):
-        engine.save(state(seed), url, overwrite=True, planner=DefaultSavePlanner(enable_plan_caching=True))
+        dcp_engine.save(state(seed), url, overwrite=True, planner=DefaultSavePlanner(enable_plan_caching=True))
     assert seed_at(str(tmp_path / "a")) == 1
     assert seed_at(str(tmp_path / "b")) == 2
 
 
 @pytest.mark.usefixtures("forgotten")
 def test_a_planner_that_keeps_plans_keeps_none_of_a_refused_save(tmp_path: Path) -> None:
-    engine.save(state(1), tmp_path)
+    dcp_engine.save(state(1), tmp_path)
     for seed in (2, 3):
         with pytest.raises(CheckpointExists):
-            engine.save(state(9), tmp_path, planner=DefaultSavePlanner(enable_plan_caching=True))
-        engine.save(state(seed), tmp_path, overwrite=True, planner=DefaultSavePlanner(enable_plan_caching=True))
+            dcp_engine.save(state(9), tmp_path, planner=DefaultSavePlanner(enable_plan_caching=True))
+        dcp_engine.save(state(seed), tmp_path, overwrite=True, planner=DefaultSavePlanner(enable_plan_caching=True))
     assert seed_at(str(tmp_path)) == 3
 
 
@@ -90,13 +92,13 @@ def test_a_planner_that_keeps_plans_keeps_none_of_a_refused_save(tmp_path: Path)
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_bare_dcp_with_a_planner_that_keeps_plans_saves_each_time_anew(tmp_path: Path) -> None:
     def save(seed: float) -> None:
-        writer = engine.CheckpointWriter(tmp_path, overwrite=True)
+        writer = dcp_engine.CheckpointWriter(tmp_path, overwrite=True)
         dcp.save(state(seed), storage_writer=writer, planner=DefaultSavePlanner(enable_plan_caching=True), no_dist=True)
 
     for seed in (1, 2, 3):
         save(seed)
         assert seed_at(str(tmp_path)) == seed
-    assert engine.verify(tmp_path).save_id == engine.inspect(tmp_path).save_id
+    assert dcp_engine.verify(tmp_path).save_id == dcp_engine.inspect(tmp_path).save_id
 
 
 @pytest.mark.parametrize("what", ["url", "step", "patience"])
@@ -117,21 +119,21 @@ def test_an_error_that_one_rank_alone_has_seen_stops_all(tmp_path: Path) -> None
 def test_a_program_that_ends_without_a_wait_ends_its_save(tmp_path: Path, point: str, *, fails: bool) -> None:
     program = f"""
 import threading, torch
-from dcp_worker import engine
-from dcp_worker.engine import failpoints
+import dcp_engine
+from dcp_engine import failpoints
 def hook(reached):
     if reached == {point!r}:
         threading.Event().wait(0.5)
         if {fails}:
             raise OSError(28, "No space left on device")
 failpoints.hook = hook
-engine.async_save({{"w": torch.full((70_000,), 5.0)}}, {str(tmp_path)!r})
+dcp_engine.async_save({{"w": torch.full((70_000,), 5.0)}}, {str(tmp_path)!r})
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == int(fails)
     if fails:
         assert "the last async_save failed: rank 0: [Errno 28] No space left on device" in done.stderr
-        assert engine.find(tmp_path) is None
+        assert dcp_engine.find(tmp_path) is None
     else:
         assert done.stderr == ""
         assert seed_at(str(tmp_path)) == 5
@@ -140,15 +142,15 @@ engine.async_save({{"w": torch.full((70_000,), 5.0)}}, {str(tmp_path)!r})
 def test_a_forked_child_does_not_wait_for_its_parents_save(tmp_path: Path) -> None:
     program = f"""
 import multiprocessing, threading, torch
-from dcp_worker import engine
-from dcp_worker.engine import failpoints
+import dcp_engine
+from dcp_engine import failpoints
 held, go_on = threading.Event(), threading.Event()
 def hook(reached):
     if reached == "mid-part":
         held.set()
         go_on.wait()
 failpoints.hook = hook
-saving = engine.async_save({{"w": torch.full((70_000,), 5.0)}}, {str(tmp_path)!r})
+saving = dcp_engine.async_save({{"w": torch.full((70_000,), 5.0)}}, {str(tmp_path)!r})
 held.wait()
 child = multiprocessing.get_context("fork").Process(target=int)
 child.start()
@@ -166,9 +168,9 @@ saving.wait()
 def test_async_saves_take_what_saves_take(tmp_path: Path) -> None:
     z = torch.complex(torch.arange(5.0), torch.arange(5.0))
     given = {"conj": z.conj(), "neg": z.conj().imag, "view": z[::2], "scalar": torch.tensor(3)}
-    engine.async_save(given, tmp_path).wait()
+    dcp_engine.async_save(given, tmp_path).wait()
     found = {name: torch.zeros_like(value) for name, value in given.items()}
-    engine.load(found, tmp_path)
+    dcp_engine.load(found, tmp_path)
     assert all(torch.equal(found[name], value) for name, value in given.items())
 
 
@@ -209,7 +211,7 @@ def test_a_rank_that_comes_late_joins_no_later_save(tmp_path: Path) -> None:
         assert isinstance(result.error, InvalidOption)
         assert "'call 2', 30) on rank 0" in str(result.error)
         assert "'call 1', 30) on rank 1" in str(result.error)
-    assert engine.find(str(tmp_path / "it")) is None
+    assert dcp_engine.find(str(tmp_path / "it")) is None
 
 
 def test_a_save_of_some_ranks_leaves_all_of_them_able_to_make_groups(tmp_path: Path) -> None:
@@ -234,7 +236,7 @@ def test_a_file_that_a_state_misses_is_not_one_of_the_checkpoint(tmp_path: Path)
         def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
     with pytest.raises(EngineError, match=r"Missing\.state_dict\(\): FileNotFoundError: .*vocabulary\.json"):
-        engine.save({"data": Missing()}, tmp_path)
+        dcp_engine.save({"data": Missing()}, tmp_path)
 
 
 # What URLs say.
@@ -242,13 +244,13 @@ def test_a_file_that_a_state_misses_is_not_one_of_the_checkpoint(tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["run#1", "run?a=1", "a%20b", "a%2Fb", "a b+c", "ü"])
 def test_a_url_means_what_it_means_to_fsspec(s3: s3_server.S3Server, tmp_path: Path, name: str) -> None:
-    engine.save(state(1), s3.url(f"{tmp_path.name}/run"), storage_options=s3.options)
-    engine.save(state(2), s3.url(f"{tmp_path.name}/{name}"), storage_options=s3.options)
+    dcp_engine.save(state(1), s3.url(f"{tmp_path.name}/run"), storage_options=s3.options)
+    dcp_engine.save(state(2), s3.url(f"{tmp_path.name}/{name}"), storage_options=s3.options)
     assert seed_at(s3.url(f"{tmp_path.name}/run"), s3.options) == 1
     assert seed_at(s3.url(f"{tmp_path.name}/{name}"), s3.options) == 2
     assert f"{tmp_path.name}/{name}/.metadata" in s3.keys(tmp_path.name)
-    engine.save(state(1), f"file://{tmp_path}/run")
-    engine.save(state(2), f"file://{tmp_path}/{name}")
+    dcp_engine.save(state(1), f"file://{tmp_path}/run")
+    dcp_engine.save(state(2), f"file://{tmp_path}/{name}")
     assert seed_at(f"{tmp_path}/run") == 1
     assert seed_at(f"{tmp_path}/{name}") == 2
 
@@ -267,11 +269,11 @@ class LateStore(LocalStore):
 
 
 def test_a_commit_that_may_still_arrive_keeps_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine.save(state(1), tmp_path)
+    dcp_engine.save(state(1), tmp_path)
     store = LateStore(str(tmp_path))
-    monkeypatch.setattr("dcp_worker.engine.writer.open_store", lambda *_: store)
+    monkeypatch.setattr("dcp_engine.transfer.writer.open_store", lambda *_: store)
     with pytest.raises(StorageUnavailable, match="not known whether the save was committed") as caught:
-        engine.save(state(2), tmp_path, overwrite=True)
+        dcp_engine.save(state(2), tmp_path, overwrite=True)
     assert caught.value.commit_unknown
     assert seed_at(str(tmp_path)) == 1
     store.late()
@@ -290,9 +292,9 @@ class LostAnswerStore(LocalStore):
 
 
 def test_a_commit_is_recognised_by_its_save_id_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine.save(state(1), tmp_path)
-    monkeypatch.setattr("dcp_worker.engine.writer.open_store", lambda *_: LostAnswerStore(str(tmp_path)))
-    info = engine.save(state(2), tmp_path, overwrite=True)
+    dcp_engine.save(state(1), tmp_path)
+    monkeypatch.setattr("dcp_engine.transfer.writer.open_store", lambda *_: LostAnswerStore(str(tmp_path)))
+    info = dcp_engine.save(state(2), tmp_path, overwrite=True)
     assert seed_at(str(tmp_path)) == 2
     assert [path.name for path in tmp_path.glob("data-*")] == [layout.data_folder(info.save_id)]
 
@@ -301,20 +303,20 @@ def test_a_commit_is_recognised_by_its_save_id_alone(tmp_path: Path, monkeypatch
 def test_a_commit_that_somebody_else_forestalled_arrives_where_the_store_does_not_compare(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guard: str
 ) -> None:
-    engine.save(state(1), tmp_path)
+    dcp_engine.save(state(1), tmp_path)
     store = LateStore(str(tmp_path))
     monkeypatch.setattr(store, "guard", lambda _: guard)
-    monkeypatch.setattr("dcp_worker.engine.writer.open_store", lambda *_: store)
+    monkeypatch.setattr("dcp_engine.transfer.writer.open_store", lambda *_: store)
 
     def overtaken(path: str, data: bytes, version: Any) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr("dcp_worker.engine.writer.open_store", open_store)
-            engine.save(state(3), tmp_path, overwrite=True)
+            patch.setattr("dcp_engine.transfer.writer.open_store", open_store)
+            dcp_engine.save(state(3), tmp_path, overwrite=True)
         LateStore.replace(store, path, data, version)
 
     monkeypatch.setattr(store, "replace", overtaken)
     with pytest.raises(StorageUnavailable) as caught:
-        engine.save(state(2), tmp_path, overwrite=True)
+        dcp_engine.save(state(2), tmp_path, overwrite=True)
     assert caught.value.commit_unknown is (guard == BEST_EFFORT)
     assert seed_at(str(tmp_path)) == 3
     stays = 2 if caught.value.commit_unknown else 1
@@ -325,15 +327,15 @@ def test_a_store_that_forbids_deletes_can_be_saved_to(s3: s3_server.S3Server, tm
     url = s3.url(tmp_path.name)
     with flaky_proxy.before(s3) as proxy:
         proxy.rule = lambda method, path: "403" if method == "DELETE" or path.endswith("?delete") else None
-        assert engine.save(state(1), url, storage_options=proxy.server.options).conflict_guard == "Atomic"
+        assert dcp_engine.save(state(1), url, storage_options=proxy.server.options).conflict_guard == "Atomic"
         with pytest.raises(CheckpointExists):
-            engine.save(state(2), url, storage_options=proxy.server.options)
+            dcp_engine.save(state(2), url, storage_options=proxy.server.options)
         now = timedelta(0)
-        assert engine.save(state(3), url, storage_options=proxy.server.options, overwrite=True, keep_replaced=now)
+        assert dcp_engine.save(state(3), url, storage_options=proxy.server.options, overwrite=True, keep_replaced=now)
         assert "403" in proxy.faults
     assert seed_at(url, s3.options) == 3
     # What could not be deleted then is found later, and nothing else is.
-    gone = engine.clean(url, storage_options=s3.options, older_than=timedelta(0))
+    gone = dcp_engine.clean(url, storage_options=s3.options, older_than=timedelta(0))
     assert len({name.partition("/")[0] for name in gone if not name.startswith("data-probe-")}) == 1
     assert seed_at(url, s3.options) == 3
 
@@ -342,18 +344,18 @@ def test_a_file_system_without_hard_links_is_best_effort(tmp_path: Path, monkeyp
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr("dcp_worker.engine.local_store.os.link", refuse)
-    assert engine.save(state(1), tmp_path).conflict_guard == "BestEffort"
+    monkeypatch.setattr("dcp_engine.stores.local_store.os.link", refuse)
+    assert dcp_engine.save(state(1), tmp_path).conflict_guard == "BestEffort"
     with pytest.raises(CheckpointExists):
-        engine.save(state(2), tmp_path)
+        dcp_engine.save(state(2), tmp_path)
     assert seed_at(str(tmp_path)) == 1
-    assert engine.clean(tmp_path, older_than=timedelta(0)) == []
+    assert dcp_engine.clean(tmp_path, older_than=timedelta(0)) == []
 
 
 def test_another_file_system_never_shows_half_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = FsspecStore(f"file://{tmp_path}", {})
-    monkeypatch.setattr("dcp_worker.engine.writer.open_store", lambda *_: store)
-    engine.save(state(1), tmp_path)
+    monkeypatch.setattr("dcp_engine.transfer.writer.open_store", lambda *_: store)
+    dcp_engine.save(state(1), tmp_path)
 
     def breaks_off(path: str, data: bytes) -> None:
         Path(path).write_bytes(data[: len(data) // 2])
@@ -389,11 +391,11 @@ def test_a_file_system_of_fsspec_need_not_rename(
 ) -> None:
     store = FsspecStore(f"memory://{tmp_path.name}/{name}", {})
     monkeypatch.setattr(store, "_fs", kind())
-    monkeypatch.setattr("dcp_worker.engine.writer.open_store", lambda *_: store)
-    engine.save(state(1), store.url)
+    monkeypatch.setattr("dcp_engine.transfer.writer.open_store", lambda *_: store)
+    dcp_engine.save(state(1), store.url)
     with pytest.raises(CheckpointExists):
-        engine.save(state(2), store.url)
-    saved = engine.save(state(3), store.url, overwrite=True)
+        dcp_engine.save(state(2), store.url)
+    saved = dcp_engine.save(state(3), store.url, overwrite=True)
     assert seed_at(store.url) == 3
     folders = {entry.path.partition("/")[0] for entry in store.list("")}
     assert folders == {".metadata", layout.data_folder(saved.save_id)}
@@ -411,9 +413,9 @@ def test_a_commit_that_breaks_off_where_nothing_is_renamed_leaves_nothing(
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(store._fs, "pipe_file", breaks_off)
-    monkeypatch.setattr("dcp_worker.engine.writer.open_store", lambda *_: store)
+    monkeypatch.setattr("dcp_engine.transfer.writer.open_store", lambda *_: store)
     with pytest.raises(StorageFull):
-        engine.save(state(1), store.url)
+        dcp_engine.save(state(1), store.url)
     assert list(store.list("")) == []
 
 
@@ -430,52 +432,52 @@ def test_a_rename_that_did_not_happen_is_no_commit(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("left", [-2, -40, 0])
 def test_a_damaged_commit_is_no_checkpoint_and_loses_nothing(tmp_path: Path, left: int) -> None:
-    engine.save(state(1), tmp_path)
+    dcp_engine.save(state(1), tmp_path)
     metadata = tmp_path / ".metadata"
     whole = metadata.read_bytes()
     end = left or len(whole) - layout.parse_trailer(whole)[1]  # 0: the trailer is gone altogether
     metadata.write_bytes(whole[:end])
     before = sorted(tmp_path.rglob("*"))
-    for look in (engine.inspect, engine.verify, seed_at):
+    for look in (dcp_engine.inspect, dcp_engine.verify, seed_at):
         with pytest.raises(CheckpointCorrupted, match=r"\.metadata"):
             look(str(tmp_path))
     with pytest.raises(CheckpointExists):
-        engine.save(state(2), tmp_path)
+        dcp_engine.save(state(2), tmp_path)
     if left:
         with pytest.raises(CheckpointCorrupted, match=r"\.metadata"):
-            engine.find(tmp_path)
+            dcp_engine.find(tmp_path)
         with pytest.raises(CheckpointCorrupted, match=r"\.metadata"):
-            engine.clean(tmp_path, older_than=timedelta(0))
+            dcp_engine.clean(tmp_path, older_than=timedelta(0))
     else:
-        assert engine.clean(tmp_path, older_than=timedelta(0)) == []
+        assert dcp_engine.clean(tmp_path, older_than=timedelta(0)) == []
     assert sorted(tmp_path.rglob("*")) == before
-    engine.save(state(3), tmp_path, overwrite=True)
+    dcp_engine.save(state(3), tmp_path, overwrite=True)
     assert seed_at(str(tmp_path)) == 3
 
 
 @pytest.mark.parametrize("where", ["local", "s3"])
 def test_an_empty_commit_is_damaged_as_any_other(s3: s3_server.S3Server, tmp_path: Path, where: str) -> None:
     url, options = (s3.url(tmp_path.name), s3.options) if where == "s3" else (str(tmp_path), {})
-    engine.save(state(1), url, storage_options=options)
+    dcp_engine.save(state(1), url, storage_options=options)
     if where == "s3":
         s3.client().put_object(Bucket=s3.bucket, Key=f"{tmp_path.name}/.metadata", Body=b"")
     else:
         (tmp_path / ".metadata").write_bytes(b"")
-    for look in (engine.find, engine.inspect, engine.verify, engine.clean):
+    for look in (dcp_engine.find, dcp_engine.inspect, dcp_engine.verify, dcp_engine.clean):
         with pytest.raises(CheckpointCorrupted, match=r"\.metadata"):
             look(url, storage_options=options)
     with pytest.raises(CheckpointCorrupted, match=r"\.metadata"):
         seed_at(url, options)
     with pytest.raises(CheckpointExists):
-        engine.save(state(2), url, storage_options=options)
-    engine.save(state(3), url, storage_options=options, overwrite=True)
+        dcp_engine.save(state(2), url, storage_options=options)
+    dcp_engine.save(state(3), url, storage_options=options, overwrite=True)
     assert seed_at(url, options) == 3
 
 
 def test_a_missing_digest_file_is_damage(tmp_path: Path) -> None:
-    saved = engine.save(state(1), tmp_path)
+    saved = dcp_engine.save(state(1), tmp_path)
     (tmp_path / layout.blocks_path(saved.save_id)).unlink()
-    for look in (engine.verify, seed_at):
+    for look in (dcp_engine.verify, seed_at):
         with pytest.raises(CheckpointCorrupted, match=r"blocks\.crc32c"):
             look(str(tmp_path))
 
@@ -488,11 +490,11 @@ def test_damage_to_a_stock_checkpoint_is_damage_wherever_it_is(tmp_path: Path) -
     found = 0
 
     def load(url: Path) -> None:
-        engine.load({"o": {"a": [0, 0]}}, url)
+        dcp_engine.load({"o": {"a": [0, 0]}}, url)
 
     for at in range(0, len(whole), 23):
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
-        for look in (engine.verify, load):
+        for look in (dcp_engine.verify, load):
             try:
                 look(tmp_path)
             except CheckpointCorrupted:
@@ -505,10 +507,10 @@ def test_damage_to_a_stock_checkpoint_is_damage_wherever_it_is(tmp_path: Path) -
 def test_a_stock_checkpoint_that_is_replaced_under_a_load_is_loaded_anew(tmp_path: Path) -> None:
     dcp.save(state(1), checkpoint_id=tmp_path, no_dist=True)
     found = snapshot.read(open_store(str(tmp_path)))
-    reader = engine.CheckpointReader(tmp_path)
+    reader = dcp_engine.CheckpointReader(tmp_path)
     reader.use(found)
     reader.read_metadata()
-    engine.save(state(2), tmp_path, overwrite=True)
+    dcp_engine.save(state(2), tmp_path, overwrite=True)
     assert isinstance(reader._gone("__0_0.distcp"), CheckpointReplaced)
     (tmp_path / ".metadata").unlink()
     with pytest.raises(CheckpointNotFound):
@@ -545,11 +547,11 @@ def test_a_stock_checkpoint_that_stock_replaces_under_a_load_is_never_mixed(
     monkeypatch.setattr(LocalStore, "fill", fill_and_replace)
     target: dict[str, Any] = {"w": torch.full((9,), -1), "n": -1}
     if times == 1:
-        engine.load(target, stands)
+        dcp_engine.load(target, stands)
         assert target["w"].tolist() == [target["n"]] * 9 == [int("data" in parts)] * 9
     else:
         with pytest.raises(CheckpointReplaced):
-            engine.load(target, stands)
+            dcp_engine.load(target, stands)
         assert left == []
 
 

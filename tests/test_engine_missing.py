@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+import dcp_engine
 import value_programs as programs
-from dcp_worker import engine
-from dcp_worker.engine import names
-from dcp_worker.engine.errors import StateMismatch
+from dcp_engine.errors import StateMismatch
+from dcp_engine.transfer import names
 from rank_group import values
 from rank_pool import Pool, joined
 
@@ -51,21 +51,21 @@ def test_what_is_missing_is_explained(tmp_path: Path, wanted: list[str], there: 
 
 @pytest.mark.adversary
 def test_all_that_is_missing_is_listed_at_once(tmp_path: Path) -> None:
-    engine.save({"w": torch.ones(2), "n": {f"x{number}": number for number in range(3)}}, tmp_path / "c")
+    dcp_engine.save({"w": torch.ones(2), "n": {f"x{number}": number for number in range(3)}}, tmp_path / "c")
     state: dict[str, Any] = {"w": torch.ones(2), "n": {"x0": 0, **{f"y{number}": 0 for number in range(12)}}}
     with pytest.raises(
         StateMismatch, match=r"does not hold n\.y0, n\.y1, .* and 4 more\. The nearest .*n\.x1 for n\.y1"
     ):
-        engine.load(state, tmp_path / "c")
+        dcp_engine.load(state, tmp_path / "c")
 
 
 @pytest.mark.adversary
 def test_the_ranks_that_saved_are_told(tmp_path: Path) -> None:
-    engine.save({"rng": {"rank0": torch.ones(2)}}, tmp_path / "c")
+    dcp_engine.save({"rng": {"rank0": torch.ones(2)}}, tmp_path / "c")
     with pytest.raises(
         StateMismatch, match=r"rng\.rank1\. Its names say the rank, as rng\.rank0 does, and 1 rank saved"
     ):
-        engine.load({"rng": {"rank1": torch.ones(2)}}, tmp_path / "c")
+        dcp_engine.load({"rng": {"rank1": torch.ones(2)}}, tmp_path / "c")
 
 
 @pytest.mark.adversary

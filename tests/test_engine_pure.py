@@ -28,25 +28,18 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.storage import WriteResult
 
-from dcp_worker.contract import Conflict, Origin, Reason
-from dcp_worker.engine import (
-    archive,
-    digest,
-    errors,
-    layout,
-    metadata,
-    object_store,
-    objects,
-    options,
-    ranges,
-    record,
-    snapshot,
-)
-from dcp_worker.engine.errors import CheckpointCorrupted
-from dcp_worker.engine.manifest import UNKNOWN, Chunk, DataFile, Manifest, Tensor
-from dcp_worker.engine.object_store import ObjectStore
-from dcp_worker.engine.payload import PIECE, Payload, rows
-from dcp_worker.engine.stores import open_store
+from dcp_contract.checkpoint_info import Conflict, Origin
+from dcp_contract.reasons import Reason
+from dcp_engine import errors
+from dcp_engine.commit import snapshot
+from dcp_engine.errors import CheckpointCorrupted
+from dcp_engine.format import digest, layout, metadata, metadata_build, torch_zip_write
+from dcp_engine.format.manifest import UNKNOWN, Chunk, DataFile, Manifest, Tensor
+from dcp_engine.stores import object_store, options
+from dcp_engine.stores.object_store import ObjectStore
+from dcp_engine.stores.opening import open_store
+from dcp_engine.transfer import decode, ranges
+from dcp_engine.transfer.payload import PIECE, Payload, rows
 
 MEBI = 1 << 20
 SHAPES = [(), (1,), (5,), (0, 3), (4, 6), (2, 3, 4)]
@@ -60,7 +53,7 @@ DTYPES = [
 def test_torch_loads_what_we_frame(dtype: torch.dtype) -> None:
     for shape in SHAPES:
         values = torch.randint(0, 2, shape).to(dtype)
-        framed = archive.frame(dtype, values.shape)
+        framed = torch_zip_write.frame(dtype, values.shape)
         payload = values.reshape(-1).view(torch.uint8).numpy().tobytes() if values.numel() else b""
         loaded = torch.load(io.BytesIO(framed.head + payload + framed.tail), weights_only=True)
         assert (loaded.dtype, loaded.shape, loaded.stride()) == (dtype, values.shape, values.stride())
@@ -70,7 +63,7 @@ def test_torch_loads_what_we_frame(dtype: torch.dtype) -> None:
 
 def test_the_frame_of_a_tensor_beyond_4_gib_is_zip64() -> None:
     """Without its payload: a sparse file stands for it."""
-    framed = archive.frame(torch.uint8, torch.Size([5 << 30]))
+    framed = torch_zip_write.frame(torch.uint8, torch.Size([5 << 30]))
     with io.BytesIO() as directory:
         directory.write(framed.tail)
         members = _central_directory(framed, 5 << 30)
@@ -78,7 +71,7 @@ def test_the_frame_of_a_tensor_beyond_4_gib_is_zip64() -> None:
     assert members["archive/version"][1] > 5 << 30
 
 
-def _central_directory(framed: archive.Frame, payload: int) -> dict[str, tuple[int, int]]:
+def _central_directory(framed: torch_zip_write.Frame, payload: int) -> dict[str, tuple[int, int]]:
     import tempfile
 
     with tempfile.TemporaryFile() as file:
@@ -98,9 +91,9 @@ def _central_directory(framed: archive.Frame, payload: int) -> dict[str, tuple[i
 
 
 def test_what_can_be_framed() -> None:
-    assert archive.can_frame(torch.zeros(3).t())
-    assert not archive.can_frame(torch.zeros(3).to_sparse())
-    assert not archive.can_frame(torch.zeros(3, dtype=torch.complex64).conj())
+    assert torch_zip_write.can_frame(torch.zeros(3).t())
+    assert not torch_zip_write.can_frame(torch.zeros(3).to_sparse())
+    assert not torch_zip_write.can_frame(torch.zeros(3, dtype=torch.complex64).conj())
 
 
 @given(
@@ -189,7 +182,7 @@ def test_pieces_stay_as_they_are_while_somebody_refers_to_them() -> None:
     """An upload sends parts from this very memory, long after the next piece was asked for."""
     values = torch.arange(3 * (PIECE // 4) + 5).reshape(-1, 7 if (3 * (PIECE // 4) + 5) % 7 == 0 else 1)
     for tensor in (values, values.repeat(1, 2)[:, :1], torch.stack([values, values], -1)[..., 1]):
-        prepared = Payload(0, 0, tensor, archive.Frame(b"head", b"tail"))
+        prepared = Payload(0, 0, tensor, torch_zip_write.Frame(b"head", b"tail"))
         pieces = list(prepared.pieces())
         payload = b"".join(piece.tobytes() for piece in pieces[1:-1])
         assert payload == tensor.contiguous().numpy().tobytes()
@@ -199,7 +192,9 @@ def test_many_small_copies_take_no_mapping_each() -> None:
     """The kernel allows a process some 65,000."""
     before = _mappings()
     held = [
-        piece for _ in range(300) for piece in Payload(0, 0, torch.ones(8, 8).t(), archive.Frame(b"", b"")).pieces()
+        piece
+        for _ in range(300)
+        for piece in Payload(0, 0, torch.ones(8, 8).t(), torch_zip_write.Frame(b"", b"")).pieces()
     ]
     assert _mappings() - before < 100
     assert len(held) == 900
@@ -342,7 +337,7 @@ def _array(kind: Any, data: Any, shape: tuple[int, ...] = (1,), begin: tuple[int
     ],
 )
 def test_plain_data_of_numpy_are_read(value: Any) -> None:
-    objects.decode("x", "f", _stream({"x": [value]}))
+    decode.decode("x", "f", _stream({"x": [value]}))
 
 
 _OBJECT = Made(np.dtype, ("O",))
@@ -368,24 +363,24 @@ _OBJECT = Made(np.dtype, ("O",))
     ],
 )
 def test_what_numpy_would_trust_is_refused(value: Any) -> None:
-    with pytest.raises((objects.Refused, CheckpointCorrupted)):
-        objects.decode("x", "f", _stream([value]))
+    with pytest.raises((decode.Refused, CheckpointCorrupted)):
+        decode.decode("x", "f", _stream([value]))
 
 
 def test_the_metadata_is_what_stock_readers_know_with_what_is_equal_written_once() -> None:
     stored: dict[str, STORAGE_TYPES] = {"b": BytesStorageMetadata()}
     found = Metadata(stored)
-    written = [WriteResult(MetadataIndex("b"), 9, record.Written("__0_1.distcp", 0, 9))]
+    written = [WriteResult(MetadataIndex("b"), 9, metadata_build.Written("__0_1.distcp", 0, 9))]
     for name in "vw":
         chunks = [ChunkStorageMetadata(torch.Size([at, 0]), torch.Size([2, 4])) for at in range(0, 400, 2)]
         stored[name] = TensorStorageMetadata(TensorProperties(torch.bfloat16), torch.Size([400, 4]), chunks)
         written += [
             WriteResult(
-                MetadataIndex(name, chunk.offsets, number), 16, record.Written("__0_0.distcp", 0, 16, payload=8)
+                MetadataIndex(name, chunk.offsets, number), 16, metadata_build.Written("__0_0.distcp", 0, 16, payload=8)
             )
             for number, chunk in enumerate(chunks)
         ]
-    record.complete(found, [written], StorageMeta("s3://b/k"))
+    metadata_build.complete(found, [written], StorageMeta("s3://b/k"))
     stock = dataclasses.replace(
         found,
         storage_data={
@@ -434,7 +429,10 @@ def test_a_rank_writes_to_a_disk_as_many_files_as_that_takes_at_once() -> None:
 
 def test_only_what_lies_as_it_is_saved_needs_no_memory() -> None:
     tensor = torch.zeros(4, 5)
-    found = [Payload(one.nbytes, 0, one, archive.Frame(b"", b"")).in_place for one in (tensor, tensor[1:], tensor.t())]
+    found = [
+        Payload(one.nbytes, 0, one, torch_zip_write.Frame(b"", b"")).in_place
+        for one in (tensor, tensor[1:], tensor.t())
+    ]
     assert found == [True, True, False]
 
 

@@ -10,9 +10,9 @@ import torch
 from torch.distributed._shard.sharded_tensor.metadata import TensorProperties as OldProperties
 from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
 
+import dcp_engine
 import stock_dcp as dcp
-from dcp_worker import engine
-from dcp_worker.engine.errors import CheckpointNotFound
+from dcp_engine.errors import CheckpointNotFound
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
@@ -45,7 +45,7 @@ def test_where_no_checkpoint_stands_the_error_says_what_does(
     tmp_path: Path, make: Callable[[Path], Any], said: str
 ) -> None:
     make(tmp_path / "there")
-    for read in (engine.inspect, engine.verify, lambda url: engine.load({"a": torch.zeros(2)}, url)):
+    for read in (dcp_engine.inspect, dcp_engine.verify, lambda url: dcp_engine.load({"a": torch.zeros(2)}, url)):
         with pytest.raises(CheckpointNotFound, match=said):
             read(tmp_path / "there")
 
@@ -55,7 +55,7 @@ def test_what_one_rank_saved_alone_is_read_by_dcp_load(tmp_path: Path) -> None:
     """T-F4."""
     of_one_rank(tmp_path)
     state = {"a": torch.zeros(2)}
-    dcp.load(state, storage_reader=engine.CheckpointReader(tmp_path), no_dist=True)
+    dcp.load(state, storage_reader=dcp_engine.CheckpointReader(tmp_path), no_dist=True)
     assert state["a"].equal(torch.ones(2))
 
 
@@ -67,7 +67,7 @@ def test_properties_of_an_old_torch_are_read(tmp_path: Path) -> None:
     metadata.state_dict_metadata["a"].properties = OldProperties(torch.float32)
     (tmp_path / ".metadata").write_bytes(pickle.dumps(metadata))
     state = {"a": torch.zeros(4)}
-    engine.load(state, tmp_path)
+    dcp_engine.load(state, tmp_path)
     assert state["a"].equal(torch.arange(4.0))
 
 
@@ -77,10 +77,10 @@ def test_a_load_needs_no_template_with_dcps_planner(tmp_path: Path, save: str) -
     """F6."""
     saved: dict[str, Any] = {"model": {"w": torch.arange(3.0)}, "step": 7}
     if save == "ours":
-        engine.save(saved, tmp_path / "c")
+        dcp_engine.save(saved, tmp_path / "c")
     else:
         dcp.save(saved, checkpoint_id=tmp_path / "c", no_dist=True)
     found: dict[str, Any] = {}
-    engine.load(found, tmp_path / "c", planner=_EmptyStateDictLoadPlanner())  # type: ignore[no-untyped-call]
+    dcp_engine.load(found, tmp_path / "c", planner=_EmptyStateDictLoadPlanner())  # type: ignore[no-untyped-call]
     assert found["model"]["w"].equal(saved["model"]["w"])
     assert found["step"] == 7

@@ -13,14 +13,16 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
+import dcp_engine
 import flaky_proxy
 import s3_server
-from dcp_worker import engine
-from dcp_worker.engine import failpoints, layout, replaced
-from dcp_worker.engine.errors import CheckpointExists, InvalidOption, StorageDenied, StorageFull, StorageUnavailable
-from dcp_worker.engine.replaced import Live, Tombstone
-from dcp_worker.engine.store import Entry
-from dcp_worker.engine.stores import open_store
+from dcp_engine import failpoints
+from dcp_engine.commit import replaced
+from dcp_engine.commit.replaced import Live, Tombstone
+from dcp_engine.errors import CheckpointExists, InvalidOption, StorageDenied, StorageFull, StorageUnavailable
+from dcp_engine.format import layout
+from dcp_engine.stores.opening import open_store
+from dcp_engine.stores.protocol import Entry
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -36,7 +38,7 @@ def state(value: float) -> dict[str, Any]:
 
 def value_at(url: str | Path, options: dict[str, Any] | None = None) -> float:
     found = {"w": torch.zeros(70_000)}
-    engine.load(found, url, storage_options=options)
+    dcp_engine.load(found, url, storage_options=options)
     return float(found["w"][0])
 
 
@@ -117,23 +119,23 @@ def test_a_tombstone_that_no_save_wrote_is_passed_over(tmp_path: Path, name: str
     planted = Path(os.path.normpath(tmp_path / "replaced" / name))
     planted.parent.mkdir(exist_ok=True)
     planted.write_bytes(content)
-    engine.save(state(1), tmp_path)
+    dcp_engine.save(state(1), tmp_path)
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
-    assert engine.clean(tmp_path, older_than=NONE, keep_replaced=NONE) == []
+    assert dcp_engine.clean(tmp_path, older_than=NONE, keep_replaced=NONE) == []
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.adversary
 def test_a_tombstone_of_what_stands_removes_nothing(tmp_path: Path) -> None:
     """E-M4: whoever may write there, and a save that was killed before its commit, leave one."""
-    saved = engine.save(state(1), tmp_path)
+    saved = dcp_engine.save(state(1), tmp_path)
     replaced.mark(open_store(str(tmp_path)), saved.save_id, by=A, keep=NONE)
-    assert engine.clean(tmp_path, older_than=NONE, keep_replaced=NONE) == []
+    assert dcp_engine.clean(tmp_path, older_than=NONE, keep_replaced=NONE) == []
     assert value_at(tmp_path) == 1
-    engine.save(state(2), tmp_path, overwrite=True, keep_replaced=HOUR)
+    dcp_engine.save(state(2), tmp_path, overwrite=True, keep_replaced=HOUR)
     # It was replaced just now, whatever the first tombstone says.
     assert saves(tmp_path) == 2
-    assert engine.verify(tmp_path)
+    assert dcp_engine.verify(tmp_path)
 
 
 def saves(url: Path) -> int:
@@ -152,7 +154,7 @@ def hooked() -> Iterator[None]:
 @pytest.mark.adversary
 def test_a_stock_reader_that_began_before_finishes(tmp_path: Path) -> None:
     """E-M4: stock DCP reads `.metadata` once, and the data as long as it likes."""
-    engine.save(state(1), tmp_path)
+    dcp_engine.save(state(1), tmp_path)
     metadata = FileSystemReader(tmp_path).read_metadata()
 
     class Early(FileSystemReader):
@@ -160,26 +162,26 @@ def test_a_stock_reader_that_began_before_finishes(tmp_path: Path) -> None:
             return metadata
 
     for value in (2, 3):
-        engine.save(state(value), tmp_path, overwrite=True, keep_replaced=HOUR)
+        dcp_engine.save(state(value), tmp_path, overwrite=True, keep_replaced=HOUR)
     found = {"w": torch.zeros(70_000)}
     dcp.load(found, storage_reader=Early(tmp_path), no_dist=True)
     assert float(found["w"][0]) == 1
     assert value_at(tmp_path) == 3
-    assert engine.verify(tmp_path).save_id == engine.inspect(tmp_path).save_id
-    engine.save(state(4), tmp_path, overwrite=True, keep_replaced=HOUR)
+    assert dcp_engine.verify(tmp_path).save_id == dcp_engine.inspect(tmp_path).save_id
+    dcp_engine.save(state(4), tmp_path, overwrite=True, keep_replaced=HOUR)
     assert saves(tmp_path) == 3, "two are kept, beside what stands"
 
 
 @pytest.mark.adversary
 def test_a_load_during_which_two_saves_replace_the_checkpoint_finishes(tmp_path: Path, hooked: None) -> None:
     """E-M4: without a grace it starts over once, and fails the second time."""
-    engine.save(state(1), tmp_path)
+    dcp_engine.save(state(1), tmp_path)
     values = iter((2, 3))
 
     def hook(reached: str) -> None:
         if reached == "reading" and (value := next(values, None)):
             failpoints.hook = None
-            engine.save(state(value), tmp_path, overwrite=True, keep_replaced=HOUR)
+            dcp_engine.save(state(value), tmp_path, overwrite=True, keep_replaced=HOUR)
             failpoints.hook = hook
 
     failpoints.hook = hook
@@ -191,7 +193,7 @@ def test_a_stock_checkpoint_that_is_replaced_is_kept_too(tmp_path: Path) -> None
     """E-M4."""
     dcp.save(state(1), checkpoint_id=tmp_path, no_dist=True)
     metadata = FileSystemReader(tmp_path).read_metadata()
-    engine.save(state(2), tmp_path, overwrite=True, keep_replaced=HOUR)
+    dcp_engine.save(state(2), tmp_path, overwrite=True, keep_replaced=HOUR)
 
     class Early(FileSystemReader):
         def read_metadata(self, *args: Any, **options: Any) -> Any:
@@ -200,8 +202,8 @@ def test_a_stock_checkpoint_that_is_replaced_is_kept_too(tmp_path: Path) -> None
     found = {"w": torch.zeros(70_000)}
     dcp.load(found, storage_reader=Early(tmp_path), no_dist=True)
     assert float(found["w"][0]) == 1
-    assert engine.clean(tmp_path, older_than=NONE) == []
-    assert "__0_0.distcp" in engine.clean(tmp_path, older_than=NONE, keep_replaced=NONE)
+    assert dcp_engine.clean(tmp_path, older_than=NONE) == []
+    assert "__0_0.distcp" in dcp_engine.clean(tmp_path, older_than=NONE, keep_replaced=NONE)
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("data-")) == [".metadata"]
     assert value_at(tmp_path) == 2
 
@@ -211,9 +213,9 @@ def test_a_stock_checkpoint_that_is_replaced_is_kept_too(tmp_path: Path) -> None
 def test_a_stock_save_over_ours_is_not_cleaned_away(tmp_path: Path) -> None:
     """E-M4: stock names its files as the stock checkpoint did that was replaced."""
     dcp.save(state(1), checkpoint_id=tmp_path, no_dist=True)
-    engine.save(state(2), tmp_path, overwrite=True, keep_replaced=HOUR)
+    dcp_engine.save(state(2), tmp_path, overwrite=True, keep_replaced=HOUR)
     dcp.save(state(3), checkpoint_id=tmp_path, no_dist=True)
-    engine.clean(tmp_path, older_than=NONE, keep_replaced=NONE)
+    dcp_engine.clean(tmp_path, older_than=NONE, keep_replaced=NONE)
     assert value_at(tmp_path) == 3
 
 
@@ -223,21 +225,21 @@ def test_a_stock_save_over_ours_is_not_cleaned_away(tmp_path: Path) -> None:
 @pytest.mark.adversary
 def test_what_was_kept_goes_with_the_next_save(tmp_path: Path) -> None:
     """E-M4."""
-    first = engine.save(state(1), tmp_path)
-    second = engine.save(state(2), tmp_path, overwrite=True, keep_replaced=timedelta(seconds=0.05))
+    first = dcp_engine.save(state(1), tmp_path)
+    second = dcp_engine.save(state(2), tmp_path, overwrite=True, keep_replaced=timedelta(seconds=0.05))
     assert (tmp_path / layout.data_folder(first.save_id)).exists()
     time.sleep(0.06)  # the file system's own clock is what counts
-    third = engine.save(state(3), tmp_path, overwrite=True, keep_replaced=HOUR)
+    third = dcp_engine.save(state(3), tmp_path, overwrite=True, keep_replaced=HOUR)
     assert {path.name for path in tmp_path.glob("data-*")} == {
         layout.data_folder(second.save_id), layout.data_folder(third.save_id)
     }  # fmt: skip
     # Who keeps nothing removes what is its own at once, and leaves to the others what they asked for.
-    fourth = engine.save(state(4), tmp_path, overwrite=True, keep_replaced=NONE)
+    fourth = dcp_engine.save(state(4), tmp_path, overwrite=True, keep_replaced=NONE)
     assert {path.name for path in tmp_path.glob("data-*")} == {
         layout.data_folder(second.save_id), layout.data_folder(fourth.save_id)
     }  # fmt: skip
-    assert engine.clean(tmp_path, older_than=NONE) == []
-    assert len(engine.clean(tmp_path, older_than=NONE, keep_replaced=NONE)) == 4
+    assert dcp_engine.clean(tmp_path, older_than=NONE) == []
+    assert len(dcp_engine.clean(tmp_path, older_than=NONE, keep_replaced=NONE)) == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == [".metadata", layout.data_folder(fourth.save_id)]
     assert value_at(tmp_path) == 4
 
@@ -245,18 +247,18 @@ def test_what_was_kept_goes_with_the_next_save(tmp_path: Path) -> None:
 @pytest.mark.adversary
 def test_an_old_checkpoint_that_was_replaced_just_now_is_not_an_orphan(tmp_path: Path) -> None:
     """E-M4: its files are as old as an orphan's."""
-    saved = engine.save(state(1), tmp_path)
+    saved = dcp_engine.save(state(1), tmp_path)
     for path in (tmp_path / layout.data_folder(saved.save_id)).iterdir():
         os.utime(path, (0, 0))
-    engine.save(state(2), tmp_path, overwrite=True, keep_replaced=HOUR)
-    assert engine.clean(tmp_path) == []
-    assert engine.clean(tmp_path, keep_replaced=NONE, dry_run=True)
+    dcp_engine.save(state(2), tmp_path, overwrite=True, keep_replaced=HOUR)
+    assert dcp_engine.clean(tmp_path) == []
+    assert dcp_engine.clean(tmp_path, keep_replaced=NONE, dry_run=True)
     assert saves(tmp_path) == 2
 
 
 def test_a_save_that_fails_leaves_no_tombstone(tmp_path: Path, hooked: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """E-M4."""
-    engine.save(state(1), tmp_path)
+    dcp_engine.save(state(1), tmp_path)
     rename = os.rename
 
     def full(*args: Any, **options: Any) -> None:
@@ -264,7 +266,7 @@ def test_a_save_that_fails_leaves_no_tombstone(tmp_path: Path, hooked: None, mon
 
     monkeypatch.setattr(os, "rename", full)
     with pytest.raises(StorageFull):
-        engine.save(state(2), tmp_path, overwrite=True, keep_replaced=HOUR)
+        dcp_engine.save(state(2), tmp_path, overwrite=True, keep_replaced=HOUR)
     monkeypatch.setattr(os, "rename", rename)
     assert not (tmp_path / "replaced").exists()
     assert saves(tmp_path) == 1
@@ -274,8 +276,8 @@ def test_a_save_that_fails_leaves_no_tombstone(tmp_path: Path, hooked: None, mon
 @pytest.mark.adversary
 def test_the_result_is_known_before_anything_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """E-M4: under bare `dcp.save` there is no moment after it."""
-    engine.save(state(1), tmp_path)
-    writer = engine.CheckpointWriter(tmp_path, overwrite=True)
+    dcp_engine.save(state(1), tmp_path)
+    writer = dcp_engine.CheckpointWriter(tmp_path, overwrite=True)
     seen: list[int] = []
     publish = writer.publish
 
@@ -291,11 +293,11 @@ def test_the_result_is_known_before_anything_is_removed(tmp_path: Path, monkeypa
 
 @pytest.mark.adversary
 def test_a_file_system_keeps_nothing_unless_asked_and_nobody_keeps_for_less_than_that(tmp_path: Path) -> None:
-    engine.save(state(1), tmp_path)
-    engine.save(state(2), tmp_path, overwrite=True)
+    dcp_engine.save(state(1), tmp_path)
+    dcp_engine.save(state(2), tmp_path, overwrite=True)
     assert saves(tmp_path) == 1
     with pytest.raises(InvalidOption, match="keep_replaced"):
-        engine.save(state(3), tmp_path, overwrite=True, keep_replaced=-HOUR)
+        dcp_engine.save(state(3), tmp_path, overwrite=True, keep_replaced=-HOUR)
 
 
 @pytest.mark.parametrize(
@@ -306,8 +308,8 @@ def test_a_file_system_keeps_nothing_unless_asked_and_nobody_keeps_for_less_than
 def test_a_storage_option_says_how_long(tmp_path: Path, seconds: float, keep: timedelta | None, left: int) -> None:
     """It is how a Checkpoint says it."""
     options = {"keep_replaced": seconds}
-    engine.save(state(1), tmp_path, storage_options=options)
-    engine.save(state(2), tmp_path, storage_options=options, overwrite=True, keep_replaced=keep)
+    dcp_engine.save(state(1), tmp_path, storage_options=options)
+    dcp_engine.save(state(2), tmp_path, storage_options=options, overwrite=True, keep_replaced=keep)
     assert len([*tmp_path.glob("data-*")]) == left
     assert value_at(tmp_path, options) == 2
 
@@ -315,7 +317,7 @@ def test_a_storage_option_says_how_long(tmp_path: Path, seconds: float, keep: ti
 @pytest.mark.parametrize("seconds", [-1, "soon", 1e300, None])
 def test_a_storage_option_that_is_no_time_is_refused(tmp_path: Path, seconds: object) -> None:
     with pytest.raises(InvalidOption, match="keep_replaced"):
-        engine.save(state(1), tmp_path, storage_options={"keep_replaced": seconds})
+        dcp_engine.save(state(1), tmp_path, storage_options={"keep_replaced": seconds})
 
 
 def test_of_two_that_a_store_dates_alike_the_later_stays() -> None:
@@ -335,15 +337,15 @@ def test_an_object_store_keeps_for_an_hour(s3: s3_server.S3Server, tmp_path: Pat
         return {key.split("/")[1] for key in s3.keys(tmp_path.name)} - {".metadata", "replaced"}
 
     def save(value: float) -> Any:
-        return engine.save(state(value), url, storage_options=options, overwrite=True)
+        return dcp_engine.save(state(value), url, storage_options=options, overwrite=True)
 
     ids = [save(value).save_id for value in range(1, 5)]
     assert folders() == {layout.data_folder(save_id) for save_id in ids[1:]}
     assert value_at(url, options) == 4
     with pytest.raises(CheckpointExists):
-        engine.save(state(5), url, storage_options=options)
-    assert engine.clean(url, storage_options=options, older_than=NONE) == []
-    assert len(engine.clean(url, storage_options=options, keep_replaced=NONE)) == 2 * 4
+        dcp_engine.save(state(5), url, storage_options=options)
+    assert dcp_engine.clean(url, storage_options=options, older_than=NONE) == []
+    assert len(dcp_engine.clean(url, storage_options=options, keep_replaced=NONE)) == 2 * 4
     assert folders() == {layout.data_folder(ids[-1])}
     assert not [key for key in s3.keys(tmp_path.name) if "replaced" in key]
 
@@ -352,7 +354,7 @@ def test_an_object_store_keeps_for_an_hour(s3: s3_server.S3Server, tmp_path: Pat
 def test_a_save_that_stood_without_knowing_is_kept_as_any_other(s3: s3_server.S3Server, tmp_path: Path) -> None:
     """E-M4: its commit got no answer, another replaced it, and it is told that it failed."""
     url, options = s3.url(tmp_path.name), s3.options
-    first = engine.save(state(1), url, storage_options=options)
+    first = dcp_engine.save(state(1), url, storage_options=options)
     tries: list[str] = []
 
     def rule(method: str, path: str) -> flaky_proxy.Fault | None:
@@ -360,18 +362,18 @@ def test_a_save_that_stood_without_knowing_is_kept_as_any_other(s3: s3_server.S3
             return None
         tries.append(path)
         if len(tries) == 2:
-            engine.save(state(3), url, storage_options=options, overwrite=True)
+            dcp_engine.save(state(3), url, storage_options=options, overwrite=True)
         return "lose answer" if len(tries) == 1 else None
 
     with flaky_proxy.before(s3) as proxy:
         proxy.rule = rule
         with pytest.raises(StorageUnavailable):
-            engine.save(state(2), url, storage_options=proxy.server.options, overwrite=True)
+            dcp_engine.save(state(2), url, storage_options=proxy.server.options, overwrite=True)
     assert value_at(url, options) == 3
     folders = {key.split("/")[1] for key in s3.keys(tmp_path.name)}
     assert len(folders) == 5, "three saves, the tombstones and .metadata"
     assert layout.data_folder(first.save_id) in folders
-    assert engine.clean(url, storage_options=options, older_than=NONE) == []
+    assert dcp_engine.clean(url, storage_options=options, older_than=NONE) == []
 
 
 def test_a_store_that_forbids_deletes_is_replaced_all_the_same(s3: s3_server.S3Server, tmp_path: Path) -> None:
@@ -379,7 +381,7 @@ def test_a_store_that_forbids_deletes_is_replaced_all_the_same(s3: s3_server.S3S
     with flaky_proxy.before(s3) as proxy:
         proxy.rule = lambda method, path: "403" if method == "DELETE" or path.endswith("?delete") else None
         for value in range(1, 5):
-            engine.save(state(value), url, storage_options=proxy.server.options, overwrite=True)
+            dcp_engine.save(state(value), url, storage_options=proxy.server.options, overwrite=True)
         assert value_at(url, proxy.server.options) == 4
 
 
@@ -392,18 +394,18 @@ def test_remains_are_spoken_of_only_where_something_was_written(
     with flaky_proxy.before(s3) as proxy:
         proxy.rule = lambda *_: "403"
         with pytest.raises(StorageDenied):
-            engine.save(state(1), url, storage_options=proxy.server.options | options)
+            dcp_engine.save(state(1), url, storage_options=proxy.server.options | options)
         assert "files of a failed save remain" not in caplog.text
         proxy.rule = lambda method, path: "403" if path.endswith(("manifest.json", "?delete")) else None
         with pytest.raises(StorageDenied):
-            engine.save(state(1), url, storage_options=proxy.server.options | options)
+            dcp_engine.save(state(1), url, storage_options=proxy.server.options | options)
         assert "files of a failed save remain" in caplog.text
 
 
 def test_for_ever_is_long_and_can_be_read_again(tmp_path: Path) -> None:
-    engine.save(state(1), tmp_path)
-    engine.save(state(2), tmp_path, overwrite=True, keep_replaced=timedelta.max)
+    dcp_engine.save(state(1), tmp_path)
+    dcp_engine.save(state(2), tmp_path, overwrite=True, keep_replaced=timedelta.max)
     store = open_store(str(tmp_path))
     (found,) = replaced.tombstones(store, store.list(layout.REPLACED))
     assert found.keep > timedelta(days=30_000)
-    assert engine.clean(tmp_path, older_than=NONE) == []
+    assert dcp_engine.clean(tmp_path, older_than=NONE) == []

@@ -9,10 +9,12 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import _version
 
+import dcp_engine
 import engine_programs as programs
-from dcp_worker import engine
-from dcp_worker.contract import Operation, Origin, Reason
-from dcp_worker.engine.errors import CheckpointExists, CheckpointNotFound, EngineError, StateMismatch
+from dcp_contract.checkpoint_info import Origin
+from dcp_contract.reasons import Reason
+from dcp_contract.sections import Operation
+from dcp_engine.errors import CheckpointExists, CheckpointNotFound, EngineError, StateMismatch
 from rank_group import run_ranks, values
 
 README = Path(__file__).parents[1] / "README.md"
@@ -33,11 +35,11 @@ def test_what_two_ranks_save_three_ranks_load(place: tuple[str, dict[str, Any]])
     assert saved[0] == saved[1]
     assert (saved[0].step, saved[0].world_size, saved[0].origin) == (7, 2, ORIGIN)
     assert values(run_ranks(3, programs.load, url, options, 1)) == [[], [], []]
-    found = engine.find(url, storage_options=options)
+    found = dcp_engine.find(url, storage_options=options)
     assert found == saved[0]
     assert found is not None
     assert found.conflict_guard == "Atomic"
-    assert engine.verify(url, storage_options=options).verified == "every byte, by its crc32c"
+    assert dcp_engine.verify(url, storage_options=options).verified == "every byte, by its crc32c"
 
 
 def test_stock_reader_loads_what_we_save(place: tuple[str, dict[str, Any]]) -> None:
@@ -50,7 +52,7 @@ def test_we_load_what_stock_saved(place: tuple[str, dict[str, Any]]) -> None:
     url, options = place
     values(run_ranks(2, programs.stock_save, *_for_fsspec(url, options), 2))
     assert values(run_ranks(3, programs.load, url, options, 2)) == [[], [], []]
-    assert engine.verify(url, storage_options=options).verified.startswith("file sizes and zip CRC-32")
+    assert dcp_engine.verify(url, storage_options=options).verified.startswith("file sizes and zip CRC-32")
 
 
 def test_bare_dcp_save_and_load(place: tuple[str, dict[str, Any]]) -> None:
@@ -64,10 +66,10 @@ def test_bare_dcp_async_save(place: tuple[str, dict[str, Any]]) -> None:
 
     url, options = place
     state: dict[str, Any] = {"w": torch.arange(1000.0), "step": 3}
-    saving: Any = async_save(state, storage_writer=engine.CheckpointWriter(url, storage_options=options))
+    saving: Any = async_save(state, storage_writer=dcp_engine.CheckpointWriter(url, storage_options=options))
     saving.result()
     found: dict[str, Any] = {"w": torch.zeros(1000), "step": 0}
-    engine.load(found, url, storage_options=options)
+    dcp_engine.load(found, url, storage_options=options)
     assert found["step"] == 3
     assert torch.equal(found["w"], state["w"])
 
@@ -85,26 +87,28 @@ def test_refused_then_replaced_then_refused(place: tuple[str, dict[str, Any]]) -
 
     second = values(run_ranks(1, programs.save_args, url, options, 2, {"overwrite": True}))[0]
     assert values(run_ranks(2, programs.load, url, options, 2)) == [[], []]
-    manifest = engine.inspect(url, storage_options=options)
+    manifest = dcp_engine.inspect(url, storage_options=options)
     assert {file.path.split("/")[0] for file in manifest.files} == {f"data-{second.save_id}"}
     with pytest.raises(CheckpointExists):
-        engine.preflight(Operation.SAVE, url, overwrite=False, storage_options=options)
+        dcp_engine.preflight(Operation.SAVE, url, overwrite=False, storage_options=options)
 
 
 def test_preflight_recognises_its_own_commit(place: tuple[str, dict[str, Any]]) -> None:
     url, options = place
-    assert engine.preflight(Operation.SAVE, url, storage_options=options, origin=ORIGIN) is None
+    assert dcp_engine.preflight(Operation.SAVE, url, storage_options=options, origin=ORIGIN) is None
     saved = values(run_ranks(1, programs.save_args, url, options, 1, {"origin": ORIGIN}))[0]
-    assert engine.preflight(Operation.SAVE, url, storage_options=options, origin=ORIGIN) == saved
+    assert dcp_engine.preflight(Operation.SAVE, url, storage_options=options, origin=ORIGIN) == saved
     with pytest.raises(CheckpointExists):
-        engine.preflight(Operation.SAVE, url, storage_options=options, origin=ORIGIN.model_copy(update={"uid": "u-2"}))
+        dcp_engine.preflight(
+            Operation.SAVE, url, storage_options=options, origin=ORIGIN.model_copy(update={"uid": "u-2"})
+        )
 
 
 def test_nothing_there(place: tuple[str, dict[str, Any]]) -> None:
     url, options = place
-    assert engine.find(url, storage_options=options) is None
+    assert dcp_engine.find(url, storage_options=options) is None
     with pytest.raises(CheckpointNotFound):
-        engine.preflight(Operation.LOAD, url, storage_options=options)
+        dcp_engine.preflight(Operation.LOAD, url, storage_options=options)
     for result in run_ranks(2, programs.load, url, options):
         assert isinstance(result.error, CheckpointNotFound)
 
@@ -116,16 +120,16 @@ def test_a_rank_that_fails_is_named_on_every_rank_and_leaves_nothing(tmp_path: P
         assert result.error.rank == 1
         assert "this rank has no state" in str(result.error)
     assert not list(tmp_path.rglob("*.distcp"))
-    assert engine.find(url) is None
+    assert dcp_engine.find(url) is None
 
 
 def test_state_mismatch(tmp_path: Path) -> None:
     url = str(tmp_path / "checkpoint")
-    engine.save({"a": torch.zeros(3)}, url)
+    dcp_engine.save({"a": torch.zeros(3)}, url)
     with pytest.raises(StateMismatch, match="b"):
-        engine.load({"b": torch.zeros(3)}, url)
+        dcp_engine.load({"b": torch.zeros(3)}, url)
     with pytest.raises(StateMismatch, match="Size mismatch"):
-        engine.load({"a": torch.zeros(4)}, url)
+        dcp_engine.load({"a": torch.zeros(4)}, url)
 
 
 def _trained(steps: int) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
@@ -140,16 +144,16 @@ def _trained(steps: int) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
 
 def test_an_object_that_does_not_ask_for_all_of_its_entries_is_told_so(tmp_path: Path) -> None:
     model, optim = _trained(1)
-    engine.save({"model": model, "optim": optim, "optimal": torch.zeros(3)}, tmp_path)
+    dcp_engine.save({"model": model, "optim": optim, "optimal": torch.zeros(3)}, tmp_path)
     fresh_model, fresh = _trained(0)
     with pytest.raises(
         StateMismatch, match=r"holds optim\.state\.0\.exp_avg, optim\..* and 4 more, .* fresh optimizer"
     ):
-        engine.load({"model": fresh_model, "optim": fresh}, tmp_path)
-    engine.load({"model": fresh_model}, tmp_path)
-    engine.load({"optim": fresh.state_dict()}, tmp_path)
+        dcp_engine.load({"model": fresh_model, "optim": fresh}, tmp_path)
+    dcp_engine.load({"model": fresh_model}, tmp_path)
+    dcp_engine.load({"optim": fresh.state_dict()}, tmp_path)
     other, used = _trained(2)
-    engine.load({"model": other, "optim": used}, tmp_path)
+    dcp_engine.load({"model": other, "optim": used}, tmp_path)
     assert _same(used.state_dict(), optim.state_dict())
 
 
@@ -174,7 +178,7 @@ def test_an_object_finds_its_entries_in_a_checkpoint_of_torch_2_3(
     dcp.save({"o": Keeps(saved)}, checkpoint_id=tmp_path, no_dist=True)
     monkeypatch.setattr(_version, "_derived_version", None)
     found = Keeps({"groups": [{"lr": 0.0}], "w": torch.zeros(2), "settings": {"a": 0}})
-    engine.load({"o": found}, tmp_path)
+    dcp_engine.load({"o": found}, tmp_path)
     assert _same(found.state, saved)
 
 
@@ -197,9 +201,9 @@ def test_an_object_that_fails_on_one_rank_fails_the_load_on_all(tmp_path: Path, 
 
 def test_numbers_are_keys_as_good_as_names(tmp_path: Path) -> None:
     saved = {"s": {0: "a", 7: {3: "b", "t": {5: torch.ones(2)}}, "l": [torch.zeros(1), {2: "c"}]}}
-    engine.save(saved, tmp_path)
+    dcp_engine.save(saved, tmp_path)
     found: dict[str, Any] = {"s": {0: "", 7: {3: "", "t": {5: torch.zeros(2)}}, "l": [torch.ones(1), {2: ""}]}}
-    engine.load(found, tmp_path)
+    dcp_engine.load(found, tmp_path)
     assert _same(found, saved)
 
 

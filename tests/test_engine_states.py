@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from dcp_worker import engine
-from dcp_worker.engine import failpoints
-from dcp_worker.engine.errors import CheckpointExists, CheckpointNotFound, StorageFull
-from dcp_worker.engine.replaced import AT_MOST
+import dcp_engine
+from dcp_engine import failpoints
+from dcp_engine.commit.replaced import AT_MOST
+from dcp_engine.errors import CheckpointExists, CheckpointNotFound, StorageFull
 
 BEFORE = ["planning", "mid-part", "before manifest", "before commit"]
 AFTER = ["after commit", "before removal"]
@@ -48,7 +48,7 @@ class Checkpoints(RuleBasedStateMachine):
     def save(self, *, overwrite: bool, keep: timedelta) -> None:
         state = self._next()
         try:
-            info = engine.save(state, self.url, overwrite=overwrite, step=self.seed, keep_replaced=keep)
+            info = dcp_engine.save(state, self.url, overwrite=overwrite, step=self.seed, keep_replaced=keep)
         except CheckpointExists as error:
             refused = error.conflict
         else:
@@ -70,7 +70,7 @@ class Checkpoints(RuleBasedStateMachine):
 
         failpoints.hook = hook
         try:
-            engine.save(self._next(), self.url, overwrite=overwrite, keep_replaced=keep)
+            dcp_engine.save(self._next(), self.url, overwrite=overwrite, keep_replaced=keep)
         except StorageFull:
             pass
         except CheckpointExists:
@@ -90,7 +90,7 @@ class Checkpoints(RuleBasedStateMachine):
             torch.set_num_threads(1)
             failpoints.hook = lambda reached: os.kill(os.getpid(), signal.SIGKILL) if reached == point else None
             try:
-                engine.save(state, self.url, overwrite=overwrite, keep_replaced=keep)
+                dcp_engine.save(state, self.url, overwrite=overwrite, keep_replaced=keep)
             finally:
                 os._exit(0)
         _, status = os.waitpid(child, 0)
@@ -101,7 +101,7 @@ class Checkpoints(RuleBasedStateMachine):
 
     @rule(keep=st.sampled_from([None, NONE]))
     def clean(self, keep: timedelta | None) -> None:
-        engine.clean(self.url, older_than=NONE, keep_replaced=keep)
+        dcp_engine.clean(self.url, older_than=NONE, keep_replaced=keep)
         saves = len(list(Path(self.url).glob("data-*")))
         if keep is None:
             assert saves <= (self.committed is not None) + AT_MOST
@@ -113,7 +113,7 @@ class Checkpoints(RuleBasedStateMachine):
     def load(self) -> None:
         found: dict[str, Any] = {"w": torch.zeros(3000), "step": 0}
         try:
-            info = engine.load(found, self.url)
+            info = dcp_engine.load(found, self.url)
         except CheckpointNotFound:
             assert self.committed is None
         else:
@@ -124,11 +124,11 @@ class Checkpoints(RuleBasedStateMachine):
     @rule()
     def verify(self) -> None:
         if self.committed is not None:
-            engine.verify(self.url)
+            dcp_engine.verify(self.url)
 
     @invariant()
     def found_is_what_was_committed(self) -> None:
-        assert (engine.find(self.url) is None) == (self.committed is None)
+        assert (dcp_engine.find(self.url) is None) == (self.committed is None)
 
     def _files(self) -> list[str]:
         return sorted(str(path) for path in self.folder.rglob("*") if path.is_file())

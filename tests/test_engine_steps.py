@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
+import dcp_engine
 import engine_programs as programs
 import fault_situations
 import file_steps
-from dcp_worker import engine
-from dcp_worker.contract import Reason
-from dcp_worker.engine.errors import EngineError
+from dcp_contract.reasons import Reason
+from dcp_engine.errors import EngineError
 from fault_situations import HOUR, NOW, SITUATIONS, Situation
 from rank_group import _CONTEXT, run_ranks, values
 
@@ -31,7 +31,7 @@ WAYS = [*(errno.errorcode[code] for code in file_steps.CODES), LOST, STICKY, KIL
 
 @pytest.fixture(autouse=True)
 def quiet() -> None:
-    logging.getLogger("dcp_worker.engine").setLevel(logging.CRITICAL)
+    logging.getLogger("dcp_engine").setLevel(logging.CRITICAL)
 
 
 class Place:
@@ -101,7 +101,7 @@ def _wrong_after_the_next(url: Path) -> list[str]:
 
     if wrong := _unless(next_one, "the next save does not stand"):
         return wrong
-    own = f"data-{engine.inspect(url).save_id}"
+    own = f"data-{dcp_engine.inspect(url).save_id}"
     left = [name for path in url.rglob("*") if not (name := path.relative_to(url).as_posix()).startswith(own)]
     return [f"{sorted(left)} is left"] if left != [".metadata"] else []
 
@@ -159,6 +159,6 @@ def test_a_rank_may_be_killed_at_any_step(memory: Path, dying: int, keep: object
         elif isinstance(error, EngineError) and not error.commit_unknown:
             assert stood == [1], number
         assert len(stood) == 1, number
-        engine.verify(url)
+        dcp_engine.verify(url)
         assert _wrong_after_the_next(url) == []
         shutil.rmtree(url)

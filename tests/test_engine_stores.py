@@ -16,20 +16,16 @@ from typing import Any
 import pytest
 import torch
 
+import dcp_engine
 import flaky_proxy
 import s3_server
-from dcp_worker import commands, engine
-from dcp_worker.engine import addresses, guarded_obstore, redact, retry
-from dcp_worker.engine.errors import (
-    EngineError,
-    InvalidOption,
-    StorageDenied,
-    StorageUnavailable,
-    translate,
-)
-from dcp_worker.engine.object_store import ObjectStore
-from dcp_worker.engine.ranks import Ranks
-from dcp_worker.engine.stores import open_store
+from dcp_engine import redact
+from dcp_engine.collective.ranks import Ranks
+from dcp_engine.errors import EngineError, InvalidOption, StorageDenied, StorageUnavailable, translate
+from dcp_engine.stores import addresses, guarded_obstore, retry
+from dcp_engine.stores.object_store import ObjectStore
+from dcp_engine.stores.opening import open_store
+from dcp_worker import cli
 from flaky_proxy import Answer
 from rank_group import run_ranks, values
 
@@ -54,7 +50,7 @@ def state(value: float = 1) -> dict[str, Any]:
 
 def loaded(url: str, options: dict[str, Any]) -> float:
     found = state(0)
-    engine.load(found, url, storage_options=options)
+    dcp_engine.load(found, url, storage_options=options)
     return float(found["w"][0])
 
 
@@ -130,7 +126,7 @@ def test_whole_saves_and_loads_wait_throttling_out(
     left = itertools.count()
     flaky.rule = lambda *_: answer if next(left) % 4 else None
     url = flaky.server.url(tmp_path.name)
-    engine.save(state(3), url, storage_options=flaky.server.options | QUICK)
+    dcp_engine.save(state(3), url, storage_options=flaky.server.options | QUICK)
     assert loaded(url, flaky.server.options | QUICK) == 3
 
 
@@ -165,7 +161,7 @@ def test_patience_has_an_end(flaky: flaky_proxy.FlakyProxy, tmp_path: Path, monk
     flaky.rule = lambda *_: SLOW_DOWN
     started = time.monotonic()
     with pytest.raises(StorageUnavailable, match="SlowDown: Please reduce your request rate"):
-        engine.find(flaky.server.url(tmp_path.name), storage_options=flaky.server.options)
+        dcp_engine.find(flaky.server.url(tmp_path.name), storage_options=flaky.server.options)
     assert time.monotonic() - started < 10
     assert len(flaky.faults) > 1
 
@@ -301,7 +297,7 @@ def test_an_error_says_what_to_do(flaky: flaky_proxy.FlakyProxy, tmp_path: Path,
     answer, kind, words = WORDS[name]
     flaky.rule = lambda method, _: answer if method == "PUT" else None
     with pytest.raises(kind, match=words) as caught:
-        engine.save(state(), flaky.server.url(tmp_path.name), storage_options=flaky.server.options | QUICK)
+        dcp_engine.save(state(), flaky.server.url(tmp_path.name), storage_options=flaky.server.options | QUICK)
     assert type(caught.value) is kind
 
 
@@ -317,7 +313,7 @@ def test_missing_credentials_are_said_to_be_missing(
     flaky.rule = lambda *_: Answer(404)
     words = "No credentials were found: set AWS_ACCESS_KEY_ID.*AWS_PROFILE and ~/.aws are not read"
     with pytest.raises(StorageDenied, match=words):
-        engine.find(flaky.server.url("x"), storage_options=flaky.server.options | QUICK)
+        dcp_engine.find(flaky.server.url("x"), storage_options=flaky.server.options | QUICK)
 
 
 @pytest.mark.adversary
@@ -331,7 +327,7 @@ def test_a_command_without_credentials_says_so_and_how_to_give_them(
     for name in ("AWS_METADATA_ENDPOINT", "AWS_ENDPOINT_URL"):
         monkeypatch.setenv(name, flaky.server.endpoint)
     flaky.rule = lambda *_: Answer(404)
-    assert commands.run([command, "s3://bucket/run"]) == 1
+    assert cli.run([command, "s3://bucket/run"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert "StorageDenied: " in err
@@ -383,14 +379,14 @@ def test_no_secret_of_an_answer_is_told(
     status, body = CANARIES[name]
     url, options = flaky.server.url(tmp_path.name), flaky.server.options | QUICK
     if "load" in where or where == "verify":
-        engine.save(state(), url, storage_options=options)
+        dcp_engine.save(state(), url, storage_options=options)
     parts = {"signed load": "X-Amz-Signature", "verify": "/data-"}
     flaky.rule = lambda _, path: Answer(status, body.encode()) if parts.get(where, "") in path else None
     steps: dict[str, Callable[[], Any]] = {
-        "save": lambda: engine.save(state(), url, storage_options=options),
-        "find": lambda: engine.find(url, storage_options=options),
-        "clean": lambda: engine.clean(url, storage_options=options),
-        "verify": lambda: engine.verify(url, storage_options=options),
+        "save": lambda: dcp_engine.save(state(), url, storage_options=options),
+        "find": lambda: dcp_engine.find(url, storage_options=options),
+        "clean": lambda: dcp_engine.clean(url, storage_options=options),
+        "verify": lambda: dcp_engine.verify(url, storage_options=options),
     }
     try:
         (steps.get(where) or partial(loaded, url, options))()
@@ -499,8 +495,8 @@ def test_what_can_not_be_is_named_with_its_place(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     looks: list[Callable[[], Any]] = [
-        partial(engine.find, url, storage_options=options),
-        partial(engine.save, {}, url, storage_options=options),
+        partial(dcp_engine.find, url, storage_options=options),
+        partial(dcp_engine.save, {}, url, storage_options=options),
     ]
     for look in looks:
         with pytest.raises(InvalidOption) as caught:
@@ -559,17 +555,17 @@ def test_a_child_that_was_forked_after_a_store_was_used_is_told_so_at_once(
     s3: s3_server.S3Server, tmp_path: Path, name: str
 ) -> None:
     url, options = s3.url(tmp_path.name), s3.options
-    engine.save(state(), url, storage_options=options)
+    dcp_engine.save(state(), url, storage_options=options)
     store = open_store(url, options)
     assert isinstance(store, ObjectStore)
     fill(store, ".metadata", 8)
     steps: dict[str, Callable[[], Any]] = {
-        "save": lambda: engine.save(state(), f"{url}-2", storage_options=options),
-        "async_save": lambda: engine.async_save(state(), f"{url}-2", storage_options=options).wait(),
+        "save": lambda: dcp_engine.save(state(), f"{url}-2", storage_options=options),
+        "async_save": lambda: dcp_engine.async_save(state(), f"{url}-2", storage_options=options).wait(),
         "load": lambda: loaded(url, options),
         "inherited": lambda: fill(store, ".metadata", 8),
     }
-    step = steps.get(name) or (lambda: getattr(engine, name)(url, storage_options=options))
+    step = steps.get(name) or (lambda: getattr(dcp_engine, name)(url, storage_options=options))
     started = time.monotonic()
     said = in_a_fork(lambda: str(step()))
     assert said.startswith("InvalidOption: ")
@@ -582,7 +578,7 @@ def test_a_child_that_was_forked_after_a_store_was_used_is_told_so_at_once(
 @pytest.mark.adversary
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 def test_a_forked_child_may_use_local_files(tmp_path: Path) -> None:
-    engine.save(state(4), tmp_path)
+    dcp_engine.save(state(4), tmp_path)
     assert in_a_fork(lambda: str(loaded(str(tmp_path), {}))) == "4.0"
 
 
@@ -590,12 +586,13 @@ def test_a_forked_child_may_use_local_files(tmp_path: Path) -> None:
 def test_a_child_whose_parent_used_no_store_uses_one(s3: s3_server.S3Server, tmp_path: Path) -> None:
     program = f"""
 import os
-from dcp_worker import commands, engine
-from dcp_worker.engine.stores import open_store
+import dcp_engine
+from dcp_worker import cli
+from dcp_engine.stores.opening import open_store
 open_store({s3.url(tmp_path.name)!r}, {s3.options!r})
 for _ in range(2):
     if not os.fork():
-        print(engine.find({s3.url(tmp_path.name)!r}, storage_options={s3.options!r}))
+        print(dcp_engine.find({s3.url(tmp_path.name)!r}, storage_options={s3.options!r}))
         break
     os.wait()
 """

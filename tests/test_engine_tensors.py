@@ -12,9 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.planner import WriteItem
 
+import dcp_engine
 import value_programs as programs
-from dcp_worker import engine
-from dcp_worker.engine.errors import EngineError, StateMismatch, UnsavableState
+from dcp_engine.errors import EngineError, StateMismatch, UnsavableState
 from rank_group import values
 from rank_pool import Pool, joined
 from value_programs import Liar, Named, Opaque, Scaled, Unclonable, scaled
@@ -25,8 +25,8 @@ Save = Callable[[dict[str, Any], Path], Any]
 @pytest.fixture(params=["save", "async_save"])
 def save(request: pytest.FixtureRequest) -> Save:
     if request.param == "save":
-        return engine.save
-    return lambda state, url: engine.async_save(state, url).wait()
+        return dcp_engine.save
+    return lambda state, url: dcp_engine.async_save(state, url).wait()
 
 
 def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
@@ -64,7 +64,7 @@ def test_tensors_of_every_class_come_back(tmp_path: Path, save: Save, kind: str)
     save({"m": {"w": saved}}, tmp_path)
     found = {"m": {"w": KEPT[kind](0.0)}}
     target = _parts(found["m"]["w"])
-    engine.load(found, tmp_path, allow=[Scaled, Unclonable, Opaque])
+    dcp_engine.load(found, tmp_path, allow=[Scaled, Unclonable, Opaque])
     assert all(map(torch.equal, _parts(found["m"]["w"]), before))
     assert all(map(torch.equal, target, before)), "the tensor that the caller holds was not filled"
     assert type(found["m"]["w"]) is type(saved)
@@ -75,18 +75,18 @@ def test_tensors_of_every_class_come_back(tmp_path: Path, save: Save, kind: str)
 def test_what_is_staged_is_what_was_there_at_the_call(tmp_path: Path, kind: str) -> None:
     saved = KEPT[kind](2.0)
     before = [part.clone() for part in _parts(saved)]
-    saving = engine.async_save({"w": saved, "object": (saved, "x")}, tmp_path)
+    saving = dcp_engine.async_save({"w": saved, "object": (saved, "x")}, tmp_path)
     for part in _parts(saved):
         with torch.no_grad():
             part.zero_()
     saving.wait()
     found = {"w": KEPT[kind](0.0)}
-    engine.load(found, tmp_path, allow=[Scaled, Unclonable, Opaque])
+    dcp_engine.load(found, tmp_path, allow=[Scaled, Unclonable, Opaque])
     assert all(map(torch.equal, _parts(found["w"]), before))
 
 
 def test_tied_tensors_are_staged_once(tmp_path: Path) -> None:
-    from dcp_worker.engine import staging
+    from dcp_engine.transfer import staging
 
     one = torch.ones(4)
     staged = staging.copied({"a": one, "b": {"c": [one, one[:2]]}}, pinned=False)
@@ -174,9 +174,9 @@ def test_what_would_not_come_back_is_refused_by_name(
 
 @pytest.mark.adversary
 def test_a_module_that_is_lazy_is_refused_at_a_load_too(tmp_path: Path) -> None:
-    engine.save({"w": torch.ones(3, 3)}, tmp_path)
+    dcp_engine.save({"w": torch.ones(3, 3)}, tmp_path)
     with pytest.raises(StateMismatch, match="w is a UninitializedParameter of a lazy module"):
-        engine.load({"w": torch.nn.LazyLinear(3).weight}, tmp_path)
+        dcp_engine.load({"w": torch.nn.LazyLinear(3).weight}, tmp_path)
 
 
 @pytest.mark.adversary
@@ -186,21 +186,21 @@ def test_what_older_saves_and_stock_kept_of_them_is_not_half_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: Callable[[], torch.Tensor]
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("dcp_worker.engine.tensors.fault", lambda _: None)
-        patch.setattr("dcp_worker.engine.tensors.is_wrapper", lambda tensor: tensor.is_sparse or tensor.is_quantized)
-        engine.save({"w": made()}, tmp_path)
+        patch.setattr("dcp_engine.transfer.tensors.fault", lambda _: None)
+        patch.setattr("dcp_engine.transfer.tensors.is_wrapper", lambda tensor: tensor.is_sparse or tensor.is_quantized)
+        dcp_engine.save({"w": made()}, tmp_path)
     dense = torch.zeros(made().shape)
     with pytest.raises(StateMismatch, match=r"w of the checkpoint is a|w \(qint8 to float32\)"):
-        engine.load({"w": dense}, tmp_path)
+        dcp_engine.load({"w": dense}, tmp_path)
     with pytest.raises(StateMismatch, match=r"nothing can be loaded into this state: w is a"):
-        engine.load({"w": made()}, tmp_path)
+        dcp_engine.load({"w": made()}, tmp_path)
 
 
 @pytest.mark.adversary
 def test_wrappers_with_other_settings_are_not_mixed(tmp_path: Path) -> None:
-    engine.save({"w": scaled(2.0, step=3)}, tmp_path)
+    dcp_engine.save({"w": scaled(2.0, step=3)}, tmp_path)
     with pytest.raises(StateMismatch, match=r"w: the checkpoint holds a Scaled with 3 .* with 4"):
-        engine.load({"w": scaled(0.0, step=4)}, tmp_path, allow=[Scaled])
+        dcp_engine.load({"w": scaled(0.0, step=4)}, tmp_path, allow=[Scaled])
 
 
 class Other(DefaultSavePlanner):
@@ -226,8 +226,8 @@ class Other(DefaultSavePlanner):
 )
 def test_what_a_planner_hands_on_is_what_it_planned(tmp_path: Path, made: torch.Tensor, message: str) -> None:
     with pytest.raises(UnsavableState, match=message):
-        engine.save({"w": torch.zeros(3)}, tmp_path, planner=Other(made))
-    assert engine.find(tmp_path) is None
+        dcp_engine.save({"w": torch.zeros(3)}, tmp_path, planner=Other(made))
+    assert dcp_engine.find(tmp_path) is None
     assert not list(tmp_path.rglob("*.distcp"))
 
 
@@ -285,12 +285,12 @@ def test_an_entry_that_can_not_be_copied_is_named(tmp_path: Path) -> None:
             raise RuntimeError("not me")
 
     with pytest.raises(EngineError, match=r"extra\.loader \(Uncopied\) can't be copied: .* not me"):
-        engine.async_save({"extra": {"loader": Uncopied()}}, tmp_path)
+        dcp_engine.async_save({"extra": {"loader": Uncopied()}}, tmp_path)
 
 
 def test_bytes_that_are_no_tensor_stay_as_they_are(tmp_path: Path) -> None:
     saved = {"b": io.BytesIO(b"abc")}
-    engine.async_save(saved, tmp_path).wait()
+    dcp_engine.async_save(saved, tmp_path).wait()
     found = {"b": io.BytesIO()}
-    engine.load(found, tmp_path, allow=[io.BytesIO])
+    dcp_engine.load(found, tmp_path, allow=[io.BytesIO])
     assert found["b"].getvalue() == b"abc"

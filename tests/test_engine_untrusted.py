@@ -25,10 +25,10 @@ from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 from torch.distributed.checkpoint.planner import WriteItem
 
+import dcp_engine
 import stock_dcp as dcp
-from dcp_worker import engine
-from dcp_worker.engine import layout
-from dcp_worker.engine.errors import CheckpointCorrupted
+from dcp_engine.errors import CheckpointCorrupted
+from dcp_engine.format import layout
 
 pytestmark = pytest.mark.adversary
 MEBI = 1 << 20
@@ -93,7 +93,7 @@ PICKLES = {
 
 
 def ours(folder: Path) -> None:
-    engine.save(STATE, folder)
+    dcp_engine.save(STATE, folder)
 
 
 def stock(folder: Path) -> None:
@@ -182,7 +182,7 @@ class _Crafts(dcp.DefaultSavePlanner):
 
 def of_object(crafted: Callable[[], bytes]) -> Make:
     """Make one of our own whose object is something else; every digest is right."""
-    return lambda folder: engine.save(STATE, folder, planner=_Crafts(crafted()))
+    return lambda folder: dcp_engine.save(STATE, folder, planner=_Crafts(crafted()))
 
 
 def of_stock_item(crafted: Callable[[], bytes], name: str = "w") -> Make:
@@ -476,18 +476,18 @@ class _Runs:
 def test_of_our_own_checkpoint_nothing_is_unpickled(tmp_path: Path) -> None:
     """E-S1: the pickle in `.metadata` is for stock readers; the trailer behind it leads to the manifest."""
     url, ran = tmp_path / "run", tmp_path / "ran"
-    engine.save(STATE, url)
+    dcp_engine.save(STATE, url)
     metadata = (url / ".metadata").read_bytes()
     _, length = layout.parse_trailer(metadata)
     crafted = pickle.dumps(_Runs(ran))
     (url / ".metadata").write_bytes(crafted + metadata[-length:])
     found = {"w": torch.zeros(4, 3), "o": {"a": [0, 0]}}
-    engine.load(found, url)
+    dcp_engine.load(found, url)
     assert torch.equal(found["w"], STATE["w"])  # type: ignore[arg-type] # the state's values are of two kinds
-    assert engine.inspect(url).tensors.keys() == {"w"} | {"o.a"}
+    assert dcp_engine.inspect(url).tensors.keys() == {"w"} | {"o.a"}
     with pytest.raises(CheckpointCorrupted, match=r"\.metadata"):
-        engine.verify(url)
-    engine.save(STATE, url, overwrite=True)
+        dcp_engine.verify(url)
+    dcp_engine.save(STATE, url, overwrite=True)
     assert not ran.exists()
     pickle.loads(crafted)
     assert ran.exists()

@@ -22,16 +22,16 @@ from typing import Any
 import pytest
 import torch
 
+import dcp_engine
 import engine_programs as programs
 import fault_situations
 import flaky_proxy
 import toxiproxy
 import versitygw
 from cluster.processes import until
-from dcp_worker import engine
-from dcp_worker.contract import Reason
-from dcp_worker.engine import object_store
-from dcp_worker.engine.errors import CheckpointCorrupted, EngineError, StorageUnavailable
+from dcp_contract.reasons import Reason
+from dcp_engine.errors import CheckpointCorrupted, EngineError, StorageUnavailable
+from dcp_engine.stores import object_store
 from engine_programs import Strike
 from rank_group import _CONTEXT, Result, run_ranks, values
 from versitygw import Gateway, Request
@@ -80,19 +80,19 @@ class Store:
 
     def holds(self, seed: int) -> None:
         """Make sure that the save of a seed is committed and whole, by its digests and by every value."""
-        found = engine.verify(self.url, storage_options=self.options)
+        found = dcp_engine.verify(self.url, storage_options=self.options)
         assert found.verified == "every byte, by its crc32c"
         values(run_ranks(2, programs.load_large, self.url, self.options, seed))
 
     def tidy(self) -> bool:
         """Tell whether nothing lies there but the committed checkpoint."""
         files = self.gateway.files(self.path)
-        committed = engine.inspect(self.url, storage_options=self.options).save_id
+        committed = dcp_engine.inspect(self.url, storage_options=self.options).save_id
         strangers = [name for name in files if name != ".metadata" and not name.startswith(f"data-{committed}/")]
         return strangers == [] and len(files) == 5 and versitygw.parts(self.gateway.server, self.path) == {}
 
     def clean(self) -> list[str]:
-        return engine.clean(self.url, storage_options=self.options, older_than=NOW)
+        return dcp_engine.clean(self.url, storage_options=self.options, older_than=NOW)
 
 
 @pytest.fixture
@@ -169,12 +169,12 @@ def test_a_killed_rank_leaves_the_old_checkpoint_or_the_new_one(
             assert str(survivor).startswith("rank 1: rank 1 went away during ")
     if point == "mid-part":
         assert any(f"/__{dying}_0.distcp" in key for key in versitygw.parts(store.gateway.server, store.path))
-    engine.verify(store.url, storage_options=store.options)
+    dcp_engine.verify(store.url, storage_options=store.options)
     # What the kill left behind is no hindrance, and no checkpoint; it goes when somebody says that nobody is saving.
     values(run_ranks(2, programs.load_and_replace_large, store.url, store.options, stands, 3))
     store.clean()
     assert store.tidy()
-    engine.verify(store.url, storage_options=store.options)
+    dcp_engine.verify(store.url, storage_options=store.options)
 
 
 @pytest.mark.matrix
@@ -212,7 +212,7 @@ def test_a_saver_may_be_killed_at_any_request(gateway: Gateway, flaky: flaky_pro
         killed.append(seen[number])
         assert fault_situations.held(store.url, store.options) in {3, 4}, killed
         fault_situations.save_to(store.url, store.options, 5)
-        engine.clean(store.url, storage_options=store.options, older_than=NOW, keep_replaced=NOW)
+        dcp_engine.clean(store.url, storage_options=store.options, older_than=NOW, keep_replaced=NOW)
         assert fault_situations.held(store.url, store.options) == 5, killed
         assert len(gateway.files(store.path)) == 4, (killed, gateway.files(store.path))
     assert "PUT .metadata" in killed
@@ -378,7 +378,7 @@ def small(seed: int) -> dict[str, Any]:
 
 def small_at(store: Store, options: dict[str, Any]) -> int:
     found: dict[str, Any] = {"w": torch.zeros(9, 1 << 18), "b": torch.zeros(3), "step": -1}
-    engine.load(found, store.url, storage_options=options)
+    dcp_engine.load(found, store.url, storage_options=options)
     expected = small(found["step"])
     assert torch.equal(found["w"], expected["w"])
     assert torch.equal(found["b"], expected["b"])
@@ -423,11 +423,11 @@ def failed_one_by_one(
     failed: list[str] = []
     while len(failed) == number:
         store = Store(gateway, f"{path}/{number}")
-        engine.save(small(1), store.url, storage_options=store.options)
+        dcp_engine.save(small(1), store.url, storage_options=store.options)
         object_store._guards.clear()  # so that the store is tried out anew, by requests that may fail, too
         flaky.rule = fail_the(number, fault, failed)
         options["keep_replaced"] = NOW
-        engine.save(small(2), store.url, storage_options=flaky.server.options, overwrite=True, **options)
+        dcp_engine.save(small(2), store.url, storage_options=flaky.server.options, overwrite=True, **options)
         assert small_at(store, store.options) == 2, failed
         assert len(gateway.files(store.path)) == 4, failed
         number += 1
@@ -468,7 +468,7 @@ def test_a_commit_of_which_nothing_is_known_keeps_its_data(store: Store, flaky: 
 def test_a_save_that_was_committed_and_replaced_under_a_lost_answer_does_not_come_back(
     store: Store, flaky: flaky_proxy.FlakyProxy
 ) -> None:
-    first = engine.inspect(store.url, storage_options=store.options).save_id
+    first = dcp_engine.inspect(store.url, storage_options=store.options).save_id
     tries: list[str] = []
 
     def rule(method: str, path: str) -> flaky_proxy.Fault | None:
@@ -477,15 +477,15 @@ def test_a_save_that_was_committed_and_replaced_under_a_lost_answer_does_not_com
         tries.append(path)
         if len(tries) == 2:
             # It stands by now, and nobody but the store knows. Who replaces it removes its data.
-            engine.save(small(3), store.url, storage_options=store.options, overwrite=True, keep_replaced=NOW)
+            dcp_engine.save(small(3), store.url, storage_options=store.options, overwrite=True, keep_replaced=NOW)
         return "lose answer" if len(tries) == 1 else None
 
     flaky.rule = rule
     with pytest.raises(StorageUnavailable, match=r"/\.metadata"):
-        engine.save(small(2), store.url, storage_options=flaky.server.options, overwrite=True, keep_replaced=NOW)
+        dcp_engine.save(small(2), store.url, storage_options=flaky.server.options, overwrite=True, keep_replaced=NOW)
     assert len(tries) == 2
     assert small_at(store, store.options) == 3
-    engine.verify(store.url, storage_options=store.options)
+    dcp_engine.verify(store.url, storage_options=store.options)
     # Of its own it leaves nothing. What it had replaced stays: it never heard that it had.
     assert {name.partition("/")[0] for name in store.clean()} == {f"data-{first}"}
 
@@ -501,7 +501,7 @@ def test_bytes_that_change_on_their_way_to_the_store_are_refused_by_it(
 ) -> None:
     flaky.rule = lambda method, path: "flip sent" if method == "PUT" and ".distcp" in path else None
     with pytest.raises(StorageUnavailable, match=f"{request_of}.*what arrived is not what was sent"):
-        engine.save(
+        dcp_engine.save(
             small(2), store.url, storage_options=flaky.server.options, overwrite=True, memory_limit=memory_limit
         )
     assert store.tidy()
@@ -510,7 +510,7 @@ def test_bytes_that_change_on_their_way_to_the_store_are_refused_by_it(
 
 def test_a_file_that_arrives_changed_is_sent_again(store: Store, flaky: flaky_proxy.FlakyProxy) -> None:
     flaky.rule = flaky_proxy.once("flip sent", "PUT", ".distcp")
-    engine.save(small(2), store.url, storage_options=flaky.server.options, overwrite=True)
+    dcp_engine.save(small(2), store.url, storage_options=flaky.server.options, overwrite=True)
     assert flaky.faults == ["flip sent"]
     assert small_at(store, store.options) == 2
 
@@ -563,7 +563,7 @@ def test_files_that_change_in_the_store_are_named(store: Store, harm: str, what:
     if harm != "unlink":
         assert "rows" in error.tensors
     with pytest.raises(CheckpointCorrupted, match=r"/__1_0\.distcp.*It holds .*rows") as caught:
-        engine.verify(store.url, storage_options=store.options)
+        dcp_engine.verify(store.url, storage_options=store.options)
     assert "rows" in caught.value.tensors
 
 

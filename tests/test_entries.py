@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.checkpoint.conditions import human_entries
+from dcp_contract.checkpoint_info import LoadSummary
+from dcp_contract.reasons import Reason
+from dcp_contract.report import Report
+from dcp_contract.sections import Workload
+from dcp_operator.api.checkpoint.conditions import human_entries
 from dcp_operator.local import table
 from dcp_operator.local.run import _asides
-from dcp_worker.contract import LoadSummary, Reason, Report, Workload
 from scenes import checkpoint, ended, manifest, message, saved, settled
 
 WORDS = {
@@ -56,7 +59,7 @@ def test_dcp_run_says_what_is_beside_a_result() -> None:
 @pytest.mark.adversary
 @pytest.mark.parametrize("name", ["Config", "my pkg.Config", "my_pkg.", ".Config", "my_pkg:Config", "os.1", "a-b.C"])
 def test_what_can_be_no_class_is_refused_in_one_line(name: str) -> None:
-    from dcp_operator.checkpoint.spec import SpecError, parse
+    from dcp_operator.api.checkpoint.parsing import SpecError, parse
 
     with pytest.raises(SpecError) as refused:
         parse(manifest({"spec.workload.allow": [name]}))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dcp_operator.checkpoint.spec import LOCAL
+from dcp_operator.api.site import LOCAL
 from dcp_operator.local import documents
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"

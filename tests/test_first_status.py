@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
-from dcp_operator.checkpoint import crd
-from dcp_operator.checkpoint.spec import SpecError
-from dcp_operator.checkpoint.status import Status
-from dcp_operator.decision.actions import Decision
-from dcp_operator.decision.observed import Observed
-from dcp_operator.decision.refusal import blocked, refuse
+from dcp_operator.api.checkpoint.parsing import SpecError
+from dcp_operator.api.checkpoint.status import Status
+from dcp_operator.controllers.checkpoint.actions import Decision
+from dcp_operator.controllers.checkpoint.observed import Observed
+from dcp_operator.controllers.checkpoint.refusal import blocked, refuse
+from dcp_operator.generate import crd
 from scenes import NOW, RUNNING, attempt, checkpoint, decided, ended, failed, running, saved, settled
 
 SCHEMA = crd.custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]

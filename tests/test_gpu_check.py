@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dcp_worker import engine
+import dcp_engine
 from gpu import checks
 
 PROGRAM = Path(__file__).parent / "gpu/check.py"
@@ -20,7 +20,7 @@ def test_what_needs_no_gpu_passes_on_the_cpu(name: str, tmp_path: Path) -> None:
 
 
 def test_a_check_that_finds_a_fault_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "load", lambda *_: None)
+    monkeypatch.setattr(dcp_engine, "load", lambda *_: None)
     with pytest.raises(AssertionError, match="came back otherwise"):
         checks.CHECKS["values"]("cpu", tmp_path)
 

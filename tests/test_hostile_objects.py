@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.checkpoint.naming import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL, UID_LABEL
-from dcp_operator.decision import pods
-from dcp_operator.decision.observed import observe
-from dcp_operator.decision.pods import shared
-from dcp_operator.kube import audit, ownership
-from dcp_operator.kube.api import CHECKPOINTS, JOBS, PODS, Body
-from dcp_operator.kube.audit import Audit, WentBackError
-from dcp_operator.kube.cache import Cache, Key
-from dcp_operator.kube.handlers import _listener
-from dcp_operator.kube.queue import WorkQueue
+from dcp_operator.api.naming import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL, UID_LABEL
+from dcp_operator.controllers.checkpoint import pods
+from dcp_operator.controllers.checkpoint.observed import observe
+from dcp_operator.controllers.checkpoint.pods import shared
+from dcp_operator.kube.client import ownership
+from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, Body
+from dcp_operator.kube.loop import resync
+from dcp_operator.kube.loop.queue import WorkQueue
+from dcp_operator.kube.loop.resync import Audit, WentBackError
+from dcp_operator.kube.loop.watches import _listener
+from dcp_operator.kube.view.cache import Cache, Key
 from fake_api import FakeApi, reconciling
 from pod_bodies import job, pod
 from scenes import UID, manifest, stamp
@@ -132,7 +133,7 @@ def test_an_object_that_gets_its_label_back_is_seen_again(make: Callable[[], Bod
 def test_an_object_that_gets_its_label_back_is_no_restored_backup(
     make: Callable[[], Body], resource: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "PATIENCE", 0.05)
+    monkeypatch.setattr(resync, "PATIENCE", 0.05)
     api, reconciler, body = scene(make, resource)
     unlabelled(api, reconciler, resource, body)
     woken: list[Key] = []

@@ -4,11 +4,14 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.checkpoint.conditions import REASONS
-from dcp_operator.checkpoint.status import Phase
-from dcp_operator.kube.api import CHECKPOINTS
-from dcp_operator.kube.reconcile import _count
-from dcp_worker.contract import PROGRESS_KEY, CheckpointInfo, Origin, Progress, RankFailure, Reason, Report
+from dcp_contract.checkpoint_info import CheckpointInfo, Origin
+from dcp_contract.progress import PROGRESS_KEY, Progress
+from dcp_contract.reasons import Reason
+from dcp_contract.report import RankFailure, Report
+from dcp_operator.api.checkpoint.conditions import REASONS
+from dcp_operator.api.checkpoint.status import Phase
+from dcp_operator.kube.client.api import CHECKPOINTS
+from dcp_operator.kube.loop.reconcile import _count
 from fake_api import FakeApi
 from scenes import NOW, attempt, checkpoint, created, decided, ended, manifest, message, phase, saved, settled, true
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.checkpoint.admission import still
-from dcp_operator.checkpoint.crd import custom_resource_definition
-from dcp_operator.checkpoint.crd_rules import RULES
-from dcp_operator.checkpoint.spec import MUTABLE_FIELDS
+from dcp_operator.api.checkpoint.cel_rules import RULES
+from dcp_operator.api.checkpoint.spec import MUTABLE_FIELDS
+from dcp_operator.generate.admission import still
+from dcp_operator.generate.crd import custom_resource_definition
 
 Path = tuple[str, ...]
 

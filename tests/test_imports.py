@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import dcp_engine
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -20,9 +22,10 @@ def loaded(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     "statement",
     [
-        "import dcp_worker.contract, dcp_operator.checkpoint.crd, dcp_operator.decision.decide, dcp_operator.kube.job",
+        "import dcp_contract.task, dcp_contract.report, dcp_operator.generate.crd",
+        "import dcp_operator.controllers.checkpoint.decide, dcp_operator.objects.job",
     ],
-    ids=["control plane"],
+    ids=["API", "control plane"],
 )
 def test_the_pure_modules_load_nothing_heavy(statement: str) -> None:
     assert not loaded(statement) & {"torch", "fsspec", "s3fs", "obstore", "numpy", "kopf", "kubernetes", "aiohttp"}
@@ -30,3 +33,9 @@ def test_the_pure_modules_load_nothing_heavy(statement: str) -> None:
 
 def test_the_standard_librarys_operator_is_not_shadowed() -> None:
     assert "_operator" in loaded("import operator; operator.itemgetter")
+
+
+def test_no_module_takes_the_place_of_a_function_of_the_same_name() -> None:
+    """An import of `dcp_engine.save` would make the name `save` of the package that module."""
+    modules = {path.stem for path in (ROOT / "worker/dcp_engine").iterdir()}
+    assert not modules & set(dcp_engine.__all__)

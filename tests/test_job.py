@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from dcp_operator.checkpoint.naming import INDEX_LABEL
-from dcp_operator.checkpoint.pod_template import merged
-from dcp_operator.decision.actions import CreateAttempt
-from dcp_operator.decision.observed import observe
-from dcp_operator.kube.job import Builder
-from dcp_worker.contract import CA_ENV, CA_KEY, CREDENTIAL_KEYS, CREDENTIALS_ENV, Task
+from dcp_contract.environment import CA_ENV, CA_KEY, CREDENTIALS_ENV
+from dcp_contract.storage_options import CREDENTIAL_KEYS
+from dcp_contract.task import Task
+from dcp_operator.api.naming import INDEX_LABEL
+from dcp_operator.api.pod.template import merged
+from dcp_operator.controllers.checkpoint.actions import CreateAttempt
+from dcp_operator.controllers.checkpoint.observed import observe
+from dcp_operator.objects.job import Builder
 from scenes import checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.decision import pods as pods_module
-from dcp_operator.decision.decide import decide
-from dcp_operator.decision.observed import observe
-from dcp_operator.kube import cache as cache_module
-from dcp_operator.kube.api import JOBS, PODS
-from dcp_operator.kube.cache import Cache
-from dcp_operator.kube.claims import Claims
-from dcp_operator.kube.queue import WorkQueue
-from dcp_operator.kube.reconcile import MANY_PODS, REST, Reconciler
-from dcp_worker.contract import MAX_FAILED_RANKS, Report
+from dcp_contract.report import MAX_FAILED_RANKS, Report
+from dcp_operator.controllers.checkpoint import pods as pods_module
+from dcp_operator.controllers.checkpoint.decide import decide
+from dcp_operator.controllers.checkpoint.observed import observe
+from dcp_operator.kube.client.api import JOBS, PODS
+from dcp_operator.kube.loop.queue import WorkQueue
+from dcp_operator.kube.loop.reconcile import MANY_PODS, REST, Reconciler
+from dcp_operator.kube.view import cache as cache_module
+from dcp_operator.kube.view.cache import Cache
+from dcp_operator.kube.view.live_saves import Claims
 from large_attempt import KEY, RANKS, STATES, filled, pod_body
 from scenes import RUNNING, UID, at
 

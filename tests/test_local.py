@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dcp_operator.checkpoint.spec import LOCAL
+from dcp_contract.progress import Progress
+from dcp_operator.api.site import LOCAL
 from dcp_operator.local import documents, processes
 from dcp_operator.local.run import Run
 from dcp_operator.local.view import view
-from dcp_worker.contract import Progress
 
 MANIFEST = """
 apiVersion: dcp-operator.io/v1alpha1

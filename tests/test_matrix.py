@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from dcp_worker.contract import Operation, Strategy
+from dcp_contract.sections import Operation, Strategy
 from rank_pool import Pool
 from tasks import CELLS, Cell, succeed, task
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from dcp_operator.checkpoint.naming import NAME_LIMIT, job_name
+from dcp_operator.api.naming import NAME_LIMIT, job_name
 from scenes import UID
 
 DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.checkpoint.naming import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL, PROBE_LABEL, RUN_LABEL
-from dcp_operator.decision.observed import Attempt, Pod, observe
-from dcp_worker.contract import Progress
+from dcp_contract.progress import Progress
+from dcp_operator.api.naming import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL, PROBE_LABEL, RUN_LABEL
+from dcp_operator.controllers.checkpoint.observed import Attempt, Pod, observe
 from scenes import NOW, at, saved
 
 T0, T5, T9 = "2026-11-24T08:00:00Z", "2026-11-24T08:00:05Z", "2026-11-24T08:00:09Z"

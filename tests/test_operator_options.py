@@ -6,8 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from dcp_operator import __main__ as main
-from dcp_operator.checkpoint.storage_url import DEFAULT_PROTOCOLS
-from dcp_operator.kube.settings import Settings
+from dcp_operator.api.storage_url import DEFAULT_PROTOCOLS
+from dcp_operator.kube.process.settings import Settings
 
 
 @pytest.fixture

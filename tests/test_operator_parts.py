@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.checkpoint import spec
-from dcp_operator.checkpoint.spec import SpecError
-from dcp_operator.decision.actions import Event
-from dcp_operator.decision.url_claim import UrlClaim
-from dcp_operator.kube.api import (
+from dcp_contract.reasons import Reason
+from dcp_operator.api.checkpoint import parsing
+from dcp_operator.api.checkpoint.parsing import SpecError
+from dcp_operator.controllers.checkpoint.actions import Event
+from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
+from dcp_operator.kube.client.api import (
     CHECKPOINTS,
     JOBS,
     PODS,
@@ -27,16 +28,15 @@ from dcp_operator.kube.api import (
     UnavailableError,
     refusal,
 )
-from dcp_operator.kube.cache import Cache, Key
-from dcp_operator.kube.claims import Claims
-from dcp_operator.kube.cluster import Cluster
-from dcp_operator.kube.job import Builder
-from dcp_operator.kube.poster import Poster
-from dcp_operator.kube.progress import ProgressReader, last_progress
-from dcp_operator.kube.queue import RetryLaterError, WorkQueue
-from dcp_operator.kube.reconcile import LATER, Reconciler
-from dcp_operator.kube.start import fill
-from dcp_worker.contract import Reason
+from dcp_operator.kube.client.cluster import Cluster
+from dcp_operator.kube.client.event_recorder import Poster
+from dcp_operator.kube.loop.initial_list import fill
+from dcp_operator.kube.loop.queue import RetryLaterError, WorkQueue
+from dcp_operator.kube.loop.reconcile import LATER, Reconciler
+from dcp_operator.kube.view.cache import Cache, Key
+from dcp_operator.kube.view.live_saves import Claims
+from dcp_operator.kube.view.progress import ProgressReader, last_progress
+from dcp_operator.objects.job import Builder
 from scenes import failed, running
 
 NOW = "2026-11-24T12:00:00Z"
@@ -224,7 +224,7 @@ def test_a_malformed_checkpoint_keeps_no_other_from_being_worked_on(template: st
 def test_what_can_not_be_read_is_logged_once_with_its_cause(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(spec, "rule_problems", lambda *_: 1 / 0)
+    monkeypatch.setattr(parsing, "rule_problems", lambda *_: 1 / 0)
     claims, key = Claims(), Key("team", "one")
     for _ in range(2):
         assert isinstance(claims.parsed(key, save("one")), SpecError)

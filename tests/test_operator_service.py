@@ -1,4 +1,4 @@
-"""What the operator's process is to its surroundings: waits that it is asked for, its audit, its metrics, its kopf."""
+"""What the operator's process is to its surroundings: waits that it is asked for, its resync, its metrics, its kopf."""
 
 import ast
 import asyncio
@@ -20,8 +20,8 @@ from multidict import CIMultiDict
 from prometheus_client.parser import text_string_to_metric_families
 
 import dcp_operator
-from dcp_operator.kube import audit, handlers, kopf_internals, metrics
-from dcp_operator.kube.api import (
+from dcp_operator.kube.client import kopf_internals, metrics
+from dcp_operator.kube.client.api import (
     CHECKPOINTS,
     JOBS,
     LONGEST_WAIT,
@@ -32,15 +32,16 @@ from dcp_operator.kube.api import (
     UnavailableError,
     refusal,
 )
-from dcp_operator.kube.audit import Audit
-from dcp_operator.kube.cache import Cache, Key
-from dcp_operator.kube.handlers import WATCHED
-from dcp_operator.kube.kopf_internals import read_any_retry_after
-from dcp_operator.kube.progress import ProgressReader
-from dcp_operator.kube.queue import WorkQueue
-from dcp_operator.kube.reconcile import _count
-from dcp_operator.kube.runtime import Runtime
-from dcp_operator.kube.settings import Settings
+from dcp_operator.kube.client.kopf_internals import read_any_retry_after
+from dcp_operator.kube.loop import resync, watches
+from dcp_operator.kube.loop.queue import WorkQueue
+from dcp_operator.kube.loop.reconcile import _count
+from dcp_operator.kube.loop.resync import Audit
+from dcp_operator.kube.loop.watches import WATCHED
+from dcp_operator.kube.process.runtime import Runtime
+from dcp_operator.kube.process.settings import Settings
+from dcp_operator.kube.view.cache import Cache, Key
+from dcp_operator.kube.view.progress import ProgressReader
 from fake_api import FakeApi, reconciling
 from scenes import at, manifest, running, stamp
 
@@ -84,7 +85,7 @@ def test_a_watch_waits_for_a_busy_api_server_whatever_it_says(headers: dict[str,
     session = Busy(headers)
     context = SimpleNamespace(session=session, server="https://api")
     unwrapped: Any = vars(api.request)["__wrapped__"]
-    how = {"settings": handlers.settings(), "backoffs": [0.0], "context": context, "logger": logging.getLogger("x")}
+    how = {"settings": watches.settings(), "backoffs": [0.0], "context": context, "logger": logging.getLogger("x")}
     asyncio.run(unwrapped("get", "/x", **how))
     assert session.answers == []
 
@@ -151,7 +152,7 @@ def test_an_audit_asks_the_api_servers_watch_and_a_start_its_database() -> None:
 
 def late(monkeypatch: pytest.MonkeyPatch, change: Callable[[FakeApi], None]) -> tuple[int, list[Key]]:
     """Audit the Checkpoints after a change that no watch has delivered; return how many were late, and which."""
-    monkeypatch.setattr(audit, "PATIENCE", 0.05)
+    monkeypatch.setattr(resync, "PATIENCE", 0.05)
     api = FakeApi()
     api.add(CHECKPOINTS, manifest())
     reconciler = reconciling(api)

@@ -24,21 +24,21 @@ sys.meta_path.insert(0, Block())
 ENGINE = """
 import os, tempfile, torch
 from datetime import timedelta
-from dcp_worker import engine
-from dcp_worker.engine.errors import InvalidOption
+import dcp_engine
+from dcp_engine.errors import InvalidOption
 
 place = os.path.join(tempfile.mkdtemp(), "run")
-engine.save({{"model": {{"weight": torch.arange(6.0)}}, "step": 3}}, place, step=3)
+dcp_engine.save({{"model": {{"weight": torch.arange(6.0)}}, "step": 3}}, place, step=3)
 found = {{"model": {{"weight": torch.zeros(6)}}, "step": 0}}
-engine.load(found, place)
+dcp_engine.load(found, place)
 assert found["step"] == 3 and torch.equal(found["model"]["weight"], torch.arange(6.0))
-engine.async_save(found, place + "-2").wait()
-assert engine.inspect(place).step == 3
-assert engine.verify(place).tensors == 1
-assert engine.find(place) is not None
-assert engine.clean(place, older_than=timedelta(0)) == []
+dcp_engine.async_save(found, place + "-2").wait()
+assert dcp_engine.inspect(place).step == 3
+assert dcp_engine.verify(place).tensors == 1
+assert dcp_engine.find(place) is not None
+assert dcp_engine.clean(place, older_than=timedelta(0)) == []
 try:
-    engine.find("memory://run")
+    dcp_engine.find("memory://run")
 except InvalidOption as error:
     print(error.message)
 print(sorted(name for name in sys.modules if name.partition(".")[0] in {blocked!r}))
@@ -68,8 +68,8 @@ def test_the_engine_works_without_the_command_line_and_fsspec() -> None:
 
 def test_what_lists_uploads_says_what_to_install() -> None:
     program = """
-from dcp_worker.engine.cleanup import _stale_uploads
-from dcp_worker.engine.errors import InvalidOption
+from dcp_engine.cleanup import _stale_uploads
+from dcp_engine.errors import InvalidOption
 from datetime import datetime, UTC
 try:
     _stale_uploads("s3://bucket/run", {{}}, datetime.now(UTC), dry_run=True)
@@ -84,26 +84,26 @@ except InvalidOption as error:
 
 @pytest.mark.parametrize("missing", ["typer", "rich", "yaml"])
 def test_the_command_line_says_what_to_install(missing: str) -> None:
-    done = ran("from dcp_operator.command import main\nmain()", {missing})
+    done = ran("from dcp_operator.cli.main import main\nmain()", {missing})
     assert done.returncode == 2
     assert done.stderr == f"{missing} missing; install the command line: pip install 'dcp-operator[cli]'\n"
 
 
 def test_the_contract_needs_pydantic_alone() -> None:
-    done = ran("import dcp_worker.contract", LITTLE | {"torch", "numpy", "obstore", "awscrt", "tenacity"})
+    done = ran("import dcp_contract.task", LITTLE | {"torch", "numpy", "obstore", "awscrt", "tenacity"})
     assert done.returncode == 0, done.stderr
 
 
-def test_both_packages_are_typed() -> None:
+def test_the_packages_are_typed() -> None:
     assert "Typing :: Typed" in PROJECT["classifiers"]
-    assert (ROOT / "operator/dcp_operator/py.typed").is_file()
-    assert (ROOT / "worker/dcp_worker/py.typed").is_file()
+    for package in ("operator/dcp_operator", "worker/dcp_contract", "worker/dcp_engine", "worker/dcp_worker"):
+        assert (ROOT / package / "py.typed").is_file()
 
 
-def required(extra: str) -> dict[str, Requirement]:
-    """Return what an extra asks for, with what the extras that it names ask for."""
+def required(extra: str = "") -> dict[str, Requirement]:
+    """Return what an extra, or the distribution without one, asks for; with what the extras that it names ask for."""
     found: dict[str, Requirement] = {}
-    for text in PROJECT["optional-dependencies"][extra]:
+    for text in PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]:
         each = Requirement(text)
         if each.name == "dcp-operator":
             for other in each.extras:
@@ -116,7 +116,7 @@ def required(extra: str) -> dict[str, Requirement]:
 @pytest.mark.adversary
 def test_the_extras_leave_room_for_what_training_stacks_pin() -> None:
     """F 1: torchtitan and datasets cap fsspec. `make check-stacks`, a step of CI, asks a resolver about the rest."""
-    assert not required("engine").keys() & LITTLE
+    assert not required().keys() & LITTLE
     for name in ("fsspec", "s3fs"):
         assert "2025.3.0" in required("worker")[name].specifier
     spec = importlib.util.spec_from_file_location("stacks", ROOT / ".ci/stacks.py")

@@ -19,11 +19,11 @@ from admission_cases import (
     Template,
     worker,
 )
-from dcp_operator.checkpoint import admission
-from dcp_operator.checkpoint.pod_rules import POD_RULES, PodRule, PodSecurity
-from dcp_operator.checkpoint.pod_template import template_problems
-from dcp_operator.checkpoint.spec import SpecError, parse
-from dcp_operator.checkpoint.template_view import VARIABLES
+from dcp_operator.api.checkpoint.parsing import SpecError, parse
+from dcp_operator.api.pod.rules import POD_RULES, PodRule, PodSecurity
+from dcp_operator.api.pod.template import template_problems
+from dcp_operator.api.pod.view import VARIABLES
+from dcp_operator.generate import admission
 from scenes import manifest
 
 EVERYTHING = {**BAD, **PROFILE}

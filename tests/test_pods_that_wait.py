@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.decision.actions import Decision
-from dcp_operator.decision.decide import decide
-from dcp_operator.decision.observed import observe
+from dcp_operator.controllers.checkpoint.actions import Decision
+from dcp_operator.controllers.checkpoint.decide import decide
+from dcp_operator.controllers.checkpoint.observed import observe
 from pod_bodies import Body, ended, job, pod, runs, waits
 from scenes import STARTED, at, checkpoint, message, phase
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from dcp_operator.kube.queue import RetryLaterError, WorkQueue
+from dcp_operator.kube.loop.queue import RetryLaterError, WorkQueue
 
 Reconcile = Callable[[str], Awaitable[float | None]]
 

@@ -6,24 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcp_operator.checkpoint.conditions import REASONS
-from dcp_operator.checkpoint.status import Phase
-from dcp_operator.decision.actions import CreateAttempt
-from dcp_operator.decision.outcome import Outcome, outcome
-from dcp_operator.kube.job import Builder
-from dcp_worker.contract import (
-    REPORT_LIMIT,
-    REPORT_LIMIT_ENV,
-    CheckpointInfo,
-    Conflict,
-    Operation,
-    Origin,
-    RankFailure,
-    Reason,
-    Report,
-)
-from dcp_worker.launch import main
-from dcp_worker.verdict import causes
+from dcp_contract.checkpoint_info import CheckpointInfo, Conflict, Origin
+from dcp_contract.environment import REPORT_LIMIT, REPORT_LIMIT_ENV
+from dcp_contract.reasons import Reason
+from dcp_contract.report import RankFailure, Report
+from dcp_contract.sections import Operation
+from dcp_operator.api.checkpoint.conditions import REASONS
+from dcp_operator.api.checkpoint.status import Phase
+from dcp_operator.controllers.checkpoint.actions import CreateAttempt
+from dcp_operator.controllers.checkpoint.outcome import Outcome, outcome
+from dcp_operator.objects.job import Builder
+from dcp_worker.launcher.main import main
+from dcp_worker.launcher.pod_report import causes
 from scenes import at, attempt, checkpoint, ended, running
 
 DOES = {

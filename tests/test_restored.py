@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.kube import audit
-from dcp_operator.kube.api import CHECKPOINTS, Body
-from dcp_operator.kube.audit import Audit, WentBackError
+from dcp_operator.kube.client.api import CHECKPOINTS, Body
+from dcp_operator.kube.loop import resync
+from dcp_operator.kube.loop.resync import Audit, WentBackError
 from fake_api import FakeApi, reconciling, seen
 from scenes import manifest
 
@@ -19,7 +19,7 @@ def versions(api: FakeApi, version: int) -> None:
 
 
 def audited(change: Callable[[FakeApi, Any], None], monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(audit, "PATIENCE", 0.05)
+    monkeypatch.setattr(resync, "PATIENCE", 0.05)
     api = FakeApi()
     api.add(CHECKPOINTS, manifest())
     reconciler = reconciling(api)

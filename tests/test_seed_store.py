@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from dcp_worker.engine.errors import InvalidOption
-from dcp_worker.engine.store import Store
-from dcp_worker.engine.stores import open_store
+from dcp_engine.errors import InvalidOption
+from dcp_engine.stores.opening import open_store
+from dcp_engine.stores.protocol import Store
 
 Place = tuple[str, dict[str, Any]]
 PART = 5 << 20

@@ -4,11 +4,13 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.decision.actions import Decision
-from dcp_operator.decision.decide import decide
-from dcp_operator.decision.observed import Attempt, observe
-from dcp_operator.decision.outcome import Outcome, outcome
-from dcp_worker.contract import Operation, Reason, Report
+from dcp_contract.reasons import Reason
+from dcp_contract.report import Report
+from dcp_contract.sections import Operation
+from dcp_operator.controllers.checkpoint.actions import Decision
+from dcp_operator.controllers.checkpoint.decide import decide
+from dcp_operator.controllers.checkpoint.observed import Attempt, observe
+from dcp_operator.controllers.checkpoint.outcome import Outcome, outcome
 from pod_bodies import Body, ended, job, pod, runs, waits
 from scenes import STARTED, at, checkpoint, created, deleted, failed, phase, saved
 

@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 
-from dcp_operator.checkpoint.spec import SpecError
-from dcp_operator.decision.actions import CreateAttempt, Decision
-from dcp_operator.decision.outcome import outcome
-from dcp_operator.decision.refusal import refuse
-from dcp_worker.contract import CONTRACT_VERSION, Device, Operation, Reason, Report, Strategy, Task
-from dcp_worker.launch import main
+from dcp_contract.message import CONTRACT_VERSION
+from dcp_contract.reasons import Reason
+from dcp_contract.report import Report
+from dcp_contract.sections import Device, Operation, Strategy
+from dcp_contract.task import Task
+from dcp_operator.api.checkpoint.parsing import SpecError
+from dcp_operator.controllers.checkpoint.actions import CreateAttempt, Decision
+from dcp_operator.controllers.checkpoint.outcome import outcome
+from dcp_operator.controllers.checkpoint.refusal import refuse
+from dcp_worker.launcher.main import main
 from scenes import STARTED, at, attempt, checkpoint, decided, ended, failed, observed, running, saved, settled
 
 FROZEN = Path(__file__).parent / "golden" / "contract"

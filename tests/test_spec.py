@@ -1,14 +1,18 @@
 """What a manifest may say, and the lines that a bad one gets."""
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dcp_operator.checkpoint import spec as spec_module
-from dcp_operator.checkpoint.spec import CLUSTER, LOCAL, Checkpoint, Site, SpecError, parse
-from dcp_worker.contract import Device, Operation, Strategy
+from dcp_contract.sections import Device, Operation, Strategy
+from dcp_operator.api.checkpoint import parsing
+from dcp_operator.api.checkpoint.parsing import SpecError, parse
+from dcp_operator.api.site import CLUSTER, LOCAL, Site
 from scenes import URL, manifest
+
+if TYPE_CHECKING:
+    from dcp_operator.api.checkpoint.spec import Checkpoint
 
 POD_TEMPLATE = "spec.workers.podTemplate"
 
@@ -358,7 +362,7 @@ def test_bad_metadata(changes: dict[str, Any], line: str) -> None:
 
 
 def test_what_nobody_thought_of_is_a_problem_of_the_object_that_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spec_module, "rule_problems", lambda *_: 1 / 0)
+    monkeypatch.setattr(parsing, "rule_problems", lambda *_: 1 / 0)
     with pytest.raises(SpecError, match=r"^spec: can't be read \(ZeroDivisionError\)") as caught:
         parse(manifest())
     assert isinstance(caught.value.__cause__, ZeroDivisionError)

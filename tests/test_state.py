@@ -8,7 +8,8 @@ import pytest
 
 import rank_pool
 import state_programs as programs
-from dcp_worker.contract import Operation, Reason, Strategy
+from dcp_contract.reasons import Reason
+from dcp_contract.sections import Operation, Strategy
 from rank_group import values
 from rank_pool import Pool
 from tasks import Cell, failures, succeed, task

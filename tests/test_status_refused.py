@@ -10,14 +10,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dcp_operator.checkpoint.conditions import human_bytes
-from dcp_operator.checkpoint.crd import custom_resource_definition
-from dcp_operator.checkpoint.status import Status
-from dcp_operator.decision.decide import decide
-from dcp_operator.decision.observed import observe
-from dcp_operator.decision.publish import minimal
-from dcp_operator.kube.queue import RetryLaterError
-from dcp_worker.contract import CheckpointInfo, Progress, Reason, Report
+from dcp_contract.checkpoint_info import CheckpointInfo
+from dcp_contract.progress import Progress
+from dcp_contract.reasons import Reason
+from dcp_contract.report import Report
+from dcp_operator.api.checkpoint.conditions import human_bytes
+from dcp_operator.api.checkpoint.status import Status
+from dcp_operator.controllers.checkpoint.decide import decide
+from dcp_operator.controllers.checkpoint.observed import observe
+from dcp_operator.controllers.checkpoint.reporting import minimal
+from dcp_operator.generate.crd import custom_resource_definition
+from dcp_operator.kube.loop.queue import RetryLaterError
 from pod_bodies import job, pod, runs
 from scenes import RUNNING, STARTED, at, checkpoint, decided, phase, stamp
 from test_operator_parts import Picky, after_a_failed_rank

@@ -17,12 +17,12 @@ import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 
+import dcp_engine
 import engine_programs as programs
 import s3_server
 import stock_dcp as dcp
-from dcp_worker import engine
-from dcp_worker.engine import failpoints
-from dcp_worker.engine.errors import CheckpointCorrupted, CheckpointExists, EngineError, StateMismatch, StorageFull
+from dcp_engine import failpoints
+from dcp_engine.errors import CheckpointCorrupted, CheckpointExists, EngineError, StateMismatch, StorageFull
 from faulty_fs import FaultyFileSystem
 from rank_group import run_ranks, values
 
@@ -86,8 +86,8 @@ def test_1_engine_raises_and_commits_nothing(tmp_path: Path, store: str) -> None
         failpoints.hook = _fail_in_one_thread
     url = f"faulty://{tmp_path}/c" if store == "faulty" else f"{tmp_path}/c"
     with pytest.raises(StorageFull):
-        engine.save({f"big{n}": torch.ones(6 << 20) for n in range(4)}, url)
-    assert engine.find(url) is None
+        dcp_engine.save({f"big{n}": torch.ones(6 << 20) for n in range(4)}, url)
+    assert dcp_engine.find(url) is None
     assert not list(tmp_path.rglob("*.distcp"))
 
 
@@ -110,7 +110,7 @@ def test_2_stock_leaves_a_truncated_object(s3: s3_server.S3Server) -> None:
 def test_2_engine_leaves_nothing(s3: s3_server.S3Server) -> None:
     big = {f"t{number}": torch.ones(1 << 20) for number in range(8)}
     with pytest.raises(EngineError, match="can't be had"):
-        engine.save(big, s3.url("ours-2"), storage_options=s3.options, planner=_Unreadable())
+        dcp_engine.save(big, s3.url("ours-2"), storage_options=s3.options, planner=_Unreadable())
     assert s3.keys("ours-2") == []
     assert s3.uploads("ours-2") == []
 
@@ -132,7 +132,7 @@ def test_3_stock_loads_new_data_under_old_metadata(tmp_path: Path) -> None:
 
 
 def test_3_engine_keeps_the_old_checkpoint(tmp_path: Path) -> None:
-    engine.save(state(1.0), str(tmp_path))
+    dcp_engine.save(state(1.0), str(tmp_path))
 
     def crash(reached: str) -> None:
         if reached == "before commit":
@@ -140,9 +140,9 @@ def test_3_engine_keeps_the_old_checkpoint(tmp_path: Path) -> None:
 
     failpoints.hook = crash
     with pytest.raises(EngineError):
-        engine.save(state(2.0), str(tmp_path), overwrite=True)
+        dcp_engine.save(state(2.0), str(tmp_path), overwrite=True)
     found = zeros()
-    engine.load(found, str(tmp_path))
+    dcp_engine.load(found, str(tmp_path))
     assert found["t0"][0] == 1.0
 
 
@@ -167,11 +167,11 @@ def test_4_engine_refuses_the_second(tmp_path: Path) -> None:
     def other_saver(reached: str) -> None:
         if reached == "before commit":
             failpoints.hook = None
-            winner.append(engine.save(state(2.0), str(tmp_path)).save_id)
+            winner.append(dcp_engine.save(state(2.0), str(tmp_path)).save_id)
 
     failpoints.hook = other_saver
     with pytest.raises(CheckpointExists) as caught:
-        engine.save(state(1.0), str(tmp_path))
+        dcp_engine.save(state(1.0), str(tmp_path))
     assert caught.value.conflict is not None
     assert [caught.value.conflict.save_id] == winner
 
@@ -188,8 +188,8 @@ def test_4_stock_overlooks_a_checkpoint_behind_its_cache(s3: s3_server.S3Server)
 
 def test_4_engine_looks_past_any_cache(s3: s3_server.S3Server) -> None:
     url = s3.url("ours-4/deep/checkpoint")
-    writer = engine.CheckpointWriter(url, storage_options=s3.options)
-    engine.save(state(), url, storage_options=s3.options)
+    writer = dcp_engine.CheckpointWriter(url, storage_options=s3.options)
+    dcp_engine.save(state(), url, storage_options=s3.options)
     with pytest.raises(BaseException, match="already exists"):
         dcp.save(state(2.0), storage_writer=writer)
 
@@ -207,9 +207,9 @@ def test_5_stock_replaces_unasked_and_refuses_with_a_base_exception(tmp_path: Pa
 
 
 def test_5_engine_refuses_unasked_with_an_exception_that_names_the_holder(tmp_path: Path) -> None:
-    first = engine.save(state(1.0), str(tmp_path))
+    first = dcp_engine.save(state(1.0), str(tmp_path))
     with pytest.raises(CheckpointExists, match=first.save_id):
-        engine.save(state(2.0), str(tmp_path))
+        dcp_engine.save(state(2.0), str(tmp_path))
 
 
 # 6. The moment of the commit.
@@ -225,7 +225,7 @@ def test_6_stock_has_a_moment_without_metadata(tmp_path: Path) -> None:
 
 
 def test_6_engine_is_committed_at_every_moment(tmp_path: Path) -> None:
-    engine.save(state(), str(tmp_path))
+    dcp_engine.save(state(), str(tmp_path))
     missing: list[int] = []
     stop = threading.Event()
 
@@ -237,7 +237,7 @@ def test_6_engine_is_committed_at_every_moment(tmp_path: Path) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     for number in range(10):
-        engine.save(state(float(number)), str(tmp_path), overwrite=True)
+        dcp_engine.save(state(float(number)), str(tmp_path), overwrite=True)
     stop.set()
     watcher.join()
     assert not missing
@@ -257,9 +257,9 @@ def test_7_stock_forgets_its_options(s3: s3_server.S3Server, monkeypatch: pytest
 
 
 def test_7_engine_keeps_its_options(s3: s3_server.S3Server) -> None:
-    writer = engine.CheckpointWriter(s3.url("ours-7/a"), storage_options=s3.options)
+    writer = dcp_engine.CheckpointWriter(s3.url("ours-7/a"), storage_options=s3.options)
     dcp.save(state(), checkpoint_id=s3.url("ours-7/b"), storage_writer=writer)
-    assert engine.find(s3.url("ours-7/b"), storage_options=s3.options) is not None
+    assert dcp_engine.find(s3.url("ours-7/b"), storage_options=s3.options) is not None
 
 
 def _s3fs(writer: dcp.FsspecWriter) -> Any:
@@ -296,14 +296,14 @@ def test_8_stock_runs_code_of_a_crafted_entry(tmp_path: Path) -> None:
 def test_8_engine_runs_no_code(tmp_path: Path) -> None:
     (tmp_path / ".metadata").write_bytes(pickle.dumps(_Touch(tmp_path / "ran")))
     with pytest.raises(CheckpointCorrupted, match="allow-list"):
-        engine.load(zeros(), str(tmp_path))
+        dcp_engine.load(zeros(), str(tmp_path))
     with pytest.raises(CheckpointCorrupted, match="allow-list"):
-        engine.verify(str(tmp_path))
+        dcp_engine.verify(str(tmp_path))
     dcp.save({"x": _Touch(tmp_path / "ran")}, storage_writer=dcp.FsspecWriter(f"{tmp_path}/c"))
     with pytest.raises(StateMismatch, match=r"mkdir.*allow-list"):
-        engine.load({"x": None}, f"{tmp_path}/c")
+        dcp_engine.load({"x": None}, f"{tmp_path}/c")
     with pytest.raises(BaseException, match="allow-list"):
-        dcp.load({"x": None}, storage_reader=engine.CheckpointReader(f"{tmp_path}/c"))
+        dcp.load({"x": None}, storage_reader=dcp_engine.CheckpointReader(f"{tmp_path}/c"))
     assert not (tmp_path / "ran").exists()
 
 
@@ -326,10 +326,10 @@ def test_9_stock_loads_a_flipped_byte_without_a_word(tmp_path: Path) -> None:
 
 
 def test_9_engine_names_the_tensor_of_a_flipped_byte(tmp_path: Path) -> None:
-    engine.save(state(), str(tmp_path))
+    dcp_engine.save(state(), str(tmp_path))
     _flip(tmp_path)
     with pytest.raises(CheckpointCorrupted, match=r"It holds t\d"):
-        engine.load(zeros(), str(tmp_path))
+        dcp_engine.load(zeros(), str(tmp_path))
 
 
 @stock
@@ -370,7 +370,7 @@ def test_10_engine_syncs_its_files_and_nothing_else(tmp_path: Path, monkeypatch:
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", counted)
-    engine.save(state(), str(tmp_path))
+    dcp_engine.save(state(), str(tmp_path))
     assert "sync" not in calls
     assert calls.count("fsync") >= 4
 
@@ -420,9 +420,9 @@ def test_13_stock_computes_the_zip_crc_of_every_payload(tmp_path: Path) -> None:
 
 
 def test_13_engine_leaves_it_out_and_covers_the_payload_otherwise(tmp_path: Path) -> None:
-    engine.save({"x": torch.ones(5000)}, str(tmp_path))
+    dcp_engine.save({"x": torch.ones(5000)}, str(tmp_path))
     assert _payload_crc(next(tmp_path.rglob("*.distcp")).read_bytes()) == 0
-    assert engine.inspect(str(tmp_path)).files[0].crc32c
+    assert dcp_engine.inspect(str(tmp_path)).files[0].crc32c
 
 
 def _payload_crc(data: bytes) -> int:
@@ -445,7 +445,7 @@ def test_14_stock_seeks_from_the_end_in_the_wrong_direction() -> None:
 def test_14_engine_decodes_stock_items_without_that_view(tmp_path: Path) -> None:
     dcp.save({"x": {"nested": [1, 2]}, "t": torch.ones(3)}, storage_writer=dcp.FsspecWriter(str(tmp_path)))
     found = {"x": {"nested": [0, 0]}, "t": torch.zeros(3)}
-    engine.load(found, str(tmp_path))
+    dcp_engine.load(found, str(tmp_path))
     assert found["x"] == {"nested": [1, 2]}
 
 

@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 import rank_pool
 import stock_names
 import stock_situations
-from dcp_worker.engine.errors import EngineError
+from dcp_engine.errors import EngineError
 from rank_group import values
 from stock_situations import ENGINE, REFUSED, SITUATIONS, STOCK
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import dcp_engine
 import torch_programs as programs
-from dcp_worker import engine
 from rank_group import run_ranks, values
 
 RELEASES = ["2.13", "2.14", "2.15"]
@@ -38,9 +38,9 @@ def test_stock_dcp_loads_what_any_torch_saved(system: str, release: str) -> None
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_we_verify_what_any_torch_saved(release: str) -> None:
-    assert engine.verify(_saved("engine", release)).verified == "every byte, by its crc32c"
-    assert engine.verify(_saved("stock", release)).verified.startswith("file sizes and zip CRC-32")
-    assert engine.inspect(_saved("engine", release)).torch_version.startswith(f"{release}.")
+    assert dcp_engine.verify(_saved("engine", release)).verified == "every byte, by its crc32c"
+    assert dcp_engine.verify(_saved("stock", release)).verified.startswith("file sizes and zip CRC-32")
+    assert dcp_engine.inspect(_saved("engine", release)).torch_version.startswith(f"{release}.")
 
 
 def test_the_running_torch_is_among_them(tmp_path: Path) -> None:

@@ -9,16 +9,16 @@ import yaml
 from typer.testing import CliRunner
 
 from admission_cases import GOOD
-from dcp_operator.checkpoint.pod_fields import unknown_fields, wrong_types
-from dcp_operator.checkpoint.pod_rules import PodSecurity
-from dcp_operator.checkpoint.refused_job import explained
-from dcp_operator.checkpoint.spec import Site
-from dcp_operator.cli import app
-from dcp_operator.decision.actions import CreateAttempt
-from dcp_operator.kube import pod_fields
-from dcp_operator.kube.api import CHECKPOINTS, RefusedError, Request
-from dcp_operator.kube.cache import Key
-from dcp_operator.kube.job import Builder
+from dcp_operator.api.pod.fields import unknown_fields, wrong_types
+from dcp_operator.api.pod.refused_job import explained
+from dcp_operator.api.pod.rules import PodSecurity
+from dcp_operator.api.site import Site
+from dcp_operator.cli.app import app
+from dcp_operator.controllers.checkpoint.actions import CreateAttempt
+from dcp_operator.generate import pod_fields
+from dcp_operator.kube.client.api import CHECKPOINTS, RefusedError, Request
+from dcp_operator.kube.view.cache import Key
+from dcp_operator.objects.job import Builder
 from fake_api import FakeApi, reconciling, status
 from scenes import checkpoint, manifest
 

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dcp_operator.checkpoint.spec import LOCAL, SpecError, parse
-from dcp_operator.checkpoint.status import Status
-from dcp_operator.decision.url_claim import UrlClaim
-from dcp_operator.kube.api import CHECKPOINTS, JOBS, PODS, Body
-from dcp_operator.kube.cache import Key
-from dcp_worker.contract import Conflict, Origin, RankFailure, Reason, Report
+from dcp_contract.checkpoint_info import Conflict, Origin
+from dcp_contract.reasons import Reason
+from dcp_contract.report import RankFailure, Report
+from dcp_operator.api.checkpoint.parsing import SpecError, parse
+from dcp_operator.api.checkpoint.status import Status
+from dcp_operator.api.site import LOCAL
+from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
+from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, Body
+from dcp_operator.kube.view.cache import Key
 from fake_api import FakeApi, reconciling, seen, status
 from scenes import (
     NOW,
@@ -34,7 +37,7 @@ from scenes import (
 )
 
 if TYPE_CHECKING:
-    from dcp_operator.kube.reconcile import Reconciler
+    from dcp_operator.kube.loop.reconcile import Reconciler
 
 OPTIONS, SECRET, TEMPLATE = "spec.storage.options", "spec.storage.credentialsSecretRef", "spec.workers.podTemplate"
 

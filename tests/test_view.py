@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import pytest
 from rich.console import Console
 
-from dcp_operator.checkpoint.status import Phase
+from dcp_contract.progress import Progress
+from dcp_operator.api.checkpoint.status import Phase
 from dcp_operator.local.view import Bars, Lines, view
-from dcp_worker.contract import Progress
 
 HALF = Progress(stage="saving", bytes=50_000_000, total_bytes=100_000_000, bytes_per_second=25e6, ranks=2)
 Shown = tuple[Phase, Progress | None]

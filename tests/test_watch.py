@@ -7,23 +7,18 @@ from typing import Any
 
 import pytest
 
-from dcp_worker import supervise, verdict, watch
-from dcp_worker.contract import (
-    CheckpointInfo,
-    Conflict,
-    Operation,
-    Origin,
-    Progress,
-    RankFailure,
-    Reason,
-    Report,
-    Storage,
-    Task,
-)
-from dcp_worker.member import Outcome
-from dcp_worker.pulse import Slot
-from dcp_worker.supervise import Orders, Site, Supervisor, _Member
-from dcp_worker.watch import Sight
+from dcp_contract.checkpoint_info import CheckpointInfo, Conflict, Origin
+from dcp_contract.progress import Progress
+from dcp_contract.reasons import Reason
+from dcp_contract.report import RankFailure, Report
+from dcp_contract.sections import Operation, Storage
+from dcp_contract.task import Task
+from dcp_worker.launcher import pod_report, stalls
+from dcp_worker.launcher import supervisor as supervisor_module
+from dcp_worker.launcher.stalls import Sight
+from dcp_worker.launcher.supervisor import Orders, Site, Supervisor, _Member
+from dcp_worker.rank.heartbeat import Slot
+from dcp_worker.rank.result import Outcome
 
 
 def sight(rank: int, silent: float = 0, still: float = 0, *, waiting: bool = False, transfers: bool = False) -> Sight:
@@ -51,7 +46,7 @@ HUNG = {
 
 @pytest.mark.parametrize(("sights", "ranks"), HUNG.values(), ids=HUNG)
 def test_hung(sights: list[Sight], ranks: list[int]) -> None:
-    assert [each.rank for each in watch.hung(sights, 10)] == ranks
+    assert [each.rank for each in stalls.hung(sights, 10)] == ranks
 
 
 CULPRITS = {
@@ -64,18 +59,18 @@ CULPRITS = {
 
 @pytest.mark.parametrize(("sights", "ranks"), CULPRITS.values(), ids=CULPRITS)
 def test_culprits_at_the_deadline(sights: list[Sight], ranks: list[int]) -> None:
-    assert [each.rank for each in watch.culprits(sights, 10)] == ranks
+    assert [each.rank for each in stalls.culprits(sights, 10)] == ranks
 
 
 def test_how_a_rank_hung_is_said() -> None:
-    assert watch.describe(sight(0, silent=7.2)) == "no heartbeat for 7 s: the process is stopped or blocked"
-    assert watch.describe(sight(0, silent=0.3, still=7.2)) == "no progress for 7 s, and it waits for no other rank"
+    assert stalls.describe(sight(0, silent=7.2)) == "no heartbeat for 7 s: the process is stopped or blocked"
+    assert stalls.describe(sight(0, silent=0.3, still=7.2)) == "no progress for 7 s, and it waits for no other rank"
 
 
 def test_progress_adds_up_and_has_a_rate() -> None:
     def at(done: int, time: float, before: Progress | None) -> Progress:
         moving = [Sight(rank, "saving", 0, rank, False, True, done, 100) for rank in (0, 1)]
-        return watch.progress(moving, before, time)
+        return stalls.progress(moving, before, time)
 
     first = at(10, 1000.0, None)
     second = at(30, 1002.0, first)
@@ -103,33 +98,33 @@ def test_progress_goes_on_after_the_clock_was_set_back(
     shown = []
     for wall, monotonic in ((9000, 0), (9004, 4), (2000, 6), (2003, 9), (2006, 12)):
         slot.done += 1
-        monkeypatch.setattr(supervise, "time", SimpleNamespace(time=lambda: wall, monotonic=lambda: monotonic))  # noqa: B023
+        monkeypatch.setattr(supervisor_module, "time", SimpleNamespace(time=lambda: wall, monotonic=lambda: monotonic))  # noqa: B023
         supervisor._show_progress()
         shown.append(len(capsys.readouterr().out.splitlines()))
     assert shown == [1, 0, 1, 0, 1]
 
 
 def test_ranks_that_succeed_make_a_report_of_their_sum() -> None:
-    report = verdict.report(0, 2, [SAVED, OTHER], [])
+    report = pod_report.report(0, 2, [SAVED, OTHER], [])
     assert report.result is Reason.SAVED
     assert report.checkpoint == SAVED.checkpoint
     assert (report.bytes_moved, report.seconds, report.failed_rank_count) == (11, 3, 0)
 
 
 def test_another_node_has_a_result_and_no_checkpoint() -> None:
-    report = verdict.report(1, 1, [OTHER], [])
+    report = pod_report.report(1, 1, [OTHER], [])
     assert (report.node, report.result, report.checkpoint) == (1, Reason.SAVED, None)
 
 
 def test_a_commit_stands_whatever_another_rank_says() -> None:
-    report = verdict.report(0, 2, [SAVED], [failure(1, Reason.RANK_FAILED)])
+    report = pod_report.report(0, 2, [SAVED], [failure(1, Reason.RANK_FAILED)])
     assert report.result is Reason.SAVED
     assert report.checkpoint is not None
 
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_load_succeeds_on_all_ranks_or_not_at_all(world: int) -> None:
-    report = verdict.report(0, world, [Outcome(0, Reason.LOADED, CheckpointInfo())], [])
+    report = pod_report.report(0, world, [Outcome(0, Reason.LOADED, CheckpointInfo())], [])
     assert report.result == (Reason.LOADED if world == 1 else None)
 
 
@@ -156,7 +151,7 @@ ORDER = {
 
 @pytest.mark.parametrize(("said", "seen", "ranks"), ORDER.values(), ids=ORDER)
 def test_causes_come_before_echoes(said: list[RankFailure], seen: list[RankFailure], ranks: list[int]) -> None:
-    found = verdict.causes([*seen, *said], seen)
+    found = pod_report.causes([*seen, *said], seen)
     assert [each.rank for each in found] == ranks
     assert min(each.time for each in found) == 1
 
@@ -173,7 +168,7 @@ def test_the_report_of_64_ranks_with_much_to_say_is_whole() -> None:
         )
         for rank in range(64)
     ]
-    text = verdict.report(0, 64, outcomes, []).encode()
+    text = pod_report.report(0, 64, outcomes, []).encode()
     assert len(text.encode()) <= 4096
     report = Report.decode(text)
     assert report is not None
@@ -192,13 +187,13 @@ MAY_BE = {
 
 @pytest.mark.parametrize(("failures", "expected"), MAY_BE.values(), ids=MAY_BE)
 def test_when_to_look_for_a_commit_that_nobody_reported(failures: list[RankFailure], *, expected: bool) -> None:
-    assert verdict.may_be_committed(Report(failures=failures)) is expected
-    assert not verdict.may_be_committed(Report(result=Reason.SAVED, failures=failures))
+    assert pod_report.may_be_committed(Report(failures=failures)) is expected
+    assert not pod_report.may_be_committed(Report(result=Reason.SAVED, failures=failures))
 
 
 def test_a_commit_found_is_the_result() -> None:
     failed = Report(failures=[failure(0, Reason.RANK_FAILED, stage="saving")])
-    report = verdict.committed(failed, CheckpointInfo(save_id="s1"))
+    report = pod_report.committed(failed, CheckpointInfo(save_id="s1"))
     assert report.result is Reason.SAVED
     assert report.failures == failed.failures
 
@@ -212,6 +207,8 @@ def test_a_report_holds_no_secret() -> None:
         conflict=Conflict(message=text),
         warnings=[text],
     )
-    report = verdict.redacted(given, {"AWS_SECRET_ACCESS_KEY": secret, "AWS_SESSION_TOKEN": "with", "HOME": "signed"})
+    report = pod_report.redacted(
+        given, {"AWS_SECRET_ACCESS_KEY": secret, "AWS_SESSION_TOKEN": "with", "HOME": "signed"}
+    )
     assert secret not in report.to_json()
     assert report.failures[0].message == "signed with ***"

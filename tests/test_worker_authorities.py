@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import versitygw
-from dcp_worker.contract import CA_ENV, Operation, Reason
+from dcp_contract.environment import CA_ENV
+from dcp_contract.reasons import Reason
+from dcp_contract.sections import Operation
 from s3_server import S3Server
 from worker_process import ran, task
 

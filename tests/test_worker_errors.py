@@ -4,9 +4,9 @@ import errno
 
 import pytest
 
-from dcp_worker.contract import Reason
-from dcp_worker.engine.errors import EngineError, PeerLost, StorageFull
-from dcp_worker.errors import WorkloadFailed, WorkloadRejected, explain, user_code
+from dcp_contract.reasons import Reason
+from dcp_engine.errors import EngineError, PeerLost, StorageFull
+from dcp_worker.training.failures import WorkloadFailed, WorkloadRejected, explain, user_code
 
 
 class DistError(RuntimeError):

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from dcp_worker.contract import RankFailure, Reason, Report
+from dcp_contract.reasons import Reason
+from dcp_contract.report import RankFailure, Report
 from worker_process import Pod, alive, nodes, ran, started, task, until
 
 ALONE: dict[str, dict[str, Any]] = {

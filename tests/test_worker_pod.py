@@ -9,13 +9,14 @@ import pytest
 from typer.testing import CliRunner
 
 from dcp_operator import __main__ as program
-from dcp_operator import cli
-from dcp_operator.checkpoint.pod_rules import PodSecurity
-from dcp_operator.checkpoint.spec import LOCAL, parse
-from dcp_operator.decision.actions import CreateAttempt
-from dcp_operator.kube.job import Builder
-from dcp_operator.kube.network import NetworkIsolation
-from dcp_operator.kube.settings import Settings
+from dcp_operator.api.checkpoint.parsing import parse
+from dcp_operator.api.pod.rules import PodSecurity
+from dcp_operator.api.site import LOCAL
+from dcp_operator.cli import app
+from dcp_operator.controllers.checkpoint.actions import CreateAttempt
+from dcp_operator.kube.process.settings import Settings
+from dcp_operator.objects.job import Builder
+from dcp_operator.objects.network_policy import NetworkIsolation
 from scenes import attempt, created, decided, manifest, message, phase
 
 Body = dict[str, Any]
@@ -437,7 +438,7 @@ def test_a_manifest_for_a_cluster_that_allows_more_can_be_checked_and_run_here()
     template = {"spec": {"volumes": [{"name": "lustre", "hostPath": {"path": "/lustre"}}], "hostNetwork": True}}
     text = json.dumps(manifest({"spec.workers.podTemplate": template}))
     exits = {
-        options: CliRunner().invoke(cli.app, [*options, "-f", "-"], input=text).exit_code
+        options: CliRunner().invoke(app.app, [*options, "-f", "-"], input=text).exit_code
         for options in (("validate",), ("validate", "--pod-security", "namespace"), ("run", "--rehearse"))
     }
     assert list(exits.values()) == [2, 0, 0]

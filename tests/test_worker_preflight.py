@@ -11,16 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from dcp_worker.contract import (
-    CA_FILE_ENV,
-    CREDENTIAL_KEYS,
-    CREDENTIALS_ENV,
-    NODE_RANK_ENV,
-    TASK_ENV,
-    Operation,
-    Reason,
-    Source,
-)
+from dcp_contract.environment import CA_FILE_ENV, CREDENTIALS_ENV, NODE_RANK_ENV, TASK_ENV
+from dcp_contract.reasons import Reason
+from dcp_contract.sections import Operation, Source
+from dcp_contract.storage_options import CREDENTIAL_KEYS
 from worker_process import Pod, ran, started, task
 
 WITHOUT_TORCH = "loading torch"

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
-from dcp_worker.contract import LoadSummary, Operation, Reason, Strategy
-from dcp_worker.member import Outcome
+from dcp_contract.checkpoint_info import LoadSummary
+from dcp_contract.reasons import Reason
+from dcp_contract.sections import Operation, Strategy
+from dcp_worker.rank.result import Outcome
 from rank_pool import Pool
 from tasks import Cell, failures, succeed, task
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from dcp_worker.contract import Reason, Task
+from dcp_contract.reasons import Reason
+from dcp_contract.task import Task
 from worker_process import Pod, ran, started, task, until
 
 

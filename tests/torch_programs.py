@@ -14,8 +14,8 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystem
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
+import dcp_engine
 import stock_dcp as dcp
-from dcp_worker import engine
 from rank_group import run_ranks, values
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -64,7 +64,7 @@ def _same(found: torch.Tensor, expected: torch.Tensor) -> bool:
 def load(rank: int, url: str) -> list[str]:
     del rank
     found = state(zero=True)
-    engine.load(found, url)
+    dcp_engine.load(found, url)
     return differences(found)
 
 
@@ -80,7 +80,7 @@ def save_both(rank: int, folder: str) -> None:
     """Save with the engine and with stock DCP."""
     del rank
     warnings.simplefilter("ignore")
-    engine.save(state(), f"{folder}/engine", step=7)
+    dcp_engine.save(state(), f"{folder}/engine", step=7)
     dcp.save(state(), storage_writer=FileSystemWriter(Path(folder, "stock")))
 
 

@@ -11,8 +11,9 @@ from torch.distributed._shard.sharded_tensor.shard import Shard as Shard1
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
-from dcp_worker import engine
-from dcp_worker.engine import devices, errors
+import dcp_engine
+from dcp_engine import errors
+from dcp_engine.transfer import devices
 
 
 class Scaled(torch.Tensor):
@@ -101,7 +102,7 @@ def uneven(rank: int, url: str, kind: str, background: bool) -> str:  # noqa: FB
     mesh = init_device_mesh("cpu", (2,))
     state = {"fine": torch.ones(2), "w": _uneven(rank, kind, mesh)}
     try:
-        saved = engine.async_save(state, url).wait() if background else engine.save(state, url)
+        saved = dcp_engine.async_save(state, url).wait() if background else dcp_engine.save(state, url)
     except errors.EngineError as error:
         return f"{type(error).__name__}: {error.message}"
     return saved.url
@@ -146,7 +147,7 @@ def unlike(rank: int, url: str, kind: str) -> str:
     else:
         value = pairs[kind][rank]
     try:
-        engine.save({"a": {"w": value}}, url)
+        dcp_engine.save({"a": {"w": value}}, url)
     except errors.EngineError as error:
         return f"{type(error).__name__}: {error.message}"
     return ""
@@ -161,9 +162,9 @@ def sharded_wrappers(rank: int, url: str, background: bool) -> bool:  # noqa: FB
         summed = DTensor.from_local(torch.full((3,), seed), mesh, [Partial()]).redistribute(mesh, [Replicate()])
         return {"w": DTensor.from_local(local, mesh, [Shard(0)], run_check=False), "late": summed}
 
-    engine.async_save(made(3.0), url).wait() if background else engine.save(made(3.0), url)
+    dcp_engine.async_save(made(3.0), url).wait() if background else dcp_engine.save(made(3.0), url)
     found = made(0.0)
-    engine.load(found, url, allow=[Scaled])
+    dcp_engine.load(found, url, allow=[Scaled])
     local, wanted = found["w"]._local_tensor, scaled(3.0 * (rank + 1))
     return (
         torch.equal(local.data8, wanted.data8)
@@ -178,10 +179,10 @@ def load_halves(rank: int, url: str) -> tuple[int, int, str]:
     def mine(count: int) -> dict[str, Any]:
         return {f"layers.{number}.weight": torch.zeros(3) for number in range(rank, count, 2)}
 
-    entries = engine.load(mine(4), url, strict="both").entries
+    entries = dcp_engine.load(mine(4), url, strict="both").entries
     assert entries is not None
     try:
-        engine.load(mine(3), url, strict="both")
+        dcp_engine.load(mine(3), url, strict="both")
     except errors.StateMismatch as error:
         return entries.loaded, entries.left_out, error.message
     return entries.loaded, entries.left_out, ""
@@ -205,16 +206,16 @@ class Loader:
 def save_by_rank(rank: int, url: str, background: bool) -> None:  # noqa: FBT001
     """Save what every rank has of its own beside what all share."""
     state = _by_rank(rank, "refuse")
-    engine.async_save(state, url).wait() if background else engine.save(state, url)
+    dcp_engine.async_save(state, url).wait() if background else dcp_engine.save(state, url)
 
 
 def _by_rank(seed: int, resize: Any) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(seed)
     return {
         "w": torch.ones(3),
-        "rng": engine.per_rank(generator.get_state(), resize=resize),
-        "plain": engine.per_rank({"position": seed, "name": f"rank {seed}"}, resize=resize),
-        "loader": engine.per_rank(Loader(seed), resize=resize),
+        "rng": dcp_engine.per_rank(generator.get_state(), resize=resize),
+        "plain": dcp_engine.per_rank({"position": seed, "name": f"rank {seed}"}, resize=resize),
+        "loader": dcp_engine.per_rank(Loader(seed), resize=resize),
     }
 
 
@@ -222,7 +223,7 @@ def load_by_rank(rank: int, url: str, resize: str) -> tuple[Any, ...]:
     """Return whose values the rank got."""
     state = _by_rank(100 + rank, resize)
     try:
-        engine.load(state, url)
+        dcp_engine.load(state, url)
     except errors.EngineError as error:
         return (type(error).__name__, error.message)
     rng = torch.Generator().manual_seed(rank).get_state()
@@ -234,7 +235,7 @@ def save_different(rank: int, url: str, kind: str, drift: Any) -> tuple[str, lis
     said = Said()
     logging.getLogger("dcp_worker").addHandler(said)
     try:
-        engine.save(_different(rank, kind), url, drift=drift)
+        dcp_engine.save(_different(rank, kind), url, drift=drift)
     except errors.EngineError as error:
         return f"{type(error).__name__}: {error.message}", said.texts
     finally:
@@ -271,13 +272,13 @@ def save_late(rank: int, url: str, background: bool) -> list[float]:  # noqa: FB
     state = {"m": {"w": replica}, "extra": {"queue": collections.deque([within])}, f"rank{rank}": lone}
     try:
         if background:
-            engine.async_save(state, url, drift="refuse").wait()
+            dcp_engine.async_save(state, url, drift="refuse").wait()
         else:
-            engine.save(state, url, drift="refuse")
+            dcp_engine.save(state, url, drift="refuse")
     finally:
         devices.layer = before
     found: dict[str, Any] = {"m": {"w": torch.zeros(5)}, "extra": {"queue": None}, f"rank{rank}": torch.zeros(2)}
-    engine.load(found, url)
+    dcp_engine.load(found, url)
     tensors = [found["m"]["w"], found["extra"]["queue"][0], found[f"rank{rank}"]]
     return [value for tensor in tensors for value in tensor.unique().tolist()]
 
@@ -320,14 +321,14 @@ def _different(rank: int, kind: str) -> dict[str, Any]:  # noqa: PLR0911 - a tab
 
 def save_own_names(rank: int, url: str) -> None:
     """Save what each rank has under a name of its own."""
-    engine.save({"w": torch.ones(2), f"local.rank{rank}of{dist.get_world_size()}.t": torch.ones(1)}, url)
+    dcp_engine.save({"w": torch.ones(2), f"local.rank{rank}of{dist.get_world_size()}.t": torch.ones(1)}, url)
 
 
 def load_own_names(rank: int, url: str, asked: dict[int, list[str]]) -> tuple[int | None, str]:
     """Load what a rank asks for beside what all have; return who is said to have failed, and how."""
     state = {name: torch.zeros(1) for name in asked.get(rank, [])}
     try:
-        engine.load({"w": torch.zeros(2), **state}, url)
+        dcp_engine.load({"w": torch.zeros(2), **state}, url)
     except errors.StateMismatch as error:
         return error.rank, error.message
     return None, "loaded"
@@ -341,7 +342,7 @@ def save_odd_entries(rank: int, url: str, kind: str) -> str:
     """Save what is refused, of which each rank has its own; return what is said."""
     odd = {"class": Odd(), "lambda": lambda: None, "sparse": torch.ones(2).to_sparse()}
     try:
-        engine.save({f"of{rank}": odd[kind], "w": torch.ones(2)}, url, unloadable="refuse")
+        dcp_engine.save({f"of{rank}": odd[kind], "w": torch.ones(2)}, url, unloadable="refuse")
     except errors.UnsavableState as error:
         return error.message
     return "saved"

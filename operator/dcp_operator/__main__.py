@@ -9,12 +9,12 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from dcp_operator.checkpoint.pod_rules import PodSecurity
-from dcp_operator.kube.leader import LostLeaseError
-from dcp_operator.kube.network import NetworkIsolation
-from dcp_operator.kube.runtime import CrdMissingError, run
-from dcp_operator.kube.settings import SettingError, Settings, image, namespaces, own_namespace, protocols
-from dcp_operator.kube.worker_pod import WORKER_UID
+from dcp_operator.api.pod.rules import PodSecurity
+from dcp_operator.kube.process.leader import LostLeaseError
+from dcp_operator.kube.process.runtime import CrdMissingError, run
+from dcp_operator.kube.process.settings import SettingError, Settings, image, namespaces, own_namespace, protocols
+from dcp_operator.objects.network_policy import NetworkIsolation
+from dcp_operator.objects.worker_pod import WORKER_UID
 
 logger = logging.getLogger("dcp_operator")
 

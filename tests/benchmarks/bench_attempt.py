@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from dcp_operator.decision.decide import decide
-from dcp_operator.decision.observed import observe
+from dcp_operator.controllers.checkpoint.decide import decide
+from dcp_operator.controllers.checkpoint.observed import observe
 from large_attempt import KEY, STATES, filled
 from scenes import RUNNING, UID, at
 

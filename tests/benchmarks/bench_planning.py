@@ -22,7 +22,8 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 
-from dcp_worker.engine import CheckpointReader, CheckpointWriter, digest, garbage, layout, record
+from dcp_engine import CheckpointReader, CheckpointWriter, gc_pause
+from dcp_engine.format import digest, layout, metadata_build
 
 ROWS = 8
 COLUMNS = 1024
@@ -54,7 +55,7 @@ def timed_engine(what: str, step: Callable[[], _T]) -> _T:
     """Time a step as the engine's collectives take it."""
 
     def uncollected() -> _T:
-        with garbage.uncollected():
+        with gc_pause.uncollected():
             return step()
 
     return timed(what, uncollected)
@@ -101,7 +102,7 @@ def engine(sent: list[bytes], folder: Path) -> None:
     writer = CheckpointWriter(folder)
     writer.prepare_global_plan(planned)
     size = len(planned[0].items) * SHARD_BYTES
-    file = record.WrittenFile(size, 0, b"\0" * (4 * -(-size // digest.BLOCK)))
+    file = metadata_build.WrittenFile(size, 0, b"\0" * (4 * -(-size // digest.BLOCK)))
     paths = [layout.data_path(writer.save_id, rank, 0) for rank in range(len(sent))]
     for path in paths:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +110,7 @@ def engine(sent: list[bytes], folder: Path) -> None:
             data.truncate(size)  # a hole of the right size
     written = results_of(
         planned,
-        lambda rank, number: record.Written(
+        lambda rank, number: metadata_build.Written(
             paths[rank], number * SHARD_BYTES, SHARD_BYTES, payload=512, file=None if number else file
         ),
     )

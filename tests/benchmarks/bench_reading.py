@@ -26,8 +26,8 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from dcp_worker.engine import layout, sandbox
-from dcp_worker.engine.manifest import DataFile, Manifest
+from dcp_engine.format import layout, sandbox
+from dcp_engine.format.manifest import DataFile, Manifest
 
 CHUNKS = 100
 SAVE = "a" * 32

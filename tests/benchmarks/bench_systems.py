@@ -25,17 +25,17 @@ class System:
 
 
 def _engine_save(rank: int, url: str, options: dict[str, Any], state: State) -> None:
-    from dcp_worker import engine
+    import dcp_engine
 
     del rank
-    engine.save(state, url, storage_options=options)
+    dcp_engine.save(state, url, storage_options=options)
 
 
 def _engine_load(rank: int, url: str, options: dict[str, Any], state: State) -> None:
-    from dcp_worker import engine
+    import dcp_engine
 
     del rank
-    engine.load(state, url, storage_options=options)
+    dcp_engine.load(state, url, storage_options=options)
 
 
 def _stock(threads: int) -> System:
@@ -97,7 +97,7 @@ def _at(storage: Any, options: dict[str, Any]) -> None:
 def _raw(store_url: str, options: dict[str, Any]) -> Any:
     from obstore.store import from_url
 
-    from dcp_worker.engine.options import for_obstore
+    from dcp_engine.stores.options import for_obstore
 
     translated: Any = for_obstore("s3", options)
     return from_url(

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from dcp_operator.checkpoint.naming import job_name
+from dcp_operator.api.naming import job_name
 
 Body = dict[str, Any]
 GROUP = "dcp-operator.io/v1alpha1"

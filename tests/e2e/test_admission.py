@@ -32,11 +32,11 @@ from admission_cases import (
 from cluster.controlplane import ControlPlane, api_server
 from cluster.places import TREE
 from cluster.processes import until
-from dcp_operator.checkpoint.bounds import LEVELS
-from dcp_operator.checkpoint.refused_job import explained
-from dcp_operator.decision.actions import CreateAttempt
-from dcp_operator.kube.api import JOBS, OWNED
-from dcp_operator.kube.job import Builder
+from dcp_operator.api.bounds import LEVELS
+from dcp_operator.api.pod.refused_job import explained
+from dcp_operator.controllers.checkpoint.actions import CreateAttempt
+from dcp_operator.kube.client.api import JOBS, OWNED
+from dcp_operator.objects.job import Builder
 from scenes import checkpoint, manifest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]

@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
-from dcp_worker import engine
+import dcp_engine
 
 NEVER = (
     "several GPUs in one process group: NCCL between ranks, NVLink",
@@ -63,10 +63,10 @@ def values(device: str, folder: Path) -> str:
         "conj": torch.randn(8, 8, dtype=torch.complex64, device=device).conj(),
         "negated": torch.randn(8, 8, dtype=torch.complex64, device=device).conj().imag,
     }
-    engine.save(state, folder / "c")
+    dcp_engine.save(state, folder / "c")
     for of in (torch.zeros_like, _transposed):
         found = {name: of(tensor.resolve_conj().resolve_neg()) for name, tensor in state.items()}
-        engine.load(found, folder / "c")
+        dcp_engine.load(found, folder / "c")
         _equal(found, state)
     return f"{len(state)} kinds, into two layouts"
 
@@ -89,18 +89,18 @@ def side_stream(device: str, folder: Path) -> str:
         with torch.cuda.stream(stream):
             torch.cuda._sleep(_BUSY)  # type: ignore[no-untyped-call]
             state["w"].fill_(7)
-        made = getattr(engine, name)(state, folder / name)
+        made = getattr(dcp_engine, name)(state, folder / name)
         if name == "async_save":
             made.wait()
         found = {"w": torch.zeros(1 << 20)}
-        engine.load(found, folder / name)
+        dcp_engine.load(found, folder / name)
         assert found["w"].eq(7).all(), f"{name} copied before the stream had written"
     target = {"w": torch.zeros(1 << 20, device=device, dtype=torch.float64)}
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):
         torch.cuda._sleep(_BUSY)  # type: ignore[no-untyped-call]
         target["w"].fill_(1)
-    engine.load(target, folder / "save")
+    dcp_engine.load(target, folder / "save")
     with torch.cuda.stream(stream):
         assert target["w"].eq(7).all(), "what was queued before the load came after it"
     return "save, async_save and a converting load wait for a busy stream"
@@ -114,12 +114,12 @@ def in_place(device: str, folder: Path) -> str:
     optimizer.step()
     state = {**model.state_dict(), "exp_avg": optimizer.state[model.weight]["exp_avg"]}
     before = {name: value.clone() for name, value in state.items()}
-    pending = engine.async_save(state, folder / "c")
+    pending = dcp_engine.async_save(state, folder / "c")
     for _ in range(50):
         optimizer.step()
     pending.wait()
     found = {name: torch.zeros_like(value) for name, value in before.items()}
-    engine.load(found, folder / "c")
+    dcp_engine.load(found, folder / "c")
     _equal(found, before)
     assert not torch.equal(model.weight, before["weight"])
     return "50 steps went on meanwhile"
@@ -127,7 +127,7 @@ def in_place(device: str, folder: Path) -> str:
 
 def contexts(device: str, folder: Path) -> str:
     """A save of the host's tensors makes no context; one of another GPU's makes none on GPU 0."""
-    engine.async_save({"w": torch.ones(1000)}, folder / "host").wait()
+    dcp_engine.async_save({"w": torch.ones(1000)}, folder / "host").wait()
     assert not torch.cuda.is_initialized(), "a save of CPU tensors made a context"  # type: ignore[no-untyped-call]
     if device != "cuda":
         return "none for the host's tensors; the rest needs a GPU"
@@ -135,9 +135,9 @@ def contexts(device: str, folder: Path) -> str:
         return "none for the host's tensors; GPU 0 of another rank: not run, one GPU"
     torch.cuda.set_device(1)
     state = {"w": torch.ones(1 << 24, device="cuda:1")}
-    engine.async_save(state, folder / "second").wait()
-    engine.save(state, folder / "third")
-    engine.load(state, folder / "third")
+    dcp_engine.async_save(state, folder / "second").wait()
+    dcp_engine.save(state, folder / "third")
+    dcp_engine.load(state, folder / "third")
     mine = subprocess.run(_CONTEXTS, capture_output=True, text=True, check=True).stdout
     uuids = {line.partition(",")[2].strip() for line in mine.splitlines() if line.startswith(f"{os.getpid()},")}
     first = str(torch.cuda.get_device_properties(0).uuid)
@@ -153,7 +153,7 @@ def pinned(device: str, folder: Path) -> str:
     size = sum(value.nbytes for value in state.values())
     resident = []
     for number in range(12):
-        engine.async_save(state, folder / str(number)).wait()
+        dcp_engine.async_save(state, folder / str(number)).wait()
         resident.append(_resident())
     growth = resident[-1] - resident[5]
     assert growth < size, f"{growth >> 20} MiB more after six further saves of {size >> 20} MiB"
@@ -163,9 +163,9 @@ def pinned(device: str, folder: Path) -> str:
 def small(device: str, folder: Path) -> str:
     """Thousands of tensors of a few bytes, many in one page, are staged and saved."""
     state = {f"w{number}": torch.full((1 + number % 3,), float(number), device=device) for number in range(5000)}
-    engine.async_save(state, folder / "c").wait()
+    dcp_engine.async_save(state, folder / "c").wait()
     found = {name: torch.zeros_like(value) for name, value in state.items()}
-    engine.load(found, folder / "c")
+    dcp_engine.load(found, folder / "c")
     _equal(found, state)
     return f"{len(state)} tensors of 4 to 12 bytes"
 
@@ -173,10 +173,10 @@ def small(device: str, folder: Path) -> str:
 def convert(device: str, folder: Path) -> str:
     """A load into another dtype converts as torch does."""
     state = {"w": torch.randn(1 << 20, device=device), "s": torch.randn(512, 512, device=device)}
-    engine.save(state, folder / "c")
+    dcp_engine.save(state, folder / "c")
     found = {name: torch.zeros_like(value, dtype=torch.bfloat16) for name, value in state.items()}
     found["s"] = found["s"].T.contiguous().T
-    engine.load(found, folder / "c")
+    dcp_engine.load(found, folder / "c")
     _equal(found, {name: value.to(torch.bfloat16) for name, value in state.items()})
     return "float32 into bfloat16, also transposed"
 
@@ -207,8 +207,8 @@ def _fsdp(device: str, url: Path) -> None:
         return {"model": model.state_dict(), "optim": {name: optimizer.state[named[name]] for name in named}}
 
     first, second = state(*made()), state(*made())
-    engine.save(first, url)
-    engine.load(second, url)
+    dcp_engine.save(first, url)
+    dcp_engine.load(second, url)
     for name, value in first["model"].items():
         assert isinstance(value, DTensor)
         _equal({name: second["model"][name].to_local()}, {name: value.to_local()})
@@ -224,7 +224,7 @@ def reshard(device: str, folder: Path) -> str:
     """Two ranks (on one GPU, by gloo) save by rows and load by columns; then one rank loads the whole."""
     torch.multiprocessing.spawn(_reshard, args=(device, str(folder)), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
     found = {"w": torch.zeros(6, 10, device=device)}
-    engine.load(found, folder / "c")
+    dcp_engine.load(found, folder / "c")
     _equal(found, {"w": torch.arange(60.0, device=device).reshape(6, 10)})
     return "2 ranks by rows, 2 by columns, 1 whole"
 
@@ -233,9 +233,9 @@ def _reshard(rank: int, device: str, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     mesh = init_device_mesh("cpu", (2,)) if device == "cpu" else DeviceMesh(device, [0, 1])
     whole = torch.arange(60.0, device=device).reshape(6, 10)
-    engine.save({"w": DTensor.from_local(whole.chunk(2)[rank].clone(), mesh, [Shard(0)])}, f"{folder}/c")
+    dcp_engine.save({"w": DTensor.from_local(whole.chunk(2)[rank].clone(), mesh, [Shard(0)])}, f"{folder}/c")
     target = DTensor.from_local(torch.zeros(6, 5, device=device), mesh, [Shard(1)])
-    engine.load({"w": target}, f"{folder}/c")
+    dcp_engine.load({"w": target}, f"{folder}/c")
     _equal({"w": target.to_local()}, {"w": whole.chunk(2, dim=1)[rank]})
     dist.destroy_process_group()
 
@@ -261,14 +261,14 @@ def _speed(state: dict[str, torch.Tensor], device: str, folder: Path) -> str:
             copy = partial(_copy, list(state.values()), host)
             seen.append(f"{'pinned' if kind else 'pageable'} copy {size / _took(copy):.1f}")
     for limit in (256 << 20, 1 << 30):
-        save = partial(engine.save, state, folder / "c", overwrite=True, memory_limit=limit)
+        save = partial(dcp_engine.save, state, folder / "c", overwrite=True, memory_limit=limit)
         seen.append(f"save ({limit >> 20} MiB) {size / min(_took(save), _took(save)):.1f}")
-    seconds = min(_took(lambda: engine.load(state, folder / "c")) for _ in range(2))
+    seconds = min(_took(lambda: dcp_engine.load(state, folder / "c")) for _ in range(2))
     seen.append(f"load {size / seconds:.1f}")
     blocked = []
     for _ in range(3):
         started = time.monotonic()
-        pending = engine.async_save(state, folder / "c", overwrite=True)
+        pending = dcp_engine.async_save(state, folder / "c", overwrite=True)
         blocked.append(time.monotonic() - started)
         pending.wait()
     return f"{size:.1f} GB, GB/s: {', '.join(seen)}; async_save blocks {blocked[0]:.2f} s, the third {blocked[2]:.2f} s"

@@ -4,9 +4,9 @@ import sys
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        from dcp_worker.commands import run
+        from dcp_worker.cli import run
 
         sys.exit(run(sys.argv[1:]))
-    from dcp_worker.launch import main
+    from dcp_worker.launcher.main import main
 
     sys.exit(main())

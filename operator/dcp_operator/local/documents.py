@@ -16,11 +16,14 @@ from typing import Any, Final
 
 import yaml
 
-from dcp_operator.checkpoint.naming import API_VERSION, GROUP, KIND, NAME_LIMIT
-from dcp_operator.checkpoint.pod_fields import unknown_fields, wrong_types
-from dcp_operator.checkpoint.spec import Checkpoint, Site, SpecError, parse
-from dcp_operator.checkpoint.storage_url import protocol
-from dcp_worker.contract import CA_ENV, CA_KEY, CREDENTIAL_KEYS
+from dcp_contract.environment import CA_ENV, CA_KEY
+from dcp_contract.storage_options import CREDENTIAL_KEYS
+from dcp_operator.api.checkpoint.parsing import SpecError, parse
+from dcp_operator.api.checkpoint.spec import Checkpoint
+from dcp_operator.api.naming import API_VERSION, GROUP, KIND, NAME_LIMIT
+from dcp_operator.api.pod.fields import unknown_fields, wrong_types
+from dcp_operator.api.site import Site
+from dcp_operator.api.storage_url import protocol
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 STDIN: Final = "-"

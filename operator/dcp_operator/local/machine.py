@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from dcp_operator.decision.actions import Action, CreateAttempt
-from dcp_operator.decision.observed import Attempt, Observed, Pod
+from dcp_contract.environment import MASTER_ADDR_ENV, MASTER_PORT_ENV, NODE_RANK_ENV, PROGRESS_SECONDS_ENV, TASK_ENV
+from dcp_operator.controllers.checkpoint.actions import Action, CreateAttempt
+from dcp_operator.controllers.checkpoint.observed import Attempt, Observed, Pod
 from dcp_operator.local.processes import Process
-from dcp_worker.contract import MASTER_ADDR_ENV, MASTER_PORT_ENV, NODE_RANK_ENV, PROGRESS_SECONDS_ENV, TASK_ENV
 
 LOOPBACK: Final = "127.0.0.1"
 

@@ -13,7 +13,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from dcp_worker.contract import TERMINATION_LOG_ENV, Progress, Report
+from dcp_contract.environment import TERMINATION_LOG_ENV
+from dcp_contract.progress import Progress
+from dcp_contract.report import Report
 
 GRACE_SECONDS: Final = 30.0
 """Between SIGTERM and SIGKILL, as a Pod's terminationGracePeriodSeconds."""

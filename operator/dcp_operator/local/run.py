@@ -17,16 +17,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from dcp_operator.checkpoint.spec import LOCAL, Checkpoint, parse
-from dcp_operator.checkpoint.status import Phase
-from dcp_operator.checkpoint.storage_url import protocol
-from dcp_operator.decision.actions import Decision
-from dcp_operator.decision.decide import decide
-from dcp_operator.decision.observed import Observed
+from dcp_contract.checkpoint_info import LoadSummary
+from dcp_contract.reasons import Reason
+from dcp_contract.storage_options import CREDENTIAL_KEYS
+from dcp_operator.api.checkpoint.parsing import parse
+from dcp_operator.api.checkpoint.spec import Checkpoint
+from dcp_operator.api.checkpoint.status import Phase
+from dcp_operator.api.site import LOCAL
+from dcp_operator.api.storage_url import protocol
+from dcp_operator.controllers.checkpoint.actions import Decision
+from dcp_operator.controllers.checkpoint.decide import decide
+from dcp_operator.controllers.checkpoint.observed import Observed
 from dcp_operator.local.documents import Documents, Source, authorities, credentials
 from dcp_operator.local.machine import Machine, now
 from dcp_operator.local.view import View
-from dcp_worker.contract import CREDENTIAL_KEYS, LoadSummary, Reason
 
 STOPS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a polite kill, and a closed terminal."""

@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
-from dcp_operator.checkpoint.status import Phase
-from dcp_worker.contract import Progress
+from dcp_contract.progress import Progress
+from dcp_operator.api.checkpoint.status import Phase
 
 LINE_SECONDS: Final = 5.0
 """Between two plain lines that differ in their progress alone."""

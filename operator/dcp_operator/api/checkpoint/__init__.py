@@ -1,0 +1,1 @@
+"""The Checkpoint: spec, status, conditions and the rules of its CRD. Pure."""

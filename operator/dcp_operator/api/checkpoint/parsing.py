@@ -1,0 +1,180 @@
+"""A manifest or a live object made into a Checkpoint, or what is wrong with it, in lines that say how to mend it."""
+
+import copy
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from pydantic import AwareDatetime, ConfigDict, ValidationError
+
+from dcp_contract.message import Wire
+from dcp_operator.api.bounds import FREE_FORM, LEVELS, TOO_DEEP, TOO_LARGE, deeper, larger
+from dcp_operator.api.checkpoint.rules import rule_problems
+from dcp_operator.api.checkpoint.spec import Checkpoint, CheckpointSpec
+from dcp_operator.api.naming import API_VERSION, KIND, NAME_LIMIT, QUEUE_LABEL, queue_labels
+from dcp_operator.api.problems import problems
+from dcp_operator.api.site import CLUSTER, Site
+
+_TOO_DEEP: Final = f"spec: {TOO_DEEP}"
+_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+
+
+class SpecError(Exception):
+    """A manifest that can't be worked on as it is; its author mends every listed problem and applies it again."""
+
+    def __init__(self, problems: list[str], *, configured: bool = False, writable: bool = True) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+        """One line each: `field: what is wrong; write ...`."""
+        self.configured = configured
+        """Nothing is wrong with the manifest itself: an operator that is configured otherwise would accept it."""
+        self.writable = writable
+        """Whether its status can be written without keeping the API server busy for seconds."""
+
+
+class _Metadata(Wire):
+    """What is read of an object's metadata; the API server vouches for it, a file on this machine does not."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: Any = None
+    """Looked at with the envelope, which says more about it."""
+    namespace: str | None = None
+    uid: str | None = None
+    generation: int | None = None
+    creation_timestamp: AwareDatetime | None = None
+    deletion_timestamp: AwareDatetime | None = None
+    labels: dict[str, str] | None = None
+
+
+def parse(body: Mapping[str, Any], *, site: Site = CLUSTER, begun: bool = False) -> Checkpoint:
+    """Return the Checkpoint of a manifest or of a live object.
+
+    `dcp run` passes `site=LOCAL`, which accepts what only makes sense on one machine.
+
+    Args:
+        body: The manifest.
+        site: Where it is to run.
+        begun: An attempt was made of it, so it was accepted once. Rules of today no longer apply to it, and what can't
+            be read is left out, as long as the rest makes sense: an operator that is newer, older or configured
+            otherwise brings it to its end.
+
+    Raises:
+        SpecError: with every problem found; the object's author mends them.
+    """
+    try:
+        return _begun(body) if begun else _parsed(body, site)
+    except SpecError as error:
+        if not begun and _accepted(body, site.widest()):
+            error.configured = True
+        raise
+    except Exception as error:
+        # Free-form fields hold what nobody thought of. It is that object's trouble, never that of the others.
+        raise SpecError(
+            [f"spec: can't be read ({type(error).__name__}); write each value with its own type"]
+        ) from error
+
+
+def _accepted(body: Mapping[str, Any], site: Site) -> bool:
+    try:
+        _parsed(body, site)
+    except Exception:  # noqa: BLE001 - it was refused already, for a reason that is told
+        return False
+    return True
+
+
+def _begun(body: Mapping[str, Any]) -> Checkpoint:
+    """Return a Checkpoint without its fields that can't be read."""
+    spec: Any = copy.deepcopy(body.get("spec"))
+    unread: list[str] = []
+    while (error := _finding(spec)) is not None:
+        # One at a time: several findings may be about one field.
+        unread += list(problems(error, CheckpointSpec, "spec"))[:1]
+        if not _left_out(spec, error.errors()[0]["loc"]):
+            break
+    return _parsed({**body, "spec": spec}, None).model_copy(update={"unread": tuple(unread)})
+
+
+def _finding(spec: object) -> ValidationError | None:
+    try:
+        _validated(spec)
+    except ValidationError as error:
+        return error
+    return None
+
+
+def _left_out(spec: object, location: tuple[int | str, ...]) -> bool:
+    """Remove the innermost field that a finding names; return whether there is one."""
+    at, found = spec, None
+    for part in location:
+        if not isinstance(at, dict) or part not in at:
+            break
+        found, at = (at, part), at[part]
+    if found is None:
+        return False
+    del found[0][found[1]]
+    return True
+
+
+def _validated(spec: object) -> CheckpointSpec:
+    text = json.dumps(spec, allow_nan=False)
+    return CheckpointSpec.model_validate_json(text, strict=True, by_alias=True, by_name=False)
+
+
+def _parsed(body: Mapping[str, Any], site: Site | None) -> Checkpoint:
+    """Return the Checkpoint; no site, no rules."""
+    found = list(_envelope_problems(body))
+    metadata: _Metadata | None = None
+    spec: CheckpointSpec | None = None
+    try:
+        metadata = _Metadata.model_validate(body.get("metadata") or {})
+    except ValidationError as error:
+        found += problems(error, _Metadata, "metadata")
+    try:
+        spec = _validated(body.get("spec"))
+    except ValidationError as error:
+        found += problems(error, CheckpointSpec, "spec")
+    except RecursionError:
+        found.append(_TOO_DEEP)
+    except (TypeError, ValueError):
+        found.append("spec: holds a value that JSON does not have, such as a date or NaN; write it in quotes")
+    if spec is not None and site is not None:
+        found += [*_bound_problems(body.get("spec")), *rule_problems(spec, site)]
+    if found or metadata is None or spec is None:
+        raise SpecError(found)
+    return Checkpoint(
+        name=metadata.name,
+        namespace=metadata.namespace or "default",
+        uid=metadata.uid or "",
+        generation=metadata.generation or 1,
+        created=metadata.creation_timestamp or datetime.fromtimestamp(0, UTC),
+        deleting=metadata.deletion_timestamp is not None,
+        queue=(metadata.labels or {}).get(QUEUE_LABEL, ""),
+        spec=spec,
+        queue_labels=queue_labels(metadata.labels or {}),
+    )
+
+
+def _bound_problems(spec: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
+    for section, field in FREE_FORM:
+        if deeper((spec.get(section) or {}).get(field), LEVELS):
+            yield f"spec.{section}.{field}: {TOO_DEEP}"
+    if larger(spec):
+        yield TOO_LARGE
+
+
+def _envelope_problems(body: Mapping[str, Any]) -> Iterator[str]:
+    if body.get("apiVersion", API_VERSION) != API_VERSION:
+        yield f"apiVersion: is another group or version; write {API_VERSION}"
+    if body.get("kind", KIND) != KIND:
+        yield f"kind: is another kind; write {KIND}"
+    for key in body.keys() - {"apiVersion", "kind", "metadata", "spec", "status"}:
+        yield f"{key}: unknown field; write apiVersion, kind, metadata, spec"
+    metadata = body.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, Mapping) else None
+    if not isinstance(name, str) or not name:
+        yield "metadata.name: is missing; write a name such as save-1000"
+    elif not _LABEL.fullmatch(name) or len(name) > NAME_LIMIT:
+        yield f"metadata.name: is a label too; write at most {NAME_LIMIT} of a-z, 0-9 and '-', with no '-' at the ends"

@@ -1,0 +1,93 @@
+"""Rules between the fields of a spec, each broken one said in a line `field: what is wrong; write ...`."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from dcp_contract.sections import Device, LoadSelection, Operation, Strategy
+from dcp_operator.api.checkpoint.spec import CheckpointSpec
+from dcp_operator.api.pod.template import mounted_paths, template_problems
+from dcp_operator.api.site import Site
+from dcp_operator.api.storage_url import option_problems, protocol, url_problems
+
+_ARGS_LIMIT: Final = 65_536
+"""The Task travels in one environment variable, of which the kernel takes 128 KiB."""
+
+
+def rule_problems(spec: CheckpointSpec, site: Site) -> Iterator[str]:
+    """Yield what the fields alone can't show."""
+    yield from url_problems("spec.storage.url", spec.storage.url, site.protocols)
+    yield from option_problems(spec.storage)
+    yield from _source_problems(spec, site)
+    yield from _workload_problems(spec)
+    yield from _verify_problems(spec)
+    yield from _replica_problems(spec)
+    yield from template_problems(spec.workers.pod_template, site.pod_security)
+    yield from _place_problems(spec, site)
+
+
+def _source_problems(spec: CheckpointSpec, site: Site) -> Iterator[str]:
+    source = spec.workload.from_ if spec.workload is not None else None
+    if source is not None:
+        yield from url_problems("spec.workload.from.url", source.url, site.protocols)
+        if protocol(source.url) != protocol(spec.storage.url):
+            yield "spec.workload.from.url: is read with the options of spec.storage; write a URL of the same protocol"
+    if source is None and spec.operation is not Operation.LOAD and spec.load != LoadSelection():
+        yield f"spec.load: this {spec.operation} loads nothing; drop load"
+
+
+def _workload_problems(spec: CheckpointSpec) -> Iterator[str]:
+    operation, workload = spec.operation, spec.workload
+    if workload is None:
+        if operation is not Operation.VERIFY:
+            yield f"spec.workload: is missing; write workload: {{entrypoint: my_pkg.train:Workload}} for a {operation}"
+    elif operation is Operation.VERIFY:
+        yield "spec.workload: a Verify builds no model; drop workload, or write operation: Load"
+    elif operation is Operation.LOAD and workload.steps:
+        yield "spec.workload.steps: steps run before a Save; drop steps from this Load"
+    elif operation is Operation.LOAD and workload.from_ is not None:
+        yield "spec.workload.from: is for a Save; write the URL to load as spec.storage.url"
+    if workload is not None and len(json.dumps(workload.args)) > _ARGS_LIMIT:
+        yield "spec.workload.args: is larger than 64 KiB; write the path of a file in the image or a ConfigMap"
+    if operation is not Operation.SAVE and spec.storage.overwrite:
+        yield f"spec.storage.overwrite: a {operation} writes nothing; drop overwrite, or write operation: Save"
+
+
+def _verify_problems(spec: CheckpointSpec) -> Iterator[str]:
+    if spec.operation is not Operation.VERIFY:
+        return
+    if spec.workers.world_size > 1:
+        yield "spec.workers: a Verify runs as one process; write numNodes: 1 and numProcPerNode: 1"
+    if spec.workers.device is Device.CUDA:
+        yield "spec.workers.device: a Verify needs no GPU; drop device"
+
+
+def _replica_problems(spec: CheckpointSpec) -> Iterator[str]:
+    field, replicas = "spec.parallelism.replicate", spec.parallelism.replicate
+    world = spec.workers.world_size
+    if spec.parallelism.strategy is not Strategy.HSDP:
+        if replicas > 1:
+            yield f"{field}: only hsdp has replica groups; write strategy: hsdp, or drop replicate"
+    elif replicas == 1:
+        yield f"{field}: hsdp with one replica group is fsdp2; write replicate: 2 or more, or strategy: fsdp2"
+    elif world < 2 * replicas:
+        yield (
+            f"{field}: {replicas} replica groups need at least {2 * replicas} ranks, and there are {world} (numNodes x "
+            "numProcPerNode); write more workers or fewer replicas, or strategy: ddp"
+        )
+    elif world % replicas:
+        yield f"{field}: {world} ranks can't be divided into {replicas} equal groups; write a divisor of {world}"
+
+
+def _place_problems(spec: CheckpointSpec, site: Site) -> Iterator[str]:
+    url = spec.storage.url
+    if protocol(url) == "memory" and spec.workers.world_size > 1:
+        yield "spec.storage.url: memory lives in one process; write one rank, or file:///path"
+    template = spec.workers.pod_template
+    if protocol(url) == "file" and site.file_needs_volume and isinstance(template.get("spec", {}), Mapping):
+        path = url.removeprefix("file://")
+        if not any(path.startswith(mount.rstrip("/") + "/") for mount in mounted_paths(template)):
+            yield (
+                "spec.storage.url: a path of the pod's own file system is gone with the pod; mount a volume over it in "
+                "spec.workers.podTemplate (containers: [{name: worker, volumeMounts: [...]}]), or write s3://..."
+            )

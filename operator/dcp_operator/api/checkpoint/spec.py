@@ -1,0 +1,179 @@
+"""The Checkpoint's spec: its fields with their defaults, and what follows from them.
+
+The sections that the data plane needs extend those of `dcp_contract.sections`. The CRD is generated from these models.
+"""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+from pydantic import Field
+
+from dcp_contract.checkpoint_info import Origin
+from dcp_contract.message import Wire
+from dcp_contract.sections import Device, LoadSelection, Operation, Parallelism, Storage, Workers, Workload
+from dcp_contract.task import Task
+from dcp_operator.api.checkpoint.storage_key import place
+from dcp_operator.api.naming import job_name
+
+_HANG_SECONDS: Final = 300.0
+SecretName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+ResourceName = Annotated[
+    str, Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")
+]
+RunId = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
+
+
+class SecretRef(Wire):
+    """A Secret in the Checkpoint's own namespace."""
+
+    name: SecretName = Field(description="Name of the Secret.")
+
+
+class StorageSpec(Storage):
+    """Where the checkpoint stands, and with which credentials."""
+
+    credentials_secret_ref: SecretRef | None = Field(
+        default=None,
+        description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the like, as environment of the ranks; "
+        "and ca.crt, the authorities to trust. Shuts the workers out of the node's cloud identity.",
+    )
+    ca_secret_ref: SecretRef | None = Field(
+        default=None,
+        description="Secret whose ca.crt holds the authorities to trust, where they come without credentials, or from "
+        "another Secret than these.",
+    )
+
+
+class WorkersSpec(Workers):
+    """How many ranks, on what, and in which pods."""
+
+    image: str | None = Field(
+        default=None, min_length=1, max_length=512, description="Worker image. Default: the one the operator runs with."
+    )
+    pod_template: dict[str, Any] = Field(
+        default_factory=dict,
+        max_length=2,
+        description="Merged into worker pods: resources, nodeSelector, tolerations, volumes, env, serviceAccountName.",
+    )
+    gpu_resource: ResourceName = Field(
+        default="nvidia.com/gpu",
+        description="Extended resource that device: cuda asks for, one per rank. Nothing is added where podTemplate "
+        "has the worker ask for a GPU already, by a resource or by a claim.",
+    )
+
+
+class Timeouts(Wire):
+    """How long an attempt may take."""
+
+    start_seconds: int = Field(
+        default=600,
+        ge=1,
+        le=604_800,
+        description="Seconds until every pod runs; they do not count while queued or suspended.",
+    )
+    active_seconds: int = Field(default=3600, ge=1, le=604_800, description="Seconds of running, per attempt.")
+
+
+class CheckpointSpec(Wire):
+    """One operation on one checkpoint. Only suspend, ttlSecondsAfterFinished, runId, retries, timeouts may change."""
+
+    operation: Operation = Field(
+        description="Save writes a checkpoint, Load reads it into a model, Verify checks its bytes."
+    )
+    storage: StorageSpec = Field(description="Where the checkpoint stands.")
+    workload: Workload | None = Field(default=None, description="What builds the model; required for Save and Load.")
+    parallelism: Parallelism = Field(default=Parallelism(), description="How the model is sharded.")
+    workers: WorkersSpec = Field(default=WorkersSpec(), description="How many ranks, and on what.")
+    load: LoadSelection = Field(default=LoadSelection(), description="Which part of the checkpoint a Load reads.")
+    retries: int = Field(
+        default=2, ge=0, le=20, description="Attempts after the first; a preempted one is not counted."
+    )
+    timeouts: Timeouts = Field(default=Timeouts(), description="How long an attempt may take.")
+    suspend: bool = Field(
+        default=False, description="true stops the attempt and starts no other until it is false again."
+    )
+    ttl_seconds_after_finished: int = Field(
+        default=86_400,
+        ge=-1,
+        le=31_536_000,
+        description="When the Jobs of a finished Checkpoint are removed; -1 keeps them as long as the Checkpoint. "
+        "Neither it nor its data ever goes by itself.",
+    )
+    run_id: RunId = Field(default="", description="Change it to run the operation again.")
+
+
+MUTABLE_FIELDS: Final = ("suspend", "ttlSecondsAfterFinished", "runId", "retries", "timeouts")
+
+
+class Checkpoint(Wire):
+    """A Checkpoint object: who it is, and what it asks for."""
+
+    name: str
+    namespace: str = "default"
+    uid: str = ""
+    generation: int = 1
+    created: datetime = datetime.fromtimestamp(0, UTC)
+    deleting: bool = False
+    queue: str = ""
+    """Kueue's queue, from the label: its Jobs start suspended and are left to Kueue."""
+    spec: CheckpointSpec
+    queue_labels: dict[str, str] = Field(default_factory=dict)
+    """Kueue's labels: the queue, and what else a Job says to Kueue (priority class, longest time)."""
+    unread: tuple[str, ...] = ()
+    """What is wrong with fields that were left out of a spec that had begun: no further attempt is made of it."""
+
+    @property
+    def origin(self) -> Origin:
+        """Who this run is in the manifest of what it saves."""
+        return Origin(namespace=self.namespace, name=self.name, uid=self.uid, run_id=self.spec.run_id)
+
+    @property
+    def nodes(self) -> int:
+        """Pods of an attempt."""
+        return self.spec.workers.num_nodes
+
+    @property
+    def place(self) -> str:
+        """What two Checkpoints of one namespace share exactly when they work on the same place."""
+        storage = self.spec.storage
+        secret = storage.credentials_secret_ref.name if storage.credentials_secret_ref is not None else ""
+        return place(storage, secret, self.spec.workers.pod_template, self.uid)
+
+    @property
+    def free_form_digest(self) -> str:
+        """Digest of the fields that the CRD's rules can't hold still, since they have no schema."""
+        spec = self.spec
+        workload = spec.workload
+        return _digest([workload and workload.args, spec.storage.options, spec.workers.pod_template])
+
+    def job_name(self, attempt: int) -> str:
+        """Return the name of an attempt's Job."""
+        return job_name(self.name, self.uid, self.spec.run_id, attempt)
+
+    def task(self, attempt: int, *, probe: bool = False) -> Task:
+        """Return what the pods of an attempt are told. A probe is one process that only looks for an earlier commit."""
+        spec = self.spec
+        return Task(
+            operation=spec.operation,
+            origin=self.origin,
+            attempt=attempt,
+            storage=Storage(url=spec.storage.url, options=spec.storage.options, overwrite=spec.storage.overwrite),
+            workload=spec.workload,
+            parallelism=spec.parallelism,
+            workers=Workers(
+                num_nodes=1 if probe else spec.workers.num_nodes,
+                num_proc_per_node=1 if probe else spec.workers.num_proc_per_node,
+                device=Device.CPU if probe else spec.workers.device,
+            ),
+            load=spec.load,
+            active_seconds=spec.timeouts.active_seconds,
+            hang_seconds=min(_HANG_SECONDS, spec.timeouts.active_seconds / 2),
+            probe=probe,
+        )
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,171 @@
+"""The Checkpoint's status: what was observed and decided so far. With the spec it is all that `decide` remembers."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from dcp_contract.checkpoint_info import CheckpointInfo, Conflict
+from dcp_contract.message import Wire
+from dcp_contract.reasons import Reason
+from dcp_contract.report import MAX_FAILED_RANKS
+
+Text = Annotated[str, Field(max_length=2048)]
+Short = Annotated[str, Field(max_length=253)]
+
+
+class Phase(StrEnum):
+    """Where a Checkpoint stands, in one word; derived from the conditions' reasons."""
+
+    PENDING = "Pending"
+    QUEUED = "Queued"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    CONFLICT = "Conflict"
+    FAILED = "Failed"
+    SUSPENDED = "Suspended"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing but a new runId changes it."""
+        return self in {Phase.SUCCEEDED, Phase.CONFLICT, Phase.FAILED}
+
+
+class Condition(Wire):
+    """A Kubernetes condition."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    type: Annotated[str, Field(max_length=63)]
+    status: Literal["True", "False", "Unknown"]
+    reason: Annotated[str, Field(max_length=63)]
+    message: Text
+    last_transition_time: datetime
+    observed_generation: int
+
+
+class Failure(Wire):
+    """What went wrong, where, and whether another attempt can help."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    reason: Reason
+    message: Text = ""
+    rank: int | None = None
+    pod: Short = ""
+    node: Short = ""
+    exit_code: int | None = None
+    retriable: bool = False
+    attempt: int | None = None
+    traceback: Text = ""
+
+
+class RunProgress(Wire):
+    """How far a running attempt is. Written at most every five seconds."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    stage: Short = ""
+    percent: int = Field(default=0, ge=0, le=100)
+    bytes: int = 0
+    total_bytes: int = 0
+    bytes_per_second: int = 0
+    last_update_time: datetime
+
+
+class Retries(Wire):
+    """The book of attempts: which are settled, and how many of those count against spec.retries."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    settled: int = Field(default=0, description="The last attempt whose outcome stands in this status.")
+    failed: int = Field(default=0, description="Settled attempts that count against spec.retries.")
+    uncounted: int = Field(default=0, description="Settled attempts that do not: preempted, suspended, probes.")
+    probe: bool = Field(default=False, description="The next attempt only looks whether the lost one had committed.")
+    next_time: datetime | None = Field(default=None, description="Not before this time does the next attempt start.")
+
+
+class JobRef(Wire):
+    """The Job of the latest attempt."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: Short
+    uid: Short = Field(default="", description="Set once the Job was seen: a Job that is gone after that was lost.")
+
+
+class Status(Wire):
+    """The status subresource; fields that a newer or older operator wrote and this one doesn't know are let go."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    observed_generation: int = Field(default=0, description="Generation of the spec that this status is about.")
+    run_id: Annotated[str, Field(max_length=63)] = Field(default="", description="spec.runId of the run it is about.")
+    run_generation: int = Field(
+        default=0, description="The first generation of the run: an attempt of an earlier one is none of its own."
+    )
+    free_form_digest: Annotated[str, Field(max_length=64)] = Field(
+        default="", description="Digest of the args, options and podTemplate that this status is about."
+    )
+    phase: Phase = Field(default=Phase.PENDING, description="Where the Checkpoint stands, in one word.")
+    reason: Reason | None = Field(default=None, description="Why it stands there, where there is more to say.")
+    conditions: tuple[Condition, ...] = Field(default=(), max_length=16)
+    start_time: datetime | None = Field(default=None, description="When the first attempt was created.")
+    completion_time: datetime | None = Field(default=None, description="When the result was known.")
+    duration_seconds: int | None = None
+    attempts: int = Field(default=0, description="Attempts started, each one Job.")
+    retries: Retries = Retries()
+    size: Short = Field(default="", description="Bytes of the data files, for people.")
+    duration: Short = Field(default="", description="From start to completion, for people.")
+    throughput: Short = Field(default="", description="Bytes per second of the finished attempt, for people.")
+    ranks: Short = Field(default="", description="World size, and pods x ranks per pod.")
+    conflict_guard: Short = Field(
+        default="", description="Atomic where the store itself refuses a second commit, else BestEffort."
+    )
+    checkpoint: CheckpointInfo | None = Field(default=None, description="What stands at the URL.")
+    progress: RunProgress | None = None
+    conflict: Conflict | None = Field(default=None, description="Who holds the URL already.")
+    failure: Failure | None = Field(default=None, description="Why the latest failed attempt failed.")
+    failed_ranks: tuple[Failure, ...] = Field(default=(), max_length=MAX_FAILED_RANKS)
+    failed_rank_count: int = Field(default=0, description="Failed ranks in all; failedRanks lists the first.")
+    warnings: tuple[Text, ...] = Field(default=(), max_length=16)
+    job_ref: JobRef | None = None
+    entries: Short = Field(default="", description="What a Load made of the checkpoint's entries, for people.")
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any] | None) -> Self:
+        """Return the status of a live object; a field that can't be read is dropped, never the whole."""
+        return cls._read(body)[0]
+
+    @classmethod
+    def unreadable(cls, body: Mapping[str, Any] | None) -> frozenset[str]:
+        """Return the JSON names of the fields that `read` drops: they were written, so their defaults are not true."""
+        return cls._read(body)[1]
+
+    @classmethod
+    def names(cls) -> frozenset[str]:
+        """Return the JSON names of all fields that this version knows."""
+        return frozenset(str(field.alias) for field in cls.model_fields.values())
+
+    @classmethod
+    def _read(cls, body: Mapping[str, Any] | None) -> tuple[Self, frozenset[str]]:
+        fields, dropped = dict(body or {}), set[str]()
+        while True:
+            try:
+                return cls.model_validate(fields), frozenset(dropped)
+            except ValidationError as error:
+                found = {str(each["loc"][0]) for each in error.errors()}
+            dropped |= found
+            for name in found:
+                fields.pop(name, None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-ready dict, without what holds its default; the phase always stands."""
+        return {"phase": self.phase.value} | self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+    def given(self, **changes: object) -> Self:
+        """Return this status with some fields changed."""
+        return self.model_copy(update=changes)

@@ -1,0 +1,1 @@
+"""The podTemplate: what it may hold, and how it is merged. Pure."""

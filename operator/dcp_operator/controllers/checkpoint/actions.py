@@ -1,0 +1,53 @@
+"""What a decision asks for, as data: `cluster` does it with the Kubernetes API, `local` with processes.
+
+Every action may be carried out twice: a Job that is there already, or gone already, is success.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from dcp_contract.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateAttempt:
+    """Create an attempt's Service, NetworkPolicy and, last, its Job: where the Job is, the others are."""
+
+    job_name: str
+    attempt: int
+    task: Task
+    suspend: bool = False
+    """Leave it to Kueue to start the Job."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeleteAttempt:
+    """Delete an attempt's Service, NetworkPolicy and, last, its Job with its pods."""
+
+    job_name: str
+    attempt: int
+    why: str
+
+
+Action = CreateAttempt | DeleteAttempt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One Kubernetes event about the Checkpoint."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What to do now: carry out the actions, write the status if it differs, then post the events."""
+
+    actions: tuple[Action, ...]
+    status: dict[str, Any]
+    events: tuple[Event, ...] = ()
+    wake_at: datetime | None = None
+    """When to decide again even if nothing changes."""

@@ -1,0 +1,115 @@
+"""When an attempt has taken too long: to start, or to run."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from dcp_contract.reasons import Reason
+from dcp_operator.api.checkpoint.spec import Checkpoint
+from dcp_operator.controllers.checkpoint.observed import Attempt, Pod
+from dcp_operator.controllers.checkpoint.outcome import Outcome, failure_of, overdue
+from dcp_operator.controllers.checkpoint.pods import BENIGN
+
+GRACE = timedelta(seconds=30)
+"""The launcher ends its ranks at activeSeconds and says where they were; it gets this long before it is cut short."""
+_HOPELESS = ("not found", "manifest unknown", "denied", "unauthorized", "invalid reference", "no match for platform")
+
+
+def timed_out(checkpoint: Checkpoint, attempt: Attempt, now: datetime) -> Outcome | None:
+    """Return the outcome that a timeout gives to the attempt, or None."""
+    due = _due(checkpoint, attempt)
+    if due is None:
+        return None
+    if attempt.running_since is not None:
+        return _deadline(checkpoint, attempt) if now >= due else None
+    hopeless = next((pod for pod in attempt.pods if _hopeless(pod)), None)
+    if hopeless is not None:
+        return overdue(attempt, failure_of(attempt, Reason.IMAGE_PULL_FAILED, waiting_for(hopeless), pod=hopeless))
+    return _not_started(checkpoint, attempt) if now >= due else None
+
+
+def cut_short(checkpoint: Checkpoint, attempt: Attempt) -> Outcome | None:
+    """Return the outcome of an attempt whose pods waited for a quota for so long that its Job's own deadline struck."""
+    chief = attempt.chief.report if attempt.chief is not None else None
+    if attempt.job_failure != "DeadlineExceeded" or (chief is not None and chief.result is not None):
+        return None
+    due = (attempt.started or attempt.created) + timedelta(seconds=checkpoint.spec.timeouts.start_seconds)
+    if attempt.pods and not any(pod.created is not None and pod.created > due for pod in attempt.pods):
+        return None
+    message = f"Job {attempt.job_name} ran into its own deadline, since its pods came late: {uncreated(attempt)}."
+    failure = failure_of(attempt, Reason.START_TIMEOUT, message).model_copy(update={"retriable": True})
+    return Outcome(reason=Reason.START_TIMEOUT, failure=failure, counted=False, lost=bool(attempt.pods))
+
+
+def timeout_wakes(checkpoint: Checkpoint, attempt: Attempt) -> Iterator[datetime]:
+    """Yield the time at which the attempt runs into its next timeout."""
+    due = _due(checkpoint, attempt)
+    if due is not None:
+        yield due
+
+
+def troubled(pod: Pod) -> bool:
+    """Whether something keeps a pod from starting that a person would want to know."""
+    return bool(pod.unschedulable) or pod.waiting not in BENIGN
+
+
+def waiting_for(pod: Pod) -> str:
+    """Return what a pod that does not run waits for."""
+    where = f"pod {pod.name or pod.index}" + (f" on node {pod.node}" if pod.node else "")
+    if pod.unschedulable:
+        return f"{where} can't be scheduled: {pod.unschedulable}"
+    detail = f": {pod.waiting_message}" if pod.waiting_message else ""
+    what = f": {pod.waiting_container}" if pod.waiting_container else ""
+    return f"{where}{what} is {pod.waiting or pod.phase}{detail}"
+
+
+def uncreated(attempt: Attempt) -> str:
+    """Return how many pods there are, and why there are no more: a quota, Pod Security, a webhook."""
+    why = attempt.uncreated or f"look at the events of Job {attempt.job_name}"
+    return f"{len(attempt.pods)} of {attempt.nodes} pods were created; {why}"
+
+
+def _due(checkpoint: Checkpoint, attempt: Attempt) -> datetime | None:
+    """Return when the attempt's present timeout strikes; none does while it is queued, or has no pod for a quota."""
+    timeouts = checkpoint.spec.timeouts
+    if attempt.suspended or not attempt.pods:
+        return None
+    if attempt.running_since is not None:
+        return attempt.running_since + timedelta(seconds=timeouts.active_seconds) + GRACE
+    # A Job that its queue has just released has no start time until its controller saw it.
+    start = attempt.started or (None if checkpoint.queue and not attempt.probe else attempt.created)
+    if start is None:
+        return None
+    # Time that the pods waited for a quota does not count.
+    created = (pod.created for pod in attempt.pods if pod.created is not None)
+    return max([start, *created]) + timedelta(seconds=timeouts.start_seconds)
+
+
+def _hopeless(pod: Pod) -> bool:
+    if not pod.held_up:
+        return False
+    if pod.waiting == "InvalidImageName":
+        return True
+    return pod.waiting == "ImagePullBackOff" and any(word in pod.waiting_message.lower() for word in _HOPELESS)
+
+
+def _deadline(checkpoint: Checkpoint, attempt: Attempt) -> Outcome:
+    silent = next((pod for pod in attempt.pods if not pod.ended), None)
+    seconds = checkpoint.spec.timeouts.active_seconds
+    who = f"; pod {silent.name or silent.index} has not ended" if silent is not None else ""
+    message = f"Attempt {attempt.attempt} ran longer than timeouts.activeSeconds ({seconds} s){who}."
+    return overdue(attempt, failure_of(attempt, Reason.DEADLINE_EXCEEDED, message, pod=silent))
+
+
+def _not_started(checkpoint: Checkpoint, attempt: Attempt) -> Outcome:
+    seconds = checkpoint.spec.timeouts.start_seconds
+    waiting = [pod for pod in attempt.pods if pod.started is None and not pod.ended]
+    worst = next((pod for pod in waiting if troubled(pod)), waiting[0] if waiting else None)
+    why = waiting_for(worst) if worst is not None else f"only {uncreated(attempt)}"
+    reason = Reason.IMAGE_PULL_FAILED if worst is not None and worst.pull_error else Reason.START_TIMEOUT
+    message = f"Not every pod ran within timeouts.startSeconds ({seconds} s): {why}."
+    ended = overdue(attempt, failure_of(attempt, reason, message, pod=worst))
+    if len(attempt.pods) >= attempt.nodes or ended.failure is None or reason is not Reason.START_TIMEOUT:
+        return ended
+    # A quota has room for some of them. They go, lest two attempts wait for each other's, and all is tried again.
+    return replace(ended, failure=ended.failure.model_copy(update={"retriable": True}), counted=False)

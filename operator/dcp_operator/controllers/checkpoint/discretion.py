@@ -1,0 +1,66 @@
+"""What a store tells of other namespaces stays out of a status: who may read this one need not know what is there.
+
+A manifest names the Checkpoint that saved it. A worker that meets it says so in its Report: in fields, and in the text
+of messages and tracebacks.
+"""
+
+import re
+from dataclasses import replace
+from typing import Final
+
+from dcp_contract.checkpoint_info import Conflict, Origin
+from dcp_operator.api.checkpoint.spec import Checkpoint
+from dcp_operator.api.checkpoint.status import Failure
+from dcp_operator.controllers.checkpoint.outcome import Outcome
+
+ELSEWHERE: Final = "a Checkpoint of another namespace"
+_ORIGIN: Final = re.compile(r"Checkpoint ([\w.-]+)/[\w.-]+ \(uid [^)]*\)?")
+"""What `Origin` reads like in a text; the text may be cut."""
+_LIMIT: Final = 2048
+"""Characters of a text in a status."""
+
+
+def discreet(ended: Outcome, checkpoint: Checkpoint) -> Outcome:
+    """Return the outcome without the names of objects of other namespaces."""
+    origin = ended.conflict.origin if ended.conflict is not None else None
+    foreign = origin if origin is not None and origin.namespace not in {"", checkpoint.namespace} else None
+
+    def told(text: str) -> str:
+        return _told(text, checkpoint.namespace, foreign)
+
+    def of_failure(failure: Failure) -> Failure:
+        return failure.model_copy(
+            update={"message": told(failure.message), "traceback": told(failure.traceback)},
+        )
+
+    info = ended.checkpoint
+    if info is not None:
+        saver = info.origin if info.origin is not None and info.origin.namespace == checkpoint.namespace else None
+        info = info.model_copy(update={"origin": saver, "verified": told(info.verified)})
+    conflict = ended.conflict
+    if conflict is not None:
+        said = conflict.message if conflict.message or foreign is None else _exists(conflict)
+        conflict = conflict.model_copy(
+            update={"message": told(said), "origin": None if foreign is not None else conflict.origin}
+        )
+    return replace(
+        ended,
+        failure=of_failure(ended.failure) if ended.failure is not None else None,
+        failed_ranks=tuple(map(of_failure, ended.failed_ranks)),
+        checkpoint=info,
+        conflict=conflict,
+        warnings=tuple(map(told, ended.warnings)),
+    )
+
+
+def _exists(conflict: Conflict) -> str:
+    when = f" at {conflict.created_time:%Y-%m-%d %H:%M:%SZ}" if conflict.created_time is not None else ""
+    return f"Checkpoint already exists at this URL: save {conflict.save_id} by {ELSEWHERE}{when}."
+
+
+def _told(text: str, namespace: str, foreign: Origin | None) -> str:
+    if foreign is not None:
+        for name in (str(foreign), f"Checkpoint {foreign.namespace}/{foreign.name}"):
+            text = text.replace(name, ELSEWHERE)
+        text = text.replace(f"{foreign.namespace}/{foreign.name}", ELSEWHERE)
+    return _ORIGIN.sub(lambda found: found[0] if found[1] == namespace else ELSEWHERE, text)[:_LIMIT]

@@ -1,0 +1,170 @@
+"""Job and Pod bodies as one frozen value: what the cluster shows of a Checkpoint's attempts.
+
+`local` builds the same values from processes, so that everything after this module is one code path.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from dcp_contract.progress import Progress
+from dcp_operator.api.naming import ATTEMPT_LABEL, GENERATION_ANNOTATION, PROBE_LABEL, RUN_LABEL, SPEC_ANNOTATION
+from dcp_operator.controllers.checkpoint.pods import Body, Pod, condition, optional_time, pod_of, time_of
+
+_DIGEST: Final = 64
+"""Characters of one that a status takes."""
+
+_DIGITS: Final = 18
+
+__all__ = ["Attempt", "Observed", "Pod", "observe"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One Indexed Job and its pods."""
+
+    job_name: str
+    attempt: int
+    created: datetime
+    nodes: int = 1
+    run_id: str = ""
+    probe: bool = False
+    suspended: bool = False
+    """Its Job is held back, mostly by its queue, or the Job controller has yet to see that it no longer is."""
+    deleting: bool = False
+    started: datetime | None = None
+    """When the Job was created or last resumed."""
+    finished: datetime | None = None
+    """When the Job controller called it Complete or Failed."""
+    job_failure: str = ""
+    """The Job controller's reason, such as FailedIndexes or DeadlineExceeded."""
+    pods: tuple[Pod, ...] = ()
+    progress: Progress | None = None
+    uid: str = ""
+    """Of the Job."""
+    generation: int | None = None
+    """Of the Checkpoint, when it was made; None where an earlier operator made it."""
+    digest: str = ""
+    """Of the free-form fields that it was made of; empty where an earlier operator made it."""
+    uncreated: str = ""
+    """What the Job controller says of pods that it can't create."""
+
+    @property
+    def running_since(self) -> datetime | None:
+        """When its last pod started; None until every pod has."""
+        starts = [pod.started for pod in self.pods if pod.started is not None]
+        return max(starts) if len(starts) >= self.nodes else None
+
+    @property
+    def chief(self) -> Pod | None:
+        """The pod of node 0, whose Report has the checkpoint."""
+        return self.pod(0)
+
+    def pod(self, index: int) -> Pod | None:
+        """Return the pod of a node."""
+        return next((pod for pod in self.pods if pod.index == index), None)
+
+    @property
+    def active(self) -> bool:
+        """Whether a worker container may still run."""
+        return self.finished is None and not (len(self.pods) >= self.nodes and all(pod.ended for pod in self.pods))
+
+    @property
+    def lingers(self) -> bool:
+        """Whether its ranks have ended and its pods run on, since another container in them does."""
+        return self.finished is None and not self.active and any(pod.lingers for pod in self.pods)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """All attempts of a Checkpoint that exist, of any run."""
+
+    attempts: tuple[Attempt, ...] = ()
+    leftover: tuple[Pod, ...] = ()
+    """Pods whose Job is gone."""
+
+
+def observe(
+    jobs: Iterable[Body], pods: Iterable[Body | Pod], progress: Mapping[str, Progress] | None = None
+) -> Observed:
+    """Return what the bodies show.
+
+    Args:
+        jobs: Bodies of Jobs.
+        pods: Their pods, read already or not.
+        progress: The last log line of each running Job, by its name.
+    """
+    by_job: dict[str, list[Pod]] = {}
+    for each in pods:
+        pod = each if isinstance(each, Pod) else pod_of(each)
+        by_job.setdefault(pod.job, []).append(pod)
+    attempts = [
+        _attempt(body, by_job.pop(body["metadata"]["name"], []), progress or {})
+        for body in jobs
+        if _labels(body).get(ATTEMPT_LABEL, "").isdecimal()
+    ]
+    return Observed(
+        attempts=tuple(sorted(attempts, key=lambda each: (each.run_id, each.attempt))),
+        leftover=tuple(pod for pods in by_job.values() for pod in pods),
+    )
+
+
+def _attempt(body: Body, pods: list[Pod], progress: Mapping[str, Progress]) -> Attempt:
+    metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
+    labels, annotations = _labels(body), metadata.get("annotations") or {}
+    generation = annotations.get(GENERATION_ANNOTATION, "")[:_DIGITS]
+    # Somebody may have set parallelism to 0, to pause the Job.
+    nodes = max(1, spec.get("completions") or spec.get("parallelism") or 1)
+    end = condition(status, "Failed") or condition(status, "Complete") or {}
+    resumed = optional_time((condition(status, "Suspended", "False") or {}).get("lastTransitionTime"))
+    return Attempt(
+        job_name=metadata["name"],
+        attempt=int(labels[ATTEMPT_LABEL]),
+        created=_created(body),
+        nodes=nodes,
+        run_id=labels.get(RUN_LABEL, ""),
+        probe=labels.get(PROBE_LABEL) == "true",
+        # The Job controller resets startTime and the condition after it has created the pods anew: up to then all that
+        # is known of the Job is of before the suspension, whatever its spec says by now.
+        suspended=not end and (bool(spec.get("suspend")) or condition(status, "Suspended") is not None),
+        deleting=bool(metadata.get("deletionTimestamp")),
+        started=optional_time(status.get("startTime")),
+        finished=optional_time(end.get("lastTransitionTime")),
+        job_failure=end.get("reason", "") if end.get("type") == "Failed" else "",
+        pods=_latest([each for each in pods if 0 <= each.index < nodes and not _before(each, resumed)]),
+        progress=progress.get(metadata["name"]),
+        uid=metadata.get("uid", ""),
+        generation=int(generation) if generation.isdecimal() else None,
+        digest=annotations.get(SPEC_ANNOTATION, "")[:_DIGEST],
+    )
+
+
+def _before(pod: Pod, resumed: datetime | None) -> bool:
+    """Return whether a pod was deleted before the Job was resumed: the Job controller deletes those it suspends.
+
+    Their creation tells nothing: those of after the resume are created before the Job is said to be resumed.
+    """
+    return resumed is not None and pod.deleted is not None and pod.deleted <= resumed
+
+
+def _latest(pods: list[Pod]) -> tuple[Pod, ...]:
+    """Return one pod per index: while the Job controller replaces one, the one that ended says more."""
+    chosen: dict[int, Pod] = {}
+    for pod in pods:
+        other = chosen.get(pod.index)
+        if other is None or _says(pod) > _says(other):
+            chosen[pod.index] = pod
+    return tuple(chosen[index] for index in sorted(chosen))
+
+
+def _says(pod: Pod) -> tuple[bool, bool, bool]:
+    return pod.report is not None, pod.ended, pod.started is not None
+
+
+def _labels(body: Body) -> Mapping[str, str]:
+    return body["metadata"].get("labels") or {}
+
+
+def _created(body: Body) -> datetime:
+    return time_of(body["metadata"]["creationTimestamp"])

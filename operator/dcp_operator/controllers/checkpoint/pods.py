@@ -1,0 +1,306 @@
+"""One Pod body as a small frozen value: how the ranks' container stands, whatever else runs beside it.
+
+A pod may hold other containers: a service mesh's proxy, a log shipper, what a webhook put in. They may outlive the
+ranks for ever or die before them, and the pod's phase tells of all of them together. So their end is read
+off their own container, and off the phase only where that container says nothing: evicted, or never started.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any, Final, Literal, NamedTuple, cast
+
+from dcp_contract.reasons import Reason, Weight
+from dcp_contract.report import RankFailure, Report
+from dcp_operator.api.checkpoint.conditions import REASONS
+from dcp_operator.api.checkpoint.status import Phase
+from dcp_operator.api.naming import INDEX_LABEL, JOB_LABEL, WORKER_CONTAINER
+
+Body = Mapping[str, Any]
+PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
+
+_STUCK: Final = timedelta(seconds=30)
+"""A pod that is still there this long after its deletion was due is on a node that no longer answers."""
+_PULL_ERRORS: Final = {
+    "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
+    "RegistryUnavailable", "SignatureValidationFailed",
+}  # fmt: skip
+_TERMINATION_SECONDS: Final = 60
+"""How long our pods have to end; what a deletion gives them where its body doesn't say otherwise."""
+_TERMINAL: Final = {"Succeeded", "Failed"}
+BENIGN: Final = {"", "ContainerCreating", "PodInitializing"}
+"""Words of the kubelet for a container that is about to start."""
+_LATE: Final = timedelta(seconds=10)
+"""How much earlier than it is seen a pod may have ended that was seen to run before."""
+_UNKNOWN: Final = "ContainerStatusUnknown"
+"""The kubelet's word for a container that ran and that it can't find any more, after a node's restart say."""
+
+
+@lru_cache(maxsize=8192)
+def shared(text: str) -> str:
+    """Return the same object for the same text: thousands of pods say the same of their attempt.
+
+    Not by sys.intern: Python 3.12 keeps what is interned for ever, and anybody may write labels.
+    """
+    return text
+
+
+class Told(NamedTuple):
+    """A failure that a rank or a launcher reported, with what orders it among those of the attempt."""
+
+    order: tuple[Weight, float]
+    failure: RankFailure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pod:
+    """One pod of an attempt: `numProcPerNode` ranks and their launcher."""
+
+    index: int
+    name: str = ""
+    phase: PodPhase = "Pending"
+    """Of all its containers together."""
+    node: str = ""
+    unschedulable: str = ""
+    """The scheduler's message while it finds no node."""
+    waiting: str = ""
+    """The kubelet's word for why the container does not run yet, such as ImagePullBackOff."""
+    waiting_message: str = ""
+    waiting_container: str = ""
+    """Which other container it is that waits, such as `init container fetch`; empty for the ranks' own."""
+    held_up: bool = True
+    """Whether the ranks can't start before that container does."""
+    started: datetime | None = None
+    finished: datetime | None = None
+    exit_code: int | None = None
+    """Of the worker container; None while it runs, and where the kubelet never said how it ended."""
+    exit_reason: str = ""
+    """The kubelet's word for how the container ended, such as OOMKilled or StartError."""
+    exit_message: str = ""
+    oom_killed: bool = False
+    disrupted: str = ""
+    """Reason of the condition DisruptionTarget: preempted, drained, ended by its kubelet, or node lost."""
+    rejected: str = ""
+    """Why the kubelet ended the whole pod: Evicted, NodeShutdown, UnexpectedAdmissionError..., with its message."""
+    deleting: datetime | None = None
+    """When the pod was due to be gone."""
+    report: Report | None = None
+    job: str = ""
+    """Name of the Job that its label names."""
+    created: datetime | None = None
+    deleted: datetime | None = None
+    """When its deletion was asked for."""
+    told: tuple[Told, ...] = field(default=(), init=False, repr=False, compare=False)
+    """What its Report says went wrong, what counts most first, whatever order an image of the user's own gave it."""
+
+    def __post_init__(self) -> None:
+        """Order the failures once: each of thousands of reconciles asks for the first of thousands of pods."""
+        failures = self.report.failures if self.report is not None else ()
+        told = (Told((Weight.of(each.reason), each.time), each) for each in map(_of_a_failure, failures))
+        object.__setattr__(self, "told", tuple(sorted(told, key=lambda each: each.order)))
+
+    @property
+    def ended(self) -> bool:
+        """Whether its worker container is done."""
+        return self.exit_code is not None or self.phase in _TERMINAL
+
+    @property
+    def failed(self) -> bool:
+        """Whether its worker container is done and did not succeed."""
+        return self.phase == "Failed" if self.exit_code is None else self.exit_code != 0
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether its worker container is done and succeeded, whatever became of the others."""
+        return self.ended and not self.failed
+
+    @property
+    def lingers(self) -> bool:
+        """Whether it runs on although its worker container is done: another container keeps it, and what it holds."""
+        return self.ended and self.phase not in _TERMINAL
+
+    @property
+    def vanished(self) -> bool:
+        """Whether its kubelet lost sight of the container, which had run."""
+        return self.exit_reason == _UNKNOWN
+
+    @property
+    def evicted(self) -> bool:
+        """Whether its kubelet ended it to relieve the node, as the pod that used most beyond its requests."""
+        return self.rejected.startswith("Evicted")
+
+    @property
+    def pull_error(self) -> bool:
+        """Whether its image can't be pulled at the moment."""
+        return self.held_up and self.waiting in _PULL_ERRORS
+
+    @property
+    def given_up_at(self) -> datetime | None:
+        """When to give up a pod that was deleted and whose node never says that it stopped."""
+        return self.deleting + _STUCK if self.deleting is not None and not self.ended else None
+
+    def lost(self, now: datetime) -> bool:
+        """Return whether the pod is given up."""
+        return self.given_up_at is not None and now >= self.given_up_at
+
+    def over(self, now: datetime) -> bool:
+        """Return whether nothing more is to be expected of its ranks."""
+        return self.ended or self.lost(now)
+
+
+def pod_of(body: Body, seen: datetime | None = None, before: Pod | None = None) -> Pod:
+    """Return what a Pod body shows.
+
+    Its node's clock may be wrong, and deadlines count from what it says. So a time lies between the pod's creation, by
+    the API server's clock, and its first sight here.
+
+    Args:
+        body: The Pod.
+        seen: The time of this sight, by the operator's clock; None where it is not known.
+        before: What the pod showed before, whose times stand.
+    """
+    metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
+    labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    running, waiting, ended = _worker(status)
+    scheduled, disruption = condition(status, "PodScheduled", "False"), condition(status, "DisruptionTarget")
+    over = bool(ended) or status.get("phase") in _TERMINAL
+    waits = _waits(status, waiting) if not (running or ended) else _Waits()
+    created = optional_time(metadata.get("creationTimestamp"))
+    started = _within(_started(running or ended, status), created, seen)
+    finished = optional_time(ended.get("finishedAt")) or (_last_change(status, started) if over else None)
+    ran = seen is not None and before is not None and not before.ended
+    finished = _within(finished, seen - _LATE if seen is not None and ran else started or created, seen)
+    if before is not None:
+        started = (started and before.started) or started
+        finished = (finished and before.finished) or finished
+    deleting = optional_time(metadata.get("deletionTimestamp"))
+    grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds", _TERMINATION_SECONDS))
+    return Pod(
+        index=_index(labels.get(INDEX_LABEL) or annotations.get(INDEX_LABEL) or "0"),
+        name=metadata["name"],
+        created=created,
+        phase=cast("PodPhase", status.get("phase", "Pending")),
+        node=shared(spec.get("nodeName", "")),
+        unschedulable=scheduled.get("message", "") if scheduled else "",
+        waiting=waits.reason,
+        waiting_message=waits.message,
+        waiting_container=waits.container,
+        held_up=waits.holds_up,
+        started=started,
+        finished=finished,
+        exit_code=ended.get("exitCode"),
+        exit_reason=ended.get("reason", ""),
+        exit_message=ended.get("message", ""),
+        oom_killed=ended.get("reason") == "OOMKilled",
+        disrupted=disruption.get("reason", "DisruptionTarget") if disruption else "",
+        rejected=": ".join(each for each in (status.get("reason"), status.get("message")) if each),
+        deleting=deleting,
+        report=Report.decode(ended.get("message", "")) if ended.get("message") else None,
+        job=shared(labels.get(JOB_LABEL, "")),
+        deleted=deleting - grace if deleting is not None else None,
+    )
+
+
+def _of_a_failure(failure: RankFailure) -> RankFailure:
+    """Return a failure with a reason that failures have; the word of another one goes in front of its message."""
+    if REASONS[failure.reason].phase in {Phase.FAILED, Phase.CONFLICT}:
+        return failure
+    return failure.model_copy(update={"reason": Reason.RANK_FAILED, "message": f"{failure.reason}: {failure.message}"})
+
+
+def _index(text: str) -> int:
+    """Return which node a pod is of; -1, which is none, for what the Job controller has not written."""
+    return int(text) if text.isdecimal() else -1
+
+
+def _within(time: datetime | None, first: datetime | None, last: datetime | None) -> datetime | None:
+    if time is None:
+        return None
+    time = min(time, last) if last is not None else time
+    return max(time, first) if first is not None else time
+
+
+def _worker(status: Body) -> tuple[Body, Body, Body]:
+    """Return how the worker container runs, waits and ended; one of the three says something, or none does."""
+    states = [each for each in status.get("containerStatuses") or () if each.get("name") == WORKER_CONTAINER]
+    state = (states[0].get("state") or {}) if states else {}
+    running, waiting, ended = (state.get(key) or {} for key in ("running", "waiting", "terminated"))
+    if not ended and status.get("phase") == "Failed":
+        ended = _failed_init(status)
+    return running, waiting, ended
+
+
+class _Waits(NamedTuple):
+    reason: str = ""
+    message: str = ""
+    container: str = ""
+    holds_up: bool = True
+
+
+def _waits(status: Body, own: Body) -> _Waits:
+    """Return what keeps the worker container from starting; its own trouble counts before that of others.
+
+    Init containers come before it, native sidecars among them. Another container that can't start is worth a word, and
+    holds up nothing.
+    """
+    mine = _Waits(own.get("reason", ""), own.get("message", ""))
+    if mine.reason not in BENIGN:
+        return mine
+    for kind, what in (("initContainerStatuses", "init container"), ("containerStatuses", "container")):
+        for each in status.get(kind) or ():
+            waiting = (each.get("state") or {}).get("waiting") or {}
+            if each.get("name") != WORKER_CONTAINER and waiting.get("reason", "") not in BENIGN:
+                holds_up = kind == "initContainerStatuses"
+                return _Waits(waiting["reason"], waiting.get("message", ""), f"{what} {each['name']}", holds_up)
+    at_work = [each["name"] for each in status.get("initContainerStatuses") or () if _starting(each)]
+    return mine._replace(message=f"init container {at_work[0]} is at work") if at_work and mine.reason else mine
+
+
+def _starting(init: Body) -> bool:
+    """Return whether an init container runs, and as a native sidecar has not started up."""
+    return bool((init.get("state") or {}).get("running")) and not init.get("started")
+
+
+def _failed_init(status: Body) -> Body:
+    """Return how an init container kept the ranks from starting."""
+    for each in status.get("initContainerStatuses") or ():
+        ended = (each.get("state") or {}).get("terminated") or {}
+        if ended.get("exitCode"):
+            reason = f"init container {each['name']} ended with exit code {ended['exitCode']}"
+            return {"reason": reason, "message": ended.get("message") or ended.get("reason") or ""}
+    return {}
+
+
+def _started(state: Body, status: Body) -> datetime | None:
+    """Return when the container started; of one that its kubelet lost sight of only the pod's own start is known."""
+    return optional_time(state.get("startedAt") or (status.get("startTime") if state.get("reason") == _UNKNOWN else ""))
+
+
+def _last_change(status: Body, started: datetime | None) -> datetime | None:
+    """Return when a pod ended that has no container to say so: evicted, or failed by the node's loss."""
+    return max(_times(status), default=started)
+
+
+def _times(status: Body) -> Iterator[datetime]:
+    for each in status.get("conditions") or ():
+        if each.get("lastTransitionTime"):
+            yield time_of(each["lastTransitionTime"])
+
+
+def condition(status: Body, kind: str, wanted: str = "True") -> Body | None:
+    """Return the condition of a status if it stands as wanted."""
+    for each in status.get("conditions") or ():
+        if each.get("type") == kind and each.get("status") == wanted:
+            return cast("Body", each)
+    return None
+
+
+def time_of(text: str) -> datetime:
+    """Return a time as the API server writes it."""
+    return datetime.fromisoformat(text)
+
+
+def optional_time(text: str | None) -> datetime | None:
+    """Return the time; a container that could not start "started" in 1970, which is no time."""
+    return time_of(text) if text and not text.startswith("1970-") else None

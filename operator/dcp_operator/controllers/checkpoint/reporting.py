@@ -1,0 +1,82 @@
+"""What the world sees of a status: its conditions and columns, and the events of a transition."""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from dcp_operator.api.checkpoint.conditions import REASONS, SPEC_CHANGED, conditions, human_duration, message_of
+from dcp_operator.api.checkpoint.status import Phase, Status
+from dcp_operator.controllers.checkpoint.actions import Event
+
+_EVENT_LIMIT: Final = 1000
+_MESSAGE_LIMIT: Final = 1800
+_NEEDED: Final = (
+    "phase", "reason", "conditions", "observedGeneration", "runId", "runGeneration", "freeFormDigest", "attempts",
+    "retries", "startTime", "completionTime", "jobRef",
+)  # fmt: skip
+
+
+def with_conditions(
+    status: Status, message: str, written: Status, generation: int, now: datetime, *, changed: bool = False
+) -> Status:
+    """Return the status with the conditions and the duration that follow from it.
+
+    Args:
+        status: What was decided.
+        message: What a person reads first.
+        written: The status as it stands in the cluster.
+        generation: Of the spec that was decided on.
+        now: The time.
+        changed: Whether that spec is another than the one that the run began with.
+    """
+    final = status.given(
+        observed_generation=generation,
+        duration=human_duration(status.duration_seconds) if status.duration_seconds is not None else "",
+    )
+    text, stamp = message[:_MESSAGE_LIMIT], now.replace(microsecond=0)
+    return final.given(conditions=conditions(final, text, written.conditions, stamp, changed=changed))
+
+
+def minimal(status: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what has to stand in a status whose other fields the API server refuses.
+
+    How it stands, and what `decide` has to remember: without that, finished work would begin again.
+    """
+    return {name: status[name] for name in _NEEDED if name in status}
+
+
+def status_refused(why: str) -> Event:
+    """Return the event of a Checkpoint of whose status the API server takes the bare minimum, if that."""
+    message = f"The API server refuses the status: {why}. Apply the CRD that belongs to this operator."
+    return Event(type="Warning", reason="StatusRefused", message=message[:_EVENT_LIMIT])
+
+
+def spec_changed(status: Status) -> bool:
+    """Return whether a status says that it is about another spec than the one beside it."""
+    return any(each.type == SPEC_CHANGED for each in status.conditions)
+
+
+def events(written: Status, final: Status) -> Iterator[Event]:
+    """Yield the events of a transition.
+
+    That is one for a spec that changed under way, one for a failed attempt that is followed by another, and one for a
+    change of phase or reason.
+    """
+    if spec_changed(final) and not spec_changed(written):
+        yield Event(type="Warning", reason=SPEC_CHANGED, message=message_of(final.conditions, SPEC_CHANGED))
+    failure = final.failure
+    retried = failure is not None and failure != written.failure and not final.phase.terminal
+    if retried and failure is not None:
+        what = f"Attempt {failure.attempt} failed: {failure.message}"
+        yield Event(type="Warning", reason=failure.reason.value, message=what[:_EVENT_LIMIT])
+        if final.phase is Phase.PENDING:
+            return
+    if (written.phase, written.reason, written.attempts) == (final.phase, final.reason, final.attempts):
+        return
+    word = final.reason or final.phase
+    normal = final.reason is None or REASONS[final.reason].phase in {Phase.SUCCEEDED, Phase.QUEUED, Phase.SUSPENDED}
+    yield Event(
+        type="Normal" if normal else "Warning",
+        reason=word.value,
+        message=message_of(final.conditions)[:_EVENT_LIMIT],
+    )

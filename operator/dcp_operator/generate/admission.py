@@ -1,0 +1,177 @@
+"""The admission policies, generated from the rules of podTemplates: what is refused is refused before it is stored.
+
+They hold what the CRD's own rules can't say: args, options and podTemplate have no schema that CEL could compare, and a
+rule of the CRD sees no more than the object. An object that is stored already is not judged again, so that a stricter
+policy keeps nobody from suspending or relabelling what runs.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from dcp_operator.api.bounds import FREE_FORM, TOO_DEEP, cel
+from dcp_operator.api.checkpoint.cel_rules import ANOTHER
+from dcp_operator.api.naming import GROUP, PLURAL, VERSION, WORKER_CONTAINER
+from dcp_operator.api.pod.rules import POD_RULES, PodRule
+from dcp_operator.api.pod.view import VARIABLES
+from dcp_operator.api.storage_url import ADDRESS_OPTIONS, FORBIDDEN_NETWORKS, METADATA_HOSTS
+
+MANIFESTS: Final = Path(__file__).parents[3] / "manifests"
+_HEADER: Final = "# Generated from operator/dcp_operator/api by `make crd`; do not edit.\n"
+_TEMPLATE: Final = "spec.workers.podTemplate"
+_HELD: Final = ("workload.?args", "storage.?options", "workers.?podTemplate")
+"""Free-form fields, as CEL reads them below the spec."""
+_NEW: Final = (
+    "oldObject == null || object.spec.?workers.?podTemplate != oldObject.spec.?workers.?podTemplate || "
+    "object.spec.storage != oldObject.spec.storage"
+)
+
+Policy = dict[str, Any]
+
+
+class Plain(yaml.SafeDumper):
+    """YAML without anchors, which no reader of a manifest expects."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - the library's signature
+        """Write everything out where it stands."""
+        return True
+
+
+def files() -> tuple[tuple[Path, str], ...]:
+    """Return each generated file with its text."""
+    return (
+        (MANIFESTS / "api" / "admission.yaml", _text(still(), shallow(), everywhere())),
+        (MANIFESTS / "api" / "admission-restricted.yaml", _text(restricted())),
+    )
+
+
+def still() -> Policy:
+    """Return the policy that holds the free-form fields still."""
+    validations = [
+        {
+            "expression": f"object.spec.?{field} == oldObject.spec.?{field}",
+            "message": f"spec.{field.replace('.?', '.')} is immutable; {ANOTHER}",
+            "reason": "Forbidden",
+        }
+        for field in _HELD
+    ]
+    return _policy("still", ["UPDATE"], validations)
+
+
+def shallow() -> Policy:
+    """Return the policy of how deep a free-form field may be."""
+    fields = {field: f"object.spec.?{section}.?{field}" for section, field in FREE_FORM}
+    policy = _policy("shallow", ["CREATE", "UPDATE"], [
+        {
+            "expression": cel(f"variables.{field}"),
+            "message": f"spec.{section}.{field}: {TOO_DEEP}",
+            "reason": "Invalid",
+        }
+        for section, field in FREE_FORM
+    ])  # fmt: skip
+    changed = (f"{at} != {at.replace('object', 'oldObject', 1)}" for at in fields.values())
+    policy["spec"]["matchConditions"] = [
+        {"name": "new-or-changed", "expression": " || ".join(["oldObject == null", *changed])}
+    ]
+    policy["spec"]["variables"] = [
+        {"name": field, "expression": f"{at}.orValue(dyn(null))"} for field, at in fields.items()
+    ]
+    return policy
+
+
+def everywhere() -> Policy:
+    """Return the policy of what no worker pod may have: plain secrets, API tokens, and what is the operator's."""
+    return _pods(
+        "pods",
+        [rule for rule in POD_RULES if not rule.profile],
+        [_mounted(), *(_address(option) for option in ADDRESS_OPTIONS)],
+    )
+
+
+def restricted() -> Policy:
+    """Return the policy of the `restricted` profile, left out where namespaces judge by themselves."""
+    return _pods("restricted", [rule for rule in POD_RULES if rule.profile], [])
+
+
+def _pods(name: str, rules: list[PodRule], more: list[dict[str, str]]) -> Policy:
+    validations = {
+        # Two rules that differ in what they say may be one in CEL.
+        rule.cel: {"expression": rule.cel, "message": f"{_TEMPLATE}{rule.field}: {rule.message}", "reason": "Invalid"}
+        for rule in reversed(rules)
+    }
+    policy = _policy(name, ["CREATE", "UPDATE"], [*reversed(validations.values()), *more])
+    policy["spec"]["matchConditions"] = [{"name": "new-or-changed", "expression": _NEW}]
+    policy["spec"]["variables"] = [{"name": key, "expression": value} for key, value in VARIABLES.items()]
+    return policy
+
+
+def _mounted() -> dict[str, str]:
+    """Return the rule that a file:// URL lies on a volume; `rules` has it for the operator's own check."""
+    mounts = (
+        "(type(c[?'volumeMounts'].orValue(dyn(null))) == list ? c.volumeMounts : []).exists(m, type(m) == map && "
+        "type(m[?'mountPath'].orValue(dyn(null))) == string && "
+        "object.spec.storage.url.substring(7).startsWith(string(m.mountPath).endsWith('/') ? m.mountPath : "
+        "string(m.mountPath) + '/'))"
+    )
+    return {
+        "expression": f"!object.spec.storage.url.startsWith('file://') || variables.containers.exists(c, "
+        f"c[?'name'].orValue(dyn(null)) == '{WORKER_CONTAINER}' && {mounts})",
+        "message": "spec.storage.url: a path of the pod's own file system is gone with the pod; mount a volume over it "
+        "in spec.workers.podTemplate, or write s3://...",
+        "reason": "Invalid",
+    }
+
+
+def _address(option: str) -> dict[str, str]:
+    """Return the rule that an address is no metadata service's: `storage_url` in CEL.
+
+    What is a number to a resolver and no plain address here (2852039166, 0xa9fea9fe, ::ffff:a9fe:a9fe, fe80::1%25eth0)
+    is refused whole: no store needs such a spelling. The CRD can't have this rule, whose cost has no bound there.
+    """
+    value = f"object.spec.storage.options.{option}"
+    host = f"url({value}).getHostname().lowerAscii()"
+    names = "|".join(name.replace(".", "[.]") for name in sorted(METADATA_HOSTS))
+    networks = " || ".join(f"cidr('{network}').containsIP(ip({host}))" for network in FORBIDDEN_NETWORKS)
+    address = f"(ip({host}).isGlobalUnicast() || ip({host}).isLoopback()) && !({networks})"
+    number = f"{host}.matches('^((0x[0-9a-f]+|[0-9]+)([.](0x[0-9a-f]+|[0-9]+))*[.]?|.*:.*)$')"
+    named = f"!{number} && !{host}.matches('^({names})[.]*$')"
+    return {
+        "expression": f"!has(object.spec.storage.options) || !has({value}) || !isURL({value}) || "
+        f"(isIP({host}) ? {address} : {named})",
+        "message": f"spec.storage.options.{option}: link-local and metadata addresses are refused; write the address "
+        "of a store",
+        "reason": "Invalid",
+    }
+
+
+def _policy(name: str, operations: list[str], validations: list[dict[str, str]]) -> Policy:
+    rules = [{"apiGroups": [GROUP], "apiVersions": [VERSION], "operations": operations, "resources": [PLURAL]}]
+    return {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": _metadata(name),
+        "spec": {
+            "failurePolicy": "Fail",
+            "matchConstraints": {"resourceRules": rules},
+            "validations": validations,
+        },
+    }
+
+
+def _metadata(name: str) -> dict[str, Any]:
+    return {"name": f"{PLURAL}-{name}.{GROUP}", "labels": {"app.kubernetes.io/name": "dcp-operator"}}
+
+
+def _text(*policies: Policy) -> str:
+    documents = []
+    for policy in policies:
+        name = policy["metadata"]["name"]
+        binding = {
+            "apiVersion": policy["apiVersion"],
+            "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": policy["metadata"],
+            "spec": {"policyName": name, "validationActions": ["Deny"]},
+        }
+        documents += [policy, binding]
+    return _HEADER + yaml.dump_all(documents, Dumper=Plain, sort_keys=False, width=1000)

@@ -1,0 +1,209 @@
+"""The CustomResourceDefinition, generated from the models of `spec` and `status`.
+
+`python -m dcp_operator.generate.crd` writes manifests/crds, and the admission policies beside it; with --check it
+fails where a file there differs.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from dcp_contract.environment import REPORT_LIMIT
+from dcp_contract.sections import Storage
+from dcp_contract.storage_options import STORAGE_OPTIONS, StorageOption
+from dcp_operator.api.checkpoint.cel_rules import RULES
+from dcp_operator.api.checkpoint.spec import CheckpointSpec
+from dcp_operator.api.checkpoint.status import Status
+from dcp_operator.api.naming import GROUP, KIND, PLURAL, VERSION
+from dcp_operator.generate import admission
+
+PATH: Final = Path(__file__).parents[3] / "manifests" / "crds" / f"{GROUP}_{PLURAL}.yaml"
+_HEADER: Final = "# Generated from operator/dcp_operator/api by `make crd`; do not edit.\n"
+
+_KEPT: Final = (
+    "description", "type", "format", "enum", "default", "pattern", "minimum", "maximum",
+    "minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "required",
+)  # fmt: skip
+_COLUMNS: Final = (
+    ("Operation", "string", ".spec.operation", 0),
+    ("Phase", "string", ".status.phase", 0),
+    ("Step", "integer", ".status.checkpoint.step", 0),
+    ("Size", "string", ".status.size", 0),
+    ("Duration", "string", ".status.duration", 0),
+    ("Reason", "string", ".status.reason", 0),
+    ("Age", "date", ".metadata.creationTimestamp", 0),
+    ("Ranks", "string", ".status.ranks", 1),
+    ("Throughput", "string", ".status.throughput", 1),
+    ("Entries", "string", ".status.entries", 1),
+    ("URL", "string", ".spec.storage.url", 1),
+)
+_OPTION_TYPES: Final = {str: "string", int: "integer", float: "number", bool: "boolean"}
+
+_TRUTH_VALUES: Final = {"True", "False", "Unknown"}
+_WORD: Final = {"pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", "minLength": 1, "maxLength": 63}
+"""A reason, as in metav1.Condition."""
+
+_NO_DEFAULT: Final[tuple[object, ...]] = ("", None, [], {})
+
+Schema = dict[str, Any]
+
+
+def custom_resource_definition() -> dict[str, Any]:
+    """Return the CustomResourceDefinition of Checkpoint."""
+    version = {
+        "name": VERSION,
+        "served": True,
+        "storage": True,
+        "schema": {"openAPIV3Schema": _object_schema()},
+        "subresources": {"status": {}},
+        "additionalPrinterColumns": [
+            {"name": name, "type": kind, "jsonPath": path} | ({"priority": priority} if priority else {})
+            for name, kind, path, priority in _COLUMNS
+        ],
+        "selectableFields": [{"jsonPath": path} for path in (".spec.operation", ".status.phase", ".status.reason")],
+    }
+    names = {
+        "kind": KIND, "listKind": f"{KIND}List", "plural": PLURAL, "singular": KIND.lower(),
+        "shortNames": ["dcp"], "categories": ["dcp"],
+    }  # fmt: skip
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "spec": {"group": GROUP, "scope": "Namespaced", "names": names, "versions": [version]},
+    }
+
+
+def render() -> str:
+    """Return the file's text."""
+    return _HEADER + yaml.dump(custom_resource_definition(), Dumper=admission.Plain, sort_keys=False, width=1000)
+
+
+def _object_schema() -> Schema:
+    spec = _structural(CheckpointSpec.model_json_schema(by_alias=True))
+    spec["properties"]["storage"]["properties"]["options"] = _options()
+    status = _open(_structural(Status.model_json_schema(by_alias=True), with_defaults=False))
+    # Without it an object that no operator has seen yet passes for done: kstatus reads no status as Current.
+    status["default"] = {"observedGeneration": -1}
+    status["properties"]["conditions"] |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+    schema: Schema = {
+        "description": "One operation, done once, on one distributed PyTorch checkpoint.",
+        "type": "object",
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "spec": spec,
+            "status": status,
+        },
+    }
+    for rule in RULES:
+        at = schema
+        for part in rule.at:
+            at = at["properties"][part]
+        at.setdefault("x-kubernetes-validations", []).append(rule.to_dict())
+    return schema
+
+
+def _structural(schema: Schema, *, with_defaults: bool = True) -> Schema:
+    """Return a pydantic JSON schema as the API server takes it: no references, no null, everything bounded."""
+    definitions = schema.get("$defs", {})
+
+    def convert(node: Schema) -> Schema:
+        node = _resolved(node, definitions)
+        kept: Schema = {key: node[key] for key in _KEPT if key in node}
+        if not with_defaults or kept.get("default") in _NO_DEFAULT:
+            kept.pop("default", None)
+        elif isinstance(kept.get("default"), dict):
+            # The API server checks this default by the section's rules before it fills in the fields' own defaults.
+            kept["default"] = {key: value for key, value in kept["default"].items() if value not in _NO_DEFAULT}
+        if kept.get("description"):
+            kept["description"] = " ".join(kept["description"].split())
+        if node.get("type") == "object":
+            return kept | _object(node, convert)
+        if node.get("type") == "array":
+            return kept | {"items": convert(node["items"])}
+        if node.get("type") == "integer":
+            return kept | {"format": "int64"}
+        bounded = node.get("type") != "string" or {"enum", "format", "maxLength"} & node.keys()
+        return kept if bounded else kept | {"maxLength": REPORT_LIMIT}
+
+    return convert(schema)
+
+
+def _open(schema: Schema) -> Schema:
+    """Return a status schema that takes words which this version does not know.
+
+    A CRD may be older than the operator: Helm never upgrades one. The status of a condition alone has three words for
+    ever.
+    """
+    if "enum" in schema and set(schema["enum"]) != _TRUTH_VALUES:
+        known = f"{schema.get('description', '')} One of {', '.join(schema['enum'])}; a newer operator has more."
+        schema = {key: value for key, value in schema.items() if key != "enum"} | _WORD | {"description": known.strip()}
+    if "properties" in schema:
+        schema = schema | {"properties": {name: _open(each) for name, each in schema["properties"].items()}}
+    if "items" in schema:
+        schema = schema | {"items": _open(schema["items"])}
+    return schema
+
+
+def _object(node: Schema, convert: Any) -> Schema:  # noqa: ANN401 - the recursion of _structural
+    if "properties" not in node:
+        return {"x-kubernetes-preserve-unknown-fields": True}
+    return {"properties": {name: convert(each) for name, each in node["properties"].items()}}
+
+
+def _resolved(node: Schema, definitions: dict[str, Schema]) -> Schema:
+    """Return the node with its reference or its one alternative beside null put in; what stands at the node wins."""
+    for alternative in node.get("anyOf", ()):
+        if alternative.get("type") != "null":
+            node = _resolved(alternative, definitions) | {key: node[key] for key in node if key != "anyOf"}
+    if "$ref" in node:
+        target = definitions[node["$ref"].rpartition("/")[2]]
+        node = _resolved(target, definitions) | {key: node[key] for key in node if key != "$ref"}
+    return node
+
+
+def _options() -> Schema:
+    """Return the schema of storage.options: every option of every protocol. What is not here is never stored."""
+    found: dict[str, tuple[StorageOption, list[str]]] = {}
+    for name, options in STORAGE_OPTIONS.items():
+        for key, option in options.items():
+            found.setdefault(key, (option, []))[1].append(name)
+    return {
+        "description": " ".join(str(Storage.model_fields["options"].description).split()),
+        "type": "object",
+        "properties": {key: _option(*found[key]) for key in sorted(found)},
+    }
+
+
+def _option(option: StorageOption, protocols: list[str]) -> Schema:
+    schema: Schema = {"description": f"{option.doc} For {', '.join(protocols)}.", "type": _OPTION_TYPES[option.kind]}
+    if option.choices:
+        schema["enum"] = list(option.choices)
+    elif option.kind is str:
+        schema |= {"minLength": 1, "maxLength": 1024}
+    elif option.kind in {int, float}:
+        schema |= {"minimum": 1 if option.kind is int else 0, "maximum": 86_400}
+    return schema
+
+
+def main(arguments: list[str]) -> int:
+    """Write the files, or compare them; return the exit code."""
+    drifted = False
+    for path, text in ((PATH, render()), *admission.files()):
+        if arguments == ["--check"]:
+            if not path.is_file() or path.read_text() != text:
+                sys.stderr.write(f"{path} is out of date; run `make crd` and commit it\n")
+                drifted = True
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return int(drifted)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

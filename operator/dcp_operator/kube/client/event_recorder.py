@@ -1,0 +1,70 @@
+"""Events, posted in the background, giving way to the work that they speak of."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+from dcp_operator.controllers.checkpoint.actions import Event
+from dcp_operator.kube.client.api import Body
+from dcp_operator.kube.client.cluster import Cluster
+
+LIMIT: Final = 10_000
+"""Events that may wait; what is beyond is dropped: the status says all that an event does."""
+
+PAUSE: Final = 0.1
+LONGEST_DELAY: Final = 10.0
+
+
+@dataclass
+class Poster:
+    """Posts events with a few workers.
+
+    Args:
+        cluster: Where to post.
+        busy: Says whether there is more urgent work; a burst of Checkpoints comes before what is said about it.
+        workers: Requests under way at most.
+    """
+
+    cluster: Cluster
+    busy: Callable[[], bool]
+    workers: int = 4
+    _waiting: asyncio.Queue[tuple[Body, Event, str]] = field(default_factory=lambda: asyncio.Queue(LIMIT), init=False)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list, init=False)
+
+    def start(self) -> None:
+        """Start posting."""
+        self._tasks = [asyncio.create_task(self._work(), name=f"poster-{number}") for number in range(self.workers)]
+
+    def post(self, body: Body, event: Event) -> None:
+        """Have an event posted about a Checkpoint whose status has just been written."""
+        involved = {"metadata": body["metadata"]}
+        with contextlib.suppress(asyncio.QueueFull):
+            self._waiting.put_nowait((involved, event, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
+
+    async def stop(self, grace: float = 5.0) -> None:
+        """Post what waits, for `grace` seconds at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await self._waiting.join()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _work(self) -> None:
+        while True:
+            body, event, now = await self._waiting.get()
+            try:
+                await self._give_way()
+                await self.cluster.post_event(
+                    body, kind=event.type, reason=event.reason, message=event.message, now=now
+                )
+            finally:
+                self._waiting.task_done()
+
+    async def _give_way(self) -> None:
+        deadline = asyncio.get_running_loop().time() + LONGEST_DELAY
+        while self.busy() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - nothing tells the end
+            await asyncio.sleep(PAUSE)

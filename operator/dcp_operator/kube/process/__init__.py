@@ -1,0 +1,1 @@
+"""The operator's process: its parts, its settings, its Lease, its pages."""

@@ -1,0 +1,1 @@
+"""The objects of an attempt: Job, Service, NetworkPolicy, pod template. Deterministic builders."""

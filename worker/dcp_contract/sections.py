@@ -1,0 +1,116 @@
+"""The sections of a Checkpoint's spec that the data plane needs; the operator's `spec` extends some of them."""
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import (
+    Field,
+)
+
+from dcp_contract.message import ClassName, Glob, Url, Wire
+
+
+class Operation(StrEnum):
+    """What a Checkpoint does, once, with the checkpoint at its URL."""
+
+    SAVE = "Save"
+    LOAD = "Load"
+    VERIFY = "Verify"
+
+
+class Strategy(StrEnum):
+    """How the worker shards the model over the ranks."""
+
+    FSDP2 = "fsdp2"
+    FSDP1 = "fsdp1"
+    HSDP = "hsdp"
+    DDP = "ddp"
+    NONE = "none"
+
+
+class Device(StrEnum):
+    """Where the model lives: `cuda` with NCCL, `cpu` with gloo, `auto` takes what the pod has."""
+
+    AUTO = "auto"
+    CUDA = "cuda"
+    CPU = "cpu"
+
+
+class Storage(Wire):
+    """Where the checkpoint stands."""
+
+    url: Url = Field(description="fsspec URL of the checkpoint, such as s3://bucket/run/step-1000. No chained URLs.")
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        max_length=32,
+        description="Non-secret storage options, such as endpoint_url and region. Secrets go to credentialsSecretRef.",
+    )
+    overwrite: bool = Field(
+        default=False,
+        description="false refuses a URL that holds a committed checkpoint; true replaces that checkpoint atomically.",
+    )
+
+
+class Source(Wire):
+    """A committed checkpoint to start from."""
+
+    url: Url = Field(description="fsspec URL of a committed checkpoint, read with the storage options of this object.")
+
+
+class Workload(Wire):
+    """What builds the model and the optimizer, in the worker image."""
+
+    entrypoint: str = Field(
+        min_length=3,
+        max_length=253,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$",
+        description="module:Factory, called with args in every rank, such as my_pkg.train:Workload.",
+    )
+    args: dict[str, Any] = Field(
+        default_factory=dict, max_length=64, description="Keyword arguments of the entrypoint; the same in every rank."
+    )
+    steps: int = Field(default=0, ge=0, le=1_000_000, description="Optimisation steps to run before a Save.")
+    from_: Source | None = Field(default=None, alias="from", description="Load this checkpoint before the steps.")
+    allow: list[ClassName] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Classes that the checkpoint's objects may be of, beside the common ones, such as my_pkg.Config. "
+        "Each is imported, and may run what it likes on a Load.",
+    )
+
+
+class Parallelism(Wire):
+    """How the model is sharded."""
+
+    strategy: Strategy = Field(
+        default=Strategy.FSDP2,
+        description="fsdp2 (fully_shard), fsdp1 (FullyShardedDataParallel), hsdp (replicated shards), ddp or none.",
+    )
+    replicate: int = Field(default=1, ge=1, le=4096, description="hsdp: number of replica groups; divides the ranks.")
+
+
+class Workers(Wire):
+    """How many ranks, and on what."""
+
+    num_nodes: int = Field(default=1, ge=1, le=4096, description="Pods.")
+    num_proc_per_node: int = Field(default=1, ge=1, le=64, description="Ranks per pod; GPUs per pod on cuda.")
+    device: Device = Field(default=Device.AUTO, description="auto takes a GPU if the pod has one; cuda insists on it.")
+
+    @property
+    def world_size(self) -> int:
+        """Ranks in all."""
+        return self.num_nodes * self.num_proc_per_node
+
+
+class LoadSelection(Wire):
+    """Which part of the checkpoint a Load reads."""
+
+    strict: bool = Field(
+        default=True,
+        description="Fail if a selected entry is not on both sides: the checkpoint's, and the workload's of each part "
+        "(model, optim, extra state) that it has.",
+    )
+    include: list[Glob] = Field(
+        default_factory=list, max_length=64, description="Globs over DCP names (model.*, optim.*). Empty means all."
+    )
+    exclude: list[Glob] = Field(default_factory=list, max_length=64, description="Globs over DCP names to leave out.")

@@ -1,0 +1,1 @@
+"""Collective steps: every rank raises the same error, and it names the rank that failed first."""

@@ -1,0 +1,95 @@
+"""`read`: what a checkpoint holds, without a model or a state dict to load into."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from os import PathLike
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed.checkpoint._traverse import OBJ_PATH, set_element
+from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
+from torch.distributed.checkpoint.metadata import Metadata
+
+from dcp_engine import api
+from dcp_engine.collective.ranks import PATIENCE_SECONDS
+from dcp_engine.errors import StateMismatch
+from dcp_engine.stores.protocol import MEMORY_LIMIT
+from dcp_engine.transfer.meter import Progress
+
+
+def read(
+    url: str | PathLike[str],
+    *,
+    keys: Sequence[str] = (),
+    storage_options: Mapping[str, Any] | None = None,
+    process_group: dist.ProcessGroup | None = None,
+    check: bool = True,
+    allow: Sequence[type] = (),
+    memory_limit: int = MEMORY_LIMIT,
+    patience: float = PATIENCE_SECONDS,
+    on_progress: Progress | None = None,
+    no_dist: bool = False,
+) -> dict[str, Any]:
+    """Return what the checkpoint at the URL holds, nested as it was saved: whole tensors on the CPU, and values.
+
+    `keys` chooses by DCP's names: `model` and all below it, `model.layers.0.weight`, or a glob such as `*.weight`. In a
+    list of which not all is chosen the rest is None.
+    Every rank of the group calls it, and each gets all of it; with `no_dist` one process reads by itself. The memory
+    for everything that is chosen must be there: a model that is sharded to fit is better loaded by `load`.
+
+    Raises:
+        StateMismatch: a key chooses nothing.
+        EngineError: another subclass per cause, as of `load`.
+    """
+    found: dict[str, Any] = {}
+    chosen = _Chosen(keys)
+    api.load(
+        found,
+        url,
+        storage_options=storage_options,
+        planner=chosen,
+        process_group=process_group,
+        check=check,
+        allow=allow,
+        memory_limit=memory_limit,
+        patience=patience,
+        on_progress=on_progress,
+        no_dist=no_dist,
+    )
+    nested: dict[str, Any] = {}
+    for name, value in found.items():
+        set_element(nested, chosen.paths.get(name, (name,)), value)
+    return nested
+
+
+class _Chosen(_EmptyStateDictLoadPlanner):
+    """Makes room for what is chosen."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)  # type: ignore[no-untyped-call]
+        self.paths: dict[str, OBJ_PATH] = {}
+        """Where each entry stood when it was saved."""
+        self._globs = (keys,) if isinstance(keys, str) else tuple(keys)
+
+    def set_up_planner(
+        self,
+        state_dict: dict[str, Any],
+        metadata: Metadata | None = None,
+        is_coordinator: bool = False,  # noqa: FBT001, FBT002 - as DCP has it
+    ) -> None:
+        """Make room, by name; raise StateMismatch for a key that chooses nothing."""
+        assert metadata is not None  # noqa: S101 - a reader has it
+        names = metadata.state_dict_metadata
+        if idle := [glob for glob in self._globs if not any(_chooses(glob, name) for name in names)]:
+            raise StateMismatch.nothing_chosen(idle, names)
+        self.paths = metadata.planner_data or {}
+        super().set_up_planner(state_dict, dataclasses.replace(metadata, planner_data=None), is_coordinator)
+
+    def _should_include_key(self, key: str, metadata: Metadata) -> bool:
+        del metadata
+        return not self._globs or any(_chooses(glob, key) for glob in self._globs)
+
+
+def _chooses(glob: str, name: str) -> bool:
+    return name.startswith(f"{glob}.") or fnmatchcase(name, glob)

@@ -1,0 +1,190 @@
+"""Where things lie below a checkpoint's URL, and the line that ends `.metadata`.
+
+.metadata                          the commit point: a pickle for DCP, then one line of JSON for us
+data-<save id>/__<rank>_<n>.distcp
+data-<save id>/manifest.json
+data-<save id>/blocks.crc32c
+replaced/<save id>.<save id>       see `replaced`
+"""
+
+import heapq
+import json
+import pickle
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from dcp_engine.errors import CheckpointCorrupted
+
+METADATA: Final = ".metadata"
+RANK_LOCAL_METADATA: Final = "__0.metadata"
+"""Of rank 0, where stock DCP commits each rank by itself."""
+REPLACED: Final = "replaced"
+TAIL_BYTES: Final = 4096
+"""How much of the end of `.metadata` surely holds the trailer."""
+FILE_LIMIT: Final = 32 << 30
+"""Bytes after which a rank begins its next file; keeps an upload below the 10,000 parts that S3 takes."""
+_LEAST: Final = 8 << 20
+"""Bytes for which another file is worth its request."""
+_MANY: Final = 64
+"""More files of a rank than this take too long to list and to delete."""
+
+BLOCK: Final = 64 << 10
+"""Bytes under one digest. A small block keeps the widening of a ranged read small; 64 MiB of digests cover 1 TiB."""
+
+_SAVE_ID: Final = re.compile(r"[0-9a-f]{32}")
+_OWN_FOLDER: Final = re.compile(r"data-(probe-)?[0-9a-f]{32}")
+_OWN_NAME: Final = re.compile(r"(__[0-9]+_[0-9]+\.distcp|manifest\.json|blocks\.crc32c|probe)(\.[0-9a-f]{32}\.tmp)?")
+_STOCK_NAME: Final = re.compile(r"__[0-9]+_[0-9]+\.distcp")
+_DATA_FOLDER: Final = re.compile(r"data-[0-9a-f]{32}(?:/|$)")
+_TRAILER: Final = "dcpOperator"
+_MARK: Final = f'\n{{"{_TRAILER}":'.encode()
+_Item = TypeVar("_Item")
+
+
+def new_save_id() -> str:
+    """Return a name that no other save has or ever will have."""
+    return uuid.uuid4().hex
+
+
+def data_folder(save_id: str) -> str:
+    """Return the folder that one save, and only that save, writes to."""
+    if not _SAVE_ID.fullmatch(save_id):
+        raise ValueError(f"{save_id!r} is not a save id")
+    return f"data-{save_id}"
+
+
+def manifest_path(save_id: str) -> str:
+    """Return where a save's manifest lies."""
+    return f"{data_folder(save_id)}/manifest.json"
+
+
+def blocks_path(save_id: str) -> str:
+    """Return where the digests of a save's blocks lie."""
+    return f"{data_folder(save_id)}/blocks.crc32c"
+
+
+def data_path(save_id: str, rank: int, number: int) -> str:
+    """Return the name of a rank's n-th data file; the last part is stock DCP's."""
+    return f"{data_folder(save_id)}/__{rank}_{number}.distcp"
+
+
+def names(path: str) -> list[str]:
+    """Return the names that a path below the checkpoint's URL consists of; none for the URL itself.
+
+    Raises:
+        CheckpointCorrupted: it may lead out of the checkpoint.
+    """
+    found = path.split("/") if path else []
+    if not {"", ".", ".."}.isdisjoint(found) or "\0" in path:
+        raise CheckpointCorrupted(path, "is no path below the checkpoint")
+    return found
+
+
+def is_own_folder(name: str) -> bool:
+    """Tell whether a folder beside `.metadata` has the name of one that a save or a probe makes."""
+    return _OWN_FOLDER.fullmatch(name) is not None
+
+
+def is_emptied_folder(path: str) -> bool:
+    """Tell whether a path, which ends with a `/`, is that of a folder beside `.metadata` that saves make and empty."""
+    name = path.removesuffix("/")
+    return name != path and (name == REPLACED or is_own_folder(name))
+
+
+def is_own_file(path: str) -> bool:
+    """Tell whether a path is one that a save or a probe writes below its own folder, or leaves there when killed."""
+    folder, _, name = path.partition("/")
+    return is_own_folder(folder) and _OWN_NAME.fullmatch(name) is not None
+
+
+def is_stock_file(path: str) -> bool:
+    """Tell whether a path is that of a data file as stock DCP names them, beside `.metadata`."""
+    return _STOCK_NAME.fullmatch(path) is not None
+
+
+def is_data_file(path: str, save_id: str) -> bool:
+    """Tell whether this is the name of a data file of one save."""
+    folder, _, name = path.rpartition("/")
+    return folder == f"data-{save_id}" and bool(_STOCK_NAME.fullmatch(name))
+
+
+def may_be_stock(path: str) -> bool:
+    """Tell whether this may be a data file that a stock `.metadata` names: below it, and in nobody else's folder."""
+    parts = path.split("/")
+    unsafe = not {"", ".", ".."}.isdisjoint(parts) or "\0" in path or "\\" in path
+    return not unsafe and not _DATA_FOLDER.match(path) and parts[-1] != METADATA
+
+
+@dataclass(frozen=True)
+class Trailer:
+    """What the last line of `.metadata` says: whose save it is, and how to be sure of its manifest."""
+
+    save_id: str
+    manifest: str
+    sha256: str
+
+    def encode(self) -> bytes:
+        """Return the line; it follows the pickle's STOP, after which no reader of pickles looks."""
+        fields = {"saveId": self.save_id, "manifest": self.manifest, "sha256": self.sha256}
+        return f"\n{json.dumps({_TRAILER: fields}, separators=(',', ':'))}\n".encode()
+
+
+def parse_trailer(data: bytes) -> tuple[Trailer | None, int]:
+    """Return the trailer at the end of `data`, None where a stock writer wrote it, and the trailer's length.
+
+    Raises:
+        CheckpointCorrupted: it is neither. A trailer that was cut off or changed must not pass for a stock writer's
+            end, since then nothing else would be checked.
+    """
+    start = data.rfind(_MARK)
+    if start < 0 and data.endswith(pickle.STOP):
+        return None, 0
+    try:
+        fields = json.loads(data[max(0, start) :])[_TRAILER]
+        trailer = Trailer(fields["saveId"], fields["manifest"], fields["sha256"])
+        if trailer.manifest == manifest_path(trailer.save_id):
+            return trailer, len(data) - start
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise CheckpointCorrupted(METADATA, "was cut off or changed: its end is neither ours nor stock DCP's")
+
+
+def file_count(sizes: Sequence[int], *, at_once: int, best: int) -> int:
+    """Return how many files a rank's items of such sizes go to, in a store that takes `at_once` files of `best` bytes.
+
+    Files are written in rounds of `at_once`, none of which is left over at the end, and none is small but the only one.
+    """
+    rounds = max(1, round(sum(sizes) / best) // at_once)
+    count = at_once * rounds if at_once * rounds <= _MANY else at_once
+    large = sum(size >= _LEAST for size in sizes)
+    small = sum(size for size in sizes if size < _LEAST)
+    return max(1, min(count, large + small // _LEAST))
+
+
+def spread(items: Iterable[tuple[_Item, int]], bins: int) -> list[list[tuple[_Item, int]]]:
+    """Spread (item, bytes) evenly over at most `bins` streams, the largest first, each in the order of the items."""
+    groups: list[list[tuple[int, _Item, int]]] = [[] for _ in range(bins)]
+    heap = [(0, number) for number in range(bins)]
+    for place, (item, length) in sorted(enumerate(items), key=lambda entry: -entry[1][1]):
+        size, number = heap[0]
+        groups[number].append((place, item, length))
+        heapq.heapreplace(heap, (size + length, number))
+    ordered = [sorted(group, key=lambda entry: entry[0]) for group in groups if group]
+    return [[(item, length) for _, item, length in group] for group in ordered]
+
+
+def split(items: Iterable[tuple[_Item, int]], limit: int = FILE_LIMIT) -> Iterator[list[_Item]]:
+    """Group a rank's (item, bytes) into files of at most `limit` bytes, or of one item that is larger."""
+    group: list[_Item] = []
+    size = 0
+    for item, length in items:
+        if group and size + length > limit:
+            yield group
+            group, size = [], 0
+        group.append(item)
+        size += length
+    if group:
+        yield group

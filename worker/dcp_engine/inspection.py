@@ -1,0 +1,110 @@
+"""Looking at a checkpoint without loading it: who is committed, may an operation start. Needs no torch."""
+
+from collections.abc import Mapping
+from os import PathLike, fspath
+from typing import Any
+
+from dcp_contract.checkpoint_info import CheckpointInfo, Origin
+from dcp_contract.sections import Operation
+from dcp_engine.commit import pending, protocol, snapshot
+from dcp_engine.commit.stock import sized
+from dcp_engine.errors import CheckpointCorrupted, EngineError, StorageDenied, is_missing_file, translate
+from dcp_engine.format import layout
+from dcp_engine.format.manifest import Manifest
+from dcp_engine.stores.opening import open_store
+from dcp_engine.stores.protocol import Store
+
+
+def find(url: str | PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> CheckpointInfo | None:
+    """Return what is committed at the URL, or None. One process calls it."""
+    try:
+        pending.wait_before(url)
+        store = open_store(fspath(url), storage_options)
+        found = protocol.committed(store)
+        return protocol.describe(store, _intact(found)) if found else None
+    except Exception as error:
+        raise _translated(error, url) from error
+
+
+def inspect(url: str | PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> Manifest:
+    """Return the manifest of the checkpoint at the URL.
+
+    A stock checkpoint has none; one is put together from its `.metadata`, which is read in a process of its own.
+    """
+    try:
+        pending.wait_before(url)
+        store = open_store(fspath(url), storage_options)
+        found = snapshot.read(store)
+        manifest = found.manifest(store.url)
+        manifest.check()
+        return manifest if found.trailer else sized(store, manifest)
+    except Exception as error:
+        raise _translated(error, url) from error
+
+
+def preflight(
+    operation: Operation,
+    url: str | PathLike[str],
+    *,
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    origin: Origin | None = None,
+) -> CheckpointInfo | None:
+    """Find out, before any rank starts, whether an operation can work. One process calls it.
+
+    For a Save: the store takes a new file and gives it up again, and nothing is committed at the URL unless `overwrite`
+    is set. Returns the earlier commit of the same `origin` if there is one, since then there is nothing left to do;
+    else None. For a Load or Verify: something is committed at the URL, and it is returned.
+
+    Raises:
+        EngineError: CheckpointExists, CheckpointNotFound, StorageDenied, StorageUnavailable and so on.
+    """
+    try:
+        pending.wait_before(url)
+        store = open_store(fspath(url), storage_options)
+        found = protocol.committed(store)
+        info = protocol.describe(store, found) if found else None
+    except NotADirectoryError as error:
+        raise (_translated(error, url) if operation is Operation.SAVE else snapshot.not_found(store, error)) from error
+    except Exception as error:
+        raise _translated(error, url) from error
+    if operation is not Operation.SAVE:
+        if found is None:
+            raise snapshot.not_found(store)
+        _intact(found)
+        return info
+    if info and origin and origin.made(info.origin):
+        return info
+    if found and not overwrite:
+        raise protocol.conflict(store, found)
+    _try_out(store, overwrite=overwrite)
+    return None
+
+
+def _intact(found: protocol.Committed) -> protocol.Committed:
+    """Refuse a checkpoint that is to be read and is damaged."""
+    if found.damage:
+        raise found.damage
+    return found
+
+
+def _try_out(store: Store, *, overwrite: bool) -> None:
+    """Create a file and delete it. Without `overwrite` a store that forbids deletes will do."""
+    path = f"{layout.data_folder(layout.new_save_id())}/probe"
+    try:
+        store.create(path, b"")
+    except Exception as error:
+        raise _translated(error, store.url) from error
+    try:
+        store.delete([path])
+    except Exception as error:
+        known = _translated(error, store.url)
+        if overwrite or not isinstance(known, StorageDenied):
+            raise known from error
+        protocol.LOG.warning("%s: the store forbids deletes; a failed save would leave its files", store.url)
+
+
+def _translated(error: Exception, url: str | PathLike[str]) -> EngineError:
+    if is_missing_file(error):
+        return CheckpointCorrupted(fspath(url), f"a file is missing: {error}")
+    return translate(error)

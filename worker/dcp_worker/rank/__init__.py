@@ -1,0 +1,1 @@
+"""One rank: its process, its heartbeat, and what it does from the Task to its Outcome."""

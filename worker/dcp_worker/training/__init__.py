@@ -1,0 +1,1 @@
+"""The user's model and optimizer: built, sharded, and made into a state dict."""
