@@ -71,8 +71,8 @@ check: .venv/stamp ## ruff, mypy --strict, import contracts, drift of generated 
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	$(PYTHON) -m dcp_operator.checkpoint.crd --check
-	$(PYTHON) -m dcp_operator.kube.pod_fields --check
+	$(PYTHON) -m dcp_operator.generate.crd --check
+	$(PYTHON) -m dcp_operator.generate.pod_fields --check
 
 check-stacks: ## Whether we install beside torchtitan, accelerate, lightning, datasets and transformers of today
 	@uv=$$(./.ci/uv); python3 .ci/stacks.py "$$uv"
@@ -82,17 +82,20 @@ format: .venv/stamp ## Format and fix what ruff can fix
 	.venv/bin/ruff format .
 
 crd: .venv/stamp ## Write manifests/crds, the admission policies and the table of a pod's fields
-	$(PYTHON) -m dcp_operator.checkpoint.crd
-	$(PYTHON) -m dcp_operator.kube.pod_fields
+	$(PYTHON) -m dcp_operator.generate.crd
+	$(PYTHON) -m dcp_operator.generate.pod_fields
 
 # --universal: one lock for every supported Python. No index line may stand in it: it would name a registry.
 LOCK := pip compile --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -q
 AS_DEV := -c requirements-dev.txt
+# The operator's image holds the control plane alone.
+ENGINE_ONLY := awscrt numpy obstore tenacity torch
 
 lock: ## Resolve the dependencies anew
 	@uv=$$(./.ci/uv); \
 	$$uv $(LOCK) pyproject.toml --all-extras --group dev --group bench -o requirements-dev.txt; \
-	$$uv $(LOCK) pyproject.toml $(AS_DEV) --extra operator -o requirements-operator.txt; \
+	$$uv $(LOCK) pyproject.toml $(AS_DEV) --extra operator --overrides <(for each in $(ENGINE_ONLY); do \
+		echo "$$each; python_version < '3'"; done) -o requirements-operator.txt; \
 	$$uv $(LOCK) pyproject.toml $(AS_DEV) --extra worker -o requirements-worker.txt; \
 	$$uv $(LOCK) pyproject.toml $(AS_DEV) --extra worker --extra examples -o requirements-examples.txt; \
 	echo 'torch>=2.13,<2.16' | $$uv $(LOCK) - $(AS_DEV) -o requirements-torch.txt; \
