@@ -86,7 +86,7 @@ def run(
 
     An entrypoint is imported as by `python -m`: from the current folder, then from the manifest's own folder, then from
     PYTHONPATH. Credentials come from a Secret in the files where credentialsSecretRef names one, else from the
-    environment (AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_ENDPOINT_URL and so on).
+    environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on); AWS_PROFILE is not read.
     """
     found = _read(files, LOCAL)
     if rehearse:
