@@ -66,13 +66,17 @@ gpu-packages: ## The packages beside torch and numpy that gpu-check needs (under
 	$$uv pip install -q --no-deps --python-version $(GPU_PYTHON_VERSION) --target $(GPU_PACKAGES) -r -
 	@find $(GPU_PACKAGES) -name __pycache__ -prune -exec rm -rf {} +; du -sm $(GPU_PACKAGES)
 
-check: .venv/stamp ## ruff, mypy --strict, import contracts, drift of generated files
+# What codespell reads.
+SPELT := README.md CONTRIBUTING.md CHANGELOG.md Makefile pyproject.toml .ci docs operator worker examples manifests tests
+
+check: .venv/stamp .venv/bin/codespell ## ruff, mypy --strict, import contracts, drift of generated files
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	$(PYTHON) -m dcp_operator.generate.crd --check
 	$(PYTHON) -m dcp_operator.generate.pod_fields --check
+	.venv/bin/codespell $(SPELT)
 
 check-stacks: ## Whether we install beside torchtitan, accelerate, lightning, datasets and transformers of today
 	@uv=$$(./.ci/uv); python3 .ci/stacks.py "$$uv"
@@ -107,6 +111,10 @@ lock: ## Resolve the dependencies anew
 		&& $$uv pip sync -q --compile-bytecode --python $(PYTHON) requirements-dev.txt \
 		&& $$uv pip install -q --python $(PYTHON) --no-deps -e .
 	@touch $@
+
+# A .venv that is older than one of these tools gets it without being made anew.
+.venv/bin/codespell .venv/bin/mkdocs: | .venv/stamp
+	@$$(./.ci/uv) pip install -q --python $(PYTHON) -r requirements-dev.txt
 
 cluster: .venv/stamp ## Bring up a real Kubernetes with our images and an S3 server (root on Linux, or kind where Docker is)
 	$(PYTHON) tests/cluster/up.py
