@@ -9,8 +9,8 @@ import yaml
 from typer.main import get_command
 
 from dcp_contract.reasons import Reason
-from dcp_operator.api.checkpoint.conditions import REASONS
 from dcp_operator.api.checkpoint.parsing import parse
+from dcp_operator.api.checkpoint.reasons import REASONS
 from dcp_operator.api.site import CLUSTER
 from dcp_operator.cli.app import app
 

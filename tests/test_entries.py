@@ -9,7 +9,7 @@ from dcp_contract.checkpoint_info import LoadSummary
 from dcp_contract.reasons import Reason
 from dcp_contract.report import Report
 from dcp_contract.sections import Workload
-from dcp_operator.api.checkpoint.conditions import human_entries
+from dcp_operator.api.checkpoint.text import human_entries
 from dcp_operator.local import table
 from dcp_operator.local.run import _asides
 from scenes import checkpoint, ended, manifest, message, saved, settled

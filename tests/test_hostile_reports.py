@@ -8,7 +8,7 @@ from dcp_contract.checkpoint_info import CheckpointInfo, Origin
 from dcp_contract.progress import PROGRESS_KEY, Progress
 from dcp_contract.reasons import Reason
 from dcp_contract.report import RankFailure, Report
-from dcp_operator.api.checkpoint.conditions import REASONS
+from dcp_operator.api.checkpoint.reasons import REASONS
 from dcp_operator.api.checkpoint.status import Phase
 from dcp_operator.kube.client.api import CHECKPOINTS
 from dcp_operator.kube.loop.reconcile import _count

@@ -11,7 +11,7 @@ from dcp_contract.environment import REPORT_LIMIT, REPORT_LIMIT_ENV
 from dcp_contract.reasons import Reason
 from dcp_contract.report import RankFailure, Report
 from dcp_contract.sections import Operation
-from dcp_operator.api.checkpoint.conditions import REASONS
+from dcp_operator.api.checkpoint.reasons import REASONS
 from dcp_operator.api.checkpoint.status import Phase
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt
 from dcp_operator.controllers.checkpoint.outcome import Outcome, outcome

@@ -7,8 +7,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from dcp_operator.api.checkpoint.conditions import human_duration, human_ranks
 from dcp_operator.api.checkpoint.spec import Checkpoint
+from dcp_operator.api.checkpoint.text import human_duration, human_ranks
 from dcp_operator.generate.crd import custom_resource_definition
 from dcp_operator.local.view import STYLES
 

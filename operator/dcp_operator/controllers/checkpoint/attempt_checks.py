@@ -6,8 +6,9 @@ from itertools import chain
 from typing import Final
 
 from dcp_contract.reasons import Reason
-from dcp_operator.api.checkpoint.conditions import FREE_FORM_FIELDS, counted, human_ranks, sentence
+from dcp_operator.api.checkpoint.conditions import FREE_FORM_FIELDS
 from dcp_operator.api.checkpoint.status import JobRef, Phase, RunProgress, Status
+from dcp_operator.api.checkpoint.text import counted, human_ranks, sentence
 from dcp_operator.api.naming import QUEUE_LABEL
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt
 from dcp_operator.controllers.checkpoint.deadlines import timeout_wakes, troubled, uncreated, waiting_for

@@ -10,9 +10,10 @@ from datetime import datetime
 from typing import Any, Final
 
 from dcp_contract.reasons import Reason
-from dcp_operator.api.checkpoint.conditions import message_of, sentence
+from dcp_operator.api.checkpoint.conditions import message_of
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Phase, Status
+from dcp_operator.api.checkpoint.text import sentence
 from dcp_operator.controllers.checkpoint.actions import Decision
 from dcp_operator.controllers.checkpoint.attempt_checks import (
     changed,

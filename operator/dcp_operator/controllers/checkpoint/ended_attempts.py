@@ -7,16 +7,10 @@ from typing import Final
 from dcp_contract.checkpoint_info import CheckpointInfo, Conflict
 from dcp_contract.reasons import Reason
 from dcp_contract.sections import Operation
-from dcp_operator.api.checkpoint.conditions import (
-    REASONS,
-    counted,
-    human_bytes,
-    human_duration,
-    human_entries,
-    sentence,
-)
+from dcp_operator.api.checkpoint.reasons import REASONS
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Failure, Phase, Retries, Status
+from dcp_operator.api.checkpoint.text import counted, human_bytes, human_duration, human_entries, sentence
 from dcp_operator.controllers.checkpoint.deadlines import cut_short, timed_out
 from dcp_operator.controllers.checkpoint.discretion import discreet
 from dcp_operator.controllers.checkpoint.inputs import Situation, finished

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NamedTuple, cast
 
 from dcp_contract.reasons import Reason, Weight
 from dcp_contract.report import RankFailure, Report
-from dcp_operator.api.checkpoint.conditions import REASONS
+from dcp_operator.api.checkpoint.reasons import REASONS
 from dcp_operator.api.checkpoint.status import Phase
 from dcp_operator.api.naming import INDEX_LABEL, JOB_LABEL, WORKER_CONTAINER
 

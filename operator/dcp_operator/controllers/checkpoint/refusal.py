@@ -10,10 +10,11 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from dcp_contract.reasons import Reason
-from dcp_operator.api.checkpoint.conditions import REASONS, sentence
 from dcp_operator.api.checkpoint.parsing import SpecError
+from dcp_operator.api.checkpoint.reasons import REASONS
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Failure, Phase, Status
+from dcp_operator.api.checkpoint.text import sentence
 from dcp_operator.controllers.checkpoint.actions import Action, Decision, Event
 from dcp_operator.controllers.checkpoint.cleanup import deletion
 from dcp_operator.controllers.checkpoint.inputs import differs, finished, new_run

@@ -4,8 +4,10 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from dcp_operator.api.checkpoint.conditions import REASONS, SPEC_CHANGED, conditions, human_duration, message_of
+from dcp_operator.api.checkpoint.conditions import SPEC_CHANGED, conditions, message_of
+from dcp_operator.api.checkpoint.reasons import REASONS
 from dcp_operator.api.checkpoint.status import Phase, Status
+from dcp_operator.api.checkpoint.text import human_duration
 from dcp_operator.controllers.checkpoint.actions import Event
 
 _EVENT_LIMIT: Final = 1000
