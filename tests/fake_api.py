@@ -4,8 +4,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from dcp_operator.api.json_types import Body
 from dcp_operator.api.site import CLUSTER, Site
-from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, Body, ConflictError, GoneError, Request, Resource
+from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, ConflictError, GoneError, Request, Resource
 from dcp_operator.kube.client.cluster import Cluster
 from dcp_operator.kube.client.event_recorder import Poster
 from dcp_operator.kube.loop.reconcile import Reconciler

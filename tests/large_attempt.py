@@ -5,11 +5,12 @@ from typing import Any
 from dcp_contract.reasons import Reason
 from dcp_contract.report import RankFailure, Report
 from dcp_operator.api.checkpoint.spec import Checkpoint
+from dcp_operator.api.json_types import Body
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt
 from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS
 from dcp_operator.kube.view.cache import Cache, Key
 from dcp_operator.objects.job import Builder
-from pod_bodies import Body, ended, runs
+from pod_bodies import ended, runs
 from scenes import UID, at, checkpoint, manifest, saved, stamp
 
 KEY = Key("team", "save-1000")

@@ -3,10 +3,10 @@
 from typing import Any
 
 from dcp_contract.report import Report
+from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL, RUN_LABEL
 from scenes import checkpoint, stamp
 
-Body = dict[str, Any]
 JOB = checkpoint().job_name(1)
 
 

@@ -11,12 +11,13 @@ import pytest
 from dcp_contract.report import Report
 from dcp_operator.api.checkpoint import parsing
 from dcp_operator.api.checkpoint.parsing import SpecError, parse
+from dcp_operator.api.json_types import Body
 from dcp_operator.api.pod.rules import PodSecurity
 from dcp_operator.api.site import CLUSTER, Site
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.observed import Observed
 from dcp_operator.controllers.checkpoint.refusal import blocked, refuse
-from dcp_operator.kube.client.api import CHECKPOINTS, EVENTS, JOBS, PODS, Body, RefusedError, Request
+from dcp_operator.kube.client.api import CHECKPOINTS, EVENTS, JOBS, PODS, RefusedError, Request
 from dcp_operator.kube.view.cache import Key
 from fake_api import FakeApi, reconciling, seen, status
 from scenes import (

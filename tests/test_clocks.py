@@ -4,11 +4,12 @@ from datetime import datetime
 
 import pytest
 
+from dcp_operator.api.json_types import Body
 from dcp_operator.controllers.checkpoint.actions import Decision
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.observed import observe
 from dcp_operator.controllers.checkpoint.pods import Pod, pod_of
-from pod_bodies import Body, ended, job, pod, runs
+from pod_bodies import ended, job, pod, runs
 from scenes import STARTED, at, checkpoint, failed, phase
 
 HOUR = 3600.0

@@ -11,10 +11,11 @@ from kopf._cogs.clients import api
 
 from dcp_operator.api.bounds import BYTES, FREE_FORM, LEVELS, WRITABLE, deeper, larger
 from dcp_operator.api.checkpoint.parsing import SpecError, parse
+from dcp_operator.api.json_types import Body
 from dcp_operator.api.site import LOCAL
 from dcp_operator.generate import admission
 from dcp_operator.kube.client import kopf_internals
-from dcp_operator.kube.client.api import CHECKPOINTS, Body
+from dcp_operator.kube.client.api import CHECKPOINTS
 from dcp_operator.kube.client.shallow_json import LEVELS as READ
 from dcp_operator.kube.client.shallow_json import read_json
 from dcp_operator.kube.view.cache import Cache, Key

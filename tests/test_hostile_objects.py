@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL, UID_LABEL
 from dcp_operator.controllers.checkpoint import pods
 from dcp_operator.controllers.checkpoint.observed import observe
 from dcp_operator.controllers.checkpoint.pods import shared
 from dcp_operator.kube.client import ownership
-from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, Body
+from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS
 from dcp_operator.kube.loop import resync
 from dcp_operator.kube.loop.queue import WorkQueue
 from dcp_operator.kube.loop.resync import Audit, WentBackError

@@ -12,6 +12,7 @@ import pytest
 from dcp_contract.reasons import Reason
 from dcp_operator.api.checkpoint import parsing
 from dcp_operator.api.checkpoint.parsing import SpecError
+from dcp_operator.api.json_types import Body
 from dcp_operator.controllers.checkpoint.actions import Event
 from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
 from dcp_operator.kube.client.api import (
@@ -19,7 +20,6 @@ from dcp_operator.kube.client.api import (
     JOBS,
     PODS,
     ApiError,
-    Body,
     ConflictError,
     GoneError,
     NameTakenError,

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -25,7 +25,6 @@ from dcp_operator.kube.client.api import (
     CHECKPOINTS,
     JOBS,
     LONGEST_WAIT,
-    Body,
     GoneError,
     RefusedError,
     Request,
@@ -44,6 +43,9 @@ from dcp_operator.kube.view.cache import Cache, Key
 from dcp_operator.kube.view.progress import ProgressReader
 from fake_api import FakeApi, reconciling
 from scenes import at, manifest, running, stamp
+
+if TYPE_CHECKING:
+    from dcp_operator.api.json_types import Body
 
 
 class Busy:

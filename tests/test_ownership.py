@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import job_name
-from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, NETWORK_POLICIES, PODS, SERVICES, Body
+from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, NETWORK_POLICIES, PODS, SERVICES
 from dcp_operator.kube.client.ownership import Membership, controlled_by, is_attempt
 from dcp_operator.kube.view.cache import Key
 from fake_api import FakeApi, reconciling, seen, status

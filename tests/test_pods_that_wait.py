@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
+from dcp_operator.api.json_types import Body
 from dcp_operator.controllers.checkpoint.actions import Decision
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.observed import observe
-from pod_bodies import Body, ended, job, pod, runs, waits
+from pod_bodies import ended, job, pod, runs, waits
 from scenes import STARTED, at, checkpoint, message, phase
 
 INITIALIZING = waits("PodInitializing")

@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dcp_operator.kube.client.api import CHECKPOINTS, Body
+from dcp_operator.kube.client.api import CHECKPOINTS
 from dcp_operator.kube.loop import resync
 from dcp_operator.kube.loop.resync import Audit, WentBackError
 from fake_api import FakeApi, reconciling, seen
 from scenes import manifest
+
+if TYPE_CHECKING:
+    from dcp_operator.api.json_types import Body
 
 
 def versions(api: FakeApi, version: int) -> None:

@@ -7,11 +7,12 @@ import pytest
 from dcp_contract.reasons import Reason
 from dcp_contract.report import Report
 from dcp_contract.sections import Operation
+from dcp_operator.api.json_types import Body
 from dcp_operator.controllers.checkpoint.actions import Decision
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.observed import Attempt, observe
 from dcp_operator.controllers.checkpoint.outcome import Outcome, outcome
-from pod_bodies import Body, ended, job, pod, runs, waits
+from pod_bodies import ended, job, pod, runs, waits
 from scenes import STARTED, at, checkpoint, created, deleted, failed, phase, saved
 
 PROXY = {"istio-proxy": runs()}

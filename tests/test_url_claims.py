@@ -12,9 +12,10 @@ from dcp_contract.reasons import Reason
 from dcp_contract.report import RankFailure, Report
 from dcp_operator.api.checkpoint.parsing import SpecError, parse
 from dcp_operator.api.checkpoint.status import Status
+from dcp_operator.api.json_types import Body
 from dcp_operator.api.site import LOCAL
 from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
-from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, Body
+from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS
 from dcp_operator.kube.view.cache import Key
 from fake_api import FakeApi, reconciling, seen, status
 from scenes import (

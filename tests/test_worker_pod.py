@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from dcp_operator import __main__ as program
 from dcp_operator.api.checkpoint.parsing import parse
+from dcp_operator.api.json_types import Body
 from dcp_operator.api.pod.rules import PodSecurity
 from dcp_operator.api.site import LOCAL
 from dcp_operator.cli import app
@@ -19,7 +20,6 @@ from dcp_operator.objects.job import Builder
 from dcp_operator.objects.network_policy import NetworkIsolation
 from scenes import attempt, created, decided, manifest, message, phase
 
-Body = dict[str, Any]
 RESTRICTED = Builder(image="worker:1")
 NAMESPACE = Builder(image="worker:1", security=PodSecurity.NAMESPACE)
 ANY = LOCAL.model_copy(update={"pod_security": PodSecurity.NAMESPACE})

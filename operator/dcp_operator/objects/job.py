@@ -6,9 +6,10 @@ runs, and it has no TTL: a Job goes only after its Report stands in the status.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from dcp_operator.api.checkpoint.spec import Checkpoint
+from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import (
     API_VERSION,
     ATTEMPT_LABEL,
@@ -27,8 +28,6 @@ from dcp_operator.api.pod.rules import PodSecurity
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt
 from dcp_operator.objects.network_policy import NetworkIsolation, policy_spec
 from dcp_operator.objects.worker_pod import MASTER_PORT, WORKER_UID, PodSettings, pod_template
-
-Body = dict[str, Any]
 
 _BACKSTOP_SECONDS: Final = 300
 

@@ -5,16 +5,14 @@ Policies add up: one of the namespace that lets more in or out holds beside this
 """
 
 from enum import StrEnum
-from typing import Any
 
 from dcp_contract.storage_options import CREDENTIAL_KEYS
 from dcp_operator.api.checkpoint.spec import Checkpoint
+from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import JOB_LABEL
 from dcp_operator.api.pod.known_secrets import CREDENTIAL_ENV
 from dcp_operator.api.pod.template import worker_env
 from dcp_operator.api.storage_url import METADATA_NETWORKS, protocol
-
-Body = dict[str, Any]
 
 
 class NetworkIsolation(StrEnum):

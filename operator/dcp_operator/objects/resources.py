@@ -7,10 +7,9 @@ from typing import Any, Final
 
 from dcp_contract.sections import Device
 from dcp_operator.api.checkpoint.spec import Checkpoint
+from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import WORKER_CONTAINER
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt
-
-Body = dict[str, Any]
 
 _GPU: Final = re.compile(r"gpu|/mig-", re.IGNORECASE)
 """Names of GPUs as extended resources: nvidia.com/gpu, nvidia.com/gpu.shared, nvidia.com/mig-1g.10gb, amd.com/gpu,

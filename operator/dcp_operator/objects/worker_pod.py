@@ -18,6 +18,7 @@ from dcp_contract.environment import (
 )
 from dcp_contract.storage_options import CREDENTIAL_KEYS
 from dcp_operator.api.checkpoint.spec import Checkpoint
+from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import WORKER_CONTAINER
 from dcp_operator.api.pod.rules import HOST_FIELDS, PodSecurity
 from dcp_operator.api.pod.security_context import CONTAINER_PROFILE, POD_PROFILE, USER_IDS, permitted
@@ -26,8 +27,6 @@ from dcp_operator.api.pod.view import mappings, pod_of
 from dcp_operator.api.storage_url import protocol
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt
 from dcp_operator.objects.resources import for_probe, set_resources
-
-Body = dict[str, Any]
 
 MASTER_PORT: Final = 29500
 WORKER_UID: Final = 65532

@@ -12,8 +12,8 @@ from dcp_contract.message import Wire
 from dcp_contract.reasons import Reason
 from dcp_contract.report import MAX_FAILED_RANKS
 
-Text = Annotated[str, Field(max_length=2048)]
-Short = Annotated[str, Field(max_length=253)]
+LongText = Annotated[str, Field(max_length=2048)]
+ShortText = Annotated[str, Field(max_length=253)]
 
 
 class Phase(StrEnum):
@@ -42,7 +42,7 @@ class Condition(Wire):
     type: Annotated[str, Field(max_length=63)]
     status: Literal["True", "False", "Unknown"]
     reason: Annotated[str, Field(max_length=63)]
-    message: Text
+    message: LongText
     last_transition_time: datetime
     observed_generation: int
 
@@ -53,14 +53,14 @@ class Failure(Wire):
     model_config = ConfigDict(extra="ignore")
 
     reason: Reason
-    message: Text = ""
+    message: LongText = ""
     rank: int | None = None
-    pod: Short = ""
-    node: Short = ""
+    pod: ShortText = ""
+    node: ShortText = ""
     exit_code: int | None = None
     retriable: bool = False
     attempt: int | None = None
-    traceback: Text = ""
+    traceback: LongText = ""
 
 
 class RunProgress(Wire):
@@ -68,7 +68,7 @@ class RunProgress(Wire):
 
     model_config = ConfigDict(extra="ignore")
 
-    stage: Short = ""
+    stage: ShortText = ""
     percent: int = Field(default=0, ge=0, le=100)
     bytes: int = 0
     total_bytes: int = 0
@@ -93,8 +93,8 @@ class JobRef(Wire):
 
     model_config = ConfigDict(extra="ignore")
 
-    name: Short
-    uid: Short = Field(default="", description="Set once the Job was seen: a Job that is gone after that was lost.")
+    name: ShortText
+    uid: ShortText = Field(default="", description="Set once the Job was seen: a Job that is gone after that was lost.")
 
 
 class Status(Wire):
@@ -118,11 +118,11 @@ class Status(Wire):
     duration_seconds: int | None = None
     attempts: int = Field(default=0, description="Attempts started, each one Job.")
     retries: Retries = Retries()
-    size: Short = Field(default="", description="Bytes of the data files, for people.")
-    duration: Short = Field(default="", description="From start to completion, for people.")
-    throughput: Short = Field(default="", description="Bytes per second of the finished attempt, for people.")
-    ranks: Short = Field(default="", description="World size, and pods x ranks per pod.")
-    conflict_guard: Short = Field(
+    size: ShortText = Field(default="", description="Bytes of the data files, for people.")
+    duration: ShortText = Field(default="", description="From start to completion, for people.")
+    throughput: ShortText = Field(default="", description="Bytes per second of the finished attempt, for people.")
+    ranks: ShortText = Field(default="", description="World size, and pods x ranks per pod.")
+    conflict_guard: ShortText = Field(
         default="", description="Atomic where the store itself refuses a second commit, else BestEffort."
     )
     checkpoint: CheckpointInfo | None = Field(default=None, description="What stands at the URL.")
@@ -131,9 +131,9 @@ class Status(Wire):
     failure: Failure | None = Field(default=None, description="Why the latest failed attempt failed.")
     failed_ranks: tuple[Failure, ...] = Field(default=(), max_length=MAX_FAILED_RANKS)
     failed_rank_count: int = Field(default=0, description="Failed ranks in all; failedRanks lists the first.")
-    warnings: tuple[Text, ...] = Field(default=(), max_length=16)
+    warnings: tuple[LongText, ...] = Field(default=(), max_length=16)
     job_ref: JobRef | None = None
-    entries: Short = Field(default="", description="What a Load made of the checkpoint's entries, for people.")
+    entries: ShortText = Field(default="", description="What a Load made of the checkpoint's entries, for people.")
 
     @classmethod
     def read(cls, body: Mapping[str, Any] | None) -> Self:

@@ -9,10 +9,11 @@ import hashlib
 import json
 import posixpath
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from dcp_contract.sections import Storage
+from dcp_operator.api.json_types import ReadBody
 from dcp_operator.api.naming import WORKER_CONTAINER
 
 _ALIASES: Final = {"abfs": "az"}
@@ -24,10 +25,8 @@ _OF_ONE_POD: Final = {"emptyDir", "ephemeral"}
 """Volumes that no other pod ever sees."""
 _DEFAULT_PORTS: Final = {None: "", 80: "", 443: ""}
 
-Body = Mapping[str, Any]
 
-
-def place(storage: Storage, secret: str, template: Body, uid: str) -> str:
+def place(storage: Storage, secret: str, template: ReadBody, uid: str) -> str:
     """Return the key.
 
     Args:
@@ -47,7 +46,7 @@ def place(storage: Storage, secret: str, template: Body, uid: str) -> str:
     return json.dumps([_ALIASES.get(name, name), *found], default=str)
 
 
-def _in_store(name: str, storage: Storage, worker: Body) -> list[object]:
+def _in_store(name: str, storage: Storage, worker: ReadBody) -> list[object]:
     env = {str(each.get("name")): each.get("value", each.get("valueFrom")) for each in _mappings(worker.get("env"))}
     bucket, _, path = storage.url.partition("://")[2].partition("/")
     container, _, account = bucket.partition("@") if name in {"az", "abfs"} else (bucket, "", "")
@@ -78,7 +77,7 @@ def _address(endpoint: object) -> object:
     return f"{(parts.hostname or '').rstrip('.')}{port}{parts.path.rstrip('/')}" if parts.hostname else endpoint
 
 
-def _on_volume(path: str, worker: Body, template: Body, uid: str) -> list[object]:
+def _on_volume(path: str, worker: ReadBody, template: ReadBody, uid: str) -> list[object]:
     """Return the volume behind a path, by what it is and not by what the template calls it, and the path in it."""
     mounts = [(_normal(str(each.get("mountPath", ""))), each) for each in _mappings(worker.get("volumeMounts"))]
     inside = [(at, each) for at, each in mounts if f"{_normal(path)}/".startswith(f"{at}/") or not at]
@@ -99,13 +98,13 @@ def _on_volume(path: str, worker: Body, template: Body, uid: str) -> list[object
     return [what, _normal(f"{where}/{_normal(path).removeprefix(at)}")]
 
 
-def _worker(template: Body) -> Body:
+def _worker(template: ReadBody) -> ReadBody:
     spec = template.get("spec")
     containers = _mappings(spec.get("containers") if isinstance(spec, Mapping) else None)
     return next((each for each in containers if each.get("name") == WORKER_CONTAINER), {})
 
 
-def _mappings(items: object) -> Iterator[Body]:
+def _mappings(items: object) -> Iterator[ReadBody]:
     if isinstance(items, list):
         yield from (item for item in items if isinstance(item, Mapping))
 

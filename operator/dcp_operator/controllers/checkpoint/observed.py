@@ -9,8 +9,9 @@ from datetime import datetime
 from typing import Final
 
 from dcp_contract.progress import Progress
+from dcp_operator.api.json_types import ReadBody
 from dcp_operator.api.naming import ATTEMPT_LABEL, GENERATION_ANNOTATION, PROBE_LABEL, RUN_LABEL, SPEC_ANNOTATION
-from dcp_operator.controllers.checkpoint.pods import Body, Pod, condition, optional_time, pod_of, time_of
+from dcp_operator.controllers.checkpoint.pods import Pod, condition, optional_time, pod_of, time_of
 
 _DIGEST: Final = 64
 """Characters of one that a status takes."""
@@ -86,7 +87,7 @@ class Observed:
 
 
 def observe(
-    jobs: Iterable[Body], pods: Iterable[Body | Pod], progress: Mapping[str, Progress] | None = None
+    jobs: Iterable[ReadBody], pods: Iterable[ReadBody | Pod], progress: Mapping[str, Progress] | None = None
 ) -> Observed:
     """Return what the bodies show.
 
@@ -110,7 +111,7 @@ def observe(
     )
 
 
-def _attempt(body: Body, pods: list[Pod], progress: Mapping[str, Progress]) -> Attempt:
+def _attempt(body: ReadBody, pods: list[Pod], progress: Mapping[str, Progress]) -> Attempt:
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     labels, annotations = _labels(body), metadata.get("annotations") or {}
     generation = annotations.get(GENERATION_ANNOTATION, "")[:_DIGITS]
@@ -162,9 +163,9 @@ def _says(pod: Pod) -> tuple[bool, bool, bool]:
     return pod.report is not None, pod.ended, pod.started is not None
 
 
-def _labels(body: Body) -> Mapping[str, str]:
+def _labels(body: ReadBody) -> Mapping[str, str]:
     return body["metadata"].get("labels") or {}
 
 
-def _created(body: Body) -> datetime:
+def _created(body: ReadBody) -> datetime:
     return time_of(body["metadata"]["creationTimestamp"])

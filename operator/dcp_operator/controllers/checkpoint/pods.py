@@ -5,19 +5,19 @@ ranks for ever or die before them, and the pod's phase tells of all of them toge
 off their own container, and off the phase only where that container says nothing: evicted, or never started.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any, Final, Literal, NamedTuple, cast
+from typing import Final, Literal, NamedTuple, cast
 
 from dcp_contract.reasons import Reason, Weight
 from dcp_contract.report import RankFailure, Report
 from dcp_operator.api.checkpoint.reasons import REASONS
 from dcp_operator.api.checkpoint.status import Phase
+from dcp_operator.api.json_types import ReadBody
 from dcp_operator.api.naming import INDEX_LABEL, JOB_LABEL, WORKER_CONTAINER
 
-Body = Mapping[str, Any]
 PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
 
 _STUCK: Final = timedelta(seconds=30)
@@ -149,7 +149,7 @@ class Pod:
         return self.ended or self.lost(now)
 
 
-def pod_of(body: Body, seen: datetime | None = None, before: Pod | None = None) -> Pod:
+def pod_of(body: ReadBody, seen: datetime | None = None, before: Pod | None = None) -> Pod:
     """Return what a Pod body shows.
 
     Its node's clock may be wrong, and deadlines count from what it says. So a time lies between the pod's creation, by
@@ -221,7 +221,7 @@ def _within(time: datetime | None, first: datetime | None, last: datetime | None
     return max(time, first) if first is not None else time
 
 
-def _worker(status: Body) -> tuple[Body, Body, Body]:
+def _worker(status: ReadBody) -> tuple[ReadBody, ReadBody, ReadBody]:
     """Return how the worker container runs, waits and ended; one of the three says something, or none does."""
     states = [each for each in status.get("containerStatuses") or () if each.get("name") == WORKER_CONTAINER]
     state = (states[0].get("state") or {}) if states else {}
@@ -238,7 +238,7 @@ class _Waits(NamedTuple):
     holds_up: bool = True
 
 
-def _waits(status: Body, own: Body) -> _Waits:
+def _waits(status: ReadBody, own: ReadBody) -> _Waits:
     """Return what keeps the worker container from starting; its own trouble counts before that of others.
 
     Init containers come before it, native sidecars among them. Another container that can't start is worth a word, and
@@ -257,12 +257,12 @@ def _waits(status: Body, own: Body) -> _Waits:
     return mine._replace(message=f"init container {at_work[0]} is at work") if at_work and mine.reason else mine
 
 
-def _starting(init: Body) -> bool:
+def _starting(init: ReadBody) -> bool:
     """Return whether an init container runs, and as a native sidecar has not started up."""
     return bool((init.get("state") or {}).get("running")) and not init.get("started")
 
 
-def _failed_init(status: Body) -> Body:
+def _failed_init(status: ReadBody) -> ReadBody:
     """Return how an init container kept the ranks from starting."""
     for each in status.get("initContainerStatuses") or ():
         ended = (each.get("state") or {}).get("terminated") or {}
@@ -272,27 +272,27 @@ def _failed_init(status: Body) -> Body:
     return {}
 
 
-def _started(state: Body, status: Body) -> datetime | None:
+def _started(state: ReadBody, status: ReadBody) -> datetime | None:
     """Return when the container started; of one that its kubelet lost sight of only the pod's own start is known."""
     return optional_time(state.get("startedAt") or (status.get("startTime") if state.get("reason") == _UNKNOWN else ""))
 
 
-def _last_change(status: Body, started: datetime | None) -> datetime | None:
+def _last_change(status: ReadBody, started: datetime | None) -> datetime | None:
     """Return when a pod ended that has no container to say so: evicted, or failed by the node's loss."""
     return max(_times(status), default=started)
 
 
-def _times(status: Body) -> Iterator[datetime]:
+def _times(status: ReadBody) -> Iterator[datetime]:
     for each in status.get("conditions") or ():
         if each.get("lastTransitionTime"):
             yield time_of(each["lastTransitionTime"])
 
 
-def condition(status: Body, kind: str, wanted: str = "True") -> Body | None:
+def condition(status: ReadBody, kind: str, wanted: str = "True") -> ReadBody | None:
     """Return the condition of a status if it stands as wanted."""
     for each in status.get("conditions") or ():
         if each.get("type") == kind and each.get("status") == wanted:
-            return cast("Body", each)
+            return cast("ReadBody", each)
     return None
 
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote, urlencode
 
-Body = dict[str, Any]
+from dcp_operator.api.json_types import Body
 
 REQUEST_SECONDS: Final = 15.0
 LONGEST_WAIT: Final = 300.0

@@ -21,6 +21,7 @@ from kubernetes.aio.config.config_exception import ConfigException
 from kubernetes.aio.config.incluster_config import load_incluster_config
 from kubernetes.aio.config.kube_config import load_kube_config
 
+from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import JOB_LABEL
 from dcp_operator.kube.client import metrics
 from dcp_operator.kube.client.api import (
@@ -32,7 +33,6 @@ from dcp_operator.kube.client.api import (
     OWNED,
     PODS,
     ApiError,
-    Body,
     ConflictError,
     GoneError,
     NameTakenError,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
+from dcp_operator.api.json_types import Body
 from dcp_operator.controllers.checkpoint.actions import Event
-from dcp_operator.kube.client.api import Body
 from dcp_operator.kube.client.cluster import Cluster
 
 LIMIT: Final = 10_000

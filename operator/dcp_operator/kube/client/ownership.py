@@ -8,9 +8,10 @@ it; its Service and its NetworkPolicy are only what the Checkpoint controls; its
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import ATTEMPT_LABEL, JOB_LABEL, RUN_LABEL, job_name
 from dcp_operator.controllers.checkpoint.pods import shared
-from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, Body, Resource
+from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, Resource
 
 
 def controller(body: Body) -> Mapping[str, Any]:

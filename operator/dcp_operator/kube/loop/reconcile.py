@@ -16,6 +16,7 @@ from dcp_contract.reasons import Reason
 from dcp_operator.api.checkpoint.parsing import SpecError
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Phase, Status
+from dcp_operator.api.json_types import Body
 from dcp_operator.api.pod.fields import wrong_types
 from dcp_operator.api.pod.refused_job import explained
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt, Decision, DeleteAttempt
@@ -32,7 +33,6 @@ from dcp_operator.kube.client.api import (
     OWNED,
     PODS,
     SERVICES,
-    Body,
     ConflictError,
     GoneError,
     NameTakenError,

@@ -12,8 +12,9 @@ from typing import Final, TypedDict
 import kopf
 from kubernetes.aio.client.configuration import Configuration
 
+from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import GROUP, UID_LABEL
-from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, Body, Resource
+from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, Resource
 from dcp_operator.kube.loop.queue import WorkQueue
 from dcp_operator.kube.loop.reconcile import Reconciler
 from dcp_operator.kube.view.cache import Cache, Key

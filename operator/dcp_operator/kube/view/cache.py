@@ -21,10 +21,11 @@ from typing import Final, NamedTuple
 
 from dcp_operator.api.bounds import WRITABLE, deeper, head, larger
 from dcp_operator.api.checkpoint.status import Status
+from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import GROUP, KUEUE, UID_LABEL
 from dcp_operator.controllers.checkpoint.pods import Pod, pod_of
 from dcp_operator.controllers.checkpoint.refusal import has_begun, run_of
-from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, Body, Resource
+from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, Resource
 from dcp_operator.kube.client.ownership import Membership, controller, is_attempt
 
 logger = logging.getLogger(__name__)

@@ -11,13 +11,13 @@ from dcp_operator.api.bounds import TOO_DEEP, TOO_LARGE
 from dcp_operator.api.checkpoint.parsing import SpecError, parse
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Phase, Status
+from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import queue_labels
 from dcp_operator.api.site import CLUSTER, Site
 from dcp_operator.controllers.checkpoint.attempt_checks import still_running
 from dcp_operator.controllers.checkpoint.observed import observe
 from dcp_operator.controllers.checkpoint.refusal import has_begun, run_of
 from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
-from dcp_operator.kube.client.api import Body
 from dcp_operator.kube.view.cache import DEEP, Cache, Key, beyond
 
 logger = logging.getLogger(__name__)

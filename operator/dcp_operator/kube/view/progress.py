@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dcp_contract.progress import Progress
+from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import WORKER_CONTAINER
 from dcp_operator.controllers.checkpoint.pods import Pod
-from dcp_operator.kube.client.api import Body
 from dcp_operator.kube.client.cluster import Cluster
 from dcp_operator.kube.view.cache import Key
 
