@@ -166,6 +166,6 @@ class Status(Wire):
         """Return the JSON-ready dict, without what holds its default; the phase always stands."""
         return {"phase": self.phase.value} | self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
-    def given(self, **changes: object) -> Self:
+    def with_changes(self, **changes: object) -> Self:
         """Return this status with some fields changed."""
         return self.model_copy(update=changes)

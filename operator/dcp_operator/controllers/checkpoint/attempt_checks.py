@@ -46,7 +46,7 @@ def waiting(situation: Situation) -> Verdict | None:
     status = situation.status
     retries = status.retries.model_copy(update={"next_time": None})
     return Verdict(
-        status=status.given(
+        status=status.with_changes(
             phase=Phase.PENDING, reason=status.failure and status.failure.reason, progress=None, retries=retries
         ),
         message=f"Attempt {situation.number} starts when {what} has stopped.",
@@ -66,7 +66,7 @@ def url_in_use(situation: Situation) -> Verdict | None:
     url = situation.checkpoint.spec.storage.url
     what = f"pods of Checkpoint {rival.name} still run on" if rival.ending else f"Checkpoint {rival.name} is saving to"
     return Verdict(
-        status=situation.status.given(phase=Phase.PENDING, reason=Reason.URL_IN_USE, progress=None),
+        status=situation.status.with_changes(phase=Phase.PENDING, reason=Reason.URL_IN_USE, progress=None),
         message=f"Attempt {situation.number} waits: {what} the same URL ({url}). It starts when that has ended; then "
         "the store says whether the URL is free. To have it go first, suspend or delete the other.",
         wake_at=situation.now + (_ENDING if rival.ending else _LOOK_AGAIN),
@@ -82,7 +82,7 @@ def changed(situation: Situation) -> Verdict | None:
     if situation.current is not None or not situation.changed:
         return None
     return Verdict(
-        status=situation.status.given(phase=Phase.PENDING, reason=Reason.INVALID_SPEC, progress=None),
+        status=situation.status.with_changes(phase=Phase.PENDING, reason=Reason.INVALID_SPEC, progress=None),
         message=f"Attempt {situation.number} waits: {FREE_FORM_FIELDS} is not what the first attempt began with. To "
         "run what it says now, write another spec.runId; or change it back.",
     )
@@ -95,7 +95,7 @@ def unreadable(situation: Situation) -> Verdict | None:
     what = "; ".join(situation.checkpoint.unread)[:1024]
     who = "an operator that can read the spec, as an earlier one could"
     return Verdict(
-        status=situation.status.given(phase=Phase.PENDING, reason=Reason.INVALID_SPEC, progress=None),
+        status=situation.status.with_changes(phase=Phase.PENDING, reason=Reason.INVALID_SPEC, progress=None),
         message=f"Attempt {situation.number} waits for {who}: {what}",
     )
 
@@ -110,7 +110,7 @@ def start(situation: Situation) -> Verdict | None:
     queued = bool(checkpoint.queue) and not status.retries.probe
     task = checkpoint.task(number, probe=status.retries.probe)
     return Verdict(
-        status=status.given(
+        status=status.with_changes(
             phase=Phase.QUEUED if queued else Phase.STARTING,
             reason=Reason.QUEUED if queued else None,
             attempts=number,
@@ -133,7 +133,7 @@ def queued(situation: Situation) -> Verdict | None:
     attempt = situation.current
     if attempt is None or not attempt.suspended:
         return None
-    status = _under_way(situation, attempt).given(phase=Phase.QUEUED, reason=Reason.QUEUED, progress=None)
+    status = _under_way(situation, attempt).with_changes(phase=Phase.QUEUED, reason=Reason.QUEUED, progress=None)
     return Verdict(status=status, message=_queued_message(situation, attempt.job_name))
 
 
@@ -158,7 +158,7 @@ def starting(situation: Situation) -> Verdict | None:
         message = f"Attempt {attempt.attempt}: {sentence(uncreated(attempt))}"
         if not attempt.pods:
             phase, reason = Phase.PENDING, Reason.FORBIDDEN
-    status = _under_way(situation, attempt).given(phase=phase, reason=reason, progress=None)
+    status = _under_way(situation, attempt).with_changes(phase=phase, reason=reason, progress=None)
     return Verdict(status=status, message=message, wake_at=_wake(situation, attempt, due))
 
 
@@ -173,14 +173,14 @@ def running(situation: Situation) -> Verdict | None:
         what = f"{gone.name or gone.index} failed" if gone.failed else f"{gone.name} on node {gone.node} is lost"
         message = f"Attempt {attempt.attempt}: pod {what}; the others' Reports are awaited."
     progress, wake = _progress(situation, attempt)
-    status = _under_way(situation, attempt).given(phase=Phase.RUNNING, reason=None, progress=progress)
+    status = _under_way(situation, attempt).with_changes(phase=Phase.RUNNING, reason=None, progress=progress)
     return Verdict(status=status, message=message, wake_at=_wake(situation, attempt, wake))
 
 
 def _under_way(situation: Situation, attempt: Attempt) -> Status:
     """Return the status with what an observed Job proves, even if the write that followed its creation was lost."""
     status, checkpoint = situation.status, situation.checkpoint
-    return status.given(
+    return status.with_changes(
         attempts=attempt.attempt,
         start_time=status.start_time or attempt.created.replace(microsecond=0),
         completion_time=None,

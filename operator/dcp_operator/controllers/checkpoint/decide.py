@@ -76,7 +76,7 @@ def _begin(checkpoint: Checkpoint, written: Status) -> Status:
     if written.run_id != checkpoint.spec.run_id:
         return new_run(written, checkpoint.spec.run_id)
     if written.reason is Reason.INVALID_SPEC and written.attempts == 0:
-        return written.given(phase=Phase.PENDING, reason=None, failure=None)
+        return written.with_changes(phase=Phase.PENDING, reason=None, failure=None)
     return written
 
 
@@ -109,10 +109,10 @@ def suspended(situation: Situation) -> Verdict | None:
         retries = status.retries.model_copy(
             update={"settled": attempt.attempt, "uncounted": status.retries.uncounted + 1}
         )
-        status = status.given(attempts=attempt.attempt, retries=retries)
+        status = status.with_changes(attempts=attempt.attempt, retries=retries)
     elif status.phase is Phase.SUSPENDED:
         message = message_of(status.conditions)
-    status = status.given(phase=Phase.SUSPENDED, reason=Reason.SUSPENDED, progress=None)
+    status = status.with_changes(phase=Phase.SUSPENDED, reason=Reason.SUSPENDED, progress=None)
     return Verdict(status=status, message=message)
 
 
@@ -125,7 +125,7 @@ def backing_off(situation: Situation) -> Verdict | None:
     message = f"Attempt {situation.number} starts at {due:%H:%M:%SZ}."
     if failure is not None:
         message = f"Attempt {failure.attempt} failed: {sentence(failure.message)} {message}"
-    status = situation.status.given(phase=Phase.PENDING, reason=failure and failure.reason, progress=None)
+    status = situation.status.with_changes(phase=Phase.PENDING, reason=failure and failure.reason, progress=None)
     return Verdict(status=status, message=message, wake_at=due)
 
 

@@ -80,7 +80,7 @@ def _own(checkpoint: Checkpoint, ended: Outcome) -> Outcome:
 
 
 def _settled(situation: Situation, attempt: Attempt, ended: Outcome) -> Situation:
-    status = situation.status.given(
+    status = situation.status.with_changes(
         attempts=max(situation.status.attempts, attempt.attempt),
         start_time=situation.status.start_time or attempt.created.replace(microsecond=0),
         free_form_digest=situation.digest(attempt),
@@ -92,9 +92,9 @@ def _settled(situation: Situation, attempt: Attempt, ended: Outcome) -> Situatio
         return _conflicted(situation, status, ended.conflict, ended.failure, attempt)
     retries = _book(situation, attempt, ended)
     if attempt.probe:
-        status = status.given(retries=retries)
+        status = status.with_changes(retries=retries)
     else:
-        status = status.given(
+        status = status.with_changes(
             retries=retries,
             failure=ended.failure,
             failed_ranks=ended.failed_ranks,
@@ -144,7 +144,7 @@ def _succeeded(situation: Situation, status: Status, attempt: Attempt, ended: Ou
     info = ended.checkpoint
     if info is not None and not info.url:
         info = info.model_copy(update={"url": situation.checkpoint.spec.storage.url})
-    done = finished(status, Phase.SUCCEEDED, ended.reason, situation.stamp).given(
+    done = finished(status, Phase.SUCCEEDED, ended.reason, situation.stamp).with_changes(
         checkpoint=info,
         conflict_guard=info.conflict_guard[:253] if info is not None else "",
         warnings=ended.warnings,
@@ -179,7 +179,7 @@ def _conflicted(
 ) -> Situation:
     """Return the situation of a Save that the store refused: terminal, and never tried again."""
     message = _conflict_message(situation.checkpoint, conflict)
-    done = finished(status, Phase.CONFLICT, Reason.OVERWRITE_CONFLICT, situation.stamp).given(
+    done = finished(status, Phase.CONFLICT, Reason.OVERWRITE_CONFLICT, situation.stamp).with_changes(
         conflict=conflict,
         failure=failure.model_copy(update={"message": message[:1024], "retriable": False}),
         retries=status.retries.model_copy(update={"settled": attempt.attempt, "probe": False, "next_time": None}),

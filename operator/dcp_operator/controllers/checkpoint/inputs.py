@@ -93,7 +93,7 @@ def finished(status: Status, phase: Phase, reason: Reason, stamp: datetime) -> S
     """Return a status in a terminal phase."""
     end = status.completion_time or stamp
     seconds = int((end - (status.start_time or end)).total_seconds())
-    return status.given(phase=phase, reason=reason, completion_time=end, duration_seconds=seconds, progress=None)
+    return status.with_changes(phase=phase, reason=reason, completion_time=end, duration_seconds=seconds, progress=None)
 
 
 def next_of(times: Iterable[datetime], now: datetime) -> datetime | None:

@@ -69,11 +69,11 @@ def refuse(
     written = Status.read(status)
     over = written.phase.terminal and (written.reason is not Reason.INVALID_SPEC or written.attempts > 0)
     if over and written.run_id == run_id:
-        return Decision(actions=(), status=written.given(observed_generation=generation).to_dict())
+        return Decision(actions=(), status=written.with_changes(observed_generation=generation).to_dict())
     message = "; ".join(error.problems)[:1024]
     if has_begun(written, run_id, observed):
         message = f"The spec was accepted once, and this operator can't go on with it: {message}"
-        final = written.given(run_id=run_id[:63], reason=Reason.INVALID_SPEC, progress=None)
+        final = written.with_changes(run_id=run_id[:63], reason=Reason.INVALID_SPEC, progress=None)
     else:
         base = written if written.run_id == run_id else new_run(written, run_id)
         final, message = _refused(base, error, message, now)
@@ -106,10 +106,10 @@ def _of_earlier_runs(observed: Observed, run_id: str) -> tuple[Action, ...]:
 def _refused(status: Status, error: SpecError, message: str, now: datetime) -> tuple[Status, str]:
     if error.configured:
         reason = Reason.NOT_ENABLED
-        pending = status.given(phase=Phase.PENDING, reason=reason, failure=None, completion_time=None)
-        return pending.given(duration_seconds=None), f"{sentence(message)} {REASONS[reason].advice}"
+        pending = status.with_changes(phase=Phase.PENDING, reason=reason, failure=None, completion_time=None)
+        return pending.with_changes(duration_seconds=None), f"{sentence(message)} {REASONS[reason].advice}"
     done = finished(status, Phase.FAILED, Reason.INVALID_SPEC, now.replace(microsecond=0))
-    return done.given(failure=Failure(reason=Reason.INVALID_SPEC, message=message)), message
+    return done.with_changes(failure=Failure(reason=Reason.INVALID_SPEC, message=message)), message
 
 
 def blocked(
@@ -138,7 +138,7 @@ def blocked(
     # Nothing was begun: what stands of that in the decision is of the attempt that is not there.
     before = written if written.run_id == intended.run_id else Status()
     kept = ("start_time", "free_form_digest", "job_ref")
-    pending = intended.given(
+    pending = intended.with_changes(
         phase=Phase.PENDING,
         reason=reason,
         attempts=max(before.attempts, intended.retries.settled),

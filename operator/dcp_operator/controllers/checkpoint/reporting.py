@@ -31,12 +31,12 @@ def with_conditions(
         now: The time.
         changed: Whether that spec is another than the one that the run began with.
     """
-    final = status.given(
+    final = status.with_changes(
         observed_generation=generation,
         duration=human_duration(status.duration_seconds) if status.duration_seconds is not None else "",
     )
     text, stamp = message[:_MESSAGE_LIMIT], now.replace(microsecond=0)
-    return final.given(conditions=conditions(final, text, written.conditions, stamp, changed=changed))
+    return final.with_changes(conditions=conditions(final, text, written.conditions, stamp, changed=changed))
 
 
 def minimal(status: Mapping[str, Any]) -> dict[str, Any]:
