@@ -8,10 +8,10 @@ export UV_PYTHON_DOWNLOADS ?= never
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pure test-adversary test-matrix test-torch gpu-check gpu-packages check check-stacks format lock crd cluster cluster-down e2e bench bench-operator bench-reading clean
+.PHONY: help demo test test-pure test-adversary test-matrix test-torch gpu-check gpu-packages check check-stacks format lock crd reference cluster cluster-down e2e bench bench-operator bench-reading clean
 
 help: ## Say what can be made
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 demo: .venv/stamp ## Save, conflict, overwrite, load on another world size: on this machine, no cluster (1 min after set-up)
 	$(PYTHON) examples/demo.py
@@ -75,8 +75,7 @@ check: .venv/stamp .venv/bin/codespell ## ruff, mypy --strict, import contracts,
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	$(PYTHON) -m dcp_operator.generate.crd --check
-	$(PYTHON) -m dcp_operator.generate.pod_fields --check
+	$(PYTHON) -m dcp_operator.generate --check
 	.venv/bin/codespell $(SPELT)
 
 check-stacks: ## Whether we install beside torchtitan, accelerate, lightning, datasets and transformers of today
@@ -86,9 +85,8 @@ format: .venv/stamp ## Format and fix what ruff can fix
 	.venv/bin/ruff check --fix-only -q .
 	.venv/bin/ruff format .
 
-crd: .venv/stamp ## Write manifests/crds, the admission policies and the table of a pod's fields
-	$(PYTHON) -m dcp_operator.generate.crd
-	$(PYTHON) -m dcp_operator.generate.pod_fields
+crd reference: .venv/stamp ## Write what is generated: CRD, admission policies, the table of a pod's fields, docs/reference
+	$(PYTHON) -m dcp_operator.generate
 
 # --universal: one lock for every supported Python. No index line may stand in it: it would name a registry.
 LOCK := pip compile --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -q

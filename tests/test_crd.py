@@ -2,12 +2,10 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
-import yaml
 
 from dcp_operator.api.checkpoint.cel_rules import RULES, Rule
 from dcp_operator.api.checkpoint.spec import MUTABLE_FIELDS, CheckpointSpec
@@ -140,16 +138,3 @@ def test_a_secret_among_the_options_is_not_in_the_schema() -> None:
 def test_an_empty_status_is_valid() -> None:
     jsonschema.validate(Status().to_dict(), SCHEMA["properties"]["status"])
     jsonschema.validate(manifest(), SCHEMA)
-
-
-def test_the_committed_file_is_the_generated_one() -> None:
-    assert crd.main(["--check"]) == 0
-
-
-def test_drift_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(crd, "PATH", tmp_path / "crds" / "x.yaml")
-    assert crd.main(["--check"]) == 1
-    assert "out of date; run `make crd`" in capsys.readouterr().err
-    assert crd.main([]) == 0
-    assert crd.main(["--check"]) == 0
-    assert yaml.safe_load(crd.PATH.read_text()) == DEFINITION

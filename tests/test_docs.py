@@ -8,9 +8,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from dcp_contract.reasons import Reason
 from dcp_operator.api.checkpoint.parsing import parse
-from dcp_operator.api.checkpoint.reasons import REASONS
 from dcp_operator.api.site import CLUSTER
 from dcp_operator.cli.app import app
 
@@ -19,18 +17,6 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 OPERATOR = (ROOT / "docs/operator.md").read_text(encoding="utf-8")
 MANIFESTS = ROOT / "manifests"
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("reason", Reason)
-def test_every_reason_is_explained_as_the_code_explains_it(reason: Reason) -> None:
-    meaning = REASONS[reason]
-    row = f"| `{reason}` | {meaning.phase} | {'yes' if meaning.retriable else 'no'} | {meaning.doc} |"
-    assert row in README.splitlines()
-
-
-def test_no_other_reason_is_explained() -> None:
-    table = README.partition("## Why it ended as it did")[2].partition("\n## ")[0]
-    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [each.value for each in Reason]
 
 
 @pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))

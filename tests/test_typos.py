@@ -15,7 +15,6 @@ from dcp_operator.api.pod.rules import PodSecurity
 from dcp_operator.api.site import Site
 from dcp_operator.cli.app import app
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt
-from dcp_operator.generate import pod_fields
 from dcp_operator.kube.client.api import CHECKPOINTS, RefusedError, Request
 from dcp_operator.kube.view.cache import Key
 from dcp_operator.objects.job import Builder
@@ -126,10 +125,6 @@ def test_no_job_can_be_made_of_it_and_the_field_is_named() -> None:
     found = status(api, key)
     assert (found["phase"], found["reason"]) == ("Failed", "InvalidSpec")
     assert found["failure"]["message"] == f"{FIELD}.{path}: has the wrong type; {wanted}"
-
-
-def test_the_table_is_the_clients() -> None:
-    assert pod_fields.main(["--check"]) == 0
 
 
 REFUSED = "The API server refuses the attempt's objects: "

@@ -1,1 +1,1 @@
-"""Writes what the repository keeps generated: the CRD, the admission policies, the table of a pod's fields."""
+"""Writes what the repository keeps generated: CRD, admission policies, a pod's fields, and docs/reference."""

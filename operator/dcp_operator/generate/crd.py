@@ -1,10 +1,8 @@
 """The CustomResourceDefinition, generated from the models of `spec` and `status`.
 
-`python -m dcp_operator.generate.crd` writes manifests/crds, and the admission policies beside it; with --check it
-fails where a file there differs.
+`python -m dcp_operator.generate` writes it to manifests/crds.
 """
 
-import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +12,7 @@ from dcp_contract.environment import REPORT_LIMIT
 from dcp_contract.sections import Storage
 from dcp_contract.storage_options import STORAGE_OPTIONS, StorageOption
 from dcp_operator.api.checkpoint.cel_rules import RULES
+from dcp_operator.api.checkpoint.printer_columns import PRINTER_COLUMNS
 from dcp_operator.api.checkpoint.spec import CheckpointSpec
 from dcp_operator.api.checkpoint.status import Status
 from dcp_operator.api.naming import GROUP, KIND, PLURAL, VERSION
@@ -26,19 +25,6 @@ _KEPT: Final = (
     "description", "type", "format", "enum", "default", "pattern", "minimum", "maximum",
     "minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "required",
 )  # fmt: skip
-_COLUMNS: Final = (
-    ("Operation", "string", ".spec.operation", 0),
-    ("Phase", "string", ".status.phase", 0),
-    ("Step", "integer", ".status.checkpoint.step", 0),
-    ("Size", "string", ".status.size", 0),
-    ("Duration", "string", ".status.duration", 0),
-    ("Reason", "string", ".status.reason", 0),
-    ("Age", "date", ".metadata.creationTimestamp", 0),
-    ("Ranks", "string", ".status.ranks", 1),
-    ("Throughput", "string", ".status.throughput", 1),
-    ("Entries", "string", ".status.entries", 1),
-    ("URL", "string", ".spec.storage.url", 1),
-)
 _OPTION_TYPES: Final = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 _TRUTH_VALUES: Final = {"True", "False", "Unknown"}
@@ -59,8 +45,8 @@ def custom_resource_definition() -> dict[str, Any]:
         "schema": {"openAPIV3Schema": _object_schema()},
         "subresources": {"status": {}},
         "additionalPrinterColumns": [
-            {"name": name, "type": kind, "jsonPath": path} | ({"priority": priority} if priority else {})
-            for name, kind, path, priority in _COLUMNS
+            {"name": each.name, "type": each.kind, "jsonPath": each.path} | ({"priority": 1} if each.wide else {})
+            for each in PRINTER_COLUMNS
         ],
         "selectableFields": [{"jsonPath": path} for path in (".spec.operation", ".status.phase", ".status.reason")],
     }
@@ -189,21 +175,3 @@ def _option(option: StorageOption, protocols: list[str]) -> Schema:
     elif option.kind in {int, float}:
         schema |= {"minimum": 1 if option.kind is int else 0, "maximum": 86_400}
     return schema
-
-
-def main(arguments: list[str]) -> int:
-    """Write the files, or compare them; return the exit code."""
-    drifted = False
-    for path, text in ((PATH, render()), *admission.files()):
-        if arguments == ["--check"]:
-            if not path.is_file() or path.read_text() != text:
-                sys.stderr.write(f"{path} is out of date; run `make crd` and commit it\n")
-                drifted = True
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return int(drifted)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

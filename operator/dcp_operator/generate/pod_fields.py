@@ -6,7 +6,6 @@ table differs. The client itself takes seconds to load, and is no part of what a
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,19 +48,3 @@ def render() -> str:
     """Return the file's text: a line for each type."""
     lines = [f"  {json.dumps(name)}: {json.dumps(fields)}" for name, fields in table().items()]
     return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def main(arguments: list[str]) -> int:
-    """Write the file, or compare it; return the exit code."""
-    text = render()
-    if arguments == ["--check"]:
-        if PATH.is_file() and PATH.read_text() == text:
-            return 0
-        sys.stderr.write(f"{PATH} is out of date; run `make crd` and commit it\n")
-        return 1
-    PATH.write_text(text)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

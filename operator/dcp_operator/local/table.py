@@ -7,28 +7,27 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from dcp_operator.api.checkpoint.printer_columns import PRINTER_COLUMNS, PrinterColumn
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.text import human_duration, human_ranks
-from dcp_operator.generate.crd import custom_resource_definition
 from dcp_operator.local.view import STYLES
 
 
 def results(bodies: Iterable[Mapping[str, Any]], *, wide: bool) -> Table:
     """Return the printer columns of objects with a status."""
-    (version,) = custom_resource_definition()["spec"]["versions"]
-    columns = [each for each in version["additionalPrinterColumns"] if wide or not each.get("priority")]
-    table = _table(["Name", *(each["name"] for each in columns)])
+    columns = [each for each in PRINTER_COLUMNS if wide or not each.wide]
+    table = _table(["Name", *(each.name for each in columns)])
     for body in bodies:
         cells = [body["metadata"]["name"], *(_cell(body, each) for each in columns)]
         table.add_row(*map(Text, cells), style=STYLES.get(body["status"]["phase"]))
     return table
 
 
-def _cell(body: Mapping[str, Any], column: Mapping[str, Any]) -> str:
+def _cell(body: Mapping[str, Any], column: PrinterColumn) -> str:
     value: Any = body
-    for key in column["jsonPath"].removeprefix(".").split("."):
+    for key in column.path.removeprefix(".").split("."):
         value = (value or {}).get(key)
-    if value is not None and column["type"] == "date":
+    if value is not None and column.kind == "date":
         return human_duration(int((datetime.now(UTC) - datetime.fromisoformat(value)).total_seconds()))
     return "" if value is None else str(value)
 
