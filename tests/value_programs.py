@@ -233,13 +233,13 @@ def load_by_rank(rank: int, url: str, resize: str) -> tuple[Any, ...]:
 def save_different(rank: int, url: str, kind: str, drift: Any) -> tuple[str, list[str]]:
     """Save what claims to be the same on all three ranks; return what was said."""
     said = Said()
-    logging.getLogger("dcp_worker").addHandler(said)
+    logging.getLogger("dcp_engine").addHandler(said)
     try:
         dcp_engine.save(_different(rank, kind), url, drift=drift)
     except errors.EngineError as error:
         return f"{type(error).__name__}: {error.message}", said.texts
     finally:
-        logging.getLogger("dcp_worker").removeHandler(said)
+        logging.getLogger("dcp_engine").removeHandler(said)
     return "saved", said.texts
 
 
