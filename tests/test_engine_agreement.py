@@ -125,7 +125,7 @@ def test_the_errors_of_ranks_that_refuse_for_one_reason_become_one() -> None:
     assert list(made.faults) == ["a", "b"]
     first.failures = (first, StateMismatch("else"))
     assert UnsavableState.of_ranks(first) is first, "there is nothing to add"
-    unnamed = UnsavableState.drifted(["w"])
+    unnamed = UnsavableState("replicas differ")
     unnamed.failures = (unnamed, same)
     assert UnsavableState.of_ranks(unnamed) is unnamed, "it is for another reason"
 

@@ -40,6 +40,7 @@ from dcp_engine.stores.object_store import ObjectStore
 from dcp_engine.stores.opening import open_store
 from dcp_engine.transfer import decode, ranges
 from dcp_engine.transfer.payload import PIECE, Payload, rows
+from dcp_engine.translate import translate
 
 MEBI = 1 << 20
 SHAPES = [(), (1,), (5,), (0, 3), (4, 6), (2, 3, 4)]
@@ -455,7 +456,7 @@ def test_only_what_lies_as_it_is_saved_needs_no_memory() -> None:
     ],
 )
 def test_foreign_errors_become_reasons(error: Exception, reason: Reason) -> None:
-    known = errors.translate(error)
+    known = translate(error)
     assert known.reason is reason
     assert known.__cause__ is error
 

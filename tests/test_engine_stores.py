@@ -21,10 +21,11 @@ import flaky_proxy
 import s3_server
 from dcp_engine import redact
 from dcp_engine.collective.ranks import Ranks
-from dcp_engine.errors import EngineError, InvalidOption, StorageDenied, StorageUnavailable, translate
+from dcp_engine.errors import EngineError, InvalidOption, StorageDenied, StorageUnavailable
 from dcp_engine.stores import addresses, guarded_obstore, retry
 from dcp_engine.stores.object_store import ObjectStore
 from dcp_engine.stores.opening import open_store
+from dcp_engine.translate import translate
 from dcp_worker import cli
 from flaky_proxy import Answer
 from rank_group import run_ranks, values

@@ -32,7 +32,6 @@ from dcp_engine.errors import (
     StateMismatch,
     UnsavableState,
     some,
-    translate,
 )
 from dcp_engine.rank_values import PerRank, resized
 from dcp_engine.stores.protocol import MEMORY_LIMIT
@@ -45,6 +44,7 @@ from dcp_engine.transfer.meter import Progress
 from dcp_engine.transfer.planner import ByNameLoadPlanner, Strict
 from dcp_engine.transfer.reader import CheckpointReader
 from dcp_engine.transfer.writer import CheckpointWriter
+from dcp_engine.translate import translate
 
 
 def save(  # noqa: PLR0913 - keyword-only, each with its default
@@ -241,7 +241,7 @@ def refuse_unsavable(values: dict[str, Any]) -> dict[str, Any]:
     if faults := tensors.faults(entries):
         raise UnsavableState.of(faults)
     if nested := [name for name, value in entries.items() if isinstance(value, PerRank)]:
-        raise UnsavableState.nested_per_rank(nested)
+        raise UnsavableState(f"dcp_engine.per_rank stands at the top level of a state dict, not at {some(nested)}")
     return entries
 
 
@@ -358,7 +358,8 @@ def _load(
 def _same(what: str, values: Sequence[object]) -> None:
     """Refuse ranks that do not take part in one and the same call."""
     if any(value != values[0] for value in values):
-        raise InvalidOption.differs(what, values)
+        rank = next(rank for rank, value in enumerate(values) if value != values[0])
+        raise InvalidOption(f"{what} differs between ranks: {values[0]!r} on rank 0, {values[rank]!r} on rank {rank}")
 
 
 def _remove_failed(writer: CheckpointWriter) -> None:

@@ -18,8 +18,8 @@ from dcp_contract.checkpoint_info import CheckpointInfo
 from dcp_engine import api, process_end
 from dcp_engine.collective.ranks import PATIENCE_SECONDS, Ranks
 from dcp_engine.commit import pending
-from dcp_engine.errors import translate
 from dcp_engine.transfer import devices, staging
+from dcp_engine.translate import translate
 
 
 class AsyncSave:

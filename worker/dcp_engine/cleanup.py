@@ -15,11 +15,12 @@ from os import PathLike, fspath
 from typing import Any, Final
 
 from dcp_engine.commit import pending, replaced
-from dcp_engine.errors import InvalidOption, is_missing_file, translate
+from dcp_engine.errors import InvalidOption
 from dcp_engine.format import layout
 from dcp_engine.stores import options
 from dcp_engine.stores.opening import open_store
 from dcp_engine.stores.protocol import Entry, Store
+from dcp_engine.translate import is_missing_file, translate
 
 MINIMUM_AGE: Final = timedelta(days=1)
 _DRAFT: Final = re.compile(rf"(\.metadata|probe|{replaced.PATH.pattern})\.[0-9a-f]{{32}}\.(tmp|link)")

@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 
 from dcp_engine import api
 from dcp_engine.collective.ranks import PATIENCE_SECONDS
-from dcp_engine.errors import StateMismatch
+from dcp_engine.errors import StateMismatch, some
 from dcp_engine.stores.protocol import MEMORY_LIMIT
 from dcp_engine.transfer.meter import Progress
 
@@ -82,7 +82,10 @@ class _Chosen(_EmptyStateDictLoadPlanner):
         assert metadata is not None  # noqa: S101 - a reader has it
         names = metadata.state_dict_metadata
         if idle := [glob for glob in self._globs if not any(_chooses(glob, name) for name in names)]:
-            raise StateMismatch.nothing_chosen(idle, names)
+            parts = {name.partition(".")[0] for name in names}
+            raise StateMismatch(
+                f"keys: nothing in the checkpoint is chosen by {some(idle)}; its parts are {some(parts)}"
+            )
         self.paths = metadata.planner_data or {}
         super().set_up_planner(state_dict, dataclasses.replace(metadata, planner_data=None), is_coordinator)
 

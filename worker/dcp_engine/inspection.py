@@ -8,11 +8,12 @@ from dcp_contract.checkpoint_info import CheckpointInfo, Origin
 from dcp_contract.sections import Operation
 from dcp_engine.commit import pending, protocol, snapshot
 from dcp_engine.commit.stock import sized
-from dcp_engine.errors import CheckpointCorrupted, EngineError, StorageDenied, is_missing_file, translate
+from dcp_engine.errors import CheckpointCorrupted, EngineError, StorageDenied
 from dcp_engine.format import layout
 from dcp_engine.format.manifest import Manifest
 from dcp_engine.stores.opening import open_store
 from dcp_engine.stores.protocol import Store
+from dcp_engine.translate import is_missing_file, translate
 
 
 def find(url: str | PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> CheckpointInfo | None:

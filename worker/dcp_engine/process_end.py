@@ -51,7 +51,9 @@ def finish_on_sigterm(within: float = 25.0) -> None:
     if earlier is signal.SIG_IGN or isinstance(earlier, _OnSigterm):
         return
     if threading.current_thread() is not threading.main_thread() or earlier is None:
-        raise InvalidOption.no_handler()
+        raise InvalidOption(
+            "finish_on_sigterm: call it in the main thread, where SIGTERM has its default action or a Python handler"
+        )
     signal.signal(signal.SIGTERM, _OnSigterm(within, earlier))
 
 

@@ -85,7 +85,10 @@ def _is_resized(key: str, target: PerRank, names: Collection[str]) -> bool:
     if target.world_size in worlds or not own:
         return False
     if not worlds:
-        raise StateMismatch.not_per_rank(key)
+        raise StateMismatch(f"{key} was saved once for all ranks, not by rank: ask for it without dcp_engine.per_rank")
     if target.resize == "refuse":
-        raise StateMismatch.of_world(key, max(worlds), target.world_size)
+        raise StateMismatch(
+            f"{key} was saved by {max(worlds)} ranks, a value for each; now there are {target.world_size}. Load it on "
+            f"{max(worlds)} ranks, leave it out, or let it stay as it is: dcp_engine.per_rank(..., resize='keep')."
+        )
     return True

@@ -13,7 +13,7 @@ import numpy as np
 from dcp_contract.checkpoint_info import CheckpointInfo
 from dcp_engine.commit import pending, snapshot, stored_sizes
 from dcp_engine.commit.stock import sized
-from dcp_engine.errors import CheckpointCorrupted, translate
+from dcp_engine.errors import CheckpointCorrupted
 from dcp_engine.format import layout, torch_zip_read
 from dcp_engine.format.digest import BLOCK
 from dcp_engine.format.manifest import DataFile, Manifest
@@ -22,6 +22,7 @@ from dcp_engine.stores.protocol import Store
 from dcp_engine.transfer import ranges
 from dcp_engine.transfer.fetch import Digests, Fetcher
 from dcp_engine.transfer.meter import Meter, Progress
+from dcp_engine.translate import translate
 
 BY_DIGESTS: Final = "every byte, by its crc32c"
 BY_ZIP: Final = "file sizes and zip CRC-32: a stock checkpoint has no digests"

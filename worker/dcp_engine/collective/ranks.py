@@ -5,7 +5,6 @@ group there is one rank and nothing is sent.
 """
 
 import os
-import re
 import time
 import traceback
 from collections import Counter
@@ -20,15 +19,14 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 from torch.distributed.checkpoint.api import CheckpointException
 
-from dcp_engine import redact
-from dcp_engine.errors import EngineError, InvalidOption, PeerHung, PeerLost, translate
+from dcp_engine import redact, torch_messages
+from dcp_engine.errors import EngineError, InvalidOption, PeerHung, PeerLost
 from dcp_engine.gc_pause import uncollected
+from dcp_engine.translate import translate
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _TRACEBACK_CHARS: Final = 4000
-_ABSENT: Final = re.compile(r"Ranks ([\d, ]+) failed to pass")
-_TIMED_OUT: Final = re.compile(r"[Tt]imed out")
 _SLACK_SECONDS: Final = 30.0
 _PROBE_TAG: Final = 0x6463706F
 """Of a message that nobody sends."""
@@ -134,7 +132,7 @@ class Ranks:
         try:
             dist.monitored_barrier(self.group, timedelta(seconds=self.patience), wait_all_ranks=True)
         except RuntimeError as error:
-            named = _ABSENT.search(str(error))
+            named = torch_messages.ABSENT.search(str(error))
             if named is None:
                 raise self._lost(stage, error) from error
             ranks = [int(rank) for rank in named[1].split(",")]
@@ -155,8 +153,12 @@ class Ranks:
 
         Only rank 0 can tell for the others, which see it go, too, once it has raised.
         """
-        if not self.coordinates and _TIMED_OUT.search(str(error)):
-            return PeerHung.coordinator(stage, self.patience)
+        if not self.coordinates and torch_messages.TIMED_OUT.search(str(error)):
+            return PeerHung(
+                f"rank 0 said nothing about {stage} for more than {self.patience:g} s; it hangs, or waits for another "
+                "rank",
+                rank=0,
+            )
         gone = self._gone() if self.coordinates else []
         return PeerLost.died(gone, stage) if gone else PeerLost.told_by(error)
 
@@ -202,10 +204,15 @@ def _joined(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
     of = dist.group.WORLD if group is None else group
     if not isinstance(of, dist.ProcessGroup):
         if of == dist.GroupMember.NON_GROUP_MEMBER:
-            raise InvalidOption.outside(dist.get_rank())
-        raise InvalidOption.no_group(of)
+            raise InvalidOption(
+                f"process_group: rank {dist.get_rank()} is no member of it; only its members call save and load with it"
+            )
+        raise InvalidOption(f"process_group: a {type(of).__name__} is no process group; make one by dist.new_group")
     if of in _inherited:
-        raise InvalidOption.forked_group()
+        raise InvalidOption(
+            "this process was forked from a rank, whose process group it can't use: start it with multiprocessing's "
+            "spawn or forkserver, or say no_dist=True if it is by itself"
+        )
     return of
 
 
@@ -215,7 +222,10 @@ def _without_group() -> bool:
         return False
     declared = os.environ.get("WORLD_SIZE", "")
     if declared.isdecimal() and int(declared) > 1:
-        raise InvalidOption.not_joined(declared)
+        raise InvalidOption(
+            f"WORLD_SIZE is {declared}, but there is no process group, and each rank would save by itself: call "
+            "torch.distributed.init_process_group first, or say no_dist=True if this process is by itself"
+        )
     return True
 
 

@@ -24,12 +24,11 @@ from dcp_engine.errors import (
     StaleVersion,
     StorageDenied,
     StorageFull,
-    is_missing_file,
     some,
-    translate,
 )
 from dcp_engine.format import layout
 from dcp_engine.stores.protocol import ATOMIC, Store
+from dcp_engine.translate import is_missing_file, translate
 
 LOG = logging.getLogger("dcp_engine")
 _REPLACE_TRIES: Final = 20

@@ -11,10 +11,11 @@ from itertools import islice
 from typing import Any, Final
 
 from dcp_engine.commit import stored_sizes
-from dcp_engine.errors import CheckpointCorrupted, CheckpointNotFound, is_missing_file, some
+from dcp_engine.errors import CheckpointCorrupted, CheckpointNotFound, some
 from dcp_engine.format import layout, sandbox
 from dcp_engine.format.manifest import Manifest
 from dcp_engine.stores.protocol import Store
+from dcp_engine.translate import is_missing_file
 
 _FREE: Final = 8 << 20
 """Bytes that a manifest or a `.metadata` may have, whatever it describes. Beyond, each entry describes more bytes than

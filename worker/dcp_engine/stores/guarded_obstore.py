@@ -31,7 +31,10 @@ _asked: Final[set[int]] = set()
 def refuse_after_fork() -> None:
     """Raise InvalidOption in a child that was forked after its parent used a store."""
     if _asked and os.getpid() not in _asked:
-        raise InvalidOption.forked()
+        raise InvalidOption(
+            "this process was forked after its parent used an object store, and the threads that make the requests "
+            "did not come with it: start it with multiprocessing's spawn or forkserver"
+        )
 
 
 def guarded(call: Callable[_P, _R], *, asks: bool = True) -> Callable[_P, _R]:
@@ -59,7 +62,10 @@ def _told(error: BaseException) -> BaseException:
     if isinstance(error, EngineError):
         return error
     if not isinstance(error, Exception):
-        return InvalidOption.panicked(str(error))
+        # obstore panics over an address, a name or a key that can't be one.
+        return InvalidOption(
+            f"the storage library stopped over a URL, an option or a credential that can't be: {error}"
+        )
     sentence, there, details = str(error).partition(_DETAILS)
     text = redact.sentence(sentence)
     if there:

@@ -16,7 +16,9 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
-from dcp_engine.errors import EngineError, RefusedSignature, StorageUnavailable, is_missing_bucket
+from dcp_engine import redact
+from dcp_engine.errors import EngineError, RefusedSignature, StorageUnavailable
+from dcp_engine.translate import is_missing_bucket, with_hint
 
 _PIECE: Final = 256 << 10
 """Bytes received between two looks at them; they are still in the processor's cache then."""
@@ -93,7 +95,7 @@ class RangedGet:
             with suppress(IndexError):
                 while True:
                     self._idle.pop().close()
-            raise StorageUnavailable.unanswered(path, host, error) from error
+            raise StorageUnavailable(f"{path}: no whole answer from {host}: {error or type(error).__name__}") from error
 
     @contextmanager
     def _connected(self, scheme: str, netloc: str) -> Iterator[http.client.HTTPConnection]:
@@ -137,7 +139,7 @@ def _receive(response: http.client.HTTPResponse, view: memoryview, path: str) ->
     while view:
         count = response.readinto(view[:_PIECE])
         if not count:
-            raise StorageUnavailable.broken_off(path)
+            raise StorageUnavailable(f"{path}: the connection ended in the middle of an answer")
         yield view[:count]
         view = view[count:]
 
@@ -147,7 +149,9 @@ def _check(response: http.client.HTTPResponse, path: str, offset: int, length: i
     if response.status == HTTPStatus.PARTIAL_CONTENT:
         given = response.headers.get("Content-Range", "")
         if not given.startswith(f"bytes {offset}-"):
-            raise StorageUnavailable.other_range(path, given, offset)
+            raise StorageUnavailable(  # as some caches answer
+                f"{path}: the store answered with {given or 'an unnamed range'}, not with bytes from {offset} on"
+            )
         if response.length is not None and response.length < length:
             raise EOFError(path)  # a store answers with what there is of the range
         return
@@ -158,4 +162,5 @@ def _check(response: http.client.HTTPResponse, path: str, offset: int, length: i
         raise FileNotFoundError(path)
     expired = response.status == HTTPStatus.BAD_REQUEST and any(f"<Code>{code}<" in text for code in _EXPIRED)
     refused = expired or response.status in _REFUSALS
-    raise (RefusedSignature if refused else StorageUnavailable).answered(path, response.status, response.reason, text)
+    message = f"{path}: the store answered {response.status} {response.reason}: {redact.answer(text)}"
+    raise (RefusedSignature if refused else StorageUnavailable)(with_hint(message))

@@ -236,7 +236,7 @@ def _path_of(url: str) -> Path:
         return Path(url).absolute()
     host, path = place_of(url)
     if host not in {"", "localhost"}:
-        raise InvalidOption.with_host(url)
+        raise InvalidOption(f"{url}: a file URL has no host; write file:///path")
     return Path("/", path)
 
 
@@ -268,7 +268,7 @@ def _sync_name(folder: int, path: str) -> None:
     try:
         folders.sync(folder)
     except OSError as error:
-        raise NotDurable.of(path, error) from error
+        raise NotDurable(error.errno, f"{error.strerror} (when its folder was synced)", path) from error
 
 
 def _read_all(file: int, start: int, stop: int) -> bytes:

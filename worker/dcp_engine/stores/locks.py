@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from dcp_engine.errors import StorageUnavailable
+from dcp_engine.errors import StorageUnavailable, some
 from dcp_engine.stores import folders
 
 PATIENCE_SECONDS: Final = 60.0
@@ -196,7 +196,11 @@ def _locked(file: int, lock: Callable[[], object], name: str, patience: float) -
             if error.errno not in _HELD:
                 raise
             if time.monotonic() > until:
-                raise StorageUnavailable.locked(name, _holders(file), patience) from error
+                who = some(_holders(file)) or "another process"
+                raise StorageUnavailable(
+                    f"{name}: {who} kept the lock for replacing it for {patience:g} s. Loads take no lock, a save for "
+                    "some milliseconds: end what locks the checkpoint's folder, as flock(1) does."
+                ) from error
         else:
             return True
         time.sleep(random.uniform(0, _PAUSE_SECONDS))  # noqa: S311 - no secret

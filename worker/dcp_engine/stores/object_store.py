@@ -24,12 +24,13 @@ from urllib.parse import quote
 
 from obstore import exceptions
 
-from dcp_engine.errors import InvalidOption, RefusedSignature, StaleVersion, StorageUnavailable, translate
+from dcp_engine.errors import InvalidOption, RefusedSignature, StaleVersion, StorageUnavailable
 from dcp_engine.stores import guarded_obstore as obstore
 from dcp_engine.stores import http_range
 from dcp_engine.stores.options import ObstoreOptions, place_of, protocol_of
 from dcp_engine.stores.protocol import ATOMIC, BEST_EFFORT, Blob, Buffer, Entry, Guarded, copied
 from dcp_engine.stores.retry import retried, throttled
+from dcp_engine.translate import translate
 
 LOG = logging.getLogger("dcp_engine")
 _PIECE: Final = 64 << 10
@@ -72,7 +73,7 @@ class ObjectStore:
         protocol = protocol_of(url)  # obstore knows one spelling: gs, not gcs
         bucket, path = place_of(url)
         if "@" in bucket and protocol in {"s3", "gs"}:
-            raise InvalidOption.faulty("url", url, "names a user; credentials come from the environment")
+            raise InvalidOption(f"url: {url!r} names a user; credentials come from the environment")
         self._bucket = (protocol, bucket, *(str(options.config.get(key, "")) for key in _PLACES))
         place = f"{protocol}://{bucket}/{quote(path)}"
         self._store = _opened(place, options, options.no_retry)

@@ -5,9 +5,10 @@ from os import PathLike, fspath
 from typing import Any
 
 from dcp_contract.storage_options import STORAGE_OPTIONS
-from dcp_engine.errors import InvalidOption, translate
+from dcp_engine.errors import InvalidOption
 from dcp_engine.stores import options
 from dcp_engine.stores.protocol import Store
+from dcp_engine.translate import translate
 
 
 def open_store(url: str, storage_options: Mapping[str, Any] | None = None) -> Store:
@@ -36,7 +37,7 @@ def _opened(url: str, protocol: str, given: Mapping[str, Any]) -> Store:
     except InvalidOption:
         raise
     except (ImportError, ValueError) as error:
-        raise InvalidOption.wrapping(url, error) from error
+        raise InvalidOption(f"{url}: {error}") from error
     except Exception as error:
         raise translate(error) from error
 
@@ -45,7 +46,7 @@ def only_one(url: str | PathLike[str] | None, path: str | PathLike[str] | None) 
     """Return the URL that a reader or a writer is given by one of two names."""
     given = [fspath(each) for each in (url, path) if each is not None]
     if len(given) != 1:
-        raise InvalidOption.one_place()
+        raise InvalidOption("write one of url and path, which is the same by stock DCP's name")
     return given[0]
 
 

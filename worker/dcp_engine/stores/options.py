@@ -75,7 +75,7 @@ class ObstoreOptions:
 def protocol_of(url: str) -> str:
     """Return the URL's protocol in its canonical spelling; a path without one is `file`."""
     if "::" in url:
-        raise InvalidOption.chained(url)
+        raise InvalidOption(f"{url}: chained URLs are not supported; give the store's own URL")
     protocol = url.split("://", 1)[0].lower() if "://" in url else ""
     return _CANONICAL.get(protocol, protocol)
 
@@ -87,7 +87,8 @@ def place_of(url: str) -> tuple[str, str]:
     path = path.rstrip("/")
     # Some libraries resolve or drop these, others don't: one URL would be two places.
     if path and not {"", ".", ".."}.isdisjoint(path.split("/")):
-        raise InvalidOption.unresolved(url, f"{protocol}://{bucket}{posixpath.normpath('/' + path.lstrip('/'))}")
+        resolved = f"{protocol}://{bucket}{posixpath.normpath('/' + path.lstrip('/'))}"
+        raise InvalidOption(f"url: {url} has a segment '.', '..' or an empty one; write {resolved}")
     return bucket, path
 
 
@@ -98,7 +99,8 @@ def check(protocol: str, options: Mapping[str, Any]) -> None:
         return
     for name in options:
         if name not in known:
-            raise InvalidOption.unknown(name, protocol, known)
+            listed = ", ".join(sorted(known)) or "none"
+            raise InvalidOption(f"storage option {name!r} is not known for {protocol}. Known: {listed}.")
 
 
 def kept(options: dict[str, Any]) -> timedelta | None:
@@ -109,9 +111,9 @@ def kept(options: dict[str, Any]) -> timedelta | None:
     try:
         found = timedelta(seconds=value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidOption.wrapping("storage option keep_replaced", error) from error
+        raise InvalidOption(f"storage option keep_replaced: {error}") from error
     if found < timedelta(0):
-        raise InvalidOption.wrapping("storage option keep_replaced", ValueError(f"{value} is less than nothing"))
+        raise InvalidOption(f"storage option keep_replaced: {value} is less than nothing")
     return found
 
 
@@ -157,7 +159,8 @@ def _check_environment(protocol: str, options: Mapping[str, Any]) -> None:
     """Refuse what obstore would stop over in a panic, and say where it stands."""
     for where, value, fault in _faults(protocol, options):
         if fault:
-            raise InvalidOption.faulty(where, value, fault)
+            # A secret is refused without its value.
+            raise InvalidOption(f"{where}: {value!r} {fault}" if value else f"{where} {fault}")
 
 
 def _faults(protocol: str, options: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -235,5 +238,5 @@ def _client(options: Mapping[str, Any]) -> dict[str, Any]:
         try:
             client["root_certificate"] = Path(bundle).read_bytes()
         except OSError as error:
-            raise InvalidOption.wrapping("ca_bundle", error) from error
+            raise InvalidOption(f"ca_bundle: {error}") from error
     return client

@@ -1,7 +1,7 @@
 """The few things that the engine asks of a store, whatever it is.
 
 Paths are relative to the checkpoint's URL and use `/`. `FileNotFoundError` and `FileExistsError` are part of the
-protocol; every other error is the library's own, for `errors.translate`.
+protocol; every other error is the library's own, for `dcp_engine.translate`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -13,7 +13,8 @@ from typing import Final, TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_any, stop_before_delay, wait_random_exponential
 from tenacity.stop import stop_base
 
-from dcp_engine.errors import StorageUnavailable, is_bad_digest, translate
+from dcp_engine.errors import StorageUnavailable
+from dcp_engine.translate import is_bad_digest, translate
 
 LOG = logging.getLogger("dcp_engine")
 TRIES: Final = 6

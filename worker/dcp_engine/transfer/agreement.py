@@ -86,7 +86,11 @@ class Comparison:
         """
         if found := fingerprint.differing(ranks):
             names = {fingerprint.of_name(item.index): item.index.fqn for plan in plans for item in plan.items}
-            raise UnsavableState.different(f"{names.get(key, 'an entry')} ({_on(found[key])})" for key in found)
+            entries = some(f"{names.get(key, 'an entry')} ({_on(found[key])})" for key in found)
+            raise UnsavableState(
+                f"ranks have different values under one name: {entries}. One rank's would be kept for all. "
+                "Wrap in dcp_engine.per_rank what belongs to a rank, or give the entry on one rank alone."
+            )
 
     def report_drift(self, ranks: Sequence[Prints], metadata: Metadata) -> None:
         """Warn of replicas that are not equal bit for bit, or refuse them.
@@ -103,7 +107,7 @@ class Comparison:
                 if unlike := found.get(fingerprint.of_name(MetadataIndex(name, chunk.offsets))):
                     texts.setdefault(name, f"{name} ({_on(unlike)})")
         if self._drift == "refuse":
-            raise UnsavableState.drifted(texts.values())
+            raise UnsavableState(f"replicas differ between ranks, and drift is 'refuse': {some(texts.values())}")
         LOG.warning(
             "replicas differ between ranks, and each is saved from one rank alone: %s. Make them equal before a save, "
             "or wrap in dcp_engine.per_rank what belongs to a rank.",

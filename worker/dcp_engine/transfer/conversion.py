@@ -35,7 +35,9 @@ def check(name: str, source: torch.Tensor, wanted: torch.dtype) -> None:
     for part in rows(source, PIECE):
         lost = _lost(part, wanted)
         if lost is not None:
-            raise StateMismatch.out_of_range(name, short(source.dtype), short(wanted), lost)
+            raise StateMismatch(
+                f"{name}: the checkpoint holds {lost} as {short(source.dtype)}, which {short(wanted)} can't hold"
+            )
 
 
 def short(dtype: torch.dtype | None) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlanner, ReadItem
 
-from dcp_engine.errors import ALLOW, CheckpointCorrupted, StateMismatch
+from dcp_engine.errors import ALLOW, CheckpointCorrupted, StateMismatch, some
 from dcp_engine.format import safe_classes, sandbox, torch_zip_read
 from dcp_engine.format.manifest import Chunk
 from dcp_engine.transfer import conversion, ranges, tensors
@@ -122,8 +122,10 @@ def place_all(items: Iterable[Item], planner: LoadPlanner, allow: Sequence[type]
         except Refused as error:
             refused[item.name] = error
     if refused:
-        listed = {f"{name} {why}": why.may_be_allowed for name, why in refused.items()}
-        raise StateMismatch.not_allowed(listed, any(listed.values()))
+        listed = [f"{name} {why}" for name, why in refused.items()]
+        may_be_allowed = any(why.may_be_allowed for why in refused.values())
+        way_out = f" If you trust the checkpoint, pass the classes in {ALLOW}." if may_be_allowed else ""
+        raise StateMismatch(f"{some(listed, separator='; ')}: not on the allow-list.{way_out}")
 
 
 def _place(item: Item, planner: LoadPlanner, allow: Sequence[type]) -> None:

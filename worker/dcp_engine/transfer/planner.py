@@ -77,7 +77,8 @@ class ByNameLoadPlanner(DefaultLoadPlanner):
         """
         assert self.metadata is not None  # noqa: S101 - set_up_planner got it
         if faults := tensors.faults(self.state_dict):
-            raise StateMismatch.not_loadable(faults)
+            named = [f"{name} {why}" for name, why in faults.items()]
+            raise StateMismatch(f"nothing can be loaded into this state: {some(named, separator='; ')}")
         there = self.metadata.state_dict_metadata
         try:
             plan = self.plan_asked(self.metadata)  # which changes the names for those of an old checkpoint
@@ -107,10 +108,14 @@ class ByNameLoadPlanner(DefaultLoadPlanner):
         converted = _union(there, (plan.planner_data.converted for plan in global_plan))
         self.left_out = left_out = tuple(name for name in there if name not in asked)
         if missed := [name for name in left_out if name.startswith(self._below) and not name.startswith(self._stay)]:
-            raise StateMismatch.left_out(missed)
+            raise StateMismatch(
+                f"the checkpoint holds {some(missed)}, which the object to load does not ask for. "
+                "A fresh optimizer has no state yet: torch's get_state_dict makes it. "
+                "To leave entries out, pass the object's state_dict() in its place."
+            )
         parts = {_part(name) for name in asked} if self._both else set()
         if missed := [name for name in left_out if _part(name) in parts and not self.may_stay(name)]:
-            raise StateMismatch.not_asked(missed)
+            raise StateMismatch(f"the checkpoint holds {some(missed)}, which no rank asks for")
         if converted:
             own = self._conversions(self.metadata.state_dict_metadata)
             LOG.warning("loaded with a conversion: %s", some((own.get(name, name) for name in converted), _SHOWN))
@@ -150,7 +155,7 @@ class ByNameLoadPlanner(DefaultLoadPlanner):
         if refused:
             raise StateMismatch.not_convertible(refused)
         if types and not self._convert:
-            raise StateMismatch.not_of_type(types.values())
+            raise StateMismatch(f"the checkpoint holds other types, and convert is false: {some(types.values())}")
         return types
 
 

@@ -21,7 +21,7 @@ from torch.futures import Future
 
 from dcp_contract.checkpoint_info import CheckpointInfo
 from dcp_engine.commit import pending, protocol, snapshot, stored_sizes
-from dcp_engine.errors import CheckpointCorrupted, CheckpointReplaced, InvalidOption, translate
+from dcp_engine.errors import CheckpointCorrupted, CheckpointReplaced, InvalidOption
 from dcp_engine.format import layout
 from dcp_engine.format import metadata as dcp_metadata
 from dcp_engine.format.digest import BLOCK
@@ -31,6 +31,7 @@ from dcp_engine.stores.protocol import MEMORY_LIMIT, Store
 from dcp_engine.transfer import decode, destinations, devices, ranges
 from dcp_engine.transfer.fetch import Digests, Fetcher
 from dcp_engine.transfer.meter import Meter, Progress
+from dcp_engine.translate import translate
 
 
 class CheckpointReader(StorageReader):
@@ -243,7 +244,7 @@ def _chunk_of(item: ReadItem, manifest: Manifest) -> Chunk:
     """Return the manifest's entry for what is to be read."""
     name = item.storage_index.fqn
     if manifest.tensors[name].transformed:
-        raise InvalidOption.transformed(name)
+        raise InvalidOption(f"{name} was saved through stream extensions, which are not known here")
     return manifest.chunk(name, tuple(item.storage_index.offset or ()))
 
 

@@ -26,7 +26,7 @@ from dcp_contract.checkpoint_info import CheckpointInfo, Origin
 from dcp_engine import failpoints
 from dcp_engine.commit import pending, protocol, snapshot
 from dcp_engine.commit import replaced as grace
-from dcp_engine.errors import CheckpointCorrupted, CheckpointNotFound, InvalidOption, UnsavableState, translate
+from dcp_engine.errors import CheckpointCorrupted, CheckpointNotFound, InvalidOption, UnsavableState
 from dcp_engine.format import digest, layout, metadata_build
 from dcp_engine.format import metadata as dcp_metadata
 from dcp_engine.format.manifest import Manifest
@@ -35,6 +35,7 @@ from dcp_engine.stores.protocol import MEMORY_LIMIT, PART_SIZE, Buffer, Store, w
 from dcp_engine.transfer import devices, loadable, payload
 from dcp_engine.transfer.lookup import Lookup
 from dcp_engine.transfer.meter import Meter, Progress
+from dcp_engine.translate import translate
 
 _PARALLEL: Final = 12
 _MAX_PARTS: Final = 9_000
@@ -94,7 +95,7 @@ class CheckpointWriter(StorageWriter):
     ) -> None:
         super().__init__()
         if keep_replaced is not None and keep_replaced < timedelta(0):
-            raise InvalidOption.wrapping("keep_replaced", ValueError(f"{keep_replaced} is less than nothing"))
+            raise InvalidOption(f"keep_replaced: {keep_replaced} is less than nothing")
         if unloadable not in get_args(loadable.Unloadable):
             raise InvalidOption.none_of("unloadable", unloadable, loadable.Unloadable)
         self.overwrite = overwrite
@@ -140,7 +141,7 @@ class CheckpointWriter(StorageWriter):
         """Take this rank's part; every rank calls it."""
         del args
         if not kwargs.get("use_collectives", True):
-            raise InvalidOption.without_collectives()
+            raise InvalidOption("use_collectives=False would commit each rank by itself; a checkpoint has one commit")
         pending.settle()
         # With a plan that was kept a rank is told where to write by its last save, and by none of this one.
         for kept in vars(SavePlanner):
@@ -189,7 +190,9 @@ class CheckpointWriter(StorageWriter):
         """Write this rank's files, as `write_data` does."""
         assignment = plan.storage_data
         if not isinstance(assignment, _Assignment) or assignment.used:
-            raise InvalidOption.kept_plan()
+            raise InvalidOption(
+                "this planner keeps the plans of earlier saves, which tell no rank where to write; use dcp_engine.save"
+            )
         assignment.used = True
         self.save_id = assignment.save_id
         examined = loadable.Examined(plan.items, lookup)

@@ -197,7 +197,7 @@ class Launcher:
         return answers[0]
 
     def _rejected(self, error: Exception) -> Report:
-        from dcp_engine.errors import translate  # noqa: PLC0415
+        from dcp_engine.translate import translate  # noqa: PLC0415
 
         known = translate(error, url=self.task.storage.url)
         return Report(failures=[_failure(known.reason, known.message, PREFLIGHT)], conflict=known.conflict)

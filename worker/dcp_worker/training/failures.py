@@ -1,4 +1,7 @@
-"""What can go wrong in a rank beside the engine's own errors; of the same kind, so that it travels the same way."""
+"""What can go wrong in a rank beside the engine's own errors, and the tables that know it.
+
+These are EngineErrors, too, so that they cross between ranks and reach the pod's Report in the same way.
+"""
 
 import errno
 import traceback
@@ -7,32 +10,13 @@ from contextlib import contextmanager
 from typing import Final
 
 from dcp_contract.reasons import Reason
-from dcp_engine.errors import ALLOW, EngineError, PeerHung, PeerLost, translate
+from dcp_engine import torch_messages
+from dcp_engine.errors import ALLOW, EngineError, PeerHung, PeerLost
+from dcp_engine.translate import translate
 
-TRACEBACK_LINES = 12
-_NO_MEMORY: Final = (
-    "defaultcpuallocator",
-    "out of memory",
-    "out of shared memory",
-    "cannot allocate memory",
-    "bad_alloc",
-    "status_alloc_failed",
-)
-"""What torch, CUDA, NCCL and gloo write where an allocation failed, in lower case."""
-_OWN_FAULT: Final = (
-    "ncclinvalidusage",
-    ", invalid usage",
-    "ncclinvalidargument",
-    ", invalid argument",
-    "unhandled cuda error",
-    "duplicate gpu",
-    "data type is not supported",
-    "unsupported data type",
-    "invalid scalar type",
-    "op.preamble.length",
-)
-"""What a collective says of its caller, or of the caller's device, and not of another rank; in lower case. "Invalid
-argument" and "not supported" alone are also what the kernel says of a connection."""
+TRACEBACK_LINES: Final = 12
+_LONGEST: Final = 300
+"""Characters of a foreign error that are told."""
 
 
 class WorkloadFailed(EngineError):
@@ -76,42 +60,38 @@ def user_code(what: str, error: type[EngineError] = WorkloadFailed) -> Iterator[
 
 
 def explain(raised: BaseException) -> EngineError:
-    """Return any exception as an EngineError with its reason."""
-    text = " ".join(str(raised).split())
-    short, words = text[:300], text.lower()
-    if _is_memory(raised, words):
-        return _caused(OutOfMemory(short or "out of memory"), raised)
-    if not _is_collective(raised, text):
-        return translate(raised)
-    if any(mark in words for mark in _OWN_FAULT):
-        return _caused(EngineError(f"{type(raised).__name__}: {short}"), raised)
+    """Return any exception as an EngineError with its reason.
+
+    Memory and collectives are asked for before the engine's tables; `dcp_engine.translate` tells why.
+    """
+    return translate(raised, first=(_of_memory, _of_collective))
+
+
+def _of_memory(raised: BaseException, text: str) -> EngineError | None:
+    """Return what a failed allocation is: on the host, on a device, or in a collective."""
+    named = isinstance(raised, MemoryError) or type(raised).__name__ == "OutOfMemoryError"
+    numbered = isinstance(raised, OSError) and raised.errno == errno.ENOMEM
+    told = isinstance(raised, RuntimeError) and any(mark in text.lower() for mark in torch_messages.NO_MEMORY)
+    return OutOfMemory(text[:_LONGEST] or "out of memory") if named or numbered or told else None
+
+
+def _of_collective(raised: BaseException, text: str) -> EngineError | None:
+    """Return what torch.distributed raised, whose errors are told by their words alone."""
+    named = any(cls.__name__ == "DistError" for cls in type(raised).__mro__)
+    told = isinstance(raised, RuntimeError) and any(word in text for word in torch_messages.COLLECTIVE)
+    if not (named or told):
+        return None
+    words = text.lower()
+    if any(mark in words for mark in torch_messages.OWN_FAULT):
+        return EngineError(f"{type(raised).__name__}: {text[:_LONGEST]}")
     if "timed out" in words or "timeout" in words:
-        return _caused(PeerHung(f"a collective timed out: {short}"), raised)
-    return _caused(PeerLost(f"lost another rank: {short}"), raised)
-
-
-def _is_memory(raised: BaseException, words: str) -> bool:
-    if isinstance(raised, MemoryError) or type(raised).__name__ == "OutOfMemoryError":
-        return True
-    if isinstance(raised, OSError) and raised.errno == errno.ENOMEM:
-        return True
-    return isinstance(raised, RuntimeError) and any(mark in words for mark in _NO_MEMORY)
-
-
-def _is_collective(raised: BaseException, text: str) -> bool:
-    """Return whether torch.distributed raised this, whose errors are told by their words alone."""
-    ours = any(cls.__name__ == "DistError" for cls in type(raised).__mro__)
-    return ours or (isinstance(raised, RuntimeError) and any(word in text for word in ("gloo", "NCCL", "c10d")))
+        return PeerHung(f"a collective timed out: {text[:_LONGEST]}")
+    return PeerLost(f"lost another rank: {text[:_LONGEST]}")
 
 
 def in_spec_words(text: str) -> str:
     """Return a message of the engine as it is for somebody who writes a spec and calls no function."""
     return text.replace(ALLOW, "`spec.workload.allow`")
-
-
-def _caused(error: EngineError, cause: BaseException) -> EngineError:
-    error.__cause__ = cause
-    return error
 
 
 def last_lines(raised: BaseException) -> str:
