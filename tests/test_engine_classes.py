@@ -70,7 +70,7 @@ def file(data: bytes, position: int = 0) -> io.BytesIO:
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return what the engine warned of."""
-    found = [record for record in caplog.records if record.name.startswith("dcp_worker")]
+    found = [record for record in caplog.records if record.name.startswith("dcp_engine")]
     assert {record.levelno for record in found} <= {logging.WARNING}
     return [record.getMessage() for record in found]
 
