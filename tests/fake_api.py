@@ -6,12 +6,12 @@ from typing import Any
 
 from dcp_operator.api.json_types import Body
 from dcp_operator.api.site import CLUSTER, Site
-from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, ConflictError, GoneError, Request, Resource
+from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, ApiRequest, ConflictError, GoneError, Resource
 from dcp_operator.kube.client.cluster import Cluster
-from dcp_operator.kube.client.event_recorder import Poster
+from dcp_operator.kube.client.event_recorder import EventRecorder
 from dcp_operator.kube.loop.reconcile import Reconciler
-from dcp_operator.kube.view.cache import Cache, Key
-from dcp_operator.kube.view.live_saves import Claims
+from dcp_operator.kube.view.cache import Cache, ObjectKey
+from dcp_operator.kube.view.live_saves import LiveSaves
 from dcp_operator.kube.view.progress import ProgressReader
 from dcp_operator.objects.job import Builder
 from scenes import NOW, stamp
@@ -24,7 +24,7 @@ class FakeApi(Cluster):
 
     objects: dict[str, Body]
     seen: list[str]
-    refuse: Callable[[Request], Exception | None]
+    refuse: Callable[[ApiRequest], Exception | None]
 
     def __init__(self) -> None:
         unused: Any = None
@@ -51,7 +51,7 @@ class FakeApi(Cluster):
     def names(self, resource: Resource) -> list[str]:
         return [each["metadata"]["name"] for each in self.objects.values() if each["kind"] == resource.kind]
 
-    async def _send(self, request: Request) -> bytes:
+    async def _send(self, request: ApiRequest) -> bytes:
         refusal = self.refuse(request)
         if refusal is not None:
             raise refusal
@@ -80,7 +80,7 @@ class FakeApi(Cluster):
         del self.objects[path]
         return b"{}"
 
-    def _read(self, request: Request) -> Any:
+    def _read(self, request: ApiRequest) -> Any:
         if request.path in self.objects:
             return self.objects[request.path]
         if request.resource is not None and request.path.rpartition("/")[2] == request.resource.plural:
@@ -91,11 +91,11 @@ class FakeApi(Cluster):
 
 def reconciling(api: FakeApi, site: Site = CLUSTER) -> Reconciler:
     """Return a reconciler that has seen what is there, and whose clock stands."""
-    progress, poster = ProgressReader(api, lambda _: None), Poster(api, lambda: True)
+    progress, recorder = ProgressReader(api, lambda _: None), EventRecorder(api, lambda: True)
     cache = Cache()
-    woken: list[Key] = []
-    claims = Claims(site, cache, woken.append, lambda: NOW)
-    reconciler = Reconciler(api, cache, claims, Builder(image="worker"), progress, poster, now=lambda: NOW)
+    woken: list[ObjectKey] = []
+    live_saves = LiveSaves(site, cache, woken.append, lambda: NOW)
+    reconciler = Reconciler(api, cache, live_saves, Builder(image="worker"), progress, recorder, now=lambda: NOW)
     seen(api, reconciler)
     return reconciler
 
@@ -106,12 +106,12 @@ def seen(api: FakeApi, reconciler: Reconciler) -> None:
         there = {each["metadata"]["uid"]: each for each in api.objects.values() if each["kind"] == resource.kind}
         for namespace, name, uid, _ in list(reconciler.cache.known(resource)):
             if uid not in there:
-                reconciler.drop(resource, namespace, name, uid)
+                reconciler.forget(resource, namespace, name, uid)
         for each in there.values():
-            reconciler.take(resource, each)
+            reconciler.ingest(resource, each)
 
 
-def status(api: FakeApi, key: Key) -> Body:
+def status(api: FakeApi, key: ObjectKey) -> Body:
     """Return the status of a Checkpoint."""
     found: Body = api.objects[CHECKPOINTS.path(key.namespace, key.name)].get("status", {})
     return found

@@ -8,12 +8,12 @@ from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.json_types import Body
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt
 from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS
-from dcp_operator.kube.view.cache import Cache, Key
+from dcp_operator.kube.view.cache import Cache, ObjectKey
 from dcp_operator.objects.job import Builder
 from pod_bodies import ended, runs
 from scenes import UID, at, checkpoint, manifest, saved, stamp
 
-KEY = Key("team", "save-1000")
+KEY = ObjectKey("team", "save-1000")
 RANKS = 8
 
 

@@ -17,8 +17,8 @@ from dcp_operator.api.site import CLUSTER, Site
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.observed import Observed
 from dcp_operator.controllers.checkpoint.refusal import blocked, refuse
-from dcp_operator.kube.client.api import CHECKPOINTS, EVENTS, JOBS, PODS, RefusedError, Request
-from dcp_operator.kube.view.cache import Key
+from dcp_operator.kube.client.api import CHECKPOINTS, EVENTS, JOBS, PODS, ApiRequest, RefusedError
+from dcp_operator.kube.view.cache import ObjectKey
 from fake_api import FakeApi, reconciling, seen, status
 from scenes import (
     NOW,
@@ -41,7 +41,7 @@ from scenes import (
     settled,
 )
 
-KEY = Key("team", "save-1000")
+KEY = ObjectKey("team", "save-1000")
 NO_S3 = Site(protocols=("gs",))
 ONE_POD = {"spec.workers": {"device": "cpu"}}
 
@@ -247,7 +247,7 @@ def test_what_never_began_is_judged_anew_by_other_rules(monkeypatch: pytest.Monk
 QUOTA = "jobs.batch is forbidden: exceeded quota: few, requested: count/jobs.batch=1, used: 0, limited: 0"
 
 
-def no_jobs(request: Request) -> Exception | None:
+def no_jobs(request: ApiRequest) -> Exception | None:
     return RefusedError(QUOTA, 403) if (request.method, request.resource) == ("POST", JOBS) else None
 
 

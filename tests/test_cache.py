@@ -6,9 +6,9 @@ import pytest
 
 from dcp_operator.api.naming import job_name
 from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, Resource
-from dcp_operator.kube.view.cache import Cache, Key
+from dcp_operator.kube.view.cache import Cache, ObjectKey
 
-KEY = Key("team", "save")
+KEY = ObjectKey("team", "save")
 J1, J2 = (job_name("save", "uid-save", "", number) for number in (1, 2))
 
 

@@ -18,7 +18,7 @@ from dcp_operator.kube.client import kopf_internals
 from dcp_operator.kube.client.api import CHECKPOINTS
 from dcp_operator.kube.client.shallow_json import LEVELS as READ
 from dcp_operator.kube.client.shallow_json import read_json
-from dcp_operator.kube.view.cache import Cache, Key
+from dcp_operator.kube.view.cache import Cache, ObjectKey
 from fake_api import FakeApi, reconciling, status
 from scenes import manifest
 
@@ -87,7 +87,7 @@ def test_kopf_lists_what_is_deep(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(found) == ["items"]
 
 
-KEY = Key("team", "save-1000")
+KEY = ObjectKey("team", "save-1000")
 FIELDS = [".".join(("spec", *path)) for path in FREE_FORM]
 
 
@@ -140,7 +140,7 @@ def test_nothing_is_written_to_what_was_cut(field: str, levels: int, *, begun: b
     reconciler = reconciling(api)
     assert asyncio.run(reconciler(KEY)) is None, "nor is it looked at again before anything is heard of it"
     assert (api.writes(), status(api, KEY)) == ([], before)
-    event = reconciler.poster._waiting.get_nowait()[1]
+    event = reconciler.recorder._waiting.get_nowait()[1]
     assert (event.type, event.reason) == ("Warning", "InvalidSpec")
     assert event.message == "spec: is nested too deeply; write at most 32 levels. No status is written for it."
 

@@ -16,16 +16,16 @@ from dcp_operator.kube.client import ownership
 from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS
 from dcp_operator.kube.loop import resync
 from dcp_operator.kube.loop.queue import WorkQueue
-from dcp_operator.kube.loop.resync import Audit, WentBackError
+from dcp_operator.kube.loop.resync import Resync, WentBackError
 from dcp_operator.kube.loop.watches import _listener
-from dcp_operator.kube.view.cache import Cache, Key
+from dcp_operator.kube.view.cache import Cache, ObjectKey
 from fake_api import FakeApi, reconciling
 from pod_bodies import job, pod
 from scenes import UID, manifest, stamp
 
 pytestmark = pytest.mark.adversary
 
-KEY = Key("team", "save-1000")
+KEY = ObjectKey("team", "save-1000")
 
 
 def labelled(version: int = 5, **metadata: Any) -> Body:
@@ -100,7 +100,7 @@ def unlabelled(api: FakeApi, reconciler: Any, resource: Any, body: Body) -> Body
     metadata = body["metadata"]
     gone: Any = {**body, "metadata": {**metadata, "resourceVersion": "500"}}
     unused: Any = None
-    _listener(resource, reconciler, WorkQueue[Key](unused))(event={"type": "DELETED", "object": gone})
+    _listener(resource, reconciler, WorkQueue[ObjectKey](unused))(event={"type": "DELETED", "object": gone})
     back = {**body, "metadata": {**metadata, "resourceVersion": "501"}}
     api.objects[resource.path(metadata["namespace"], metadata["name"])] = back
     return back
@@ -124,9 +124,9 @@ def test_an_object_that_gets_its_label_back_is_seen_again(make: Callable[[], Bod
     api, reconciler, body = scene(make, resource)
     back = unlabelled(api, reconciler, resource, body)
     name = back["metadata"]["name"]
-    assert reconciler.take(resource, {**body, "metadata": {**body["metadata"], "resourceVersion": "499"}}) is None
+    assert reconciler.ingest(resource, {**body, "metadata": {**body["metadata"], "resourceVersion": "499"}}) is None
     assert reconciler.cache.count(resource) == 0
-    assert reconciler.take(resource, back) == KEY
+    assert reconciler.ingest(resource, back) == KEY
     assert reconciler.cache.version(resource, "team", name, "labelled") == 501
 
 
@@ -137,9 +137,9 @@ def test_an_object_that_gets_its_label_back_is_no_restored_backup(
     monkeypatch.setattr(resync, "PATIENCE", 0.05)
     api, reconciler, body = scene(make, resource)
     unlabelled(api, reconciler, resource, body)
-    woken: list[Key] = []
+    woken: list[ObjectKey] = []
     try:
-        asyncio.run(Audit(api, reconciler, woken.append, ("team",))._audit(resource))
+        asyncio.run(Resync(api, reconciler, woken.append, ("team",)).compare(resource))
     except WentBackError:
         pytest.fail("whoever may label a pod ends the operator of all")
     assert woken == [KEY]

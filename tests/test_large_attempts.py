@@ -16,7 +16,7 @@ from dcp_operator.kube.loop.queue import WorkQueue
 from dcp_operator.kube.loop.reconcile import MANY_PODS, REST, Reconciler
 from dcp_operator.kube.view import cache as cache_module
 from dcp_operator.kube.view.cache import Cache
-from dcp_operator.kube.view.live_saves import Claims
+from dcp_operator.kube.view.live_saves import LiveSaves
 from large_attempt import KEY, RANKS, STATES, filled, pod_body
 from scenes import RUNNING, UID, at
 
@@ -93,8 +93,8 @@ def test_of_many_failed_ranks_the_first_are_listed_and_all_are_counted() -> None
 def test_only_a_large_attempt_is_left_in_peace(pods: int, rest: float) -> None:
     unused: Any = None
     cache, _, _ = filled(pods, "running")
-    assert Reconciler(unused, cache, Claims(), unused, unused, unused).rest(KEY) == rest
-    assert Reconciler(unused, Cache(), Claims(), unused, unused, unused).rest(KEY) == 0
+    assert Reconciler(unused, cache, LiveSaves(), unused, unused, unused).rest(KEY) == rest
+    assert Reconciler(unused, Cache(), LiveSaves(), unused, unused, unused).rest(KEY) == 0
 
 
 @pytest.mark.adversary

@@ -20,21 +20,21 @@ from dcp_operator.kube.client.api import (
     JOBS,
     PODS,
     ApiError,
+    ApiRequest,
     ConflictError,
     GoneError,
     NameTakenError,
     RefusedError,
-    Request,
     UnavailableError,
     refusal,
 )
 from dcp_operator.kube.client.cluster import Cluster
-from dcp_operator.kube.client.event_recorder import Poster
+from dcp_operator.kube.client.event_recorder import EventRecorder
 from dcp_operator.kube.loop.initial_list import fill
 from dcp_operator.kube.loop.queue import RetryLaterError, WorkQueue
 from dcp_operator.kube.loop.reconcile import LATER, Reconciler
-from dcp_operator.kube.view.cache import Cache, Key
-from dcp_operator.kube.view.live_saves import Claims
+from dcp_operator.kube.view.cache import Cache, ObjectKey
+from dcp_operator.kube.view.live_saves import LiveSaves
 from dcp_operator.kube.view.progress import ProgressReader, last_progress
 from dcp_operator.objects.job import Builder
 from scenes import failed, running
@@ -58,7 +58,7 @@ TERMINATING = {"message": "being terminated", "details": {"causes": [{"reason": 
     ],
 )
 def test_what_a_refusal_means(status: int, answer: dict[str, Any], expected: type[ApiError]) -> None:
-    request = Request("POST", JOBS, JOBS.path("team"))
+    request = ApiRequest("POST", JOBS, JOBS.path("team"))
     assert type(refusal(request, status, {}, json.dumps(answer).encode())) is expected
 
 
@@ -71,11 +71,11 @@ def test_what_a_refusal_means(status: int, answer: dict[str, Any], expected: typ
     ],
 )
 def test_a_refusal_is_in_the_servers_words_where_it_has_any(raw: bytes, message: str) -> None:
-    assert str(refusal(Request("POST", JOBS, JOBS.path("team")), 400, {}, raw)) == message
+    assert str(refusal(ApiRequest("POST", JOBS, JOBS.path("team")), 400, {}, raw)) == message
 
 
 def test_a_refusal_says_when_to_come_back() -> None:
-    request = Request("GET", None, "/readyz")
+    request = ApiRequest("GET", None, "/readyz")
     assert refusal(request, HTTPStatus.TOO_MANY_REQUESTS, {"Retry-After": "7"}, b"{}").retry_after == 7
 
 
@@ -118,13 +118,13 @@ def test_the_last_progress_of_a_log(log: str, stage: str | None) -> None:
 
 def test_a_checkpoint_that_is_gone_is_followed_no_more() -> None:
     unused: Any = None
-    key = Key("team", "gone")
+    key = ObjectKey("team", "gone")
     job = {"metadata": {"name": "gone-1"}, "status": {}}
     pod = replace(running(0), name="gone-1-0", job="gone-1")
 
     async def scenario() -> None:
         progress = ProgressReader(unused, lambda _: None)
-        reconciler = Reconciler(unused, Cache(), Claims(), unused, progress, unused)
+        reconciler = Reconciler(unused, Cache(), LiveSaves(), unused, progress, unused)
         assert progress.of(key, [job], [pod]) == {}
         assert progress.following == {key}
         assert await reconciler(key) is None
@@ -147,34 +147,34 @@ def save(name: str, url: str = "s3://bucket/a", **status: Any) -> Any:
 
 
 def test_live_saves_to_one_url_are_rivals_and_others_are_not() -> None:
-    claims = Claims()
+    live_saves = LiveSaves()
     bodies = [save("one"), save("two"), save("elsewhere", "s3://bucket/b"), save("done", completionTime="now")]
-    keys = {body["metadata"]["name"]: Key("team", body["metadata"]["name"]) for body in bodies}
+    keys = {body["metadata"]["name"]: ObjectKey("team", body["metadata"]["name"]) for body in bodies}
     for body in bodies:
-        claims.note(keys[body["metadata"]["name"]], body)
-    parsed = claims.parsed(keys["one"], bodies[0])
+        live_saves.note(keys[body["metadata"]["name"]], body)
+    parsed = live_saves.parsed(keys["one"], bodies[0])
     assert not isinstance(parsed, SpecError)
-    assert [rival.name for rival in claims.rivals(keys["one"], parsed)] == ["two"]
-    claims.note(keys["two"], save("two", phase="Succeeded", completionTime="now"))
-    assert claims.rivals(keys["one"], parsed) == ()
+    assert [rival.name for rival in live_saves.rivals(keys["one"], parsed)] == ["two"]
+    live_saves.note(keys["two"], save("two", phase="Succeeded", completionTime="now"))
+    assert live_saves.rivals(keys["one"], parsed) == ()
 
 
 def test_a_claim_goes_with_its_checkpoint() -> None:
-    claims = Claims()
-    one, two = Key("team", "one"), Key("team", "two")
-    claims.note(one, save("one"))
-    claims.note(two, save("two"))
-    parsed = claims.parsed(one, save("one"))
+    live_saves = LiveSaves()
+    one, two = ObjectKey("team", "one"), ObjectKey("team", "two")
+    live_saves.note(one, save("one"))
+    live_saves.note(two, save("two"))
+    parsed = live_saves.parsed(one, save("one"))
     assert not isinstance(parsed, SpecError)
-    claims.drop(two)
-    assert claims.rivals(one, parsed) == ()
+    live_saves.drop(two)
+    assert live_saves.rivals(one, parsed) == ()
 
 
 def test_a_spec_that_can_not_be_parsed_claims_nothing() -> None:
-    claims = Claims()
+    live_saves = LiveSaves()
     broken = save("broken", "s3a://bucket/a")
-    claims.note(Key("team", "broken"), broken)
-    assert isinstance(claims.parsed(Key("team", "broken"), broken), SpecError)
+    live_saves.note(ObjectKey("team", "broken"), broken)
+    assert isinstance(live_saves.parsed(ObjectKey("team", "broken"), broken), SpecError)
 
 
 DEEP = '{"spec":' * 3000 + "{}" + "}" * 3000
@@ -188,7 +188,7 @@ class Listing(Cluster):
         super().__init__(unused)
         object.__setattr__(self, "items", items)
 
-    async def _send(self, request: Request) -> bytes:
+    async def _send(self, request: ApiRequest) -> bytes:
         items: tuple[str, ...] = self.__dict__["items"] if request.resource is CHECKPOINTS else ()
         return f'{{"metadata": {{}}, "items": [{", ".join(items)}]}}'.encode()
 
@@ -212,22 +212,22 @@ def templated(name: str, template: str) -> str:
 )
 def test_a_malformed_checkpoint_keeps_no_other_from_being_worked_on(template: str) -> None:
     unused: Any = None
-    cluster, queue = Listing(templated("bad", template), json.dumps(save("good"))), WorkQueue[Key](unused)
-    reconciler = Reconciler(cluster, Cache(), Claims(), unused, unused, unused)
+    cluster, queue = Listing(templated("bad", template), json.dumps(save("good"))), WorkQueue[ObjectKey](unused)
+    reconciler = Reconciler(cluster, Cache(), LiveSaves(), unused, unused, unused)
     asyncio.run(fill(reconciler, queue, [None]))
     assert (reconciler.cache.count(CHECKPOINTS), queue.depth) == (2, 2)
-    body = reconciler.cache.checkpoint(Key("team", "bad"))
+    body = reconciler.cache.checkpoint(ObjectKey("team", "bad"))
     assert body is not None
-    assert isinstance(reconciler.claims.parsed(Key("team", "bad"), body), SpecError)
+    assert isinstance(reconciler.live_saves.parsed(ObjectKey("team", "bad"), body), SpecError)
 
 
 def test_what_can_not_be_read_is_logged_once_with_its_cause(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(parsing, "rule_problems", lambda *_: 1 / 0)
-    claims, key = Claims(), Key("team", "one")
+    live_saves, key = LiveSaves(), ObjectKey("team", "one")
     for _ in range(2):
-        assert isinstance(claims.parsed(key, save("one")), SpecError)
+        assert isinstance(live_saves.parsed(key, save("one")), SpecError)
     (record,) = caplog.records
     assert record.getMessage() == "team/one: the spec can't be read"
     assert record.exc_info is not None
@@ -239,8 +239,8 @@ def test_a_claim_that_can_not_be_made_is_that_checkpoints_trouble_alone(
 ) -> None:
     monkeypatch.setattr(UrlClaim, "of", lambda *_: 1 / 0)
     unused: Any = None
-    reconciler = Reconciler(unused, Cache(), Claims(), unused, unused, unused)
-    assert reconciler.take(CHECKPOINTS, save("one")) == Key("team", "one")
+    reconciler = Reconciler(unused, Cache(), LiveSaves(), unused, unused, unused)
+    assert reconciler.ingest(CHECKPOINTS, save("one")) == ObjectKey("team", "one")
     assert "team/one" in caplog.text
 
 
@@ -253,7 +253,7 @@ class Written(Cluster):
         object.__setattr__(self, "seen", [])
         object.__setattr__(self, "status", {})
 
-    async def _send(self, request: Request) -> bytes:
+    async def _send(self, request: ApiRequest) -> bytes:
         seen: list[str] = self.__dict__["seen"]
         body = request.body or {}
         if request.method == "GET":
@@ -273,9 +273,9 @@ def reconciling(
     cluster: Cluster, busy: Callable[[], bool] = lambda: False, builder: type[Builder] = Builder
 ) -> Reconciler:
     """Return a reconciler that knows of one new Checkpoint."""
-    progress, poster = ProgressReader(cluster, lambda _: None), Poster(cluster, lambda: True)
-    reconciler = Reconciler(cluster, Cache(), Claims(), builder(image="worker"), progress, poster, busy)
-    reconciler.take(CHECKPOINTS, {**save("one"), "metadata": save("one")["metadata"] | {"creationTimestamp": NOW}})
+    progress, recorder = ProgressReader(cluster, lambda _: None), EventRecorder(cluster, lambda: True)
+    reconciler = Reconciler(cluster, Cache(), LiveSaves(), builder(image="worker"), progress, recorder, busy)
+    reconciler.ingest(CHECKPOINTS, {**save("one"), "metadata": save("one")["metadata"] | {"creationTimestamp": NOW}})
     return reconciler
 
 
@@ -288,7 +288,7 @@ def reconciling(
     ],
 )
 def test_in_a_burst_jobs_come_before_what_is_said_of_them(busy: list[str], writes: list[str]) -> None:
-    cluster, key = Written(), Key("team", "one")
+    cluster, key = Written(), ObjectKey("team", "one")
     waiting = list(busy) or [""]
     reconciler = reconciling(cluster, lambda: bool(waiting[0]))
 
@@ -321,7 +321,7 @@ def test_what_no_job_can_be_made_of_is_an_invalid_spec(caplog: pytest.LogCapture
     assert "unhashable" in caplog.text
 
 
-class Told(Poster):
+class Told(EventRecorder):
     """Says which events would be posted."""
 
     def __init__(self, posted: Callable[[str], object]) -> None:
@@ -329,12 +329,12 @@ class Told(Poster):
         super().__init__(unused, lambda: True)
         self.posted = posted
 
-    def post(self, body: Body, event: Event) -> None:
+    def record(self, body: Body, event: Event) -> None:
         self.posted(event.reason)
 
 
 async def once(reconciler: Reconciler) -> float | None:
-    return await reconciler(Key("team", "one"))
+    return await reconciler(ObjectKey("team", "one"))
 
 
 class NoJobs(Written):
@@ -344,7 +344,7 @@ class NoJobs(Written):
         super().__init__()
         object.__setattr__(self, "reason", status)
 
-    async def _send(self, request: Request) -> bytes:
+    async def _send(self, request: ApiRequest) -> bytes:
         if request.method == "POST" and request.resource is JOBS:
             raise RefusedError("no", self.__dict__["reason"])
         return await super()._send(request)
@@ -367,7 +367,7 @@ def test_what_was_made_for_a_job_that_is_forbidden_waits_for_it() -> None:
 def test_a_job_is_deleted_as_the_one_that_was_seen() -> None:
     cluster = Written()
     reconciler = asyncio.run(after_a_failed_rank(cluster))
-    (job,), _ = reconciler.cache.attempts(Key("team", "one"), "uid-one")
+    (job,), _ = reconciler.cache.attempts(ObjectKey("team", "one"), "uid-one")
     asyncio.run(once(reconciler))
     *_, last = cluster.__dict__["seen"]
     assert last == f"DELETE jobs {job['metadata']['uid']}"
@@ -380,7 +380,7 @@ class Picky(Written):
         super().__init__()
         object.__setattr__(self, "fields", fields)
 
-    async def _send(self, request: Request) -> bytes:
+    async def _send(self, request: ApiRequest) -> bytes:
         for name in self.__dict__["fields"]:
             if name in (request.body or {}).get("status", {}):
                 self.__dict__["seen"].append(f"refused {name}")
@@ -391,9 +391,9 @@ class Picky(Written):
 async def after_a_failed_rank(cluster: Written, posted: Callable[[str], object] = str) -> Reconciler:
     """Reconcile a Checkpoint, then once more when its only pod has failed; `posted` gets each event's reason."""
     reconciler = reconciling(cluster)
-    reconciler.poster = Told(posted)
+    reconciler.recorder = Told(posted)
     await once(reconciler)
-    (job,), _ = reconciler.cache.attempts(Key("team", "one"), "uid-one")
+    (job,), _ = reconciler.cache.attempts(ObjectKey("team", "one"), "uid-one")
     name, template = job["metadata"]["name"], job["metadata"]["labels"]
     ended = {"exitCode": 1, "finishedAt": NOW, "message": failed(Reason.STORAGE_FULL).encode()}
     metadata: Any = {
@@ -407,7 +407,7 @@ async def after_a_failed_rank(cluster: Written, posted: Callable[[str], object] 
     controller |= {"controller": True}
     metadata |= {"labels": template, "ownerReferences": [controller]}
     status = {"phase": "Failed", "containerStatuses": [{"name": "worker", "state": {"terminated": ended}}]}
-    reconciler.take(PODS, {"metadata": metadata, "status": status})
+    reconciler.ingest(PODS, {"metadata": metadata, "status": status})
     await once(reconciler)
     return reconciler
 

@@ -25,9 +25,9 @@ from dcp_operator.kube.client.api import (
     CHECKPOINTS,
     JOBS,
     LONGEST_WAIT,
+    ApiRequest,
     GoneError,
     RefusedError,
-    Request,
     UnavailableError,
     refusal,
 )
@@ -35,11 +35,11 @@ from dcp_operator.kube.client.kopf_internals import read_any_retry_after
 from dcp_operator.kube.loop import resync, watches
 from dcp_operator.kube.loop.queue import WorkQueue
 from dcp_operator.kube.loop.reconcile import _count
-from dcp_operator.kube.loop.resync import Audit
+from dcp_operator.kube.loop.resync import Resync
 from dcp_operator.kube.loop.watches import WATCHED
 from dcp_operator.kube.process.runtime import Runtime
 from dcp_operator.kube.process.settings import Settings
-from dcp_operator.kube.view.cache import Cache, Key
+from dcp_operator.kube.view.cache import Cache, ObjectKey
 from dcp_operator.kube.view.progress import ProgressReader
 from fake_api import FakeApi, reconciling
 from scenes import at, manifest, running, stamp
@@ -93,7 +93,7 @@ def test_a_watch_waits_for_a_busy_api_server_whatever_it_says(headers: dict[str,
 
 
 def waits(said: str) -> float | None:
-    found = refusal(Request("GET", None, "/readyz"), 503, {"Retry-After": said}, b"<html>busy</html>")
+    found = refusal(ApiRequest("GET", None, "/readyz"), 503, {"Retry-After": said}, b"<html>busy</html>")
     assert isinstance(found, UnavailableError)
     return found.retry_after
 
@@ -131,7 +131,7 @@ def test_a_date_to_come_is_waited_for() -> None:
 class Asked(FakeApi):
     """Notes what is listed, and how."""
 
-    async def _send(self, request: Request) -> bytes:
+    async def _send(self, request: ApiRequest) -> bytes:
         if request.method == "GET" and request.resource in WATCHED:
             self.__dict__.setdefault("queries", []).append(dict(request.query))
         return await super()._send(request)
@@ -152,15 +152,15 @@ def test_an_audit_asks_the_api_servers_watch_and_a_start_its_database() -> None:
     assert second == {"limit": "500", "labelSelector": "x"}
 
 
-def late(monkeypatch: pytest.MonkeyPatch, change: Callable[[FakeApi], None]) -> tuple[int, list[Key]]:
-    """Audit the Checkpoints after a change that no watch has delivered; return how many were late, and which."""
+def late(monkeypatch: pytest.MonkeyPatch, change: Callable[[FakeApi], None]) -> tuple[int, list[ObjectKey]]:
+    """Resync the Checkpoints after a change that no watch has delivered; return how many were late, and which."""
     monkeypatch.setattr(resync, "PATIENCE", 0.05)
     api = FakeApi()
     api.add(CHECKPOINTS, manifest())
     reconciler = reconciling(api)
-    added: list[Key] = []
+    added: list[ObjectKey] = []
     change(api)
-    found = asyncio.run(Audit(api, reconciler, added.append, ("team",))._audit(CHECKPOINTS))
+    found = asyncio.run(Resync(api, reconciler, added.append, ("team",)).compare(CHECKPOINTS))
     return found, added
 
 
@@ -183,7 +183,7 @@ def test_what_the_list_has_not_yet_has_not_vanished(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.adversary
 def test_what_is_gone_has_vanished(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert late(monkeypatch, lambda api: api.objects.clear()) == (1, [Key("team", "save-1000")])
+    assert late(monkeypatch, lambda api: api.objects.clear()) == (1, [ObjectKey("team", "save-1000")])
 
 
 @pytest.mark.adversary
@@ -191,7 +191,7 @@ def test_what_is_newer_was_late(monkeypatch: pytest.MonkeyPatch) -> None:
     def newer(api: FakeApi) -> None:
         api.add(CHECKPOINTS, manifest())
 
-    assert late(monkeypatch, newer) == (1, [Key("team", "save-1000")])
+    assert late(monkeypatch, newer) == (1, [ObjectKey("team", "save-1000")])
 
 
 @pytest.mark.adversary
@@ -243,9 +243,9 @@ def test_checkpoints_are_counted_by_phase_and_namespace_when_they_are_asked_for(
     reconciler = reconciling(api)
     assert of("counted") == {"Pending": 3}
     for name in "abc":
-        asyncio.run(reconciler(Key("counted", name)))
+        asyncio.run(reconciler(ObjectKey("counted", name)))
     assert of("counted") == {"Suspended": 2, "Starting": 1}
-    reconciler.drop(CHECKPOINTS, "counted", "a", "uid-a")
+    reconciler.forget(CHECKPOINTS, "counted", "a", "uid-a")
     assert of("counted") == {"Suspended": 1, "Starting": 1}
 
 
@@ -290,7 +290,7 @@ def test_a_log_that_may_not_be_read_is_asked_for_seldom(status: int, soonest: fl
     object.__setattr__(api, "refuse", lambda _: RefusedError("no", status) if status == 403 else GoneError("no", 404))
 
     async def scenario() -> None:
-        reader, key = ProgressReader(api, lambda _: None), Key("team", "one")
+        reader, key = ProgressReader(api, lambda _: None), ObjectKey("team", "one")
         job: Body = {"metadata": {"name": "one-1"}, "status": {}}
         reader.of(key, [job], [running(0, name="one-1-0", job="one-1")])
         (followed,) = reader._followed.values()
@@ -305,7 +305,7 @@ def test_a_log_that_may_not_be_read_is_asked_for_seldom(status: int, soonest: fl
 class Chatty(FakeApi):
     """Has one log: a line of progress, and what a workload of its own printed since."""
 
-    async def _send(self, request: Request) -> bytes:
+    async def _send(self, request: ApiRequest) -> bytes:
         if not request.path.endswith("/log"):
             return await super()._send(request)
         lines = [json.dumps({"dcpProgress": {"stage": "saving", "bytes": 5}}), *(["loss 0.1"] * 400)]
@@ -317,7 +317,7 @@ def test_a_workload_that_prints_much_has_progress() -> None:
     """O S3-12: of twenty lines none was of progress where a step prints one."""
 
     async def scenario() -> None:
-        key, changed = Key("team", "one"), list[Key]()
+        key, changed = ObjectKey("team", "one"), list[ObjectKey]()
         reader = ProgressReader(Chatty(), changed.append)
         job: Body = {"metadata": {"name": "one-1"}, "status": {}}
         reader.of(key, [job], [running(0, name="one-1-0", job="one-1")])
@@ -333,11 +333,11 @@ def test_a_workload_that_prints_much_has_progress() -> None:
 def test_what_waits_and_what_is_here_is_counted_when_it_is_asked_for() -> None:
     """O S3-17: both were as old as the last probe."""
     unused: Any = None
-    cache, queue = Cache(), WorkQueue[Key](unused)
+    cache, queue = Cache(), WorkQueue[ObjectKey](unused)
     runtime = Runtime(Settings(worker_image="w"), FakeApi())
-    runtime._watch_over(queue, Audit(FakeApi(), unused, queue.add), cache)
+    runtime._watch_over(queue, Resync(FakeApi(), unused, queue.add), cache)
     assert scraped()["dcp_queue_depth"] == {(): 0}
-    queue.add(Key("team", "one"))
+    queue.add(ObjectKey("team", "one"))
     api = FakeApi()
     cache.put(CHECKPOINTS, api.add(CHECKPOINTS, manifest()))
     assert scraped()["dcp_queue_depth"] == {(): 1}

@@ -9,13 +9,13 @@ from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import job_name
 from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, NETWORK_POLICIES, PODS, SERVICES
 from dcp_operator.kube.client.ownership import Membership, controlled_by, is_attempt
-from dcp_operator.kube.view.cache import Key
+from dcp_operator.kube.view.cache import ObjectKey
 from fake_api import FakeApi, reconciling, seen, status
 from scenes import MANIFEST
 
 pytestmark = pytest.mark.adversary
 
-KEY, UID = Key("team", "mine"), "uid-mine"
+KEY, UID = ObjectKey("team", "mine"), "uid-mine"
 SUSPENDED: Body = {"suspend": True}
 OWNER: Body = {
     "apiVersion": "dcp-operator.io/v1alpha1",

@@ -8,7 +8,7 @@ import pytest
 
 from dcp_operator.kube.client.api import CHECKPOINTS
 from dcp_operator.kube.loop import resync
-from dcp_operator.kube.loop.resync import Audit, WentBackError
+from dcp_operator.kube.loop.resync import Resync, WentBackError
 from fake_api import FakeApi, reconciling, seen
 from scenes import manifest
 
@@ -27,7 +27,7 @@ def audited(change: Callable[[FakeApi, Any], None], monkeypatch: pytest.MonkeyPa
     api.add(CHECKPOINTS, manifest())
     reconciler = reconciling(api)
     change(api, reconciler)
-    return asyncio.run(Audit(api, reconciler, lambda _: None, ("team",))._audit(CHECKPOINTS))
+    return asyncio.run(Resync(api, reconciler, lambda _: None, ("team",)).compare(CHECKPOINTS))
 
 
 @pytest.mark.adversary

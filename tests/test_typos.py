@@ -15,8 +15,8 @@ from dcp_operator.api.pod.rules import PodSecurity
 from dcp_operator.api.site import Site
 from dcp_operator.cli.app import app
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt
-from dcp_operator.kube.client.api import CHECKPOINTS, RefusedError, Request
-from dcp_operator.kube.view.cache import Key
+from dcp_operator.kube.client.api import CHECKPOINTS, ApiRequest, RefusedError
+from dcp_operator.kube.view.cache import ObjectKey
 from dcp_operator.objects.job import Builder
 from fake_api import FakeApi, reconciling, status
 from scenes import checkpoint, manifest
@@ -117,7 +117,7 @@ def test_no_job_can_be_made_of_it_and_the_field_is_named() -> None:
     """It was "no Job can be made of it (AttributeError)", and no field was named."""
     path = "spec.containers[0].securityContext.capabilities"
     spec, wanted = SHAPES[path]
-    api, key = FakeApi(), Key("team", "save-1000")
+    api, key = FakeApi(), ObjectKey("team", "save-1000")
     api.add(CHECKPOINTS, manifest({FIELD: {"spec": spec}}))
     reconciler = reconciling(api, Site(pod_security=PodSecurity.NAMESPACE))
     reconciler.builder = Builder(image="worker", security=PodSecurity.NAMESPACE)
@@ -176,8 +176,8 @@ def test_an_answer_names_what_was_written(message: str, lines: list[str]) -> Non
     assert explained(message, job(TEMPLATE), TEMPLATE) == lines
 
 
-def refusing(message: str) -> Callable[[Request], Exception | None]:
-    def refuse(request: Request) -> Exception | None:
+def refusing(message: str) -> Callable[[ApiRequest], Exception | None]:
+    def refuse(request: ApiRequest) -> Exception | None:
         if request.method != "POST" or request.resource is None or request.resource.kind != "Job":
             return None
         assert request.query == {"fieldValidation": "Strict"}
@@ -189,7 +189,7 @@ def refusing(message: str) -> Callable[[Request], Exception | None]:
 @pytest.mark.adversary
 def test_a_typo_ends_as_a_spec_that_is_invalid() -> None:
     api = FakeApi()
-    key = Key("team", "save-1000")
+    key = ObjectKey("team", "save-1000")
     api.add(CHECKPOINTS, manifest({FIELD: {"spec": {"nodeselector": {}}}}))
     api.refuse = refusing(STRICT + 'unknown field "spec.template.spec.nodeselector"')
     asyncio.run(reconciling(api)(key))

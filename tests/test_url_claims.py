@@ -16,7 +16,7 @@ from dcp_operator.api.json_types import Body
 from dcp_operator.api.site import LOCAL
 from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
 from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS
-from dcp_operator.kube.view.cache import Key
+from dcp_operator.kube.view.cache import ObjectKey
 from fake_api import FakeApi, reconciling, seen, status
 from scenes import (
     NOW,
@@ -234,8 +234,8 @@ def save(name: str, namespace: str = "team", seconds: float = 0, **changes: Any)
     return body
 
 
-def keyed(name: str, namespace: str = "team") -> Key:
-    return Key(namespace, name)
+def keyed(name: str, namespace: str = "team") -> ObjectKey:
+    return ObjectKey(namespace, name)
 
 
 class Scene:
@@ -243,11 +243,11 @@ class Scene:
 
     def __init__(self, **first: Any) -> None:
         self.api = FakeApi()
-        self.woken: list[Key] = []
+        self.woken: list[ObjectKey] = []
         self.api.add(CHECKPOINTS, save("first", **first))
         self.api.add(CHECKPOINTS, save("second", seconds=1))
         self.reconciler: Reconciler = reconciling(self.api)
-        self.reconciler.claims.wake = self.woken.append
+        self.reconciler.live_saves.wake = self.woken.append
         self.look("first", "second")
 
     def look(self, *names: str) -> None:
@@ -391,7 +391,7 @@ def test_a_claim_of_one_that_is_gone_is_not_kept_for_ever() -> None:
     scene = Scene()
     scene.pod("Running")
     scene.remove("Checkpoint")
-    assert len(scene.reconciler.claims._claims) == 2
+    assert len(scene.reconciler.live_saves._claims) == 2
     for kind in ("Job", "Pod"):
         scene.remove(kind)
     for name in ("a", "b"):
@@ -399,13 +399,13 @@ def test_a_claim_of_one_that_is_gone_is_not_kept_for_ever() -> None:
         seen(scene.api, scene.reconciler)
         del scene.api.objects[CHECKPOINTS.path("team", name)]
         seen(scene.api, scene.reconciler)
-    assert list(scene.reconciler.claims._claims) == ["uid-team-second"]
+    assert list(scene.reconciler.live_saves._claims) == ["uid-team-second"]
 
 
 def test_a_spec_that_can_not_be_parsed_claims_nothing() -> None:
     scene = Scene(storage={"url": "s3a://bucket/a"})
     body = scene.api.objects[CHECKPOINTS.path("team", "first")]
-    assert isinstance(scene.reconciler.claims.parsed(keyed("first"), body), SpecError)
+    assert isinstance(scene.reconciler.live_saves.parsed(keyed("first"), body), SpecError)
     assert scene.state("second")[0] == "Starting"
 
 

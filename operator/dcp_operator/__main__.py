@@ -19,13 +19,13 @@ from dcp_operator.objects.worker_pod import WORKER_UID
 logger = logging.getLogger("dcp_operator")
 
 
-Read = TypeVar("Read")
+Option = TypeVar("Option")
 
 
-def _checked(read: Callable[[Any], Read]) -> Callable[[Any], Read]:
+def _checked(read: Callable[[Any], Option]) -> Callable[[Any], Option]:
     """Return a reader of an option whose complaint names the option and ends the process before it does anything."""
 
-    def checked(value: Any) -> Read:  # noqa: ANN401 - whatever typer made of the option
+    def checked(value: Any) -> Option:  # noqa: ANN401 - whatever typer made of the option
         try:
             return read(() if value is None else value)
         except SettingError as error:

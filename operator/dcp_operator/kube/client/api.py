@@ -57,7 +57,7 @@ OWNED: Final = {resource.kind: resource for resource in (JOBS, SERVICES, NETWORK
 
 
 @dataclass(frozen=True)
-class Request:
+class ApiRequest:
     """One call, ready to be sent."""
 
     method: str
@@ -132,7 +132,7 @@ def retry_seconds(said: object) -> float | None:
     return min(max(0.0, (at - datetime.now(UTC)).total_seconds()), LONGEST_WAIT)
 
 
-def refusal(request: Request, status: int, headers: Mapping[str, str], raw: bytes) -> ApiError:
+def refusal(request: ApiRequest, status: int, headers: Mapping[str, str], raw: bytes) -> ApiError:
     """Return what a response with an error code means to the caller."""
     try:
         answer = json.loads(raw)

@@ -33,10 +33,10 @@ from dcp_operator.kube.client.api import (
     OWNED,
     PODS,
     ApiError,
+    ApiRequest,
     ConflictError,
     GoneError,
     NameTakenError,
-    Request,
     Resource,
     UnavailableError,
     refusal,
@@ -59,7 +59,7 @@ _STRICT: Final = {"fieldValidation": "Strict"}
 
 @dataclass(frozen=True)
 class Listed:
-    """What an audit needs to know of an object in the API server."""
+    """What a resync needs to know of an object in the API server."""
 
     namespace: str
     name: str
@@ -104,7 +104,7 @@ class Cluster:
         metadata = body["metadata"]
         resource = OWNED[body["kind"]]
         try:
-            return await self._write(Request("POST", resource, resource.path(metadata["namespace"]), body, _STRICT))
+            return await self._write(ApiRequest("POST", resource, resource.path(metadata["namespace"]), body, _STRICT))
         except ConflictError:
             existing = await self.get(resource, metadata["namespace"], metadata["name"])
         if not same_attempt(body, existing):
@@ -126,14 +126,14 @@ class Cluster:
             "status": dict(status),
         }
         path = CHECKPOINTS.path(metadata["namespace"], metadata["name"], "status")
-        return await self._write(Request("PUT", CHECKPOINTS, path, update))
+        return await self._write(ApiRequest("PUT", CHECKPOINTS, path, update))
 
     async def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
         """Delete an object and what it owns; one that is gone, or is another by now, is as good as deleted."""
         options: Body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         options["preconditions"] = {"uid": uid}
         try:
-            await self._json(Request("DELETE", resource, resource.path(namespace, name), options))
+            await self._json(ApiRequest("DELETE", resource, resource.path(namespace, name), options))
         except (GoneError, ConflictError):
             return
 
@@ -161,12 +161,12 @@ class Cluster:
         Raises:
             GoneError: There is none.
         """
-        body = await self._json(Request("GET", resource, resource.path(namespace, name)))
+        body = await self._json(ApiRequest("GET", resource, resource.path(namespace, name)))
         return {"apiVersion": resource.api_version, "kind": resource.kind, **body}
 
     async def pods_of(self, namespace: str, job: str) -> list[Body]:
         """Read the pods of a Job past the watch."""
-        request = Request("GET", PODS, PODS.path(namespace), query={"labelSelector": f"{JOB_LABEL}={job}"})
+        request = ApiRequest("GET", PODS, PODS.path(namespace), query={"labelSelector": f"{JOB_LABEL}={job}"})
         pods: list[Body] = (await self._json(request)).get("items") or []
         return pods
 
@@ -194,7 +194,7 @@ class Cluster:
         query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
         first = dict(how or {})
         while True:
-            request = Request("GET", resource, resource.path(namespace), query=query | first, accept=accept)
+            request = ApiRequest("GET", resource, resource.path(namespace), query=query | first, accept=accept)
             page, first = await self._json(request), {}
             for item in page.get("items") or ():
                 yield item
@@ -206,7 +206,7 @@ class Cluster:
     async def serves(self, resource: Resource) -> bool:
         """Say whether the API server knows the kind, that is, whether its CRD is installed."""
         try:
-            found = await self._json(Request("GET", None, resource.group_path))
+            found = await self._json(ApiRequest("GET", None, resource.group_path))
         except GoneError:
             return False
         return any(entry.get("name") == resource.plural for entry in found.get("resources") or ())
@@ -216,7 +216,7 @@ class Cluster:
         query = {"container": container, "tailLines": str(lines), "limitBytes": str(LOG_BYTES)}
         path = PODS.path(namespace, pod, "log")
         try:
-            raw = await self._send(Request("GET", PODS, path, query=query, accept="*/*", seconds=LOG_SECONDS))
+            raw = await self._send(ApiRequest("GET", PODS, path, query=query, accept="*/*", seconds=LOG_SECONDS))
         except ApiError as error:
             logger.debug("no log of %s/%s: %s", namespace, pod, error)
             return None if error.status == HTTPStatus.FORBIDDEN else ""
@@ -225,7 +225,7 @@ class Cluster:
     async def last_event(self, namespace: str, uid: str, reason: str) -> str:
         """Return the message of the latest event of that reason about an object; empty where there is none."""
         query = {"fieldSelector": f"involvedObject.uid={uid},reason={reason}"}
-        found = await self._json(Request("GET", EVENTS, EVENTS.path(namespace), query=query))
+        found = await self._json(ApiRequest("GET", EVENTS, EVENTS.path(namespace), query=query))
         events = sorted(found.get("items") or (), key=lambda each: each.get("lastTimestamp") or "")
         return str(events[-1].get("message") or "") if events else ""
 
@@ -254,22 +254,22 @@ class Cluster:
             "reportingInstance": self.instance or COMPONENT,
         }
         try:
-            await self._json(Request("POST", EVENTS, EVENTS.path(metadata["namespace"]), event))
+            await self._json(ApiRequest("POST", EVENTS, EVENTS.path(metadata["namespace"]), event))
         except ConflictError:
             return
         except ApiError as error:
             logger.warning("event %s of %s/%s: %s", reason, metadata["namespace"], metadata["name"], error)
 
-    async def _write(self, request: Request) -> Body:
+    async def _write(self, request: ApiRequest) -> Body:
         """Send a body; return it with the metadata that it has now. To hear the rest back would tell us nothing new."""
         written = await self._json(replace(request, accept=METADATA_ONLY))
         return {**(request.body or {}), "metadata": written["metadata"]}
 
-    async def _json(self, request: Request) -> Body:
+    async def _json(self, request: ApiRequest) -> Body:
         answer: Body = read_json(await self._send(request))
         return answer
 
-    async def _send(self, request: Request) -> bytes:
+    async def _send(self, request: ApiRequest) -> bytes:
         """Send one request, once: whoever asked does the whole reconcile again where no answer came."""
         headers = {"Accept": request.accept, "Content-Type": JSON, "User-Agent": COMPONENT}
         await self.client.update_params_for_auth(
@@ -307,5 +307,5 @@ async def load_configuration() -> Configuration:
     return configuration
 
 
-def _silence(request: Request, error: Exception) -> UnavailableError:
+def _silence(request: ApiRequest, error: Exception) -> UnavailableError:
     return UnavailableError(f"{request.method} {request.path}: {error or type(error).__name__}")

@@ -19,7 +19,7 @@ LONGEST_DELAY: Final = 10.0
 
 
 @dataclass
-class Poster:
+class EventRecorder:
     """Posts events with a few workers.
 
     Args:
@@ -36,9 +36,9 @@ class Poster:
 
     def start(self) -> None:
         """Start posting."""
-        self._tasks = [asyncio.create_task(self._work(), name=f"poster-{number}") for number in range(self.workers)]
+        self._tasks = [asyncio.create_task(self._work(), name=f"recorder-{number}") for number in range(self.workers)]
 
-    def post(self, body: Body, event: Event) -> None:
+    def record(self, body: Body, event: Event) -> None:
         """Have an event posted about a Checkpoint whose status has just been written."""
         involved = {"metadata": body["metadata"]}
         with contextlib.suppress(asyncio.QueueFull):

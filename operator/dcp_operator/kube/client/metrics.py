@@ -74,7 +74,7 @@ API_REQUESTS: Final = Counter(
 )
 STALE_OBJECTS: Final = Gauge(
     "dcp_watch_stale_objects",
-    "Objects that the last audit found newer in the API server than the watch had delivered, by kind.",
+    "Objects that the last resync found newer in the API server than the watch had delivered, by kind.",
     ["kind"],
     registry=REGISTRY,
 )

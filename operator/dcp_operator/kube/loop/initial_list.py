@@ -13,8 +13,8 @@ from dcp_operator.kube.client.api import ApiError, Resource
 from dcp_operator.kube.client.cluster import Cluster
 from dcp_operator.kube.loop.queue import WorkQueue
 from dcp_operator.kube.loop.reconcile import Reconciler
-from dcp_operator.kube.loop.watches import WATCHED, selector, take_up
-from dcp_operator.kube.view.cache import Key
+from dcp_operator.kube.loop.watches import WATCHED, enqueue_listed, selector
+from dcp_operator.kube.view.cache import ObjectKey
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ AGAIN: Final = 1.0
 """Seconds until another try where the API server was in the way."""
 
 
-async def fill(reconciler: Reconciler, queue: WorkQueue[Key], namespaces: Sequence[str | None]) -> None:
+async def fill(reconciler: Reconciler, queue: WorkQueue[ObjectKey], namespaces: Sequence[str | None]) -> None:
     """Take in all that there is, and have every Checkpoint looked at: the live at once, the finished by and by."""
     while True:
         try:
@@ -32,14 +32,14 @@ async def fill(reconciler: Reconciler, queue: WorkQueue[Key], namespaces: Sequen
             logger.warning("the cache can't be filled yet: %s", error)
             await asyncio.sleep(AGAIN)
     for key in reconciler.cache.checkpoints():
-        take_up(reconciler.cache, queue, key)
+        enqueue_listed(reconciler.cache, queue, key)
 
 
 async def _listed(cluster: Cluster, reconciler: Reconciler, namespaces: Sequence[str | None]) -> None:
     async def take_all(resource: Resource) -> None:
         for namespace in namespaces:
             async for body in cluster.list_bodies(resource, namespace, selector(resource)):
-                reconciler.take(resource, body)
+                reconciler.ingest(resource, body)
 
     # At once: while the API server makes the next page of one, a page of another is taken in.
     await asyncio.gather(*(take_all(resource) for resource in WATCHED))

@@ -20,7 +20,7 @@ from typing import Final, Generic, TypeVar
 
 logger = logging.getLogger(__name__)
 
-Key = TypeVar("Key", bound=Hashable)
+QueueKey = TypeVar("QueueKey", bound=Hashable)
 
 FIRST_BACKOFF: Final = 0.1
 LONGEST_BACKOFF: Final = 30.0
@@ -42,7 +42,7 @@ class RetryLaterError(Exception):
 
 
 @dataclass
-class WorkQueue(Generic[Key]):
+class WorkQueue(Generic[QueueKey]):
     """Reconciles keys with a bounded number of workers.
 
     Args:
@@ -52,24 +52,24 @@ class WorkQueue(Generic[Key]):
         slow: Seconds above which a reconcile is slow.
     """
 
-    reconcile: Callable[[Key], Awaitable[float | None]]
+    reconcile: Callable[[QueueKey], Awaitable[float | None]]
     workers: int = 32
-    rest: Callable[[Key], float] = field(default=lambda _: 0.0)
+    rest: Callable[[QueueKey], float] = field(default=lambda _: 0.0)
     slow: float = SLOW
-    _resting: dict[Key, float] = field(default_factory=dict, init=False)
+    _resting: dict[QueueKey, float] = field(default_factory=dict, init=False)
     """When the rest of a key is over."""
-    _ready: asyncio.Queue[Key] = field(default_factory=asyncio.Queue, init=False)
-    _slow_ready: asyncio.Queue[Key] = field(default_factory=asyncio.Queue, init=False)
-    _slow: set[Key] = field(default_factory=set, init=False)
+    _ready: asyncio.Queue[QueueKey] = field(default_factory=asyncio.Queue, init=False)
+    _slow_ready: asyncio.Queue[QueueKey] = field(default_factory=asyncio.Queue, init=False)
+    _slow: set[QueueKey] = field(default_factory=set, init=False)
     """Keys whose last reconcile took long."""
-    _waiting: set[Key] = field(default_factory=set, init=False)
-    _busy: dict[Key, float] = field(default_factory=dict, init=False)
-    _again: set[Key] = field(default_factory=set, init=False)
-    _timers: dict[Key, asyncio.TimerHandle] = field(default_factory=dict, init=False)
-    _failures: dict[Key, int] = field(default_factory=dict, init=False)
+    _waiting: set[QueueKey] = field(default_factory=set, init=False)
+    _busy: dict[QueueKey, float] = field(default_factory=dict, init=False)
+    _again: set[QueueKey] = field(default_factory=set, init=False)
+    _timers: dict[QueueKey, asyncio.TimerHandle] = field(default_factory=dict, init=False)
+    _failures: dict[QueueKey, int] = field(default_factory=dict, init=False)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list, init=False)
 
-    def add(self, key: Key) -> None:
+    def add(self, key: QueueKey) -> None:
         """Have the key reconciled as soon as a worker is free."""
         if key in self._busy:
             self._again.add(key)
@@ -79,7 +79,7 @@ class WorkQueue(Generic[Key]):
             self._waiting.add(key)
             (self._slow_ready if key in self._slow else self._ready).put_nowait(key)
 
-    def add_after(self, key: Key, seconds: float) -> None:
+    def add_after(self, key: QueueKey, seconds: float) -> None:
         """Have the key reconciled after a while, unless it is due earlier anyway."""
         loop = asyncio.get_running_loop()
         due = loop.time() + max(0.0, seconds)
@@ -135,7 +135,7 @@ class WorkQueue(Generic[Key]):
         """Seconds since the oldest reconcile in work began; 0 if there is none."""
         return asyncio.get_running_loop().time() - min(self._busy.values()) if self._busy else 0.0
 
-    async def _work(self, ready: asyncio.Queue[Key]) -> None:
+    async def _work(self, ready: asyncio.Queue[QueueKey]) -> None:
         loop = asyncio.get_running_loop()
         while True:
             key = await ready.get()
@@ -153,7 +153,7 @@ class WorkQueue(Generic[Key]):
                 self._again.discard(key)
                 self.add(key)
 
-    async def _reconcile_once(self, key: Key) -> None:
+    async def _reconcile_once(self, key: QueueKey) -> None:
         try:
             seconds = await self.reconcile(key)
         except RetryLaterError as error:
@@ -170,22 +170,22 @@ class WorkQueue(Generic[Key]):
             if seconds is not None:
                 self.add_after(key, seconds)
 
-    def _backoff(self, key: Key) -> float:
+    def _backoff(self, key: QueueKey) -> float:
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         return float(min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(failures, 20)))
 
-    def _rest_left(self, key: Key) -> float:
+    def _rest_left(self, key: QueueKey) -> float:
         left = self._resting.get(key, 0.0) - asyncio.get_running_loop().time() if key in self._resting else 0.0
         if left <= 0:
             self._resting.pop(key, None)
         return left
 
-    def _wake(self, key: Key) -> None:
+    def _wake(self, key: QueueKey) -> None:
         self._timers.pop(key, None)
         self.add(key)
 
-    def _drop_timer(self, key: Key) -> None:
+    def _drop_timer(self, key: QueueKey) -> None:
         timer = self._timers.pop(key, None)
         if timer is not None:
             timer.cancel()

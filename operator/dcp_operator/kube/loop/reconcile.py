@@ -41,10 +41,10 @@ from dcp_operator.kube.client.api import (
     UnavailableError,
 )
 from dcp_operator.kube.client.cluster import Cluster
-from dcp_operator.kube.client.event_recorder import Poster
+from dcp_operator.kube.client.event_recorder import EventRecorder
 from dcp_operator.kube.loop.queue import RetryLaterError
-from dcp_operator.kube.view.cache import Cache, Key
-from dcp_operator.kube.view.live_saves import Claims
+from dcp_operator.kube.view.cache import Cache, ObjectKey
+from dcp_operator.kube.view.live_saves import LiveSaves
 from dcp_operator.kube.view.pod_creation import PodCreation
 from dcp_operator.kube.view.progress import ProgressReader
 from dcp_operator.objects.job import Builder
@@ -73,27 +73,27 @@ class Reconciler:
     Args:
         cluster: Where to write.
         cache: What is known of the cluster.
-        claims: Which live Saves there are, by URL.
+        live_saves: Which live Saves there are, by URL.
         builder: Makes the objects of an attempt.
         progress: Reads the logs of running attempts.
-        poster: Posts events.
+        recorder: Posts events.
         busy: Says whether other Checkpoints wait.
         now: The clock.
     """
 
     cluster: Cluster
     cache: Cache
-    claims: Claims
+    live_saves: LiveSaves
     builder: Builder
     progress: ProgressReader
-    poster: Poster
+    recorder: EventRecorder
     busy: Callable[[], bool] = field(default=lambda: False)
     now: Callable[[], datetime] = field(default=_utc_now)
 
     def __post_init__(self) -> None:
         self._pod_creation = PodCreation(self.cluster, self.now)
 
-    async def __call__(self, key: Key) -> float | None:
+    async def __call__(self, key: ObjectKey) -> float | None:
         """Bring a Checkpoint in order; return the seconds after which to look again.
 
         Raises:
@@ -121,11 +121,11 @@ class Reconciler:
             metrics.RECONCILES.labels("done").inc()
             return seconds
 
-    def rest(self, key: Key) -> float:
+    def rest(self, key: ObjectKey) -> float:
         """Return the seconds that a Checkpoint is left in peace after a reconcile, whatever is heard of it."""
         return REST if self.cache.pods(key) > MANY_PODS else 0.0
 
-    async def _reconcile(self, key: Key) -> float | None:
+    async def _reconcile(self, key: ObjectKey) -> float | None:
         body = self.cache.checkpoint(key)
         if body is None or body["metadata"].get("deletionTimestamp"):
             await self._leave(key, body)
@@ -148,12 +148,12 @@ class Reconciler:
                 await self._delete(key, body, action)
         phase = decision.status.get("phase")
         if phase is not None and Phase(phase).terminal:
-            self.claims.settle(key)
+            self.live_saves.settle(key)
         if decision.wake_at is None:
             return None
         return max(SOONEST, (decision.wake_at - self.now()).total_seconds())
 
-    async def _confirm(self, key: Key, body: Body) -> None:
+    async def _confirm(self, key: ObjectKey, body: Body) -> None:
         """Read the pods of a Job that has ended while some of them are not known to have, once.
 
         The watch of Pods may be behind the watch of Jobs. A Report that is on its way must not be taken for a lost one.
@@ -162,24 +162,24 @@ class Reconciler:
             return
         for job in self.cache.unconfirmed(key, body["metadata"]["uid"]):
             for pod in await self.cluster.pods_of(key.namespace, job["metadata"]["name"]):
-                self.take(PODS, pod)
+                self.ingest(PODS, pod)
             self.cache.confirm(job)
 
-    async def _decide(self, key: Key, body: Body) -> Decision:
+    async def _decide(self, key: ObjectKey, body: Body) -> Decision:
         jobs, pods = self.cache.attempts(key, body["metadata"]["uid"])
         observed = observe(jobs, pods, self.progress.of(key, jobs, pods))
         observed = await self._pod_creation.explained(key.namespace, observed)
-        parsed = self.claims.parsed(key, body)
+        parsed = self.live_saves.parsed(key, body)
         if isinstance(parsed, SpecError):
             return self._refuse(key, body, parsed)
-        return decide(parsed, observed, body.get("status"), self.now(), self.claims.rivals(key, parsed))
+        return decide(parsed, observed, body.get("status"), self.now(), self.live_saves.rivals(key, parsed))
 
-    async def _create(self, key: Key, body: Body, decision: Decision) -> Decision:
+    async def _create(self, key: ObjectKey, body: Body, decision: Decision) -> Decision:
         """Create what the decision asks for, the Job last: where it is, the others are; return it with its uid."""
         for action in decision.actions:
             if not isinstance(action, CreateAttempt):
                 continue
-            parsed = self.claims.parsed(key, body)
+            parsed = self.live_saves.parsed(key, body)
             if isinstance(parsed, SpecError):  # pragma: no cover - a refused spec has no attempt to create
                 return decision
             *others, job = self._built(key, parsed, action)
@@ -193,12 +193,12 @@ class Reconciler:
                     await asyncio.gather(*(self._discard(each) for each in made))
                 raise
             self.cache.put(JOBS, created)
-            self.claims.begin(key)
+            self.live_saves.begin(key)
             reference = {"name": action.job_name, "uid": created["metadata"]["uid"]}
             decision = replace(decision, status=decision.status | {"jobRef": reference})
         return decision
 
-    def _built(self, key: Key, checkpoint: Checkpoint, action: CreateAttempt) -> tuple[Body, ...]:
+    def _built(self, key: ObjectKey, checkpoint: Checkpoint, action: CreateAttempt) -> tuple[Body, ...]:
         try:
             return self.builder.objects(checkpoint, action)
         except Exception as error:
@@ -208,13 +208,15 @@ class Reconciler:
             named = list(wrong_types(checkpoint.spec.workers.pod_template))
             raise SpecError(named or [f"{what}; write each value with its own type"]) from error
 
-    def _refused(self, key: Key, body: Body, decision: Decision, error: NameTakenError | RefusedError) -> Decision:
+    def _refused(
+        self, key: ObjectKey, body: Body, decision: Decision, error: NameTakenError | RefusedError
+    ) -> Decision:
         """Return the decision when the API server does not take an attempt's objects.
 
         What is forbidden or taken may be free later, and is tried again; what is invalid stays so, unless an attempt
         of it was accepted before.
         """
-        parsed, status = self.claims.parsed(key, body), body.get("status")
+        parsed, status = self.live_saves.parsed(key, body), body.get("status")
         passing = isinstance(error, NameTakenError) or error.status == HTTPStatus.FORBIDDEN
         if not isinstance(parsed, SpecError) and (passing or has_begun(Status.read(status), parsed.spec.run_id)):
             reason = (
@@ -223,14 +225,16 @@ class Reconciler:
             return blocked(parsed, decision, status, str(error), self.now(), reason)
         return self._refuse(key, body, SpecError(self._explained(key, parsed, decision, error)))
 
-    def _explained(self, key: Key, parsed: Checkpoint | SpecError, decision: Decision, error: Exception) -> list[str]:
+    def _explained(
+        self, key: ObjectKey, parsed: Checkpoint | SpecError, decision: Decision, error: Exception
+    ) -> list[str]:
         """Return what is wrong with the spec, of which the refused objects were made."""
         actions = [action for action in decision.actions if isinstance(action, CreateAttempt)]
         if isinstance(parsed, SpecError) or not actions:  # pragma: no cover - nothing was created then
             return [str(error)]
         return explained(str(error), self._built(key, parsed, actions[0])[-1], parsed.spec.workers.pod_template)
 
-    def _refuse(self, key: Key, body: Body, error: SpecError) -> Decision:
+    def _refuse(self, key: ObjectKey, body: Body, error: SpecError) -> Decision:
         return refuse(
             error,
             generation=body["metadata"].get("generation", 1),
@@ -247,13 +251,13 @@ class Reconciler:
             for event in decision.events:
                 # Only what is left alone is told without a write.
                 logger.warning("%s/%s: %s", body["metadata"]["namespace"], body["metadata"]["name"], event.message)
-                self.poster.post(body, event)
+                self.recorder.record(body, event)
             return body
         written = {**body, **await self._written(body, decision.status)}
-        self.take(CHECKPOINTS, written)
+        self.ingest(CHECKPOINTS, written)
         _count(before, written, self.now())
         for event in decision.events:
-            self.poster.post(written, event)
+            self.recorder.record(written, event)
         return written
 
     async def _written(self, body: Body, status: dict[str, Any]) -> Body:
@@ -276,14 +280,14 @@ class Reconciler:
         except RefusedError as error:
             event = status_refused(str(error))
             logger.warning("%s: %s", who, event.message)
-            self.poster.post(body, event)
+            self.recorder.record(body, event)
             written = await self.cluster.replace_status(body, needed)
             bare = needed
         left_out = ", ".join(name for name in status if name not in bare)
         logger.warning("%s: written without %s, since the status is refused: %s", who, left_out, refusal)
         return written
 
-    async def _delete(self, key: Key, body: Body, action: DeleteAttempt) -> None:
+    async def _delete(self, key: ObjectKey, body: Body, action: DeleteAttempt) -> None:
         """Delete an attempt's objects, the Job last: while it is there, the others are looked for."""
         logger.info("%s: deleting Job %s: %s", key, action.job_name, action.why)
         owner = body["metadata"]["uid"]
@@ -296,7 +300,7 @@ class Reconciler:
             if job["metadata"]["name"] == action.job_name:
                 await self.cluster.delete(JOBS, key.namespace, action.job_name, job["metadata"]["uid"])
 
-    async def _leave(self, key: Key, body: Body | None) -> None:
+    async def _leave(self, key: ObjectKey, body: Body | None) -> None:
         """Follow a Checkpoint no more that is gone, or going.
 
         Owner references take along what belongs to one that is gone: there is nothing to clean up by hand, so no
@@ -314,35 +318,37 @@ class Reconciler:
         metadata = made["metadata"]
         await self.cluster.delete(OWNED[made["kind"]], metadata["namespace"], metadata["name"], metadata["uid"])
 
-    async def _refresh(self, key: Key) -> None:
+    async def _refresh(self, key: ObjectKey) -> None:
         """Read a Checkpoint past the watch, whose cached body turned out to be old."""
         try:
-            self.take(CHECKPOINTS, await self.cluster.get(CHECKPOINTS, key.namespace, key.name))
+            self.ingest(CHECKPOINTS, await self.cluster.get(CHECKPOINTS, key.namespace, key.name))
         except GoneError:
             body = self.cache.checkpoint(key)
             if body is not None:
-                self.drop(CHECKPOINTS, key.namespace, key.name, body["metadata"]["uid"])
+                self.forget(CHECKPOINTS, key.namespace, key.name, body["metadata"]["uid"])
         except UnavailableError as error:
             raise RetryLaterError(str(error), error.retry_after) from error
 
-    def take(self, resource: Resource, body: Body) -> Key | None:
+    def ingest(self, resource: Resource, body: Body) -> ObjectKey | None:
         """Take in a body from wherever it came; return the Checkpoint to look at again."""
         key = self.cache.put(resource, body)
         if key is not None and resource is CHECKPOINTS:
             metrics.PHASES.note(key.namespace, key.name, str((body.get("status") or {}).get("phase") or ""))
             try:
-                self.claims.note(key, body)
+                self.live_saves.note(key, body)
             except Exception:
-                # One Checkpoint must not keep the others from being listed, watched or audited.
+                # One Checkpoint must not keep the others from being listed, watched or resynced.
                 logger.exception("%s: what it claims can't be read", key)
         return key
 
-    def drop(self, resource: Resource, namespace: str, name: str, uid: str, version: int | None = None) -> Key | None:
+    def forget(
+        self, resource: Resource, namespace: str, name: str, uid: str, version: int | None = None
+    ) -> ObjectKey | None:
         """Forget an object that is gone, as `Cache.remove` does; return the Checkpoint to look at again."""
         key = self.cache.remove(resource, namespace, name, uid, version)
         if key is not None and resource is CHECKPOINTS:
             metrics.PHASES.drop(key.namespace, key.name)
-            self.claims.drop(key)
+            self.live_saves.drop(key)
         return key
 
 

@@ -1,9 +1,9 @@
-"""The watches, checked against the API server: what a watch lost, an audit finds.
+"""The watches, checked against the API server: what a watch lost, a resync finds.
 
 A watch may die silently, and a list after a gap tells nothing of what was deleted in between. So from time to time the
 names and versions of all objects are listed, without their bodies, and compared with the cache. What the watch does
 not deliver within a few seconds is read directly, and counted against that watch: a watch that falls behind in several
-audits on end is dead, and the process says so to its liveness probe.
+resyncs on end is dead, and the process says so to its liveness probe.
 """
 
 import asyncio
@@ -17,23 +17,23 @@ from dcp_operator.kube.client.api import ApiError, GoneError, Resource
 from dcp_operator.kube.client.cluster import Cluster, Listed
 from dcp_operator.kube.loop.reconcile import Reconciler
 from dcp_operator.kube.loop.watches import WATCHED, selector
-from dcp_operator.kube.view.cache import Key
+from dcp_operator.kube.view.cache import ObjectKey
 
 logger = logging.getLogger(__name__)
 
 INTERVAL: Final = 60.0
 DUTY: Final = 20
-"""An audit is followed by at least this many times its own length without one."""
+"""A resync is followed by at least this many times its own length without one."""
 PATIENCE: Final = 10.0
 """Seconds that a watch may be behind."""
 POLL: Final = 0.05
 EACH: Final = 50e-6
 """Seconds more between two looks, per object that is looked at: a look at many costs as much."""
 TOO_MANY: Final = 500
-"""Objects read directly in one audit; the rest waits for the next, or for a new process."""
+"""Objects read directly in one resync; the rest waits for the next, or for a new process."""
 STRIKES: Final = 3
 LOOKS_BACK: Final = 10
-"""Objects read in one audit to find out whether the API server went back in time: in truth one would do."""
+"""Objects read in one resync to find out whether the API server went back in time: in truth one would do."""
 
 
 class WentBackError(Exception):
@@ -47,29 +47,29 @@ class WentBackError(Exception):
 
 
 @dataclass
-class Audit:
+class Resync:
     """Compares the cache with the API server.
 
     Args:
         cluster: Where to look.
-        reconciler: Whose cache is audited.
+        reconciler: Whose cache is compared.
         add: Called with each Checkpoint that has to be looked at again.
         namespaces: Which are served; None means all.
     """
 
     cluster: Cluster
     reconciler: Reconciler
-    add: Callable[[Key], None]
+    add: Callable[[ObjectKey], None]
     namespaces: Sequence[str | None] = (None,)
     _strikes: dict[str, int] = field(default_factory=dict, init=False)
 
     @property
     def dead(self) -> list[str]:
-        """The kinds whose watch has fallen behind in several audits on end."""
+        """The kinds whose watch has fallen behind in several resyncs on end."""
         return [plural for plural, count in self._strikes.items() if count >= STRIKES]
 
     async def forever(self) -> None:
-        """Audit again and again."""
+        """Compare again and again."""
         loop = asyncio.get_running_loop()
         took = 0.0
         while True:
@@ -77,15 +77,15 @@ class Audit:
             began = loop.time()
             for resource in WATCHED:
                 try:
-                    late = await self._audit(resource)
+                    late = await self.compare(resource)
                 except ApiError as error:
-                    logger.info("no audit of %s: %s", resource.plural, error)
+                    logger.info("no resync of %s: %s", resource.plural, error)
                     continue
                 self._strikes[resource.plural] = self._strikes.get(resource.plural, 0) + 1 if late else 0
                 metrics.STALE_OBJECTS.labels(resource.plural).set(late)
             took = loop.time() - began
 
-    async def _audit(self, resource: Resource) -> int:
+    async def compare(self, resource: Resource) -> int:
         """Bring the cache of a kind up to what a listing shows; return how many objects the watch was behind."""
         cache = self.reconciler.cache
         known = list(cache.known(resource))
@@ -140,12 +140,12 @@ class Audit:
         try:
             body = await self.cluster.get(resource, namespace, name)
         except GoneError:
-            gone, key = True, self.reconciler.drop(resource, namespace, name, uid)
+            gone, key = True, self.reconciler.forget(resource, namespace, name, uid)
         else:
             gone = body["metadata"]["uid"] != uid
             if gone:
-                self.reconciler.drop(resource, namespace, name, uid)
-            key = self.reconciler.take(resource, body)
+                self.reconciler.forget(resource, namespace, name, uid)
+            key = self.reconciler.ingest(resource, body)
         if key is not None:
             self.add(key)
         return gone

@@ -17,7 +17,7 @@ from dcp_operator.api.naming import GROUP, UID_LABEL
 from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, Resource
 from dcp_operator.kube.loop.queue import WorkQueue
 from dcp_operator.kube.loop.reconcile import Reconciler
-from dcp_operator.kube.view.cache import Cache, Key
+from dcp_operator.kube.view.cache import Cache, ObjectKey
 
 WATCHED: Final = (CHECKPOINTS, JOBS, PODS)
 
@@ -25,8 +25,8 @@ INACTIVITY_SECONDS: Final = 40.0
 """Of a watch without so much as a bookmark, before it is opened anew where it stood: so a dead one is noticed."""
 REQUEST_SECONDS: Final = 30.0
 CHUNK: Final = 250
-FIRST_REST: Final = 5
-MORE_REST: Final = 55
+FIRST_LOOK: Final = 5
+LOOK_SPREAD: Final = 55
 """Within which seconds after a start, or a list after a gap, finished Checkpoints are looked at: the live go first."""
 IDLE_SECONDS: Final = 0.2
 """kopf keeps a task per object that was heard of; ours have nothing to wait for."""
@@ -37,7 +37,9 @@ def selector(resource: Resource) -> str:
     return "" if resource is CHECKPOINTS else UID_LABEL
 
 
-def registry(reconciler: Reconciler, queue: WorkQueue[Key], configuration: Configuration) -> kopf.OperatorRegistry:
+def registry(
+    reconciler: Reconciler, queue: WorkQueue[ObjectKey], configuration: Configuration
+) -> kopf.OperatorRegistry:
     """Return kopf's handlers: every event goes to the cache, every news to the queue."""
     handlers = kopf.OperatorRegistry()
 
@@ -102,7 +104,7 @@ class _Patience(Iterable[float]):
             seconds = min(5.0, seconds * 2)
 
 
-def _listener(resource: Resource, reconciler: Reconciler, queue: WorkQueue[Key]) -> Callable[..., bool]:
+def _listener(resource: Resource, reconciler: Reconciler, queue: WorkQueue[ObjectKey]) -> Callable[..., bool]:
     """Return the filter of a kind's events, which does all there is to do with an event, and lets none through.
 
     kopf's execution of a handler costs several times what its filters do, and what we do with an event is one look at
@@ -113,13 +115,13 @@ def _listener(resource: Resource, reconciler: Reconciler, queue: WorkQueue[Key])
         body = event["object"]
         if event["type"] == "DELETED":
             metadata = body["metadata"]
-            reconciler.take(resource, body)
+            reconciler.ingest(resource, body)
             version = int(metadata["resourceVersion"])
-            key = reconciler.drop(resource, metadata["namespace"], metadata["name"], metadata["uid"], version)
+            key = reconciler.forget(resource, metadata["namespace"], metadata["name"], metadata["uid"], version)
         else:
-            key = reconciler.take(resource, body)
+            key = reconciler.ingest(resource, body)
         if key is not None and event["type"] is None:
-            take_up(reconciler.cache, queue, key)
+            enqueue_listed(reconciler.cache, queue, key)
         elif key is not None:
             queue.add(key)
         return False
@@ -127,10 +129,10 @@ def _listener(resource: Resource, reconciler: Reconciler, queue: WorkQueue[Key])
     return hear
 
 
-def take_up(cache: Cache, queue: WorkQueue[Key], key: Key) -> None:
+def enqueue_listed(cache: Cache, queue: WorkQueue[ObjectKey], key: ObjectKey) -> None:
     """Have a Checkpoint looked at that a list names: a live one at once, a finished one within the minute."""
     if cache.at_rest(key):
-        queue.add_after(key, FIRST_REST + zlib.crc32(str(key).encode()) % MORE_REST)
+        queue.add_after(key, FIRST_LOOK + zlib.crc32(str(key).encode()) % LOOK_SPREAD)
     else:
         queue.add(key)
 

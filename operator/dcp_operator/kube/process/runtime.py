@@ -1,4 +1,4 @@
-"""The operator's parts, put together and run: watches, queue, audit, probes, Lease."""
+"""The operator's parts, put together and run: watches, queue, resync, probes, Lease."""
 
 import asyncio
 import contextlib
@@ -15,19 +15,19 @@ from dcp_operator.api.site import CLUSTER
 from dcp_operator.kube.client import metrics
 from dcp_operator.kube.client.api import CHECKPOINTS
 from dcp_operator.kube.client.cluster import Cluster, load_configuration
-from dcp_operator.kube.client.event_recorder import Poster
+from dcp_operator.kube.client.event_recorder import EventRecorder
 from dcp_operator.kube.client.kopf_internals import Forgetful, read_any_depth, read_any_retry_after
 from dcp_operator.kube.loop.initial_list import fill
 from dcp_operator.kube.loop.queue import WorkQueue
 from dcp_operator.kube.loop.reconcile import Reconciler
-from dcp_operator.kube.loop.resync import Audit
+from dcp_operator.kube.loop.resync import Resync
 from dcp_operator.kube.loop.watches import WATCHED, registry
 from dcp_operator.kube.loop.watches import settings as kopf_settings
 from dcp_operator.kube.process.health import STUCK_SECONDS, Health, serving
 from dcp_operator.kube.process.leader import Election
 from dcp_operator.kube.process.settings import Settings
-from dcp_operator.kube.view.cache import Cache, Key
-from dcp_operator.kube.view.live_saves import Claims
+from dcp_operator.kube.view.cache import Cache, ObjectKey
+from dcp_operator.kube.view.live_saves import LiveSaves
 from dcp_operator.kube.view.progress import ProgressReader
 from dcp_operator.objects.job import Builder
 
@@ -56,7 +56,7 @@ class Runtime:
 
     async def work(self) -> None:
         """Serve Checkpoints until a signal comes. Only a leader calls it."""
-        queue: WorkQueue[Key]
+        queue: WorkQueue[ObjectKey]
         cache = Cache()
         site = CLUSTER.model_copy(
             update={
@@ -64,7 +64,7 @@ class Runtime:
                 "pod_security": self.settings.pod_security,
             }
         )
-        poster = Poster(self.cluster, lambda: queue.depth > 0)
+        recorder = EventRecorder(self.cluster, lambda: queue.depth > 0)
         progress = ProgressReader(self.cluster, lambda key: queue.add(key))  # noqa: PLW0108 - there is no queue yet
         builder = Builder(
             image=self.settings.worker_image,
@@ -72,20 +72,20 @@ class Runtime:
             user=self.settings.worker_uid,
             isolation=self.settings.isolation,
         )
-        claims = Claims(site, cache, lambda key: queue.add(key))  # noqa: PLW0108 - there is no queue yet
-        reconciler = Reconciler(self.cluster, cache, claims, builder, progress, poster, lambda: queue.depth > 0)
+        live_saves = LiveSaves(site, cache, lambda key: queue.add(key))  # noqa: PLW0108 - there is no queue yet
+        reconciler = Reconciler(self.cluster, cache, live_saves, builder, progress, recorder, lambda: queue.depth > 0)
         queue = WorkQueue(reconciler, workers=self.settings.workers, rest=reconciler.rest)
-        audit = Audit(self.cluster, reconciler, queue.add, self.settings.namespaces or (None,))
-        self._watch_over(queue, audit, cache)
+        resync = Resync(self.cluster, reconciler, queue.add, self.settings.namespaces or (None,))
+        self._watch_over(queue, resync, cache)
         stop, ready = asyncio.Event(), asyncio.Event()
-        await fill(reconciler, queue, audit.namespaces)
+        await fill(reconciler, queue, resync.namespaces)
         logger.info("at work: %d Checkpoints", cache.count(CHECKPOINTS))
         # Before kopf's: at its end it waits for, and cancels, every task that was started after it.
-        poster.start()
+        recorder.start()
         queue.start()
         read_any_depth()
         read_any_retry_after()
-        caring = asyncio.create_task(self._care(audit, stop, ready), name="audit")
+        caring = asyncio.create_task(self._care(resync, stop, ready), name="resync")
         try:
             await kopf.operator(
                 registry=registry(reconciler, queue, self.cluster.client.configuration),
@@ -101,22 +101,22 @@ class Runtime:
             caring.cancel()
             progress.stop()
             await queue.stop()
-            await poster.stop()
+            await recorder.stop()
             await asyncio.gather(caring, return_exceptions=True)
 
-    async def _care(self, audit: Audit, stop: asyncio.Event, ready: asyncio.Event) -> None:
-        """Audit the watches once they are open; a failure ends the process."""
+    async def _care(self, resync: Resync, stop: asyncio.Event, ready: asyncio.Event) -> None:
+        """Resync the watches once they are open; a failure ends the process."""
         await ready.wait()
         # In place of kopf's: on a signal it would wait five seconds for its own waiter on the stop flag.
         _on_signal(stop.set)
         try:
             metrics.IN_SERVICE.set(1)
-            await audit.forever()
+            await resync.forever()
         except Exception:
-            logger.exception("the audit failed")
+            logger.exception("the resync failed")
             stop.set()
 
-    def _watch_over(self, queue: WorkQueue[Key], audit: Audit, cache: Cache) -> None:
+    def _watch_over(self, queue: WorkQueue[ObjectKey], resync: Resync, cache: Cache) -> None:
         metrics.QUEUE_DEPTH.set_function(lambda: queue.depth + queue.slow_depth)
         for resource in WATCHED:
             metrics.CACHED.labels(resource.plural).set_function(partial(cache.count, resource))
@@ -124,7 +124,7 @@ class Runtime:
         def stuck() -> str:
             return "a reconcile hangs" if queue.longest_running > STUCK_SECONDS else ""
 
-        self.health.checks += [stuck, lambda: ", ".join(f"the watch of {plural} is dead" for plural in audit.dead)]
+        self.health.checks += [stuck, lambda: ", ".join(f"the watch of {plural} is dead" for plural in resync.dead)]
 
 
 async def run(settings: Settings) -> None:

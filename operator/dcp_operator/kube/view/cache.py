@@ -1,7 +1,7 @@
 """What the watches have delivered, kept small: the Checkpoints, and the Jobs and Pods of each.
 
 A label says whose an object may be, `ownership` whether it is: anybody may write labels. What only claims to be an
-attempt is kept apart by that alone, since an audit would take what is left out for a watch that has fallen behind.
+attempt is kept apart by that alone, since a resync would take what is left out for a watch that has fallen behind.
 
 Two sources feed it: the watches, and the answers to our own writes, which arrive first. A body that is older than the
 one that is here is ignored, so that a late watch event never takes a reconcile back in time; what was deleted stays
@@ -34,7 +34,7 @@ TOMBSTONES: Final = 20_000
 """How many deleted uids are remembered: far more than there can be answers on their way."""
 
 
-class Key(NamedTuple):
+class ObjectKey(NamedTuple):
     """Which Checkpoint: what the work queue holds."""
 
     namespace: str
@@ -104,16 +104,16 @@ class Cache:
     """
 
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
-    _checkpoints: dict[Key, Body | Packed] = field(default_factory=dict)
+    _checkpoints: dict[ObjectKey, Body | Packed] = field(default_factory=dict)
     _attempts: dict[Owner, Attempts] = field(default_factory=lambda: defaultdict(Attempts))
-    _keys: dict[Owner, Key] = field(default_factory=dict)
+    _keys: dict[Owner, ObjectKey] = field(default_factory=dict)
     _owners: dict[tuple[str, str, str], Owner] = field(default_factory=dict)
     _deleted: OrderedDict[str, int] = field(default_factory=OrderedDict)
     """By uid, the version as of which it is gone."""
     _confirmed: set[str] = field(default_factory=set)
     _strangers: set[str] = field(default_factory=set)
 
-    def put(self, resource: Resource, body: Body) -> Key | None:
+    def put(self, resource: Resource, body: Body) -> ObjectKey | None:
         """Take in a body; return the Checkpoint to look at again, None where there is nothing new or nobody's."""
         metadata = body["metadata"]
         uid: str = metadata["uid"]
@@ -121,7 +121,7 @@ class Cache:
             return None
         self._deleted.pop(uid, None)
         if resource is CHECKPOINTS:
-            key = Key(metadata["namespace"], metadata["name"])
+            key = ObjectKey(metadata["namespace"], metadata["name"])
             if not _newer(self._checkpoints.get(key), body):
                 return None
             self._checkpoints[key] = _rest(resource, slim(resource, body))
@@ -143,7 +143,9 @@ class Cache:
         self._owners[resource.kind, metadata["namespace"], metadata["name"]] = owner
         return self._keys.get(owner)
 
-    def remove(self, resource: Resource, namespace: str, name: str, uid: str, version: int | None = None) -> Key | None:
+    def remove(
+        self, resource: Resource, namespace: str, name: str, uid: str, version: int | None = None
+    ) -> ObjectKey | None:
         """Forget an object that is gone; return the Checkpoint to look at again.
 
         The last state of a pod is kept for as long as its Job is there: it holds the Report, or shows that somebody
@@ -160,7 +162,7 @@ class Cache:
         while len(self._deleted) > TOMBSTONES:
             self._deleted.popitem(last=False)
         if resource is CHECKPOINTS:
-            key = Key(namespace, name)
+            key = ObjectKey(namespace, name)
             self._keys.pop((namespace, uid), None)
             if _uid(self._checkpoints.get(key)) != uid:
                 return None
@@ -182,17 +184,17 @@ class Cache:
             del self._attempts[owner]
         return self._keys.get(owner)
 
-    def checkpoint(self, key: Key) -> Body | None:
+    def checkpoint(self, key: ObjectKey) -> Body | None:
         """Return the Checkpoint's body; not to be changed."""
         entry = self._checkpoints.get(key)
         return None if entry is None else _unpack(entry)
 
-    def at_rest(self, key: Key) -> bool:
+    def at_rest(self, key: ObjectKey) -> bool:
         """Return whether a Checkpoint is finished, and nothing was asked of it since."""
         entry = self._checkpoints.get(key)
         return isinstance(entry, Packed) and entry.seen
 
-    def attempts(self, key: Key, uid: str) -> tuple[list[Body], list[Pod]]:
+    def attempts(self, key: ObjectKey, uid: str) -> tuple[list[Body], list[Pod]]:
         """Return the bodies of the Checkpoint's Jobs, not to be changed, and the Pods of these.
 
         The Pods of a Job that is gone are among them: they run on until the kubelet has stopped them.
@@ -206,16 +208,16 @@ class Cache:
         known = {each for each in said if each is not None and each.holds(key.name, uid, uids.get(each.job))}
         return jobs, [worker.pod for worker in found.pods.values() if worker.membership in known]
 
-    def _jobs(self, found: Attempts, key: Key, uid: str) -> list[Body]:
+    def _jobs(self, found: Attempts, key: ObjectKey, uid: str) -> list[Body]:
         return [job for job in map(_unpack, found.jobs.values()) if self._is_attempt(job, key, uid)]
 
-    def pods(self, key: Key) -> int:
+    def pods(self, key: ObjectKey) -> int:
         """Return how many pods of a Checkpoint are here."""
         entry = self._checkpoints.get(key)
         found = self._attempts.get((key.namespace, _uid(entry) or ""))
         return len(found.pods) if found is not None else 0
 
-    def unconfirmed(self, key: Key, uid: str) -> list[Body]:
+    def unconfirmed(self, key: ObjectKey, uid: str) -> list[Body]:
         """Return the Checkpoint's Jobs that have ended while some of their pods are not known to have."""
         found = self._attempts.get((key.namespace, uid))
         if found is None:
@@ -238,7 +240,7 @@ class Cache:
             return self._deleted[uid]
         entry: Entry | None
         if resource is CHECKPOINTS:
-            entry = self._checkpoints.get(Key(namespace, name))
+            entry = self._checkpoints.get(ObjectKey(namespace, name))
         else:
             owner = self._owners.get((resource.kind, namespace, name))
             entry = self._shelf(resource, owner).get(name) if owner is not None else None
@@ -262,7 +264,7 @@ class Cache:
         for namespace, name, entry in entries:
             yield namespace, name, _uid(entry) or "", _version(entry)
 
-    def checkpoints(self) -> list[Key]:
+    def checkpoints(self) -> list[ObjectKey]:
         """Return every Checkpoint that is here."""
         return list(self._checkpoints)
 
@@ -272,7 +274,7 @@ class Cache:
             return len(self._checkpoints)
         return sum(kind == resource.kind for kind, _, _ in self._owners)
 
-    def _is_attempt(self, job: Body, key: Key, uid: str) -> bool:
+    def _is_attempt(self, job: Body, key: ObjectKey, uid: str) -> bool:
         """Return whether a Job with the Checkpoint's label is an attempt of it; say once of one that is not."""
         if is_attempt(job, key.name, uid):
             return True

@@ -18,7 +18,7 @@ from dcp_operator.controllers.checkpoint.attempt_checks import still_running
 from dcp_operator.controllers.checkpoint.observed import observe
 from dcp_operator.controllers.checkpoint.refusal import has_begun, run_of
 from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
-from dcp_operator.kube.view.cache import DEEP, Cache, Key, beyond
+from dcp_operator.kube.view.cache import DEEP, Cache, ObjectKey, beyond
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def _utc_now() -> datetime:
 
 
 @dataclass
-class Claims:
+class LiveSaves:
     """Who claims which URL. Fed with every body of a Checkpoint before any of them is decided on.
 
     Args:
@@ -46,17 +46,17 @@ class Claims:
 
     site: Site = CLUSTER
     cache: Cache = field(default_factory=Cache)
-    wake: Callable[[Key], None] = field(default=lambda _: None)
+    wake: Callable[[ObjectKey], None] = field(default=lambda _: None)
     now: Callable[[], datetime] = field(default=_utc_now)
-    _parsed: dict[Key, tuple[_Identity, Checkpoint | SpecError]] = field(default_factory=dict)
-    _uids: dict[Key, str] = field(default_factory=dict)
+    _parsed: dict[ObjectKey, tuple[_Identity, Checkpoint | SpecError]] = field(default_factory=dict)
+    _uids: dict[ObjectKey, str] = field(default_factory=dict)
     _claims: dict[str, UrlClaim] = field(default_factory=dict)
     """By the Checkpoint's uid: pods of one that is gone may still run when another of its name is there."""
     _gone: deque[str] = field(default_factory=deque)
     """Of Checkpoints that are gone while pods of theirs ran."""
     _by_place: dict[_Place, dict[str, UrlClaim]] = field(default_factory=lambda: defaultdict(dict))
 
-    def parsed(self, key: Key, body: Body) -> Checkpoint | SpecError:
+    def parsed(self, key: ObjectKey, body: Body) -> Checkpoint | SpecError:
         """Return the parsed Checkpoint, or what is wrong with it; parsed once per change of what `parse` reads."""
         metadata, run_id = body["metadata"], run_of(body.get("spec"))
         begun = has_begun(Status.read(body.get("status")), run_id)
@@ -78,7 +78,7 @@ class Claims:
                 return self._parse(key, body, begun=True)
         return found
 
-    def _parse(self, key: Key, body: Body, *, begun: bool) -> Checkpoint | SpecError:
+    def _parse(self, key: ObjectKey, body: Body, *, begun: bool) -> Checkpoint | SpecError:
         if unkept := beyond(body):
             return SpecError([f"spec: {TOO_DEEP}"], writable=False) if unkept == DEEP else SpecError([TOO_LARGE])
         try:
@@ -89,7 +89,7 @@ class Claims:
                 logger.exception("%s: the spec can't be read", key)
             return error
 
-    def note(self, key: Key, body: Body) -> None:
+    def note(self, key: ObjectKey, body: Body) -> None:
         """Take in what a body says about its Checkpoint's claim."""
         uid = body["metadata"]["uid"]
         if self._uids.get(key, uid) != uid:
@@ -110,22 +110,22 @@ class Claims:
             claim = replace(claim, begun=True)
         self._set(claim)
 
-    def begin(self, key: Key) -> None:
+    def begin(self, key: ObjectKey) -> None:
         """Note that an attempt was created, which may stand in the status only later."""
         claim = self._claims.get(self._uids.get(key, ""))
         if claim is not None:
             self._set(replace(claim, begun=True))
 
-    def rivals(self, key: Key, checkpoint: Checkpoint) -> tuple[UrlClaim, ...]:
+    def rivals(self, key: ObjectKey, checkpoint: Checkpoint) -> tuple[UrlClaim, ...]:
         """Return the claims of other Saves on the Checkpoint's URL."""
         others = self._by_place.get((key.namespace, checkpoint.place), {})
         return tuple(each for uid, each in list(others.items()) if uid != checkpoint.uid and self._holds(each))
 
-    def settle(self, key: Key) -> None:
+    def settle(self, key: ObjectKey) -> None:
         """Keep nothing of a finished Checkpoint but its claim, should a new run have given it one."""
         self._parsed.pop(key, None)
 
-    def drop(self, key: Key) -> None:
+    def drop(self, key: ObjectKey) -> None:
         """Forget a Checkpoint that is gone; its claim stays until its pods are gone as well."""
         self._parsed.pop(key, None)
         uid = self._uids.pop(key, "")
@@ -152,7 +152,7 @@ class Claims:
         """Return whether a claim keeps others waiting: for ever while it is live, then until its pods have stopped."""
         if not claim.ending:
             return True
-        key = Key(claim.namespace, claim.name)
+        key = ObjectKey(claim.namespace, claim.name)
         observed = observe(*self.cache.attempts(key, claim.uid))
         if still_running(observed.attempts, observed.leftover, self.now()) is not None:
             return True
@@ -186,4 +186,4 @@ class Claims:
         shelf = self._by_place.get((claim.namespace, claim.place), {})
         others = sorted((each for each in shelf.values() if each.uid != claim.uid), key=lambda each: each.order)
         for each in others[:WOKEN]:
-            self.wake(Key(each.namespace, each.name))
+            self.wake(ObjectKey(each.namespace, each.name))

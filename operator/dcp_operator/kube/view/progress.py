@@ -10,7 +10,7 @@ from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import WORKER_CONTAINER
 from dcp_operator.controllers.checkpoint.pods import Pod
 from dcp_operator.kube.client.cluster import Cluster
-from dcp_operator.kube.view.cache import Key
+from dcp_operator.kube.view.cache import ObjectKey
 
 INTERVAL: Final = 5.0
 """Seconds between two looks at one attempt's log, at least: rank 0 writes no oftener."""
@@ -38,15 +38,15 @@ class ProgressReader:
     """
 
     cluster: Cluster
-    changed: Callable[[Key], None]
-    _followed: dict[tuple[Key, str], _Followed] = field(default_factory=dict, init=False)
+    changed: Callable[[ObjectKey], None]
+    _followed: dict[tuple[ObjectKey, str], _Followed] = field(default_factory=dict, init=False)
 
     @property
-    def following(self) -> set[Key]:
+    def following(self) -> set[ObjectKey]:
         """The Checkpoints whose logs are looked at."""
         return {key for key, _ in self._followed}
 
-    def of(self, key: Key, jobs: Iterable[Body], pods: Iterable[Pod]) -> dict[str, Progress]:
+    def of(self, key: ObjectKey, jobs: Iterable[Body], pods: Iterable[Pod]) -> dict[str, Progress]:
         """Return the last known progress of the Checkpoint's running Jobs by name, and follow exactly those."""
         running = _chiefs(jobs, pods)
         for known in [each for each in self._followed if each[0] == key and each[1] not in running]:
@@ -61,7 +61,7 @@ class ProgressReader:
                 found[job] = followed.progress
         return found
 
-    def forget(self, key: Key) -> None:
+    def forget(self, key: ObjectKey) -> None:
         """Stop following a Checkpoint that is gone."""
         for known in [each for each in self._followed if each[0] == key]:
             self._forget(known)
@@ -71,23 +71,23 @@ class ProgressReader:
         for known in list(self._followed):
             self._forget(known)
 
-    def _forget(self, known: tuple[Key, str]) -> None:
+    def _forget(self, known: tuple[ObjectKey, str]) -> None:
         followed = self._followed.pop(known)
         if followed.timer is not None:
             followed.timer.cancel()
         if followed.reading is not None:
             followed.reading.cancel()
 
-    def _again(self, key: Key, job: str, pod: str, followed: _Followed) -> None:
+    def _again(self, key: ObjectKey, job: str, pod: str, followed: _Followed) -> None:
         wait = max(INTERVAL, len(self._followed) / READS_PER_SECOND)
         if followed.forbidden:
             wait = max(wait, FORBIDDEN)
         followed.timer = asyncio.get_running_loop().call_later(wait, self._read_soon, key, job, pod, followed)
 
-    def _read_soon(self, key: Key, job: str, pod: str, followed: _Followed) -> None:
+    def _read_soon(self, key: ObjectKey, job: str, pod: str, followed: _Followed) -> None:
         followed.reading = asyncio.create_task(self._read(key, job, pod, followed))
 
-    async def _read(self, key: Key, job: str, pod: str, followed: _Followed) -> None:
+    async def _read(self, key: ObjectKey, job: str, pod: str, followed: _Followed) -> None:
         tail = await self.cluster.log_tail(key.namespace, pod, WORKER_CONTAINER)
         followed.forbidden = tail is None
         progress = last_progress(tail or "")
