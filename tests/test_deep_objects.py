@@ -14,10 +14,10 @@ from dcp_operator.api.checkpoint.parsing import SpecError, parse
 from dcp_operator.api.json_types import Body
 from dcp_operator.api.site import LOCAL
 from dcp_operator.generate import admission
-from dcp_operator.kube.client import kopf_internals
 from dcp_operator.kube.client.api import CHECKPOINTS
 from dcp_operator.kube.client.shallow_json import LEVELS as READ
 from dcp_operator.kube.client.shallow_json import read_json
+from dcp_operator.kube.kopf_seam.internals import read_any_depth
 from dcp_operator.kube.view.cache import Cache, ObjectKey
 from fake_api import FakeApi, reconciling, status
 from scenes import manifest
@@ -38,7 +38,7 @@ def test_a_deep_checkpoint_is_listed_watched_and_refused(levels: int, field: str
     """Python 3.12 reads 1,500 levels, whatever its recursion limit; API servers take 10,000."""
     body = manifest({f"spec.{field}": {"metadata": "DEEP"}})
     text = json.dumps({"items": [body, manifest()]}).replace('"DEEP"', nested(levels))
-    kopf_internals.read_any_depth()
+    read_any_depth()
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(1000)
     try:
@@ -78,7 +78,7 @@ async def listed_by_kopf(text: bytes, monkeypatch: pytest.MonkeyPatch) -> Any:
         return Response()
 
     monkeypatch.setattr(api, "request", request)
-    kopf_internals.read_any_depth()
+    read_any_depth()
     return await vars(api)["get"]("/x")
 
 

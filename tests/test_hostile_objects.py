@@ -14,10 +14,11 @@ from dcp_operator.controllers.checkpoint.observed import observe
 from dcp_operator.controllers.checkpoint.pods import shared
 from dcp_operator.kube.client import ownership
 from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS
+from dcp_operator.kube.kopf_seam.watching import Change
 from dcp_operator.kube.loop import resync
 from dcp_operator.kube.loop.queue import WorkQueue
 from dcp_operator.kube.loop.resync import Resync, WentBackError
-from dcp_operator.kube.loop.watches import _listener
+from dcp_operator.kube.loop.watches import listener
 from dcp_operator.kube.view.cache import Cache, ObjectKey
 from fake_api import FakeApi, reconciling
 from pod_bodies import job, pod
@@ -100,7 +101,7 @@ def unlabelled(api: FakeApi, reconciler: Any, resource: Any, body: Body) -> Body
     metadata = body["metadata"]
     gone: Any = {**body, "metadata": {**metadata, "resourceVersion": "500"}}
     unused: Any = None
-    _listener(resource, reconciler, WorkQueue[ObjectKey](unused))(event={"type": "DELETED", "object": gone})
+    listener(resource, reconciler, WorkQueue[ObjectKey](unused))(Change.DELETED, gone)
     back = {**body, "metadata": {**metadata, "resourceVersion": "501"}}
     api.objects[resource.path(metadata["namespace"], metadata["name"])] = back
     return back

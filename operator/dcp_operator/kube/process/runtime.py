@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-import kopf
 from kubernetes.aio.client.api_client import ApiClient
 
 from dcp_operator.api.site import CLUSTER
@@ -16,13 +15,12 @@ from dcp_operator.kube.client import metrics
 from dcp_operator.kube.client.api import CHECKPOINTS
 from dcp_operator.kube.client.cluster import Cluster, load_configuration
 from dcp_operator.kube.client.event_recorder import EventRecorder
-from dcp_operator.kube.client.kopf_internals import Forgetful, read_any_depth, read_any_retry_after
+from dcp_operator.kube.kopf_seam.watching import watch
 from dcp_operator.kube.loop.initial_list import fill
 from dcp_operator.kube.loop.queue import WorkQueue
 from dcp_operator.kube.loop.reconcile import Reconciler
 from dcp_operator.kube.loop.resync import Resync
-from dcp_operator.kube.loop.watches import WATCHED, registry
-from dcp_operator.kube.loop.watches import settings as kopf_settings
+from dcp_operator.kube.loop.watches import WATCHED, watches
 from dcp_operator.kube.process.health import STUCK_SECONDS, Health, serving
 from dcp_operator.kube.process.leader import Election
 from dcp_operator.kube.process.settings import Settings
@@ -83,19 +81,14 @@ class Runtime:
         # Before kopf's: at its end it waits for, and cancels, every task that was started after it.
         recorder.start()
         queue.start()
-        read_any_depth()
-        read_any_retry_after()
         caring = asyncio.create_task(self._care(resync, stop, ready), name="resync")
         try:
-            await kopf.operator(
-                registry=registry(reconciler, queue, self.cluster.client.configuration),
-                settings=kopf_settings(),
-                memories=Forgetful(),
-                standalone=True,
-                clusterwide=not self.settings.namespaces,
-                namespaces=self.settings.namespaces,
-                stop_flag=stop,
-                ready_flag=ready,
+            await watch(
+                watches(reconciler, queue),
+                self.cluster.client.configuration,
+                self.settings.namespaces,
+                stop=stop,
+                ready=ready,
             )
         finally:
             caring.cancel()
