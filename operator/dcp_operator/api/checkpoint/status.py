@@ -169,3 +169,11 @@ class Status(Wire):
     def with_changes(self, **changes: object) -> Self:
         """Return this status with some fields changed."""
         return self.model_copy(update=changes)
+
+    def finished(self, phase: Phase, reason: Reason, now: datetime) -> Self:
+        """Return this status in a terminal phase. The time at which the result was known first stays."""
+        end = self.completion_time or now
+        seconds = int((end - (self.start_time or end)).total_seconds())
+        return self.with_changes(
+            phase=phase, reason=reason, completion_time=end, duration_seconds=seconds, progress=None
+        )

@@ -6,8 +6,8 @@ from typing import Final
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Phase, Status
 from dcp_operator.controllers.checkpoint.actions import Action, DeleteAttempt
-from dcp_operator.controllers.checkpoint.inputs import is_own
 from dcp_operator.controllers.checkpoint.observed import Attempt, Observed
+from dcp_operator.controllers.checkpoint.runs import is_of_run
 
 _LINGER: Final = timedelta(seconds=60)
 """How long pods may take to end after the result before they are stopped."""
@@ -29,13 +29,13 @@ def clean_up(
     for attempt in observed.attempts:
         if attempt.deleting:
             continue
-        if not is_own(attempt, final):
+        if not is_of_run(attempt, final):
             actions.append(deletion(attempt, "spec.runId asks for a new run"))
             continue
         due = _due(checkpoint, attempt, final, now)
         if due is None:
             continue
-        is_written = is_own(attempt, written) and _settled_in(written, attempt)
+        is_written = is_of_run(attempt, written) and _settled_in(written, attempt)
         if due > now or not is_written:
             times.append(max(due, now))
         else:

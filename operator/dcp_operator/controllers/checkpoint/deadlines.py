@@ -8,7 +8,7 @@ from dcp_contract.reasons import Reason
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.controllers.checkpoint.observed import Attempt, Pod
 from dcp_operator.controllers.checkpoint.outcome import Outcome, failure_of, overdue
-from dcp_operator.controllers.checkpoint.pods import BENIGN
+from dcp_operator.controllers.checkpoint.waiting_pods import is_kept_from_starting, why_pod_waits, why_pods_are_missing
 
 GRACE = timedelta(seconds=30)
 """The launcher ends its ranks at activeSeconds and says where they were; it gets this long before it is cut short."""
@@ -24,7 +24,7 @@ def timed_out(checkpoint: Checkpoint, attempt: Attempt, now: datetime) -> Outcom
         return _deadline(checkpoint, attempt) if now >= due else None
     hopeless = next((pod for pod in attempt.pods if _hopeless(pod)), None)
     if hopeless is not None:
-        return overdue(attempt, failure_of(attempt, Reason.IMAGE_PULL_FAILED, waiting_for(hopeless), pod=hopeless))
+        return overdue(attempt, failure_of(attempt, Reason.IMAGE_PULL_FAILED, why_pod_waits(hopeless), pod=hopeless))
     return _not_started(checkpoint, attempt) if now >= due else None
 
 
@@ -36,7 +36,9 @@ def cut_short(checkpoint: Checkpoint, attempt: Attempt) -> Outcome | None:
     due = (attempt.started or attempt.created) + timedelta(seconds=checkpoint.spec.timeouts.start_seconds)
     if attempt.pods and not any(pod.created is not None and pod.created > due for pod in attempt.pods):
         return None
-    message = f"Job {attempt.job_name} ran into its own deadline, since its pods came late: {uncreated(attempt)}."
+    message = (
+        f"Job {attempt.job_name} ran into its own deadline, since its pods came late: {why_pods_are_missing(attempt)}."
+    )
     failure = failure_of(attempt, Reason.START_TIMEOUT, message).model_copy(update={"retriable": True})
     return Outcome(reason=Reason.START_TIMEOUT, failure=failure, counted=False, lost=bool(attempt.pods))
 
@@ -46,27 +48,6 @@ def timeout_wakes(checkpoint: Checkpoint, attempt: Attempt) -> Iterator[datetime
     due = _due(checkpoint, attempt)
     if due is not None:
         yield due
-
-
-def troubled(pod: Pod) -> bool:
-    """Whether something keeps a pod from starting that a person would want to know."""
-    return bool(pod.unschedulable) or pod.waiting not in BENIGN
-
-
-def waiting_for(pod: Pod) -> str:
-    """Return what a pod that does not run waits for."""
-    where = f"pod {pod.name or pod.index}" + (f" on node {pod.node}" if pod.node else "")
-    if pod.unschedulable:
-        return f"{where} can't be scheduled: {pod.unschedulable}"
-    detail = f": {pod.waiting_message}" if pod.waiting_message else ""
-    what = f": {pod.waiting_container}" if pod.waiting_container else ""
-    return f"{where}{what} is {pod.waiting or pod.phase}{detail}"
-
-
-def uncreated(attempt: Attempt) -> str:
-    """Return how many pods there are, and why there are no more: a quota, Pod Security, a webhook."""
-    why = attempt.uncreated or f"look at the events of Job {attempt.job_name}"
-    return f"{len(attempt.pods)} of {attempt.nodes} pods were created; {why}"
 
 
 def _due(checkpoint: Checkpoint, attempt: Attempt) -> datetime | None:
@@ -104,8 +85,8 @@ def _deadline(checkpoint: Checkpoint, attempt: Attempt) -> Outcome:
 def _not_started(checkpoint: Checkpoint, attempt: Attempt) -> Outcome:
     seconds = checkpoint.spec.timeouts.start_seconds
     waiting = [pod for pod in attempt.pods if pod.started is None and not pod.ended]
-    worst = next((pod for pod in waiting if troubled(pod)), waiting[0] if waiting else None)
-    why = waiting_for(worst) if worst is not None else f"only {uncreated(attempt)}"
+    worst = next((pod for pod in waiting if is_kept_from_starting(pod)), waiting[0] if waiting else None)
+    why = why_pod_waits(worst) if worst is not None else f"only {why_pods_are_missing(attempt)}"
     reason = Reason.IMAGE_PULL_FAILED if worst is not None and worst.pull_error else Reason.START_TIMEOUT
     message = f"Not every pod ran within timeouts.startSeconds ({seconds} s): {why}."
     ended = overdue(attempt, failure_of(attempt, reason, message, pod=worst))

@@ -13,7 +13,7 @@ from dcp_operator.api.checkpoint.status import Failure, Phase, Retries, Status
 from dcp_operator.api.checkpoint.text import counted, human_bytes, human_duration, human_entries, sentence
 from dcp_operator.controllers.checkpoint.deadlines import cut_short, timed_out
 from dcp_operator.controllers.checkpoint.discretion import discreet
-from dcp_operator.controllers.checkpoint.inputs import Situation, finished
+from dcp_operator.controllers.checkpoint.inputs import Inputs
 from dcp_operator.controllers.checkpoint.observed import Attempt
 from dcp_operator.controllers.checkpoint.outcome import Outcome, failure_of, outcome
 
@@ -25,38 +25,38 @@ _MOST_UNCOUNTED: Final = 100
 """Attempts that don't count against spec.retries, at most: one that is always preempted must come to an end as well."""
 
 
-def settle(situation: Situation) -> Situation:
-    """Return the situation with every attempt that has ended settled in its status, in their order."""
-    vanished = _vanished(situation)
+def settle(inputs: Inputs) -> Inputs:
+    """Return the inputs with every attempt that has ended settled in its status, in their order."""
+    vanished = _vanished(inputs)
     if vanished is not None:
-        situation = _settled(situation, *vanished)
-    while not situation.status.phase.terminal and (attempt := situation.current) is not None:
-        operation = situation.checkpoint.spec.operation
+        inputs = _settled(inputs, *vanished)
+    while not inputs.status.phase.terminal and (attempt := inputs.current_attempt) is not None:
+        operation = inputs.checkpoint.spec.operation
         ended = (
-            cut_short(situation.checkpoint, attempt)
-            or outcome(attempt, operation, situation.now)
-            or timed_out(situation.checkpoint, attempt, situation.now)
+            cut_short(inputs.checkpoint, attempt)
+            or outcome(attempt, operation, inputs.now)
+            or timed_out(inputs.checkpoint, attempt, inputs.now)
         )
         if ended is None:
             break
-        situation = _settled(situation, attempt, discreet(_own(situation.checkpoint, ended), situation.checkpoint))
-    return situation
+        inputs = _settled(inputs, attempt, discreet(_own(inputs.checkpoint, ended), inputs.checkpoint))
+    return inputs
 
 
-def _vanished(situation: Situation) -> tuple[Attempt, Outcome] | None:
+def _vanished(inputs: Inputs) -> tuple[Attempt, Outcome] | None:
     """Return the attempt whose Job was seen and is gone, and how that ended: it may have committed.
 
     A Job that was created and never seen has no uid in the status; it is created again, or found.
     """
-    status, number = situation.status, situation.number
-    name, reference = situation.checkpoint.job_name(number), status.job_ref
-    there = any(each.attempt == number for each in situation.attempts)
+    status, number = inputs.status, inputs.attempt_number
+    name, reference = inputs.checkpoint.job_name(number), status.job_ref
+    there = any(each.attempt == number for each in inputs.attempts)
     if status.phase.terminal or there or reference is None or not reference.uid or reference.name != name:
         return None
     attempt = Attempt(
         job_name=name,
         attempt=number,
-        created=status.start_time or situation.stamp,
+        created=status.start_time or inputs.stamp,
         run_id=status.run_id,
         probe=status.retries.probe,
     )
@@ -79,18 +79,18 @@ def _own(checkpoint: Checkpoint, ended: Outcome) -> Outcome:
     return replace(ended, reason=Reason.SAVED, failure=None, conflict=None, checkpoint=info)
 
 
-def _settled(situation: Situation, attempt: Attempt, ended: Outcome) -> Situation:
-    status = situation.status.with_changes(
-        attempts=max(situation.status.attempts, attempt.attempt),
-        start_time=situation.status.start_time or attempt.created.replace(microsecond=0),
-        free_form_digest=situation.digest(attempt),
+def _settled(inputs: Inputs, attempt: Attempt, ended: Outcome) -> Inputs:
+    status = inputs.status.with_changes(
+        attempts=max(inputs.status.attempts, attempt.attempt),
+        start_time=inputs.status.start_time or attempt.created.replace(microsecond=0),
+        free_form_digest=inputs.digest_at_start(attempt),
         progress=None,
     )
     if ended.succeeded:
-        return _succeeded(situation, status, attempt, ended)
+        return _succeeded(inputs, status, attempt, ended)
     if ended.conflict is not None and ended.failure is not None:
-        return _conflicted(situation, status, ended.conflict, ended.failure, attempt)
-    retries = _book(situation, attempt, ended)
+        return _conflicted(inputs, status, ended.conflict, ended.failure, attempt)
+    retries = _book(inputs, attempt, ended)
     if attempt.probe:
         status = status.with_changes(retries=retries)
     else:
@@ -102,10 +102,10 @@ def _settled(situation: Situation, attempt: Attempt, ended: Outcome) -> Situatio
             warnings=ended.warnings,
         )
     failure = status.failure or ended.failure
-    left = retries.failed <= situation.checkpoint.spec.retries and retries.uncounted <= _MOST_UNCOUNTED
+    left = retries.failed <= inputs.checkpoint.spec.retries and retries.uncounted <= _MOST_UNCOUNTED
     if failure is None or retries.probe or (failure.retriable and left):
-        return replace(situation, status=status, message=failure.message if failure is not None else "")
-    return _gave_up(situation, status, failure, _unseen(attempt, ended))
+        return replace(inputs, status=status, message=failure.message if failure is not None else "")
+    return _gave_up(inputs, status, failure, _unseen(attempt, ended))
 
 
 def _unseen(attempt: Attempt, ended: Outcome) -> Failure | None:
@@ -115,36 +115,36 @@ def _unseen(attempt: Attempt, ended: Outcome) -> Failure | None:
     return ended.failure if attempt.probe and not looked else None
 
 
-def _probe_follows(situation: Situation, attempt: Attempt, ended: Outcome) -> bool:
+def _probe_follows(inputs: Inputs, attempt: Attempt, ended: Outcome) -> bool:
     """Return whether the next attempt is to look only, whether the Save that was lost with its Report had committed."""
     if not attempt.probe:
-        return ended.lost and situation.checkpoint.spec.operation is Operation.SAVE
-    unseen, lost = _unseen(attempt, ended), situation.status.failure
+        return ended.lost and inputs.checkpoint.spec.operation is Operation.SAVE
+    unseen, lost = _unseen(attempt, ended), inputs.status.failure
     if unseen is None or lost is None or lost.attempt is None:
         return False
     return unseen.retriable and attempt.attempt < lost.attempt + _PROBES
 
 
-def _book(situation: Situation, attempt: Attempt, ended: Outcome) -> Retries:
-    old = situation.status.retries
+def _book(inputs: Inputs, attempt: Attempt, ended: Outcome) -> Retries:
+    old = inputs.status.retries
     counted = ended.counted and not attempt.probe
     idle = not attempt.pods and not ended.lost
-    probe = _probe_follows(situation, attempt, ended)
+    probe = _probe_follows(inputs, attempt, ended)
     delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(10, old.failed + old.uncounted))
     return Retries(
         settled=attempt.attempt,
         failed=old.failed + counted,
         uncounted=old.uncounted + (not counted and not idle),
         probe=probe,
-        next_time=None if probe and not attempt.probe else situation.stamp + timedelta(seconds=delay),
+        next_time=None if probe and not attempt.probe else inputs.stamp + timedelta(seconds=delay),
     )
 
 
-def _succeeded(situation: Situation, status: Status, attempt: Attempt, ended: Outcome) -> Situation:
+def _succeeded(inputs: Inputs, status: Status, attempt: Attempt, ended: Outcome) -> Inputs:
     info = ended.checkpoint
     if info is not None and not info.url:
-        info = info.model_copy(update={"url": situation.checkpoint.spec.storage.url})
-    done = finished(status, Phase.SUCCEEDED, ended.reason, situation.stamp).with_changes(
+        info = info.model_copy(update={"url": inputs.checkpoint.spec.storage.url})
+    done = status.finished(Phase.SUCCEEDED, ended.reason, inputs.stamp).with_changes(
         checkpoint=info,
         conflict_guard=info.conflict_guard[:253] if info is not None else "",
         warnings=ended.warnings,
@@ -156,7 +156,7 @@ def _succeeded(situation: Situation, status: Status, attempt: Attempt, ended: Ou
         entries=human_entries(info.entries) if info is not None and info.entries is not None else "",
         retries=status.retries.model_copy(update={"settled": attempt.attempt, "probe": False, "next_time": None}),
     )
-    return replace(situation, status=done, message=_success_message(ended.reason, done))
+    return replace(inputs, status=done, message=_success_message(ended.reason, done))
 
 
 def _throughput(ended: Outcome) -> str:
@@ -174,17 +174,15 @@ def _success_message(reason: Reason, status: Status) -> str:
     return f"{reason}{step}{size}{world}.{took}{entries}"
 
 
-def _conflicted(
-    situation: Situation, status: Status, conflict: Conflict, failure: Failure, attempt: Attempt
-) -> Situation:
-    """Return the situation of a Save that the store refused: terminal, and never tried again."""
-    message = _conflict_message(situation.checkpoint, conflict)
-    done = finished(status, Phase.CONFLICT, Reason.OVERWRITE_CONFLICT, situation.stamp).with_changes(
+def _conflicted(inputs: Inputs, status: Status, conflict: Conflict, failure: Failure, attempt: Attempt) -> Inputs:
+    """Return the inputs of a Save that the store refused: terminal, and never tried again."""
+    message = _conflict_message(inputs.checkpoint, conflict)
+    done = status.finished(Phase.CONFLICT, Reason.OVERWRITE_CONFLICT, inputs.stamp).with_changes(
         conflict=conflict,
         failure=failure.model_copy(update={"message": message[:1024], "retriable": False}),
         retries=status.retries.model_copy(update={"settled": attempt.attempt, "probe": False, "next_time": None}),
     )
-    return replace(situation, status=done, message=message)
+    return replace(inputs, status=done, message=message)
 
 
 def _conflict_message(checkpoint: Checkpoint, conflict: Conflict) -> str:
@@ -212,15 +210,15 @@ def _way_out(checkpoint: Checkpoint, conflict: Conflict) -> str:
     )
 
 
-def _gave_up(situation: Situation, status: Status, failure: Failure, unseen: Failure | None) -> Situation:
-    done = finished(status, Phase.FAILED, failure.reason, situation.stamp)
+def _gave_up(inputs: Inputs, status: Status, failure: Failure, unseen: Failure | None) -> Inputs:
+    done = status.finished(Phase.FAILED, failure.reason, inputs.stamp)
     doubt = ""
     if unseen is not None:
         doubt = (
             f" Whether the save was committed could not be found out ({unseen.message[:512]}): look with `dcp inspect`."
         )
     message = f"{sentence(failure.message)}{_last_of(failure, status.retries)}{doubt} {REASONS[failure.reason].advice}"
-    return replace(situation, status=done, message=message)
+    return replace(inputs, status=done, message=message)
 
 
 def _last_of(failure: Failure, retries: Retries) -> str:

@@ -6,6 +6,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import Final
 
 from dcp_contract.progress import Progress
@@ -84,6 +85,12 @@ class Observed:
     attempts: tuple[Attempt, ...] = ()
     leftover: tuple[Pod, ...] = ()
     """Pods whose Job is gone."""
+
+    def still_running(self, now: datetime) -> str | None:
+        """Return the name of a Job or a pod that may still do something; None if all has stopped."""
+        jobs = (f"Job {each.job_name}" for each in self.attempts if each.active)
+        pods = (f"pod {each.name}" for each in self.leftover if each.started is not None and not each.over(now))
+        return next(chain(jobs, pods), None)
 
 
 def observe(

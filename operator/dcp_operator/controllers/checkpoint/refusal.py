@@ -17,30 +17,15 @@ from dcp_operator.api.checkpoint.status import Failure, Phase, Status
 from dcp_operator.api.checkpoint.text import sentence
 from dcp_operator.controllers.checkpoint.actions import Action, Decision, Event
 from dcp_operator.controllers.checkpoint.cleanup import deletion
-from dcp_operator.controllers.checkpoint.inputs import differs, finished, new_run
 from dcp_operator.controllers.checkpoint.observed import Observed
 from dcp_operator.controllers.checkpoint.reporting import events, spec_changed, with_conditions
+from dcp_operator.controllers.checkpoint.runs import free_form_fields_changed, has_begun, new_run
 from dcp_operator.controllers.checkpoint.version_skew import left_alone
 
 _SOONEST: Final = timedelta(seconds=30)
 _LATEST: Final = timedelta(seconds=300)
 _SLOWER: Final = 10
 """What has waited this many times as long is tried again: many that wait for a quota must not keep the server busy."""
-
-
-def run_of(spec: object) -> str:
-    """Return the run that a spec asks for, whatever else it says."""
-    asked = spec.get("runId") if isinstance(spec, Mapping) else None
-    return asked if isinstance(asked, str) else ""
-
-
-def has_begun(status: Status, run_id: str, observed: Observed | None = None) -> bool:
-    """Return whether an attempt of the run was made: by the status, or by a live Job that no status tells of yet."""
-    if status.run_id == run_id and status.attempts > 0:
-        return True
-    if observed is None or (status.run_id == run_id and status.phase.terminal):
-        return False
-    return any(each.active and each.run_id == run_id for each in observed.attempts)
 
 
 def refuse(
@@ -108,7 +93,7 @@ def _refused(status: Status, error: SpecError, message: str, now: datetime) -> t
         reason = Reason.NOT_ENABLED
         pending = status.with_changes(phase=Phase.PENDING, reason=reason, failure=None, completion_time=None)
         return pending.with_changes(duration_seconds=None), f"{sentence(message)} {REASONS[reason].advice}"
-    done = finished(status, Phase.FAILED, Reason.INVALID_SPEC, now.replace(microsecond=0))
+    done = status.finished(Phase.FAILED, Reason.INVALID_SPEC, now.replace(microsecond=0))
     return done.with_changes(failure=Failure(reason=Reason.INVALID_SPEC, message=message)), message
 
 
@@ -144,7 +129,7 @@ def blocked(
         attempts=max(before.attempts, intended.retries.settled),
         **{name: getattr(before, name) for name in kept},
     )
-    another = differs(checkpoint, pending)
+    another = free_form_fields_changed(checkpoint, pending)
     final = with_conditions(pending, message, written, checkpoint.generation, now, changed=another)
     waited = (now - checkpoint.created) / _SLOWER
     return replace(

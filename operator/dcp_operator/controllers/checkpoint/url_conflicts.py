@@ -59,7 +59,7 @@ def _waits_for_its_spec(status: Status) -> bool:
     return status.phase is Phase.PENDING and status.reason is Reason.INVALID_SPEC and status.attempts > 0
 
 
-def holder(own: UrlClaim, rivals: Iterable[UrlClaim]) -> UrlClaim | None:
+def claim_ahead_of(own: UrlClaim, rivals: Iterable[UrlClaim]) -> UrlClaim | None:
     """Return the rival that `own` has to wait for, or None."""
     before = (each for each in rivals if each.uid != own.uid and each.place == own.place and each.order < own.order)
     return min(before, key=lambda each: each.order, default=None)

@@ -23,8 +23,9 @@ from dcp_operator.controllers.checkpoint.actions import CreateAttempt, Decision,
 from dcp_operator.controllers.checkpoint.cleanup import deletion
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.observed import observe
-from dcp_operator.controllers.checkpoint.refusal import blocked, has_begun, refuse, run_of
+from dcp_operator.controllers.checkpoint.refusal import blocked, refuse
 from dcp_operator.controllers.checkpoint.reporting import minimal, status_refused
+from dcp_operator.controllers.checkpoint.runs import has_begun, run_id_of
 from dcp_operator.kube.client import metrics
 from dcp_operator.kube.client.api import (
     CHECKPOINTS,
@@ -238,7 +239,7 @@ class Reconciler:
         return refuse(
             error,
             generation=body["metadata"].get("generation", 1),
-            run_id=run_of(body.get("spec")),
+            run_id=run_id_of(body.get("spec")),
             observed=observe(*self.cache.attempts(key, body["metadata"]["uid"])),
             status=body.get("status"),
             now=self.now(),

@@ -24,7 +24,7 @@ from dcp_operator.api.checkpoint.status import Status
 from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import GROUP, KUEUE, UID_LABEL
 from dcp_operator.controllers.checkpoint.pods import Pod, pod_of
-from dcp_operator.controllers.checkpoint.refusal import has_begun, run_of
+from dcp_operator.controllers.checkpoint.runs import has_begun, run_id_of
 from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, Resource
 from dcp_operator.kube.client.ownership import Membership, controller, is_attempt
 
@@ -357,7 +357,7 @@ def beyond(body: Body) -> str:
     if deeper(spec, WRITABLE):
         return DEEP
     # What has begun is never judged again.
-    return LARGE if larger(spec) and not has_begun(Status.read(status), run_of(spec)) else ""
+    return LARGE if larger(spec) and not has_begun(Status.read(status), run_id_of(spec)) else ""
 
 
 def _rest(resource: Resource, body: Body) -> Body | Packed:

@@ -14,9 +14,8 @@ from dcp_operator.api.checkpoint.status import Phase, Status
 from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import queue_labels
 from dcp_operator.api.site import CLUSTER, Site
-from dcp_operator.controllers.checkpoint.attempt_checks import still_running
 from dcp_operator.controllers.checkpoint.observed import observe
-from dcp_operator.controllers.checkpoint.refusal import has_begun, run_of
+from dcp_operator.controllers.checkpoint.runs import has_begun, run_id_of
 from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
 from dcp_operator.kube.view.cache import DEEP, Cache, ObjectKey, beyond
 
@@ -58,7 +57,7 @@ class LiveSaves:
 
     def parsed(self, key: ObjectKey, body: Body) -> Checkpoint | SpecError:
         """Return the parsed Checkpoint, or what is wrong with it; parsed once per change of what `parse` reads."""
-        metadata, run_id = body["metadata"], run_of(body.get("spec"))
+        metadata, run_id = body["metadata"], run_id_of(body.get("spec"))
         begun = has_begun(Status.read(body.get("status")), run_id)
         identity = (
             metadata["uid"],
@@ -96,7 +95,7 @@ class LiveSaves:
             self._end(self._uids[key])
         self._uids[key] = uid
         status = body.get("status") or {}
-        if "completionTime" in status and status.get("runId", "") == run_of(body.get("spec")):
+        if "completionTime" in status and status.get("runId", "") == run_id_of(body.get("spec")):
             # Finished: no new claim, and so no need to parse it. A failed one's pods may have yet to stop.
             self._end(uid, at_once=status.get("phase") != Phase.FAILED)
             return
@@ -154,7 +153,7 @@ class LiveSaves:
             return True
         key = ObjectKey(claim.namespace, claim.name)
         observed = observe(*self.cache.attempts(key, claim.uid))
-        if still_running(observed.attempts, observed.leftover, self.now()) is not None:
+        if observed.still_running(self.now()) is not None:
             return True
         if self._uids.get(key) != claim.uid:
             # Nobody will speak of it again.

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from dcp_operator.controllers.checkpoint.attempt_checks import PODS_DUE
 from dcp_operator.controllers.checkpoint.observed import Attempt, Observed
+from dcp_operator.controllers.checkpoint.waiting_pods import PODS_DUE
 from dcp_operator.kube.client.api import ApiError
 from dcp_operator.kube.client.cluster import Cluster
 

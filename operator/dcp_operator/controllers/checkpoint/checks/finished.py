@@ -1,0 +1,11 @@
+"""A finished Checkpoint is left alone."""
+
+from dcp_operator.api.checkpoint.conditions import message_of
+from dcp_operator.controllers.checkpoint.inputs import CheckResult, Inputs
+
+
+def leave_finished_alone(inputs: Inputs) -> CheckResult | None:
+    """Leave a finished Checkpoint as it is: nothing that happens to pods after the result changes the result."""
+    if not inputs.status.phase.terminal:
+        return None
+    return CheckResult(status=inputs.status, message=inputs.message or message_of(inputs.status.conditions))
