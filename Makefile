@@ -8,7 +8,7 @@ export UV_PYTHON_DOWNLOADS ?= never
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pure test-adversary test-matrix test-torch gpu-check gpu-packages check check-stacks format lock crd reference cluster cluster-down e2e bench bench-operator bench-reading clean
+.PHONY: help demo test test-pure test-adversary test-matrix test-torch gpu-check gpu-packages check docs docs-serve check-stacks format lock crd reference cluster cluster-down e2e bench bench-operator bench-reading clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -77,6 +77,12 @@ check: .venv/stamp .venv/bin/codespell ## ruff, mypy --strict, import contracts,
 	.venv/bin/lint-imports
 	$(PYTHON) -m dcp_operator.generate --check
 	.venv/bin/codespell $(SPELT)
+
+docs: .venv/stamp .venv/bin/mkdocs ## The documentation as a site in build/site; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+
+docs-serve: .venv/stamp .venv/bin/mkdocs ## The documentation on http://127.0.0.1:8000, built anew at each change
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs serve
 
 check-stacks: ## Whether we install beside torchtitan, accelerate, lightning, datasets and transformers of today
 	@uv=$$(./.ci/uv); python3 .ci/stacks.py "$$uv"
