@@ -18,7 +18,6 @@ import torch.distributed.checkpoint as dcp
 
 import dcp_engine
 import engine_programs as programs
-from dcp_contract.sections import Operation
 from dcp_engine import failpoints
 from dcp_engine.commit import pending
 from dcp_engine.errors import EngineError, StorageFull
@@ -65,7 +64,7 @@ LOOKS: dict[str, Callable[[Path], Any]] = {
     "find": lambda url: (found := dcp_engine.find(url)) and found.step,
     "inspect": lambda url: dcp_engine.inspect(url).step,
     "verify": lambda url: dcp_engine.verify(url).step,
-    "preflight": lambda url: (found := dcp_engine.preflight(Operation.LOAD, url)) and found.step,
+    "preflight": lambda url: (found := dcp_engine.preflight_load(url)) and found.step,
     "bare load": bare_loaded,
 }
 

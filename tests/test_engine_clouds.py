@@ -24,7 +24,6 @@ import s3_server
 from cloud_servers import Azure, Cloud, Google
 from cluster import builds
 from dcp_contract.reasons import Reason
-from dcp_contract.sections import Operation
 from dcp_engine.errors import (
     CheckpointCorrupted,
     CheckpointExists,
@@ -202,19 +201,19 @@ def test_what_is_there_is_told_and_verified(place: Place) -> None:
     place.hold()
     found = dcp_engine.find(place.url, storage_options=place.options)
     assert found is not None
-    assert found == dcp_engine.preflight(Operation.LOAD, place.url, storage_options=place.options)
+    assert found == dcp_engine.preflight_load(place.url, storage_options=place.options)
     manifest = dcp_engine.inspect(place.url, storage_options=place.options)
     assert set(manifest.tensors) == {"w", "b", "step"}
     verified = dcp_engine.verify(place.url, storage_options=place.options)
     assert (verified.save_id, verified.verified) == (found.save_id, "every byte, by its crc32c")
     with pytest.raises(CheckpointExists, match=found.save_id):
-        dcp_engine.preflight(Operation.SAVE, place.url, storage_options=place.options)
+        dcp_engine.preflight_save(place.url, storage_options=place.options)
 
 
 def test_nothing_there(place: Place) -> None:
     assert dcp_engine.find(place.url, storage_options=place.options) is None
     with pytest.raises(CheckpointNotFound, match=re.escape(place.url)):
-        dcp_engine.preflight(Operation.LOAD, place.url, storage_options=place.options)
+        dcp_engine.preflight_load(place.url, storage_options=place.options)
     with pytest.raises(CheckpointNotFound, match=re.escape(place.url)):
         loaded(place)
 
@@ -395,7 +394,7 @@ def test_a_path_that_makes_signed_urls_invalid_is_read_through_obstore(
 
 def attempts(place: Place) -> Iterator[Callable[[], object]]:
     yield lambda: dcp_engine.find(place.url, storage_options=place.options)
-    yield lambda: dcp_engine.preflight(Operation.SAVE, place.url, storage_options=place.options)
+    yield lambda: dcp_engine.preflight_save(place.url, storage_options=place.options)
     yield lambda: dcp_engine.save(state(1), place.url, storage_options=place.options)
     yield lambda: loaded(place)
 

@@ -13,7 +13,6 @@ import dcp_engine
 import engine_programs as programs
 from dcp_contract.checkpoint_info import Origin
 from dcp_contract.reasons import Reason
-from dcp_contract.sections import Operation
 from dcp_engine.errors import CheckpointExists, CheckpointNotFound, EngineError, StateMismatch
 from rank_group import run_ranks, values
 
@@ -90,25 +89,23 @@ def test_refused_then_replaced_then_refused(place: tuple[str, dict[str, Any]]) -
     manifest = dcp_engine.inspect(url, storage_options=options)
     assert {file.path.split("/")[0] for file in manifest.files} == {f"data-{second.save_id}"}
     with pytest.raises(CheckpointExists):
-        dcp_engine.preflight(Operation.SAVE, url, overwrite=False, storage_options=options)
+        dcp_engine.preflight_save(url, overwrite=False, storage_options=options)
 
 
 def test_preflight_recognises_its_own_commit(place: tuple[str, dict[str, Any]]) -> None:
     url, options = place
-    assert dcp_engine.preflight(Operation.SAVE, url, storage_options=options, origin=ORIGIN) is None
+    assert dcp_engine.preflight_save(url, storage_options=options, origin=ORIGIN) is None
     saved = values(run_ranks(1, programs.save_args, url, options, 1, {"origin": ORIGIN}))[0]
-    assert dcp_engine.preflight(Operation.SAVE, url, storage_options=options, origin=ORIGIN) == saved
+    assert dcp_engine.preflight_save(url, storage_options=options, origin=ORIGIN) == saved
     with pytest.raises(CheckpointExists):
-        dcp_engine.preflight(
-            Operation.SAVE, url, storage_options=options, origin=ORIGIN.model_copy(update={"uid": "u-2"})
-        )
+        dcp_engine.preflight_save(url, storage_options=options, origin=ORIGIN.model_copy(update={"uid": "u-2"}))
 
 
 def test_nothing_there(place: tuple[str, dict[str, Any]]) -> None:
     url, options = place
     assert dcp_engine.find(url, storage_options=options) is None
     with pytest.raises(CheckpointNotFound):
-        dcp_engine.preflight(Operation.LOAD, url, storage_options=options)
+        dcp_engine.preflight_load(url, storage_options=options)
     for result in run_ranks(2, programs.load, url, options):
         assert isinstance(result.error, CheckpointNotFound)
 

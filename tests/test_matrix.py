@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from dcp_contract.sections import Operation, Strategy
+from dcp_contract.operations import Operation
+from dcp_contract.sections import Strategy
 from rank_pool import Pool
 from tasks import CELLS, Cell, succeed, task
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from dcp_contract.checkpoint_info import Conflict
+from dcp_contract.operations import Operation
 from dcp_contract.reasons import Reason
 from dcp_contract.report import RankFailure, Report
-from dcp_contract.sections import Operation
 from dcp_operator.controllers.checkpoint.observed import Attempt
 from dcp_operator.controllers.checkpoint.outcome import Outcome, outcome, wakes
 from scenes import at, attempt, ended, failed, running, saved

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from dcp_contract.checkpoint_info import CheckpointInfo, Conflict, Origin
 from dcp_contract.environment import REPORT_LIMIT, REPORT_LIMIT_ENV
+from dcp_contract.operations import Operation
 from dcp_contract.reasons import Reason
 from dcp_contract.report import RankFailure, Report
-from dcp_contract.sections import Operation
 from dcp_operator.api.checkpoint.reasons import REASONS
 from dcp_operator.api.checkpoint.status import Phase
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from dcp_contract.operations import Operation
 from dcp_contract.reasons import Reason
 from dcp_contract.report import Report
-from dcp_contract.sections import Operation
 from dcp_operator.api.json_types import Body
 from dcp_operator.controllers.checkpoint.actions import Decision
 from dcp_operator.controllers.checkpoint.decide import decide

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from dcp_contract.message import CONTRACT_VERSION
+from dcp_contract.operations import Operation
 from dcp_contract.reasons import Reason
 from dcp_contract.report import Report
-from dcp_contract.sections import Device, Operation, Strategy
+from dcp_contract.sections import Device, Strategy
 from dcp_contract.task import Task
 from dcp_operator.api.checkpoint.parsing import SpecError
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt, Decision

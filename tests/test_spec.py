@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dcp_contract.sections import Device, Operation, Strategy
+from dcp_contract.operations import Operation
+from dcp_contract.sections import Device, Strategy
 from dcp_operator.api.checkpoint import parsing
 from dcp_operator.api.checkpoint.parsing import SpecError, parse
 from dcp_operator.api.site import CLUSTER, LOCAL, Site

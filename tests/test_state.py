@@ -8,8 +8,9 @@ import pytest
 
 import rank_pool
 import state_programs as programs
+from dcp_contract.operations import Operation
 from dcp_contract.reasons import Reason
-from dcp_contract.sections import Operation, Strategy
+from dcp_contract.sections import Strategy
 from rank_group import values
 from rank_pool import Pool
 from tasks import Cell, failures, succeed, task

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from dcp_contract.checkpoint_info import CheckpointInfo, Conflict, Origin
+from dcp_contract.operations import Operation
 from dcp_contract.progress import Progress
 from dcp_contract.reasons import Reason
 from dcp_contract.report import RankFailure, Report
-from dcp_contract.sections import Operation, Storage
+from dcp_contract.sections import Storage
 from dcp_contract.task import Task
 from dcp_worker.launcher import pod_report, stalls
 from dcp_worker.launcher import supervisor as supervisor_module
@@ -193,7 +194,7 @@ def test_when_to_look_for_a_commit_that_nobody_reported(failures: list[RankFailu
 
 def test_a_commit_found_is_the_result() -> None:
     failed = Report(failures=[failure(0, Reason.RANK_FAILED, stage="saving")])
-    report = pod_report.committed(failed, CheckpointInfo(save_id="s1"))
+    report = pod_report.committed(failed, CheckpointInfo(save_id="s1"), Operation.SAVE)
     assert report.result is Reason.SAVED
     assert report.failures == failed.failures
 

@@ -9,8 +9,8 @@ import pytest
 
 import versitygw
 from dcp_contract.environment import CA_ENV
+from dcp_contract.operations import Operation
 from dcp_contract.reasons import Reason
-from dcp_contract.sections import Operation
 from s3_server import S3Server
 from worker_process import ran, task
 

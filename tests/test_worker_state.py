@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from dcp_contract.checkpoint_info import LoadSummary
+from dcp_contract.operations import Operation
 from dcp_contract.reasons import Reason
-from dcp_contract.sections import Operation, Strategy
+from dcp_contract.sections import Strategy
 from dcp_worker.rank.result import Outcome
 from rank_pool import Pool
 from tasks import Cell, failures, succeed, task

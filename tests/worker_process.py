@@ -13,8 +13,9 @@ from typing import Any
 
 from dcp_contract.checkpoint_info import Origin
 from dcp_contract.environment import MASTER_PORT_ENV, NODE_RANK_ENV, PROGRESS_SECONDS_ENV, TASK_ENV, TERMINATION_LOG_ENV
+from dcp_contract.operations import Operation
 from dcp_contract.report import Report
-from dcp_contract.sections import Operation, Storage, Workers, Workload
+from dcp_contract.sections import Storage, Workers, Workload
 from dcp_contract.task import Task
 from s3_server import free_port
 

@@ -10,14 +10,6 @@ from pydantic import (
 from dcp_contract.message import ClassName, Glob, Url, Wire
 
 
-class Operation(StrEnum):
-    """What a Checkpoint does, once, with the checkpoint at its URL."""
-
-    SAVE = "Save"
-    LOAD = "Load"
-    VERIFY = "Verify"
-
-
 class Strategy(StrEnum):
     """How the worker shards the model over the ranks."""
 
@@ -114,3 +106,8 @@ class LoadSelection(Wire):
         default_factory=list, max_length=64, description="Globs over DCP names (model.*, optim.*). Empty means all."
     )
     exclude: list[Glob] = Field(default_factory=list, max_length=64, description="Globs over DCP names to leave out.")
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything that the workload has is to be loaded."""
+        return self.strict and not self.include and not self.exclude

@@ -11,7 +11,8 @@ from pydantic import (
 from dcp_contract import partial_json
 from dcp_contract.checkpoint_info import Origin
 from dcp_contract.message import CONTRACT_VERSION, Versioned
-from dcp_contract.sections import LoadSelection, Operation, Parallelism, Storage, Workers, Workload
+from dcp_contract.operations import Operation
+from dcp_contract.sections import LoadSelection, Parallelism, Storage, Workers, Workload
 
 
 class Task(Versioned):

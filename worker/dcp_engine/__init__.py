@@ -4,7 +4,8 @@
     dcp_engine.save(state, "s3://bucket/run/step-1000")  # on every rank
     dcp_engine.load(state, "s3://bucket/run/step-1000")
 
-Works in any training script and knows nothing of Kubernetes. `find`, `preflight`, `inspect` and `errors` need no torch.
+Works in any training script and knows nothing of Kubernetes. `find`, `inspect`, both preflights and `errors` need no
+torch.
 """
 
 from importlib import import_module
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from dcp_engine.background import AsyncSave, async_save
     from dcp_engine.cleanup import clean
     from dcp_engine.contents import read
-    from dcp_engine.inspection import find, inspect, preflight
+    from dcp_engine.inspection import find, inspect, preflight_load, preflight_save
     from dcp_engine.process_end import finish_on_sigterm
     from dcp_engine.rank_values import PerRank, per_rank
     from dcp_engine.transfer.reader import CheckpointReader
@@ -35,7 +36,8 @@ _HOMES = {
     "inspect": "inspection",
     "load": "api",
     "per_rank": "rank_values",
-    "preflight": "inspection",
+    "preflight_load": "inspection",
+    "preflight_save": "inspection",
     "read": "contents",
     "save": "api",
     "verify": "verification",
@@ -54,7 +56,8 @@ __all__ = [
     "inspect",
     "load",
     "per_rank",
-    "preflight",
+    "preflight_load",
+    "preflight_save",
     "read",
     "save",
     "verify",

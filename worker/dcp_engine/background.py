@@ -91,9 +91,9 @@ def async_save(
 
     Collective, as `save` is: it returns once every rank has its copy. Waits first for an earlier save that is still on
     its way, and raises its error. Whatever reads a checkpoint in this process (`load`, `find`, `inspect`, `verify`,
-    `preflight`, `clean`) waits for the save, too; a `load` or `verify` of the same URL raises its error. A program that
-    ends without a wait ends the save first; an error that nobody has seen then makes its exit code 1. For SIGTERM see
-    `finish_on_sigterm`.
+    `clean`, both preflights) waits for the save, too; a `load` or `verify` of the same URL raises its error. A program
+    that ends without a wait ends the save first; an error that nobody has seen then makes its exit code 1. For SIGTERM
+    see `finish_on_sigterm`.
     """
     staged: dict[str, Any] = {}
 

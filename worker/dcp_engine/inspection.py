@@ -5,7 +5,6 @@ from os import PathLike, fspath
 from typing import Any
 
 from dcp_contract.checkpoint_info import CheckpointInfo, Origin
-from dcp_contract.sections import Operation
 from dcp_engine.commit import pending, protocol, snapshot
 from dcp_engine.commit.stock import sized
 from dcp_engine.errors import CheckpointCorrupted, EngineError, StorageDenied
@@ -43,43 +42,62 @@ def inspect(url: str | PathLike[str], *, storage_options: Mapping[str, Any] | No
         raise _translated(error, url) from error
 
 
-def preflight(
-    operation: Operation,
+def preflight_save(
     url: str | PathLike[str],
     *,
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     origin: Origin | None = None,
 ) -> CheckpointInfo | None:
-    """Find out, before any rank starts, whether an operation can work. One process calls it.
+    """Find out, before any rank starts, whether a save can work. One process calls it.
 
-    For a Save: the store takes a new file and gives it up again, and nothing is committed at the URL unless `overwrite`
-    is set. Returns the earlier commit of the same `origin` if there is one, since then there is nothing left to do;
-    else None. For a Load or Verify: something is committed at the URL, and it is returned.
+    The store takes a new file and gives it up again, and nothing is committed at the URL unless `overwrite` is set.
+
+    Returns:
+        The earlier commit of the same `origin` if there is one, since then there is nothing left to do; else None.
 
     Raises:
-        EngineError: CheckpointExists, CheckpointNotFound, StorageDenied, StorageUnavailable and so on.
+        EngineError: CheckpointExists, StorageDenied, StorageUnavailable and so on.
     """
     try:
         pending.wait_before(url)
         store = open_store(fspath(url), storage_options)
-        found = protocol.committed(store)
-        info = protocol.describe(store, found) if found else None
-    except NotADirectoryError as error:
-        raise (_translated(error, url) if operation is Operation.SAVE else snapshot.not_found(store, error)) from error
+        found, info = _described(store)
     except Exception as error:
         raise _translated(error, url) from error
-    if operation is not Operation.SAVE:
-        if found is None:
-            raise snapshot.not_found(store)
-        _intact(found)
-        return info
     if info and origin and origin.made(info.origin):
         return info
     if found and not overwrite:
         raise protocol.conflict(store, found)
     _try_out(store, overwrite=overwrite)
     return None
+
+
+def preflight_load(
+    url: str | PathLike[str], *, storage_options: Mapping[str, Any] | None = None
+) -> CheckpointInfo | None:
+    """Return what is committed at the URL of a load or a verify, before any rank starts. One process calls it.
+
+    Raises:
+        EngineError: CheckpointNotFound, CheckpointCorrupted, StorageDenied, StorageUnavailable and so on.
+    """
+    try:
+        pending.wait_before(url)
+        store = open_store(fspath(url), storage_options)
+        found, info = _described(store)
+    except NotADirectoryError as error:
+        raise snapshot.not_found(store, error) from error
+    except Exception as error:
+        raise _translated(error, url) from error
+    if found is None:
+        raise snapshot.not_found(store)
+    _intact(found)
+    return info
+
+
+def _described(store: Store) -> tuple[protocol.Committed | None, CheckpointInfo | None]:
+    found = protocol.committed(store)
+    return found, protocol.describe(store, found) if found else None
 
 
 def _intact(found: protocol.Committed) -> protocol.Committed:

@@ -33,11 +33,11 @@ from dcp_contract.environment import (
 )
 from dcp_contract.reasons import Reason
 from dcp_contract.report import RankFailure, Report
-from dcp_contract.sections import Operation
 from dcp_contract.storage_options import CREDENTIAL_KEYS
 from dcp_contract.task import Task
 from dcp_worker.launcher import pod_report
 from dcp_worker.launcher.supervisor import TICK_SECONDS, Orders, Site, StopAsked, Supervisor, TooLate
+from dcp_worker.operations import half_of
 from dcp_worker.rank.result import Warnings
 
 JOB_INDEX_ENV: Final = "JOB_COMPLETION_INDEX"
@@ -116,27 +116,13 @@ class Launcher:
         except Exception as error:  # noqa: BLE001 - whatever it is, it belongs into the Report
             return self._rejected(error)
         if known is not None or self.task.probe:
-            return Report(result=Reason.SAVED if known else None, checkpoint=known)
+            return Report(result=self.task.operation.traits.result if known else None, checkpoint=known)
         return None
 
     def _preflight(self) -> CheckpointInfo | None:
         """Return this very run's earlier commit, if there is one; raise if the operation can't work."""
-        from dcp_engine import preflight  # noqa: PLC0415 - loads the store's libraries
-
-        task, storage = self.task, self.task.storage
-        _need_credentials(storage.url, self.site.environment)
-        if task.probe:
-            return self._own_commit()
-        if task.workload is not None and task.workload.from_ is not None:
-            preflight(Operation.LOAD, task.workload.from_.url, storage_options=storage.options)
-        info = preflight(
-            task.operation,
-            storage.url,
-            overwrite=storage.overwrite,
-            storage_options=storage.options,
-            origin=task.origin,
-        )
-        return info if task.operation is Operation.SAVE else None
+        _need_credentials(self.task.storage.url, self.site.environment)
+        return self._own_commit() if self.task.probe else half_of(self.task.operation).preflight(self.task)
 
     def _own_commit(self) -> CheckpointInfo | None:
         """Return what is committed at the URL, if it is this very run's."""
@@ -170,7 +156,7 @@ class Launcher:
             found = self._asked(self._own_commit, time.monotonic() + COMMIT_LOOK_SECONDS)
         except Exception:  # noqa: BLE001 - the ranks' own failures say more
             return report
-        return report if found is None else pod_report.committed(report, found)
+        return report if found is None else pod_report.committed(report, found, self.task.operation)
 
     def _asked(self, question: Callable[[], _T], deadline: float) -> _T:
         """Ask the store, in a thread that is left behind if no answer comes: a dead mount answers to no signal."""

@@ -4,10 +4,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from dcp_contract.checkpoint_info import CheckpointInfo
+from dcp_contract.operations import Operation
 from dcp_contract.reasons import Reason, Weight
 from dcp_contract.report import MAX_FAILED_RANKS, RankFailure, Report
 from dcp_contract.storage_options import CREDENTIAL_KEYS
-from dcp_worker.rank.heartbeat import SAVING
+from dcp_worker.operations import SAVING
 from dcp_worker.rank.result import Outcome
 
 _UNCERTAIN: Final = frozenset(
@@ -20,6 +21,7 @@ _UNCERTAIN: Final = frozenset(
         Reason.STORAGE_UNAVAILABLE,
     }
 )
+_COMMITTED: Final = frozenset(each.traits.result for each in Operation if each.traits.writes)
 _SECRET_ENDINGS: Final = ("_KEY", "_TOKEN", "_SECRET")
 _SECRET_LENGTH: Final = 8
 """A shorter value is no secret, and would be found in innocent words."""
@@ -37,7 +39,7 @@ def report(node: int, world: int, outcomes: Sequence[Outcome], seen: Sequence[Ra
     failures = causes([*seen, *(failure for outcome in outcomes for failure in outcome.failures)], seen)
     chief = next((each for each in outcomes if each.rank == 0 and each.result is not None), None)
     # What rank 0 says it committed is committed, whatever happened to a rank since.
-    committed = chief is not None and chief.result is Reason.SAVED
+    committed = chief is not None and chief.result in _COMMITTED
     succeeded = committed or (not failures and len(outcomes) == world)
     first = chief or next(iter(outcomes), None)
     return Report(
@@ -60,11 +62,15 @@ def may_be_committed(failed: Report) -> bool:
     )
 
 
-def committed(earlier: Report, found: CheckpointInfo) -> Report:
-    """Return the Report of a Save that turns out to be committed, although its ranks did not live to say so."""
+def committed(earlier: Report, found: CheckpointInfo, operation: Operation) -> Report:
+    """Return the Report of an operation that turns out to be committed, though its ranks did not live to say so."""
     warning = "the ranks ended after the commit and before they reported it"
     return earlier.model_copy(
-        update={"result": Reason.SAVED, "checkpoint": found, "warnings": [*earlier.warnings, warning]}
+        update={
+            "result": operation.traits.result,
+            "checkpoint": found,
+            "warnings": [*earlier.warnings, warning],
+        }
     )
 
 

@@ -16,7 +16,6 @@ from typing import Final
 from dcp_contract.progress import Progress
 from dcp_contract.reasons import Reason
 from dcp_contract.report import RankFailure, Report
-from dcp_contract.sections import Operation
 from dcp_contract.task import Task
 from dcp_worker.launcher import pod_report, stalls
 from dcp_worker.rank.heartbeat import Slot
@@ -153,7 +152,7 @@ class Supervisor:
     def _start(self) -> None:
         """Fork the ranks from a server that has torch loaded; the first one waits until it has."""
         context = multiprocessing.get_context("forkserver")
-        trains = self.task.operation is not Operation.VERIFY
+        trains = self.task.operation.traits.needs_workload
         context.set_forkserver_preload([*_PRELOADED, *([_OPTIMIZERS] if trains else [])])
         os.environ[LAUNCHER_ENV] = str(os.getpid())
         slots = context.RawArray(Slot, self.task.workers.num_proc_per_node)

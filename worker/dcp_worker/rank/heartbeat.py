@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
-SAVING: Final = "saving"
-"""The one stage in which a rank's end leaves open whether there is a commit."""
 _BEAT_SECONDS: Final = 0.25
 _WRAPPERS: Final = ("torch/_ops.py", "torch/utils/_contextlib.py", "/contextlib.py")
 """Frames that stand between a caller and what it calls, and say nothing."""

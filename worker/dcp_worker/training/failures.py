@@ -19,6 +19,12 @@ _LONGEST: Final = 300
 """Characters of a foreign error that are told."""
 
 
+class Stopped(EngineError):
+    """The launcher was told to stop. Raised where the engine can still clean up after itself."""
+
+    reason = Reason.WORKER_LOST
+
+
 class WorkloadFailed(EngineError):
     """The user's own code raised: mend the workload."""
 

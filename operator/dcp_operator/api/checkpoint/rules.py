@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from dcp_contract.sections import Device, LoadSelection, Operation, Strategy
+from dcp_contract.operations import Operation
+from dcp_contract.sections import Device, LoadSelection, Strategy
 from dcp_operator.api.checkpoint.spec import CheckpointSpec
 from dcp_operator.api.pod.template import mounted_paths, template_problems
 from dcp_operator.api.site import Site

@@ -12,7 +12,8 @@ from pydantic import Field
 
 from dcp_contract.checkpoint_info import Origin
 from dcp_contract.message import Wire
-from dcp_contract.sections import Device, LoadSelection, Operation, Parallelism, Storage, Workers, Workload
+from dcp_contract.operations import Operation
+from dcp_contract.sections import Device, LoadSelection, Parallelism, Storage, Workers, Workload
 from dcp_contract.task import Task
 from dcp_operator.api.checkpoint.storage_key import place
 from dcp_operator.api.naming import job_name

@@ -5,8 +5,8 @@ from datetime import timedelta
 from typing import Final
 
 from dcp_contract.checkpoint_info import CheckpointInfo, Conflict
+from dcp_contract.operations import Operation
 from dcp_contract.reasons import Reason
-from dcp_contract.sections import Operation
 from dcp_operator.api.checkpoint.reasons import REASONS
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Failure, Phase, Retries, Status

@@ -14,9 +14,9 @@ from operator import itemgetter
 from typing import Final, NamedTuple
 
 from dcp_contract.checkpoint_info import CheckpointInfo, Conflict
+from dcp_contract.operations import Operation
 from dcp_contract.reasons import Reason, Weight
 from dcp_contract.report import MAX_FAILED_RANKS, RankFailure, Report
-from dcp_contract.sections import Operation
 from dcp_operator.api.checkpoint.reasons import REASONS
 from dcp_operator.api.checkpoint.status import Failure, Phase
 from dcp_operator.controllers.checkpoint.observed import Attempt, Pod

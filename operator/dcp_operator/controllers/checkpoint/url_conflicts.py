@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
 
+from dcp_contract.operations import Operation
 from dcp_contract.reasons import Reason
-from dcp_contract.sections import Operation
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Phase, Status
 

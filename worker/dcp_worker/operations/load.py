@@ -1,0 +1,21 @@
+"""A Load: the workload is built, loaded from the URL, and asked whether it is content."""
+
+import dcp_engine
+from dcp_contract.checkpoint_info import CheckpointInfo
+from dcp_contract.task import Task
+from dcp_worker.operations import RankContext
+
+
+def preflight(task: Task) -> None:
+    """Raise if nothing is committed at the URL."""
+    dcp_engine.preflight_load(task.storage.url, storage_options=task.storage.options)
+
+
+def run(rank: RankContext) -> CheckpointInfo:
+    """Load what `spec.load` selects into the workload."""
+    task = rank.task
+    built = rank.built(overwritten=task.load.whole)
+    with rank.stage("loading", transfers=True):
+        info = built.load(task.storage.url, task.load)
+    built.check_loaded()
+    return info

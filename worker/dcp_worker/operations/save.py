@@ -1,0 +1,44 @@
+"""A Save: the workload is built, perhaps loaded and stepped, and its state is committed at the URL."""
+
+import dcp_engine
+from dcp_contract.checkpoint_info import CheckpointInfo
+from dcp_contract.task import Task
+from dcp_worker.operations import SAVING, RankContext
+
+
+def preflight(task: Task) -> CheckpointInfo | None:
+    """Return this very run's earlier commit, if there is one; raise if the save can't work."""
+    storage = task.storage
+    if task.workload is not None and task.workload.from_ is not None:
+        dcp_engine.preflight_load(task.workload.from_.url, storage_options=storage.options)
+    return dcp_engine.preflight_save(
+        storage.url, overwrite=storage.overwrite, storage_options=storage.options, origin=task.origin
+    )
+
+
+def run(rank: RankContext) -> CheckpointInfo:
+    """Save the workload after its steps."""
+    task, storage = rank.task, rank.task.storage
+    built = rank.built(savable=True)
+    before: int | None = 0
+    if built.spec.from_ is not None:
+        with rank.stage("loading workload.from", transfers=True):
+            before = built.load(built.spec.from_.url, task.load).step
+    built.run_steps(built.spec.steps)
+    built.complete_state()
+    with rank.stage(SAVING, transfers=True):
+        info = dcp_engine.save(
+            built.state(),
+            storage.url,
+            overwrite=storage.overwrite,
+            storage_options=storage.options,
+            allow=built.allowed,
+            unloadable="refuse",
+            origin=task.origin,
+            step=None if before is None else before + built.spec.steps,
+            patience=task.active_seconds,
+            on_progress=rank.on_progress,
+        )
+        # The commit is the truth: a SIGTERM from here on changes nothing.
+        rank.ignore_stop()
+    return info
