@@ -7,7 +7,8 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from dcp_operator.api.checkpoint.cel_rules import RULES, Rule
+from dcp_operator.api.checkpoint.cel import Rule
+from dcp_operator.api.checkpoint.cel_rules import RULES
 from dcp_operator.api.checkpoint.spec import MUTABLE_FIELDS, CheckpointSpec
 from dcp_operator.api.checkpoint.status import Status
 from dcp_operator.generate import crd

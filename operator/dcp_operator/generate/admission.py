@@ -11,7 +11,7 @@ from typing import Any, Final
 import yaml
 
 from dcp_operator.api.bounds import FREE_FORM, TOO_DEEP, cel
-from dcp_operator.api.checkpoint.cel_rules import ANOTHER
+from dcp_operator.api.checkpoint.cel import ANOTHER
 from dcp_operator.api.naming import GROUP, PLURAL, VERSION, WORKER_CONTAINER
 from dcp_operator.api.pod.rules import POD_RULES, PodRule
 from dcp_operator.api.pod.view import VARIABLES

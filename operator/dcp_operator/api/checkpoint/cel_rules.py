@@ -5,117 +5,20 @@ remains the authority. Rules that compare with the old object keep a spec still:
 free-form fields args and podTemplate have no schema that CEL could compare; `admission` and `decide` hold those.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Final
 
+from dcp_contract.operations import Operation
+from dcp_operator.api.checkpoint.cel import Rule, kept, still, url_rules
+from dcp_operator.api.checkpoint.operations import rules_of
 from dcp_operator.api.storage_url import ADDRESS_OPTIONS, option_protocols
 
-
-@dataclass(frozen=True)
-class Rule:
-    """One CEL rule on the schema at `at`, a path below the object."""
-
-    at: tuple[str, ...]
-    cel: str
-    message: str
-    field: str = ""
-    """The field below `at` that a refusal names."""
-    reason: str = ""
-    """The API server's own word for what is wrong, where it is not the value."""
-
-    def to_dict(self) -> dict[str, str]:
-        """Return the entry of x-kubernetes-validations."""
-        field = {"fieldPath": f".{self.field}"} if self.field else {}
-        reason = {"reason": self.reason} if self.reason else {}
-        return {"rule": self.cel, "message": self.message, **field, **reason}
-
-
-ANOTHER: Final = "apply another Checkpoint under another name, or delete this one first: its data stays"
-"""What to do where a field is immutable."""
-
-_FORBIDDEN: Final = "FieldValueForbidden"
 _SPEC: Final = ("spec",)
 _STORAGE: Final = ("spec", "storage")
 _WORKLOAD: Final = ("spec", "workload")
 _WORKERS: Final = ("spec", "workers")
 _PARALLELISM: Final = ("spec", "parallelism")
 _WORLD: Final = "self.workers.numNodes * self.workers.numProcPerNode"
-
-
-def _still(at: tuple[str, ...], field: str, *, optional: bool = False) -> Rule:
-    same = f"self.{field} == oldSelf.{field}"
-    if optional:
-        same = f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || {same})"
-    return Rule(at, same, f"is immutable; {ANOTHER}", field, _FORBIDDEN)
-
-
-def _kept(at: tuple[str, ...], field: str) -> Rule:
-    """Return the rule that an optional section stays there, or stays away; its own fields have their own rules."""
-    return Rule(
-        at,
-        f"has(self.{field}) == has(oldSelf.{field})",
-        f"can't be added or removed; {ANOTHER}",
-        field,
-        _FORBIDDEN,
-    )
-
-
-def _same_list(field: str) -> str:
-    """Return CEL for the same list: one that is empty says the same as none."""
-    new, old = f"self.load.{field}", f"oldSelf.load.{field}"
-    # Not by orValue: the API server could not tell what the comparison may cost.
-    empty = f"(!has({old}) || {old}.size() == 0)"
-    return f"(!has({new}) || {new}.size() == 0 ? {empty} : has({old}) && {new} == {old})"
-
-
-def _url(at: tuple[str, ...]) -> tuple[Rule, ...]:
-    """Return the rules of a checkpoint's URL; which protocols are served is the operator's to say."""
-    cloud = "self.url.matches('^(file|memory)://')"
-    azure = "self.url.matches('^(az|abfs)://')"
-    return (
-        Rule(
-            at,
-            "!self.url.contains('::')",
-            "chained URLs are not accepted; write the address of the store itself, such as s3://bucket/path",
-            "url",
-        ),
-        Rule(
-            at,
-            "self.url.contains('::') || self.url.matches('^[a-z][a-z0-9]*://.')",
-            "write protocol://bucket/path, such as s3://bucket/run/step-1000, or file:///path for a mounted volume",
-            "url",
-        ),
-        Rule(
-            at,
-            r"!self.url.matches('[\\s?#\\\\*]')",
-            r"holds a space or one of ? # \ *; write a plain path of letters, digits, and . _ - / =",
-            "url",
-        ),
-        Rule(
-            at,
-            "!self.url.matches('/[.][.](/|$)')",
-            "is not a plain URL; write protocol://bucket/path without '..'",
-            "url",
-        ),
-        Rule(
-            at,
-            f"!self.url.matches('://[^/]*@') || ({azure} && !self.url.matches('://[^/]*:[^/]*@'))",
-            "holds credentials; write the URL alone and move them to credentialsSecretRef",
-            "url",
-        ),
-        Rule(
-            at,
-            "!self.url.startsWith('file://') || self.url.matches('^file:///.')",
-            "names no absolute path; write file:///path",
-            "url",
-        ),
-        Rule(
-            at,
-            f"{cloud} || self.url.contains('::') || self.url.matches('://[^/]+/+[^/]') || !self.url.contains('://')",
-            "names no path in a bucket; write protocol://bucket/path, with a path of its own per checkpoint",
-            "url",
-        ),
-    )
 
 
 def _option(name: str, protocols: tuple[str, ...]) -> Rule:
@@ -153,46 +56,45 @@ def _unset(name: str) -> str:
     return f"!has(self.options) || !has(self.options.{name})"
 
 
+def _of_traits(operation: Operation) -> Iterator[Rule]:
+    """Yield the rules that follow from what the registry says of an operation."""
+    traits, another = operation.traits, f"self.operation != '{operation}'"
+    if traits.needs_workload:
+        missing = f"a {operation} needs a workload; write workload: {{entrypoint: my_pkg.train:Workload}}"
+        yield Rule(_SPEC, f"{another} || has(self.workload)", missing, "workload")
+    else:
+        yield Rule(
+            _SPEC,
+            f"{another} || !has(self.workload)",
+            f"a {operation} builds no model; drop workload, or write operation: Load",
+            "workload",
+        )
+    if not traits.needs_ranks:
+        yield Rule(
+            _SPEC,
+            f"{another} || {_WORLD} == 1",
+            f"a {operation} runs as one process; write numNodes: 1 and numProcPerNode: 1",
+            "workers",
+        )
+    if not traits.writes:
+        yield Rule(
+            _SPEC,
+            f"{another} || !self.storage.overwrite",
+            f"a {operation} writes nothing; drop storage.overwrite, or write operation: Save",
+            "storage.overwrite",
+        )
+
+
 RULES: Final = (
     Rule(
         (),
         "self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",
         "metadata.name is a label too; write at most 63 of a-z, 0-9 and '-'",
     ),
-    *_url(_STORAGE),
-    *_url((*_WORKLOAD, "from")),
+    *url_rules(_STORAGE),
     *(_option(name, protocols) for name, protocols in option_protocols().items()),
     *(rule for name in ADDRESS_OPTIONS for rule in _address(name)),
-    Rule(
-        _SPEC,
-        "self.operation == 'Verify' || has(self.workload)",
-        "a Save or a Load needs a workload; write workload: {entrypoint: my_pkg.train:Workload}",
-        "workload",
-    ),
-    Rule(
-        _SPEC,
-        "self.operation != 'Verify' || !has(self.workload)",
-        "a Verify builds no model; drop workload, or write operation: Load",
-        "workload",
-    ),
-    Rule(
-        _SPEC,
-        f"self.operation != 'Verify' || {_WORLD} == 1",
-        "a Verify runs as one process; write numNodes: 1 and numProcPerNode: 1",
-        "workers",
-    ),
-    Rule(
-        _SPEC,
-        "self.operation == 'Save' || !self.storage.overwrite",
-        "only a Save writes; drop storage.overwrite, or write operation: Save",
-        "storage.overwrite",
-    ),
-    Rule(
-        _SPEC,
-        "self.operation != 'Load' || !has(self.workload) || (self.workload.steps == 0 && !has(self.workload.from))",
-        "steps and from are for a Save; drop them, and write the URL to load as storage.url",
-        "workload",
-    ),
+    *(rule for operation in Operation for rule in _of_traits(operation)),
     Rule(
         _PARALLELISM,
         "self.strategy == 'hsdp' ? self.replicate > 1 : self.replicate == 1",
@@ -211,30 +113,22 @@ RULES: Final = (
         "numNodes x numProcPerNode must be divisible by replicate",
         "parallelism.replicate",
     ),
-    _still(_SPEC, "operation"),
-    _still(_STORAGE, "url"),
-    _still(_STORAGE, "overwrite"),
-    _still(_STORAGE, "options", optional=True),
-    _still(_STORAGE, "credentialsSecretRef", optional=True),
-    _still(_STORAGE, "caSecretRef", optional=True),
-    _kept(_SPEC, "workload"),
-    _still(_WORKLOAD, "entrypoint"),
-    _still(_WORKLOAD, "steps"),
-    _still(_WORKLOAD, "from", optional=True),
-    _still(_WORKLOAD, "allow", optional=True),
-    _kept(_WORKLOAD, "args"),
-    _still(_SPEC, "parallelism"),
-    _still(_WORKERS, "numNodes"),
-    _still(_WORKERS, "numProcPerNode"),
-    _still(_WORKERS, "device"),
-    _still(_WORKERS, "image", optional=True),
-    _still(_WORKERS, "gpuResource"),
-    _kept(_WORKERS, "podTemplate"),
-    Rule(
-        _SPEC,
-        f"self.load.strict == oldSelf.load.strict && {_same_list('include')} && {_same_list('exclude')}",
-        f"is immutable; {ANOTHER}",
-        "load",
-        _FORBIDDEN,
-    ),
+    still(_SPEC, "operation"),
+    still(_STORAGE, "url"),
+    still(_STORAGE, "overwrite"),
+    still(_STORAGE, "options", optional=True),
+    still(_STORAGE, "credentialsSecretRef", optional=True),
+    still(_STORAGE, "caSecretRef", optional=True),
+    kept(_SPEC, "workload"),
+    still(_WORKLOAD, "entrypoint"),
+    still(_WORKLOAD, "allow", optional=True),
+    kept(_WORKLOAD, "args"),
+    still(_SPEC, "parallelism"),
+    still(_WORKERS, "numNodes"),
+    still(_WORKERS, "numProcPerNode"),
+    still(_WORKERS, "device"),
+    still(_WORKERS, "image", optional=True),
+    still(_WORKERS, "gpuResource"),
+    kept(_WORKERS, "podTemplate"),
+    *(rule for operation in Operation for rule in rules_of(operation).cel),
 )

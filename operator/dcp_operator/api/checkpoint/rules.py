@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from dcp_contract.operations import Operation
-from dcp_contract.sections import Device, LoadSelection, Strategy
+from dcp_contract.sections import Device, Strategy
+from dcp_operator.api.checkpoint.operations import rules_of
 from dcp_operator.api.checkpoint.spec import CheckpointSpec
 from dcp_operator.api.pod.template import mounted_paths, template_problems
 from dcp_operator.api.site import Site
@@ -19,48 +19,36 @@ def rule_problems(spec: CheckpointSpec, site: Site) -> Iterator[str]:
     """Yield what the fields alone can't show."""
     yield from url_problems("spec.storage.url", spec.storage.url, site.protocols)
     yield from option_problems(spec.storage)
-    yield from _source_problems(spec, site)
     yield from _workload_problems(spec)
-    yield from _verify_problems(spec)
+    yield from _operation_problems(spec)
+    yield from rules_of(spec.operation).problems(spec, site)
     yield from _replica_problems(spec)
     yield from template_problems(spec.workers.pod_template, site.pod_security)
     yield from _place_problems(spec, site)
 
 
-def _source_problems(spec: CheckpointSpec, site: Site) -> Iterator[str]:
-    source = spec.workload.from_ if spec.workload is not None else None
-    if source is not None:
-        yield from url_problems("spec.workload.from.url", source.url, site.protocols)
-        if protocol(source.url) != protocol(spec.storage.url):
-            yield "spec.workload.from.url: is read with the options of spec.storage; write a URL of the same protocol"
-    if source is None and spec.operation is not Operation.LOAD and spec.load != LoadSelection():
-        yield f"spec.load: this {spec.operation} loads nothing; drop load"
-
-
 def _workload_problems(spec: CheckpointSpec) -> Iterator[str]:
     operation, workload = spec.operation, spec.workload
     if workload is None:
-        if operation is not Operation.VERIFY:
+        if operation.traits.needs_workload:
             yield f"spec.workload: is missing; write workload: {{entrypoint: my_pkg.train:Workload}} for a {operation}"
-    elif operation is Operation.VERIFY:
-        yield "spec.workload: a Verify builds no model; drop workload, or write operation: Load"
-    elif operation is Operation.LOAD and workload.steps:
-        yield "spec.workload.steps: steps run before a Save; drop steps from this Load"
-    elif operation is Operation.LOAD and workload.from_ is not None:
-        yield "spec.workload.from: is for a Save; write the URL to load as spec.storage.url"
-    if workload is not None and len(json.dumps(workload.args)) > _ARGS_LIMIT:
-        yield "spec.workload.args: is larger than 64 KiB; write the path of a file in the image or a ConfigMap"
-    if operation is not Operation.SAVE and spec.storage.overwrite:
-        yield f"spec.storage.overwrite: a {operation} writes nothing; drop overwrite, or write operation: Save"
-
-
-def _verify_problems(spec: CheckpointSpec) -> Iterator[str]:
-    if spec.operation is not Operation.VERIFY:
         return
-    if spec.workers.world_size > 1:
-        yield "spec.workers: a Verify runs as one process; write numNodes: 1 and numProcPerNode: 1"
-    if spec.workers.device is Device.CUDA:
-        yield "spec.workers.device: a Verify needs no GPU; drop device"
+    if not operation.traits.needs_workload:
+        yield f"spec.workload: a {operation} builds no model; drop workload, or write operation: Load"
+    if len(json.dumps(workload.args)) > _ARGS_LIMIT:
+        yield "spec.workload.args: is larger than 64 KiB; write the path of a file in the image or a ConfigMap"
+
+
+def _operation_problems(spec: CheckpointSpec) -> Iterator[str]:
+    """Yield what follows from what the registry says of the operation."""
+    operation, workers = spec.operation, spec.workers
+    if not operation.traits.writes and spec.storage.overwrite:
+        yield f"spec.storage.overwrite: a {operation} writes nothing; drop overwrite, or write operation: Save"
+    if not operation.traits.needs_ranks:
+        if workers.world_size > 1:
+            yield f"spec.workers: a {operation} runs as one process; write numNodes: 1 and numProcPerNode: 1"
+        if workers.device is Device.CUDA:
+            yield f"spec.workers.device: a {operation} needs no GPU; drop device"
 
 
 def _replica_problems(spec: CheckpointSpec) -> Iterator[str]:

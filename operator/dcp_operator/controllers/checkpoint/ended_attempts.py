@@ -5,7 +5,6 @@ from datetime import timedelta
 from typing import Final
 
 from dcp_contract.checkpoint_info import CheckpointInfo, Conflict
-from dcp_contract.operations import Operation
 from dcp_contract.reasons import Reason
 from dcp_operator.api.checkpoint.reasons import REASONS
 from dcp_operator.api.checkpoint.spec import Checkpoint
@@ -118,7 +117,7 @@ def _unseen(attempt: Attempt, ended: Outcome) -> Failure | None:
 def _probe_follows(inputs: Inputs, attempt: Attempt, ended: Outcome) -> bool:
     """Return whether the next attempt is to look only, whether the Save that was lost with its Report had committed."""
     if not attempt.probe:
-        return ended.lost and inputs.checkpoint.spec.operation is Operation.SAVE
+        return ended.lost and inputs.checkpoint.spec.operation.traits.writes
     unseen, lost = _unseen(attempt, ended), inputs.status.failure
     if unseen is None or lost is None or lost.attempt is None:
         return False

@@ -17,6 +17,7 @@ from dcp_contract.checkpoint_info import CheckpointInfo, Conflict
 from dcp_contract.operations import Operation
 from dcp_contract.reasons import Reason, Weight
 from dcp_contract.report import MAX_FAILED_RANKS, RankFailure, Report
+from dcp_operator.api.checkpoint.operations import rules_of
 from dcp_operator.api.checkpoint.reasons import REASONS
 from dcp_operator.api.checkpoint.status import Failure, Phase
 from dcp_operator.controllers.checkpoint.observed import Attempt, Pod
@@ -26,11 +27,6 @@ _GRACE: Final = timedelta(seconds=60)
 """How long the other pods of one that failed or is lost may take to report."""
 _LAG: Final = timedelta(seconds=15)
 """How far the watch of pods may be behind the watch of Jobs."""
-_RESULTS: Final = {
-    Operation.SAVE: Reason.SAVED,
-    Operation.LOAD: Reason.LOADED,
-    Operation.VERIFY: Reason.VERIFIED,
-}
 _MAX_RANKS: Final = 4096 * 64
 _MAX_WARNINGS: Final = 16
 _MAX_TEXT: Final = 2048
@@ -81,7 +77,7 @@ def outcome(attempt: Attempt, operation: Operation, now: datetime) -> Outcome | 
     """
     attempt = _believed(attempt, operation)
     chief = attempt.chief.report if attempt.chief is not None else None
-    if operation is Operation.SAVE and chief is not None and chief.result is not None:
+    if chief is not None and chief.result is not None and rules_of(operation).ends_with_commit:
         return _success(chief, chief.result)
     # A suspended Job's pods end because its queue took the admission back: the Job goes on when it is admitted again.
     if attempt.suspended or not (_refused(chief) or _over(attempt, now)):
@@ -101,7 +97,7 @@ def _believed(attempt: Attempt, operation: Operation) -> Attempt:
     """Return the attempt without the result that node 0 reports of another operation: an image may report anything."""
     chief = attempt.chief
     report = chief.report if chief is not None else None
-    if chief is None or report is None or report.result in {None, _RESULTS[operation]}:
+    if chief is None or report is None or report.result in {None, operation.traits.result}:
         return attempt
     message = f"The worker image reports {report.result}, which is no result of a {operation}; mend the image."
     failure = RankFailure(reason=Reason.ENTRYPOINT_ERROR, message=message)

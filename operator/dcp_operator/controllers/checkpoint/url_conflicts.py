@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
 
-from dcp_contract.operations import Operation
 from dcp_contract.reasons import Reason
+from dcp_operator.api.checkpoint.operations import rules_of
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Phase, Status
 
@@ -36,7 +36,7 @@ class UrlClaim:
     def of(cls, checkpoint: Checkpoint, status: Status) -> Self | None:
         """Return the claim that a Checkpoint has on its URL, or None where it has none."""
         current = status.run_id == checkpoint.spec.run_id
-        if checkpoint.spec.operation is not Operation.SAVE or (current and status.phase.terminal):
+        if not rules_of(checkpoint.spec.operation).claims_url or (current and status.phase.terminal):
             return None
         return cls(
             namespace=checkpoint.namespace,

@@ -1,0 +1,35 @@
+"""The control plane's half of each operation, in a module of the operation's name."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+
+from dcp_contract.operations import Operation
+from dcp_operator.api.checkpoint.cel import Rule
+from dcp_operator.api.checkpoint.spec import CheckpointSpec
+from dcp_operator.api.site import Site
+
+
+def _no_problems(spec: CheckpointSpec, site: Site) -> Iterable[str]:
+    del spec, site
+    return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperationRules:
+    """What a module of an operation defines, as `RULES`."""
+
+    problems: Callable[[CheckpointSpec, Site], Iterable[str]] = _no_problems
+    """Yields what is wrong with the operation's own fields, in lines `field: what is wrong; write ...`."""
+    cel: tuple[Rule, ...] = ()
+    """What the API server refuses of them, and holds still."""
+    ends_with_commit: bool = False
+    """What node 0 reports as done ends the attempt, whatever its pods do then. Else every pod has to be over."""
+    claims_url: bool = False
+    """Two live objects of a namespace that work on one URL take turns."""
+
+
+def rules_of(operation: Operation) -> OperationRules:
+    """Return what the operation's own module says of it."""
+    rules: OperationRules = import_module(f"{__name__}.{operation.module}").RULES
+    return rules
