@@ -8,7 +8,7 @@ export UV_PYTHON_DOWNLOADS ?= never
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pure test-adversary test-matrix test-torch gpu-check gpu-packages check docs docs-serve check-stacks format lock crd reference cluster cluster-down e2e bench bench-operator bench-reading clean
+.PHONY: help demo test test-pure test-adversary test-matrix test-torch gpu-check gpu-packages check docs docs-serve check-stacks format lock crd reference cluster cluster-down e2e bench bench-operator bench-reading trace-save clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -138,6 +138,10 @@ e2e: cluster ## The operator on the cluster that `make cluster` brings up, with 
 
 bench-reading: .venv/stamp ## What it costs to read what a stranger's checkpoint says, beside unpickling it
 	$(PYTHON) tests/benchmarks/bench_reading.py
+
+BESIDE := 6cb983e
+trace-save: .venv/stamp ## The route of one Save through the modules, and its figures beside those of BESIDE=COMMIT (1 min)
+	$(PYTHON) tests/trace_save.py --beside $(BESIDE)
 
 bench-operator: .venv/stamp ## The operator against a real API server; writes bench-operator.json (15 min)
 	$(PYTHON) tests/benchmarks/bench_operator.py

@@ -1,0 +1,46 @@
+"""How `make trace-save` counts."""
+
+from pathlib import Path
+
+import pytest
+
+from trace_save import Route, Tree, collapsed, is_up
+
+HERE = Tree(Path(__file__).resolve().parents[1])
+
+
+@pytest.mark.parametrize(
+    ("items", "left"),
+    [
+        ("", ""),
+        ("abc", "abc"),
+        ("aaab", "ab"),
+        ("abababc", "abc"),
+        ("abcabcabd", "abcabd"),
+        ("xabcabcy", "xabcy"),
+    ],
+)
+def test_loops_are_collapsed(items: str, left: str) -> None:
+    assert "".join(collapsed(items)) == left
+
+
+def test_packages_are_of_the_second_level() -> None:
+    assert HERE.package("dcp_engine.transfer.writer") == "dcp_engine.transfer"
+    assert HERE.package("dcp_operator.kube.client.api") == "dcp_operator.kube"
+    assert HERE.package("dcp_engine.errors") == "dcp_engine"
+
+
+def test_moves_are_calls_between_names_without_loops() -> None:
+    here, there = "dcp_engine.transfer.writer", "dcp_engine.format.digest"
+    calls = [("", here, "save"), *[(here, there, "update")] * 3, (here, "dcp_engine.transfer.meter", "Meter.add")]
+    route = Route("a save", [calls])
+    assert route.moves() == [(here, there), (here, "dcp_engine.transfer.meter")]
+    assert route.moves(HERE.package) == [("dcp_engine.transfer", "dcp_engine.format")]
+
+
+def test_a_callback_is_a_call_up() -> None:
+    levels = HERE.levels()
+    assert is_up(levels, "dcp_engine.transfer.meter", "dcp_worker.rank.run")
+    assert is_up(levels, "dcp_engine.format.layout", "dcp_engine.transfer.writer")
+    assert not is_up(levels, "dcp_engine.transfer.writer", "dcp_engine.format.layout")
+    assert not is_up(levels, "dcp_worker.rank.run", "dcp_contract.task")
