@@ -8,7 +8,7 @@ export UV_PYTHON_DOWNLOADS ?= never
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pure test-adversary test-matrix test-torch gpu-check gpu-packages check docs docs-serve check-stacks format lock crd reference cluster cluster-down e2e bench bench-operator bench-reading trace-save clean
+.PHONY: help demo test test-pure test-adversary test-matrix test-torch gpu-check gpu-packages check hooks docs docs-serve check-stacks format lock crd reference cluster cluster-down e2e bench bench-operator bench-reading trace-save clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -78,6 +78,9 @@ check: .venv/stamp .venv/bin/codespell ## ruff, mypy --strict, import contracts,
 	$(PYTHON) -m dcp_operator.generate --check
 	.venv/bin/codespell $(SPELT)
 
+hooks: .venv/stamp .venv/bin/pre-commit ## Have git check each commit, by .pre-commit-config.yaml
+	.venv/bin/pre-commit install
+
 docs: .venv/stamp .venv/bin/mkdocs ## The documentation as a site in build/site; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
@@ -118,7 +121,7 @@ lock: ## Resolve the dependencies anew
 	@touch $@
 
 # A .venv that is older than one of these tools gets it without being made anew.
-.venv/bin/codespell .venv/bin/mkdocs: | .venv/stamp
+.venv/bin/codespell .venv/bin/mkdocs .venv/bin/pre-commit: | .venv/stamp
 	@$$(./.ci/uv) pip install -q --python $(PYTHON) -r requirements-dev.txt
 
 cluster: .venv/stamp ## Bring up a real Kubernetes with our images and an S3 server (root on Linux, or kind where Docker is)
