@@ -147,4 +147,4 @@ def test_every_make_command_exists(path: Path) -> None:
 def test_every_linked_file_exists(path: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text(encoding="utf-8"))
     assert [link for link in links if not (path.parent / link).exists()] == []
-    assert links or path.name in {"CONTRIBUTING.md", "threats.md", "benchmarks.md"}
+    assert links or path.name in {"threats.md", "benchmarks.md"}
