@@ -139,7 +139,7 @@ WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs")
 @pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.name)
 def test_every_make_command_exists(path: Path) -> None:
     named = set(re.findall(r"`make ([a-z0-9-]+)", path.read_text(encoding="utf-8")))
-    assert named <= set(re.findall(r"^([a-z0-9-]+):", MAKEFILE, re.MULTILINE))
+    assert named <= set(" ".join(re.findall(r"^([a-z0-9 -]+):", MAKEFILE, re.MULTILINE)).split())
     assert named or path.name not in {"README.md", "CONTRIBUTING.md"}
 
 
