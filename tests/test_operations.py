@@ -63,7 +63,7 @@ from dcp_contract.report import Report
 from dcp_operator.api.checkpoint.parsing import SpecError, parse
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.controllers.checkpoint.decide import decide
-from dcp_operator.controllers.checkpoint.outcome import outcome
+from dcp_operator.controllers.checkpoint.attempt_outcome import outcome_of
 from dcp_operator.generate.crd import custom_resource_definition
 from scenes import at, attempt, ended, observed
 
@@ -91,8 +91,8 @@ print(json.dumps({
         *problems(parallelism={"strategy": "hsdp", "replicate": 2}, workers={"numNodes": 4}),
     ],
     "actions": [type(each).__name__ for each in decision.actions],
-    "ended": outcome(attempt(ended(0, done)), checkpoint.spec.operation, at(0)).reason,
-    "believed": outcome(attempt(ended(0, Report(result=Reason.SAVED))), checkpoint.spec.operation, at(0)).reason,
+    "ended": outcome_of(attempt(ended(0, done)), checkpoint.spec.operation, at(0)).reason,
+    "believed": outcome_of(attempt(ended(0, Report(result=Reason.SAVED))), checkpoint.spec.operation, at(0)).reason,
     "task": checkpoint.task(1).to_json(),
 }))
 """

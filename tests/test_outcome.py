@@ -9,16 +9,16 @@ from dcp_contract.checkpoint_info import Conflict
 from dcp_contract.operations import Operation
 from dcp_contract.reasons import Reason
 from dcp_contract.report import RankFailure, Report
+from dcp_operator.controllers.checkpoint.attempt_outcome import AttemptOutcome, outcome_of, times_outcome_may_change
 from dcp_operator.controllers.checkpoint.observed import Attempt
-from dcp_operator.controllers.checkpoint.outcome import Outcome, outcome, wakes
 from scenes import at, attempt, ended, failed, running, saved
 
 
-def of(*pods: Any, seconds: float = 0, operation: Operation = Operation.SAVE, **fields: Any) -> Outcome | None:
-    return outcome(attempt(*pods, **fields), operation, at(seconds))
+def of(*pods: Any, seconds: float = 0, operation: Operation = Operation.SAVE, **fields: Any) -> AttemptOutcome | None:
+    return outcome_of(attempt(*pods, **fields), operation, at(seconds))
 
 
-def certain(*pods: Any, seconds: float = 0, operation: Operation = Operation.SAVE, **fields: Any) -> Outcome:
+def certain(*pods: Any, seconds: float = 0, operation: Operation = Operation.SAVE, **fields: Any) -> AttemptOutcome:
     found = of(*pods, seconds=seconds, operation=operation, **fields)
     assert found is not None
     return found
@@ -173,7 +173,7 @@ def test_what_counts(pods: tuple[Any, ...], counted: bool) -> None:  # noqa: FBT
     ],
 )
 def test_when_a_commit_may_have_gone_unreported(found: Attempt, lost: bool) -> None:  # noqa: FBT001 - a table's column
-    outcome_ = outcome(found, Operation.SAVE, at(0))
+    outcome_ = outcome_of(found, Operation.SAVE, at(0))
     assert outcome_ is not None
     assert outcome_.lost is lost
 
@@ -240,9 +240,9 @@ def test_a_lost_node() -> None:
 
 def test_a_lost_node_gives_the_others_a_minute_to_report() -> None:
     found = attempt(running(0), running(1, deleting=at(0), disrupted="DeletionByTaintManager"))
-    assert outcome(found, Operation.SAVE, at(89)) is None
-    assert {at(30), at(90)} <= set(wakes(found))
-    lost = outcome(found, Operation.SAVE, at(90))
+    assert outcome_of(found, Operation.SAVE, at(89)) is None
+    assert {at(30), at(90)} <= set(times_outcome_may_change(found))
+    lost = outcome_of(found, Operation.SAVE, at(90))
     assert lost is not None
     assert (lost.reason, lost.counted, lost.lost) == (Reason.WORKER_LOST, False, True)
     assert lost.failure is not None

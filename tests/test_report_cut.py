@@ -14,7 +14,7 @@ from dcp_contract.report import RankFailure, Report
 from dcp_operator.api.checkpoint.reasons import REASONS
 from dcp_operator.api.checkpoint.status import Phase
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt
-from dcp_operator.controllers.checkpoint.outcome import Outcome, outcome
+from dcp_operator.controllers.checkpoint.attempt_outcome import AttemptOutcome, outcome_of
 from dcp_operator.objects.job import Builder
 from dcp_worker.launcher.main import main
 from dcp_worker.launcher.pod_report import causes
@@ -64,7 +64,7 @@ reports = st.builds(
 
 
 def end(report: Report | None, operation: Operation) -> tuple[Any, ...]:
-    found: Outcome | None = outcome(attempt(ended(0, report)), operation, at(100))
+    found: AttemptOutcome | None = outcome_of(attempt(ended(0, report)), operation, at(100))
     assert found is not None
     retried = found.failure is not None and found.failure.retriable
     return found.reason, retried, found.counted, found.conflict is not None and found.conflict.origin
@@ -181,7 +181,7 @@ def test_a_hung_ranks_peers_come_after_it() -> None:
 
 
 def test_a_running_peer_changes_nothing() -> None:
-    found = outcome(attempt(ended(0, Report.decode(HELD.encode()[:400])), running(1)), Operation.SAVE, at(1))
+    found = outcome_of(attempt(ended(0, Report.decode(HELD.encode()[:400])), running(1)), Operation.SAVE, at(1))
     assert found is not None
     assert found.reason is Reason.OVERWRITE_CONFLICT
 

@@ -9,9 +9,9 @@ from dcp_contract.reasons import Reason
 from dcp_contract.report import Report
 from dcp_operator.api.json_types import Body
 from dcp_operator.controllers.checkpoint.actions import Decision
+from dcp_operator.controllers.checkpoint.attempt_outcome import AttemptOutcome, outcome_of
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.observed import Attempt, observe
-from dcp_operator.controllers.checkpoint.outcome import Outcome, outcome
 from pod_bodies import ended, job, pod, runs, waits
 from scenes import STARTED, at, checkpoint, created, deleted, failed, phase, saved
 
@@ -122,7 +122,7 @@ def test_a_pod_ends_with_its_worker_container(body: Body, *, ends: bool, fails: 
     ],
 )
 def test_an_attempt_ends_on_time(bodies: tuple[Body, ...], operation: Operation, reason: Reason, by: float) -> None:
-    found: Outcome | None = outcome(seen(*bodies), operation, at(by))
+    found: AttemptOutcome | None = outcome_of(seen(*bodies), operation, at(by))
     assert found is not None
     assert found.reason is reason
     assert not seen(*bodies).active or operation is Operation.SAVE
@@ -131,7 +131,7 @@ def test_an_attempt_ends_on_time(bodies: tuple[Body, ...], operation: Operation,
 @pytest.mark.adversary
 def test_a_sidecar_that_dies_first_ends_nothing() -> None:
     found = seen(pod(0, runs(), others={"x": ended(code=1)}), pod(1, runs(), others=DEAD))
-    assert outcome(found, Operation.SAVE, at(3000)) is None
+    assert outcome_of(found, Operation.SAVE, at(3000)) is None
     assert found.active
 
 

@@ -17,7 +17,7 @@ from dcp_contract.sections import Device, Strategy
 from dcp_contract.task import Task
 from dcp_operator.api.checkpoint.parsing import SpecError
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt, Decision
-from dcp_operator.controllers.checkpoint.outcome import outcome
+from dcp_operator.controllers.checkpoint.attempt_outcome import outcome_of
 from dcp_operator.controllers.checkpoint.refusal import refuse
 from dcp_worker.launcher.main import main
 from scenes import STARTED, at, attempt, checkpoint, decided, ended, failed, observed, running, saved, settled
@@ -115,7 +115,7 @@ def test_a_report_of_a_neighbour_says_what_was_saved(version: int) -> None:
     ],
 )
 def test_a_report_of_a_neighbour_says_why_it_failed(name: str, reason: Reason, says: str, *, retriable: bool) -> None:
-    found = outcome(attempt(ended(0, Report.decode(frozen(name)))), Operation.SAVE, at(0))
+    found = outcome_of(attempt(ended(0, Report.decode(frozen(name)))), Operation.SAVE, at(0))
     assert found is not None
     assert found.failure is not None
     assert (found.reason, found.failure.retriable) == (reason, retriable)

@@ -6,6 +6,7 @@ something to say decides.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ from dcp_operator.controllers.checkpoint.checks.suspended import wait_while_susp
 from dcp_operator.controllers.checkpoint.checks.unreadable_spec import wait_while_spec_is_unreadable
 from dcp_operator.controllers.checkpoint.checks.url_in_use import wait_for_save_on_same_url
 from dcp_operator.controllers.checkpoint.cleanup import clean_up
-from dcp_operator.controllers.checkpoint.ended_attempts import settle
+from dcp_operator.controllers.checkpoint.ended_attempts import record_ended_attempts
 from dcp_operator.controllers.checkpoint.inputs import CheckResult, Inputs
 from dcp_operator.controllers.checkpoint.observed import Observed
 from dcp_operator.controllers.checkpoint.reporting import events, with_conditions
@@ -73,7 +74,9 @@ def decide(
     if unread is not None:
         return unread
     written = Status.read(status)
-    inputs = settle(_inputs(checkpoint, observed, written, now, rivals))
+    inputs = _inputs(checkpoint, observed, written, now, rivals)
+    recorded, message = record_ended_attempts(inputs)
+    inputs = replace(inputs, status=recorded, message=message)
     result = next(result for check in CHECKS if (result := check(inputs)) is not None)
     decision = _decision(inputs, result, written, observed)
     finished_before = written.phase.terminal and inputs.status.phase is written.phase

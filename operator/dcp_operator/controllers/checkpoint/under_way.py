@@ -4,10 +4,10 @@ from datetime import datetime
 
 from dcp_operator.api.checkpoint.status import JobRef, Status
 from dcp_operator.api.checkpoint.text import human_ranks
-from dcp_operator.controllers.checkpoint.deadlines import timeout_wakes
+from dcp_operator.controllers.checkpoint.attempt_outcome import times_outcome_may_change
 from dcp_operator.controllers.checkpoint.inputs import Inputs, first_after
 from dcp_operator.controllers.checkpoint.observed import Attempt
-from dcp_operator.controllers.checkpoint.outcome import wakes
+from dcp_operator.controllers.checkpoint.timeouts import next_timeout
 
 
 def with_attempt(inputs: Inputs, attempt: Attempt) -> Status:
@@ -26,5 +26,5 @@ def with_attempt(inputs: Inputs, attempt: Attempt) -> Status:
 
 def next_possible_end(inputs: Inputs, attempt: Attempt, *others: datetime | None) -> datetime | None:
     """Return when the attempt may be found to have ended without any news, or one of the other times if earlier."""
-    times = (*wakes(attempt), *timeout_wakes(inputs.checkpoint, attempt), *others)
+    times = (*times_outcome_may_change(attempt), next_timeout(inputs.checkpoint, attempt), *others)
     return first_after(inputs.now, (each for each in times if each is not None))

@@ -11,7 +11,7 @@ from typing import Final
 from dcp_contract.checkpoint_info import Conflict, Origin
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Failure
-from dcp_operator.controllers.checkpoint.outcome import Outcome
+from dcp_operator.controllers.checkpoint.attempt_outcome import AttemptOutcome
 
 ELSEWHERE: Final = "a Checkpoint of another namespace"
 _ORIGIN: Final = re.compile(r"Checkpoint ([\w.-]+)/[\w.-]+ \(uid [^)]*\)?")
@@ -20,28 +20,28 @@ _LIMIT: Final = 2048
 """Characters of a text in a status."""
 
 
-def discreet(ended: Outcome, checkpoint: Checkpoint) -> Outcome:
+def without_foreign_names(ended: AttemptOutcome, checkpoint: Checkpoint) -> AttemptOutcome:
     """Return the outcome without the names of objects of other namespaces."""
     origin = ended.conflict.origin if ended.conflict is not None else None
     foreign = origin if origin is not None and origin.namespace not in {"", checkpoint.namespace} else None
 
-    def told(text: str) -> str:
-        return _told(text, checkpoint.namespace, foreign)
+    def shown(text: str) -> str:
+        return _without(text, checkpoint.namespace, foreign)
 
     def of_failure(failure: Failure) -> Failure:
         return failure.model_copy(
-            update={"message": told(failure.message), "traceback": told(failure.traceback)},
+            update={"message": shown(failure.message), "traceback": shown(failure.traceback)},
         )
 
     info = ended.checkpoint
     if info is not None:
         saver = info.origin if info.origin is not None and info.origin.namespace == checkpoint.namespace else None
-        info = info.model_copy(update={"origin": saver, "verified": told(info.verified)})
+        info = info.model_copy(update={"origin": saver, "verified": shown(info.verified)})
     conflict = ended.conflict
     if conflict is not None:
         said = conflict.message if conflict.message or foreign is None else _exists(conflict)
         conflict = conflict.model_copy(
-            update={"message": told(said), "origin": None if foreign is not None else conflict.origin}
+            update={"message": shown(said), "origin": None if foreign is not None else conflict.origin}
         )
     return replace(
         ended,
@@ -49,7 +49,7 @@ def discreet(ended: Outcome, checkpoint: Checkpoint) -> Outcome:
         failed_ranks=tuple(map(of_failure, ended.failed_ranks)),
         checkpoint=info,
         conflict=conflict,
-        warnings=tuple(map(told, ended.warnings)),
+        warnings=tuple(map(shown, ended.warnings)),
     )
 
 
@@ -58,7 +58,7 @@ def _exists(conflict: Conflict) -> str:
     return f"Checkpoint already exists at this URL: save {conflict.save_id} by {ELSEWHERE}{when}."
 
 
-def _told(text: str, namespace: str, foreign: Origin | None) -> str:
+def _without(text: str, namespace: str, foreign: Origin | None) -> str:
     if foreign is not None:
         for name in (str(foreign), f"Checkpoint {foreign.namespace}/{foreign.name}"):
             text = text.replace(name, ELSEWHERE)
