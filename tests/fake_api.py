@@ -2,15 +2,25 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from dcp_operator.api.json_types import Body
 from dcp_operator.api.site import CLUSTER, Site
-from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, ApiRequest, ConflictError, GoneError, Resource
+from dcp_operator.kube.client.api import (
+    CHECKPOINTS,
+    ApiRequest,
+    ConflictError,
+    GoneError,
+    ObjectKey,
+    Resource,
+)
 from dcp_operator.kube.client.cluster import Cluster
 from dcp_operator.kube.client.event_recorder import EventRecorder
-from dcp_operator.kube.loop.reconcile import Reconciler
-from dcp_operator.kube.view.cache import Cache, ObjectKey
+from dcp_operator.kube.loop.checkpoint import CheckpointReconciler
+from dcp_operator.kube.loop.reconcile import Common, Reconciler
+from dcp_operator.kube.view.cache import Cache
+from dcp_operator.kube.view.intake import CountedPhases, View
 from dcp_operator.kube.view.live_saves import LiveSaves
 from dcp_operator.kube.view.progress import ProgressReader
 from dcp_operator.objects.job import Builder
@@ -89,26 +99,44 @@ class FakeApi(Cluster):
         raise GoneError("not found", 404)
 
 
-def reconciling(api: FakeApi, site: Site = CLUSTER) -> Reconciler:
+def reconciling(api: FakeApi, site: Site = CLUSTER) -> CheckpointReconciler:
     """Return a reconciler that has seen what is there, and whose clock stands."""
-    progress, recorder = ProgressReader(api, lambda _: None), EventRecorder(api, lambda: True)
-    cache = Cache()
-    woken: list[ObjectKey] = []
-    live_saves = LiveSaves(site, cache, woken.append, lambda: NOW)
-    reconciler = Reconciler(api, cache, live_saves, Builder(image="worker"), progress, recorder, now=lambda: NOW)
+    reconciler = checkpoints(api, site=site, now=lambda: NOW)
     seen(api, reconciler)
     return reconciler
 
 
+def checkpoints(
+    cluster: Cluster,
+    *,
+    site: Site = CLUSTER,
+    builder: Builder | None = None,
+    busy: Callable[[], bool] = lambda: False,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> CheckpointReconciler:
+    """Return a reconciler of Checkpoints that has seen nothing."""
+    woken: list[ObjectKey] = []
+    cache = Cache(site=site)
+    live_saves = LiveSaves(cache, woken.append, now)
+    view = View(cache, {CHECKPOINTS.kind: (CountedPhases(), live_saves)})
+    return CheckpointReconciler(
+        Common(cluster, view, EventRecorder(cluster, lambda: True), busy, now),
+        live_saves=live_saves,
+        builder=builder or Builder(image="worker"),
+        progress=ProgressReader(cluster, lambda _: None),
+    )
+
+
 def seen(api: FakeApi, reconciler: Reconciler) -> None:
     """Bring the watches up to date."""
-    for resource in (CHECKPOINTS, JOBS, PODS):
+    view = reconciler.view
+    for resource in view.cache.kinds.watched:
         there = {each["metadata"]["uid"]: each for each in api.objects.values() if each["kind"] == resource.kind}
-        for namespace, name, uid, _ in list(reconciler.cache.known(resource)):
+        for namespace, name, uid, _ in list(view.cache.known(resource)):
             if uid not in there:
-                reconciler.forget(resource, namespace, name, uid)
+                view.forget(resource, namespace, name, uid)
         for each in there.values():
-            reconciler.ingest(resource, each)
+            view.ingest(resource, each)
 
 
 def status(api: FakeApi, key: ObjectKey) -> Body:

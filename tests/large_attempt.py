@@ -8,12 +8,12 @@ from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.json_types import Body
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt
 from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS
-from dcp_operator.kube.view.cache import Cache, ObjectKey
+from dcp_operator.kube.view.cache import Cache
 from dcp_operator.objects.job import Builder
 from pod_bodies import ended, runs
 from scenes import UID, at, checkpoint, manifest, saved, stamp
 
-KEY = ObjectKey("team", "save-1000")
+KEY = CHECKPOINTS.key("team", "save-1000")
 RANKS = 8
 
 
@@ -73,6 +73,6 @@ def filled(nodes: int, state: str) -> tuple[Cache, Checkpoint, Body]:
     for index in range(nodes):
         phase, worker = STATES[state](index)
         cache.put(PODS, pod_body(job, index, 100 + index, phase, worker))
-    assert cache.pods(KEY) == nodes
+    assert cache.most_owned(KEY) == nodes
     assert UID in str(job["metadata"]["ownerReferences"])
     return cache, of, job

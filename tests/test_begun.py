@@ -18,7 +18,6 @@ from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.observed import Observed
 from dcp_operator.controllers.checkpoint.refusal import blocked, refuse
 from dcp_operator.kube.client.api import CHECKPOINTS, EVENTS, JOBS, PODS, ApiRequest, RefusedError
-from dcp_operator.kube.view.cache import ObjectKey
 from fake_api import FakeApi, reconciling, seen, status
 from scenes import (
     NOW,
@@ -41,7 +40,7 @@ from scenes import (
     settled,
 )
 
-KEY = ObjectKey("team", "save-1000")
+KEY = CHECKPOINTS.key("team", "save-1000")
 NO_S3 = Site(protocols=("gs",))
 ONE_POD = {"spec.workers": {"device": "cpu"}}
 
@@ -123,7 +122,7 @@ def test_a_stricter_operator_starts_its_next_attempt_as_well(
     end_pod(api, failed())
     assert look(api)["phase"] == "Pending"
     reconciler = reconciling(api, stricter(monkeypatch))
-    reconciler.now = lambda: at(600)
+    reconciler.common.now = lambda: at(600)
     asyncio.run(reconciler(KEY))
     assert (status(api, KEY)["phase"], status(api, KEY)["attempts"]) == ("Starting", 2)
 
@@ -134,7 +133,7 @@ def test_a_job_that_no_status_tells_of_yet_has_begun(
 ) -> None:
     """The operator died between the two writes, and was replaced."""
     api = begun()
-    del api.objects[CHECKPOINTS.path(*KEY)]["status"]
+    del api.objects[CHECKPOINTS.path(KEY.namespace, KEY.name)]["status"]
     run_pod(api)
     assert look(api, stricter(monkeypatch))["phase"] == "Running"
 
@@ -142,13 +141,13 @@ def test_a_job_that_no_status_tells_of_yet_has_begun(
 def test_what_runs_of_a_spec_that_can_not_be_read_whole_ends_and_is_not_repeated() -> None:
     """An older operator comes back, which knows fewer fields: it must not start what it only half understands."""
     api = begun()
-    api.objects[CHECKPOINTS.path(*KEY)]["spec"]["invented"] = {"much": 1}
+    api.objects[CHECKPOINTS.path(KEY.namespace, KEY.name)]["spec"]["invented"] = {"much": 1}
     run_pod(api)
     assert look(api)["phase"] == "Running"
     end_pod(api, failed())
     assert look(api)["phase"] == "Pending"
     reconciler = reconciling(api)
-    reconciler.now = lambda: at(600)
+    reconciler.common.now = lambda: at(600)
     asyncio.run(reconciler(KEY))
     found = status(api, KEY)
     assert (found["phase"], found["reason"], found["attempts"]) == ("Pending", "InvalidSpec", 1)
@@ -259,7 +258,7 @@ def test_a_quota_is_waited_for_without_end() -> None:
     object.__setattr__(api, "refuse", no_jobs)
     for seconds in (0, 600, 86_400 * 30):
         reconciler = reconciling(api)
-        reconciler.now = partial(at, seconds)
+        reconciler.common.now = partial(at, seconds)
         assert asyncio.run(reconciler(KEY)) == pytest.approx(30 if seconds < 300 else min(300, max(30, seconds / 10)))
         found = status(api, KEY)
         assert (found["phase"], found["reason"], found.get("attempts", 0)) == ("Pending", "Forbidden", 0)
@@ -295,7 +294,7 @@ def test_what_the_api_server_calls_invalid_by_now_waits_where_it_was_accepted_be
     refusal = RefusedError("strict decoding error: unknown field", 400)
     object.__setattr__(api, "refuse", lambda request: refusal if request.method == "POST" else None)
     reconciler = reconciling(api)
-    reconciler.now = lambda: at(600)
+    reconciler.common.now = lambda: at(600)
     asyncio.run(reconciler(KEY))
     found = status(api, KEY)
     assert (found["phase"], found["reason"]) == ("Pending", "InvalidSpec")
@@ -316,7 +315,7 @@ def test_pods_over_quota_are_waited_for_in_the_quotas_words() -> None:
     found = {}
     for seconds in (31, 601, 86_400):
         reconciler = reconciling(api)
-        reconciler._pod_creation.now = reconciler.now = partial(at, seconds)
+        reconciler._pod_creation.now = reconciler.common.now = partial(at, seconds)
         assert asyncio.run(reconciler(KEY)) == 30
         found = status(api, KEY)
         assert (found["phase"], found["reason"]) == ("Pending", "Forbidden")

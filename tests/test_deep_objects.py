@@ -18,7 +18,7 @@ from dcp_operator.kube.client.api import CHECKPOINTS
 from dcp_operator.kube.client.shallow_json import LEVELS as READ
 from dcp_operator.kube.client.shallow_json import read_json
 from dcp_operator.kube.kopf_seam.internals import read_any_depth
-from dcp_operator.kube.view.cache import Cache, ObjectKey
+from dcp_operator.kube.view.cache import Cache
 from fake_api import FakeApi, reconciling, status
 from scenes import manifest
 
@@ -87,7 +87,7 @@ def test_kopf_lists_what_is_deep(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(found) == ["items"]
 
 
-KEY = ObjectKey("team", "save-1000")
+KEY = CHECKPOINTS.key("team", "save-1000")
 FIELDS = [".".join(("spec", *path)) for path in FREE_FORM]
 
 
@@ -134,7 +134,7 @@ def test_nothing_is_written_to_what_was_cut(field: str, levels: int, *, begun: b
         asyncio.run(reconciling(api)(KEY))
     before = status(api, KEY)
     text = json.dumps(manifest({f"spec.{field.removeprefix('spec.')}": {"x": "DEEP"}})["spec"])
-    path = CHECKPOINTS.path(*KEY)
+    path = CHECKPOINTS.path(KEY.namespace, KEY.name)
     api.add(CHECKPOINTS, api.objects[path] | {"spec": read_json(text.replace('"DEEP"', nested(levels)))})
     api.writes()
     reconciler = reconciling(api)
@@ -194,9 +194,9 @@ def test_what_is_large_and_has_begun_is_carried_on() -> None:
     api = FakeApi()
     api.add(CHECKPOINTS, manifest())
     asyncio.run(reconciling(api)(KEY))
-    path = CHECKPOINTS.path(*KEY)
+    path = CHECKPOINTS.path(KEY.namespace, KEY.name)
     spec = manifest({"spec.workload.args": {"x": "y" * BYTES}})["spec"]
     api.add(CHECKPOINTS, api.objects[path] | {"spec": spec})
-    kept = reconciling(api).cache.checkpoint(KEY)
+    kept = reconciling(api).cache.body(KEY)
     assert kept is not None
     assert kept["spec"] == spec

@@ -13,20 +13,20 @@ from dcp_operator.controllers.checkpoint import pods
 from dcp_operator.controllers.checkpoint.observed import observe
 from dcp_operator.controllers.checkpoint.pods import shared
 from dcp_operator.kube.client import ownership
-from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS
+from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, ObjectKey
 from dcp_operator.kube.kopf_seam.watching import Change
 from dcp_operator.kube.loop import resync
 from dcp_operator.kube.loop.queue import WorkQueue
 from dcp_operator.kube.loop.resync import Resync, WentBackError
 from dcp_operator.kube.loop.watches import listener
-from dcp_operator.kube.view.cache import Cache, ObjectKey
+from dcp_operator.kube.view.cache import Cache
 from fake_api import FakeApi, reconciling
 from pod_bodies import job, pod
 from scenes import UID, manifest, stamp
 
 pytestmark = pytest.mark.adversary
 
-KEY = ObjectKey("team", "save-1000")
+KEY = CHECKPOINTS.key("team", "save-1000")
 
 
 def labelled(version: int = 5, **metadata: Any) -> Body:
@@ -101,7 +101,7 @@ def unlabelled(api: FakeApi, reconciler: Any, resource: Any, body: Body) -> Body
     metadata = body["metadata"]
     gone: Any = {**body, "metadata": {**metadata, "resourceVersion": "500"}}
     unused: Any = None
-    listener(resource, reconciler, WorkQueue[ObjectKey](unused))(Change.DELETED, gone)
+    listener(resource, reconciler.view, WorkQueue[ObjectKey](unused))(Change.DELETED, gone)
     back = {**body, "metadata": {**metadata, "resourceVersion": "501"}}
     api.objects[resource.path(metadata["namespace"], metadata["name"])] = back
     return back
@@ -125,9 +125,11 @@ def test_an_object_that_gets_its_label_back_is_seen_again(make: Callable[[], Bod
     api, reconciler, body = scene(make, resource)
     back = unlabelled(api, reconciler, resource, body)
     name = back["metadata"]["name"]
-    assert reconciler.ingest(resource, {**body, "metadata": {**body["metadata"], "resourceVersion": "499"}}) is None
+    assert (
+        reconciler.view.ingest(resource, {**body, "metadata": {**body["metadata"], "resourceVersion": "499"}}) is None
+    )
     assert reconciler.cache.count(resource) == 0
-    assert reconciler.ingest(resource, back) == KEY
+    assert reconciler.view.ingest(resource, back) == KEY
     assert reconciler.cache.version(resource, "team", name, "labelled") == 501
 
 
@@ -140,7 +142,7 @@ def test_an_object_that_gets_its_label_back_is_no_restored_backup(
     unlabelled(api, reconciler, resource, body)
     woken: list[ObjectKey] = []
     try:
-        asyncio.run(Resync(api, reconciler, woken.append, ("team",)).compare(resource))
+        asyncio.run(Resync(api, reconciler.view, woken.append, ("team",)).compare(resource))
     except WentBackError:
         pytest.fail("whoever may label a pod ends the operator of all")
     assert woken == [KEY]
@@ -151,7 +153,7 @@ def test_a_label_that_changes_again_and_again_leaves_nothing_behind() -> None:
     cache = Cache()
     for number in range(100):
         cache.put(PODS, labelled(number + 1, labels={UID_LABEL: f"uid-{number}"}))
-    assert len(cache._attempts) == 1
+    assert len(cache._owned._shelves) == 1
 
 
 def test_what_labels_say_is_shared_and_not_kept_for_ever() -> None:
@@ -159,7 +161,7 @@ def test_what_labels_say_is_shared_and_not_kept_for_ever() -> None:
     for number in range(2):
         named = {"name": f"p{number}", "uid": f"p{number}", "labels": {JOB_LABEL: "a-job-of-some-name"}}
         cache.put(PODS, labelled(number + 1, **named))
-    one, two = (worker.pod for worker in cache._attempts["evil", UID].pods.values())
+    one, two = (held.value for held in cache._owned._shelves["evil", UID]["Pod"].values())
     assert one.job is two.job
     assert shared.cache_info().maxsize == 8192, "Python 3.12 never forgets what sys.intern was given"
     assert "intern(" not in inspect.getsource(pods) + inspect.getsource(ownership)

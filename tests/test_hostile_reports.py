@@ -11,7 +11,7 @@ from dcp_contract.report import RankFailure, Report
 from dcp_operator.api.checkpoint.reasons import REASONS
 from dcp_operator.api.checkpoint.status import Phase
 from dcp_operator.kube.client.api import CHECKPOINTS
-from dcp_operator.kube.loop.reconcile import _count
+from dcp_operator.kube.loop.checkpoint import count
 from fake_api import FakeApi
 from scenes import NOW, attempt, checkpoint, created, decided, ended, manifest, message, phase, saved, settled, true
 
@@ -86,7 +86,7 @@ def test_a_count_that_is_negative_fails_no_reconcile() -> None:
     assert phase(found) == ("Succeeded", "Saved")
     api = FakeApi()
     body = api.add(CHECKPOINTS, {**manifest(), "status": found.status})
-    _count({}, body, NOW)
+    count({}, body, NOW)
 
 
 def test_ranks_that_failed_are_no_more_than_there_can_be() -> None:

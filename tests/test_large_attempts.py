@@ -10,15 +10,24 @@ import pytest
 from dcp_contract.report import MAX_FAILED_RANKS, Report
 from dcp_operator.controllers.checkpoint import pods as pods_module
 from dcp_operator.controllers.checkpoint.decide import decide
+from dcp_operator.controllers.checkpoint.jobs import Job
 from dcp_operator.controllers.checkpoint.observed import observe
 from dcp_operator.kube.client.api import JOBS, PODS
+from dcp_operator.kube.kinds import checkpoint as kind_module
+from dcp_operator.kube.kinds.checkpoint import CHECKPOINT, jobs_and_pods
 from dcp_operator.kube.loop.queue import WorkQueue
-from dcp_operator.kube.loop.reconcile import MANY_PODS, REST, Reconciler
-from dcp_operator.kube.view import cache as cache_module
+from dcp_operator.kube.loop.reconcile import MANY_OWNED, REST, Common, Reconciler
 from dcp_operator.kube.view.cache import Cache
-from dcp_operator.kube.view.live_saves import LiveSaves
+from dcp_operator.kube.view.intake import View
+from dcp_operator.kube.view.unconfirmed import UnconfirmedJobs
 from large_attempt import KEY, RANKS, STATES, filled, pod_body
 from scenes import RUNNING, UID, at
+
+
+def unconfirmed(cache: Cache) -> list[Job]:
+    """Return the Jobs whose pods a reconcile would read past the watch."""
+    return UnconfirmedJobs().among(*jobs_and_pods(cache.owned(KEY, UID)))
+
 
 COMPLETE = {"startTime": "2026-11-24T08:00:00Z", "conditions": [{"type": "Complete", "status": "True"}]}
 
@@ -35,15 +44,15 @@ def test_no_pod_is_read_twice(state: str, monkeypatch: pytest.MonkeyPatch) -> No
 
         return read
 
-    monkeypatch.setattr(cache_module, "pod_of", counting("pods", pods_module.pod_of))
+    monkeypatch.setattr(kind_module, "pod_of", counting("pods", pods_module.pod_of))
     monkeypatch.setattr(Report, "decode", counting("reports", Report.decode))
     cache, of, job = filled(50, state)
     for index in range(50):
         # Each one's event is followed by a reconcile, which looks at all of them.
         phase, worker = STATES[state](index)
         cache.put(PODS, pod_body(job, index, 1000 + index, phase, worker))
-        cache.unconfirmed(KEY, UID)
-        decide(of, observe(*cache.attempts(KEY, UID)), RUNNING, at(60))
+        unconfirmed(cache)
+        decide(of, observe(*jobs_and_pods(cache.owned(KEY, UID))), RUNNING, at(60))
     assert reads["pods"] == 100
     assert reads["reports"] == (0 if state == "running" else 100)
 
@@ -56,8 +65,8 @@ def test_a_reconcile_of_as_many_pods_as_there_may_be_is_short(state: str) -> Non
     spans = []
     for _ in range(5):
         began = time.process_time()
-        cache.unconfirmed(KEY, UID)
-        decide(of, observe(*cache.attempts(KEY, UID)), RUNNING, at(60))
+        unconfirmed(cache)
+        decide(of, observe(*jobs_and_pods(cache.owned(KEY, UID))), RUNNING, at(60))
         spans.append(time.process_time() - began)
     assert min(spans) < 0.2
 
@@ -66,35 +75,35 @@ def test_a_reconcile_of_as_many_pods_as_there_may_be_is_short(state: str) -> Non
 def test_ended_pods_are_counted_as_they_come_and_go() -> None:
     cache, _, job = filled(3, "running")
     cache.put(JOBS, job | {"metadata": job["metadata"] | {"resourceVersion": "50"}, "status": COMPLETE})
-    assert len(cache.unconfirmed(KEY, UID)) == 1
+    assert len(unconfirmed(cache)) == 1
     phase, worker = STATES["saved"](0)
     for index in range(3):
         for version in (200, 300):
             cache.put(PODS, pod_body(job, index, version + index, phase, worker))
-        assert len(cache.unconfirmed(KEY, UID)) == (1 if index < 2 else 0)
+        assert len(unconfirmed(cache)) == (1 if index < 2 else 0)
     # One that is deleted is known to have ended for as long as its Job is here.
     name = pod_body(job, 0, 1, phase, worker)["metadata"]["name"]
     cache.remove(PODS, KEY.namespace, name, "uid-0")
-    assert cache.unconfirmed(KEY, UID) == []
+    assert unconfirmed(cache) == []
     cache.remove(JOBS, KEY.namespace, job["metadata"]["name"], "uid-job")
-    assert cache.pods(KEY) == 2
+    assert cache.most_owned(KEY) == 2
 
 
 def test_of_many_failed_ranks_the_first_are_listed_and_all_are_counted() -> None:
     cache, of, _ = filled(200, "failed")
-    found = decide(of, observe(*cache.attempts(KEY, UID)), RUNNING, at(60)).status
+    found = decide(of, observe(*jobs_and_pods(cache.owned(KEY, UID))), RUNNING, at(60)).status
     assert found["failedRankCount"] == 200 * RANKS
     assert [each["rank"] for each in found["failedRanks"]] == [index * RANKS for index in range(MAX_FAILED_RANKS)]
     assert found["failure"]["rank"] == 0
 
 
 @pytest.mark.adversary
-@pytest.mark.parametrize(("pods", "rest"), [(MANY_PODS, 0.0), (MANY_PODS + 1, REST)])
+@pytest.mark.parametrize(("pods", "rest"), [(MANY_OWNED, 0.0), (MANY_OWNED + 1, REST)])
 def test_only_a_large_attempt_is_left_in_peace(pods: int, rest: float) -> None:
     unused: Any = None
     cache, _, _ = filled(pods, "running")
-    assert Reconciler(unused, cache, LiveSaves(), unused, unused, unused).rest(KEY) == rest
-    assert Reconciler(unused, Cache(), LiveSaves(), unused, unused, unused).rest(KEY) == 0
+    assert Reconciler(Common(unused, View(cache), unused), CHECKPOINT).rest(KEY) == rest
+    assert Reconciler(Common(unused, View(), unused), CHECKPOINT).rest(KEY) == 0
 
 
 @pytest.mark.adversary

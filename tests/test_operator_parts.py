@@ -14,6 +14,7 @@ from dcp_operator.api.checkpoint import parsing
 from dcp_operator.api.checkpoint.parsing import SpecError
 from dcp_operator.api.json_types import Body
 from dcp_operator.controllers.checkpoint.actions import Event
+from dcp_operator.controllers.checkpoint.jobs import Job
 from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
 from dcp_operator.kube.client.api import (
     CHECKPOINTS,
@@ -24,19 +25,24 @@ from dcp_operator.kube.client.api import (
     ConflictError,
     GoneError,
     NameTakenError,
+    ObjectKey,
     RefusedError,
+    Resource,
     UnavailableError,
     refusal,
 )
 from dcp_operator.kube.client.cluster import Cluster
 from dcp_operator.kube.client.event_recorder import EventRecorder
+from dcp_operator.kube.kinds.checkpoint import jobs_and_pods
 from dcp_operator.kube.loop.initial_list import fill
 from dcp_operator.kube.loop.queue import RetryLaterError, WorkQueue
 from dcp_operator.kube.loop.reconcile import LATER, Reconciler
-from dcp_operator.kube.view.cache import Cache, ObjectKey
+from dcp_operator.kube.view.cache import Cache
+from dcp_operator.kube.view.intake import View
 from dcp_operator.kube.view.live_saves import LiveSaves
-from dcp_operator.kube.view.progress import ProgressReader, last_progress
+from dcp_operator.kube.view.progress import last_progress
 from dcp_operator.objects.job import Builder
+from fake_api import checkpoints
 from scenes import failed, running
 
 NOW = "2026-11-24T12:00:00Z"
@@ -118,13 +124,13 @@ def test_the_last_progress_of_a_log(log: str, stage: str | None) -> None:
 
 def test_a_checkpoint_that_is_gone_is_followed_no_more() -> None:
     unused: Any = None
-    key = ObjectKey("team", "gone")
-    job = {"metadata": {"name": "gone-1"}, "status": {}}
+    key = CHECKPOINTS.key("team", "gone")
+    job = Job(name="gone-1")
     pod = replace(running(0), name="gone-1-0", job="gone-1")
 
     async def scenario() -> None:
-        progress = ProgressReader(unused, lambda _: None)
-        reconciler = Reconciler(unused, Cache(), LiveSaves(), unused, progress, unused)
+        reconciler = checkpoints(unused)
+        progress = reconciler.progress
         assert progress.of(key, [job], [pod]) == {}
         assert progress.following == {key}
         assert await reconciler(key) is None
@@ -146,35 +152,42 @@ def save(name: str, url: str = "s3://bucket/a", **status: Any) -> Any:
     }
 
 
-def test_live_saves_to_one_url_are_rivals_and_others_are_not() -> None:
-    live_saves = LiveSaves()
-    bodies = [save("one"), save("two"), save("elsewhere", "s3://bucket/b"), save("done", completionTime="now")]
-    keys = {body["metadata"]["name"]: ObjectKey("team", body["metadata"]["name"]) for body in bodies}
+def noted(*bodies: Body) -> tuple[View, LiveSaves]:
+    """Return a view that has heard of these Checkpoints."""
+    cache = Cache()
+    live_saves = LiveSaves(cache)
+    view = View(cache, {CHECKPOINTS.kind: (live_saves,)})
     for body in bodies:
-        live_saves.note(keys[body["metadata"]["name"]], body)
-    parsed = live_saves.parsed(keys["one"], bodies[0])
+        view.ingest(CHECKPOINTS, body)
+    return view, live_saves
+
+
+def test_live_saves_to_one_url_are_rivals_and_others_are_not() -> None:
+    view, live_saves = noted(
+        save("one"), save("two"), save("elsewhere", "s3://bucket/b"), save("done", completionTime="now")
+    )
+    one = CHECKPOINTS.key("team", "one")
+    parsed = view.cache.parsed(one)
     assert not isinstance(parsed, SpecError)
-    assert [rival.name for rival in live_saves.rivals(keys["one"], parsed)] == ["two"]
-    live_saves.note(keys["two"], save("two", phase="Succeeded", completionTime="now"))
-    assert live_saves.rivals(keys["one"], parsed) == ()
+    assert [rival.name for rival in live_saves.rivals(one, parsed)] == ["two"]
+    done = save("two", phase="Succeeded", completionTime="now")
+    view.ingest(CHECKPOINTS, done | {"metadata": done["metadata"] | {"resourceVersion": "2"}})
+    assert live_saves.rivals(one, parsed) == ()
 
 
 def test_a_claim_goes_with_its_checkpoint() -> None:
-    live_saves = LiveSaves()
-    one, two = ObjectKey("team", "one"), ObjectKey("team", "two")
-    live_saves.note(one, save("one"))
-    live_saves.note(two, save("two"))
-    parsed = live_saves.parsed(one, save("one"))
+    view, live_saves = noted(save("one"), save("two"))
+    one = CHECKPOINTS.key("team", "one")
+    parsed = view.cache.parsed(one)
     assert not isinstance(parsed, SpecError)
-    live_saves.drop(two)
+    view.forget(CHECKPOINTS, "team", "two", "uid-two")
     assert live_saves.rivals(one, parsed) == ()
 
 
 def test_a_spec_that_can_not_be_parsed_claims_nothing() -> None:
-    live_saves = LiveSaves()
-    broken = save("broken", "s3a://bucket/a")
-    live_saves.note(ObjectKey("team", "broken"), broken)
-    assert isinstance(live_saves.parsed(ObjectKey("team", "broken"), broken), SpecError)
+    view, live_saves = noted(save("broken", "s3a://bucket/a"))
+    assert isinstance(view.cache.parsed(CHECKPOINTS.key("team", "broken")), SpecError)
+    assert live_saves._claims == {}
 
 
 DEEP = '{"spec":' * 3000 + "{}" + "}" * 3000
@@ -213,21 +226,19 @@ def templated(name: str, template: str) -> str:
 def test_a_malformed_checkpoint_keeps_no_other_from_being_worked_on(template: str) -> None:
     unused: Any = None
     cluster, queue = Listing(templated("bad", template), json.dumps(save("good"))), WorkQueue[ObjectKey](unused)
-    reconciler = Reconciler(cluster, Cache(), LiveSaves(), unused, unused, unused)
-    asyncio.run(fill(reconciler, queue, [None]))
-    assert (reconciler.cache.count(CHECKPOINTS), queue.depth) == (2, 2)
-    body = reconciler.cache.checkpoint(ObjectKey("team", "bad"))
-    assert body is not None
-    assert isinstance(reconciler.live_saves.parsed(ObjectKey("team", "bad"), body), SpecError)
+    cache = Cache()
+    asyncio.run(fill(cluster, View(cache, {CHECKPOINTS.kind: (LiveSaves(cache),)}), queue, [None]))
+    assert (cache.count(CHECKPOINTS), queue.depth) == (2, 2)
+    assert isinstance(cache.parsed(CHECKPOINTS.key("team", "bad")), SpecError)
 
 
 def test_what_can_not_be_read_is_logged_once_with_its_cause(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(parsing, "rule_problems", lambda *_: 1 / 0)
-    live_saves, key = LiveSaves(), ObjectKey("team", "one")
+    view, _ = noted(save("one"))
     for _ in range(2):
-        assert isinstance(live_saves.parsed(key, save("one")), SpecError)
+        assert isinstance(view.cache.parsed(CHECKPOINTS.key("team", "one")), SpecError)
     (record,) = caplog.records
     assert record.getMessage() == "team/one: the spec can't be read"
     assert record.exc_info is not None
@@ -238,9 +249,8 @@ def test_a_claim_that_can_not_be_made_is_that_checkpoints_trouble_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(UrlClaim, "of", lambda *_: 1 / 0)
-    unused: Any = None
-    reconciler = Reconciler(unused, Cache(), LiveSaves(), unused, unused, unused)
-    assert reconciler.ingest(CHECKPOINTS, save("one")) == ObjectKey("team", "one")
+    view, _ = noted()
+    assert view.ingest(CHECKPOINTS, save("one")) == CHECKPOINTS.key("team", "one")
     assert "team/one" in caplog.text
 
 
@@ -273,9 +283,10 @@ def reconciling(
     cluster: Cluster, busy: Callable[[], bool] = lambda: False, builder: type[Builder] = Builder
 ) -> Reconciler:
     """Return a reconciler that knows of one new Checkpoint."""
-    progress, recorder = ProgressReader(cluster, lambda _: None), EventRecorder(cluster, lambda: True)
-    reconciler = Reconciler(cluster, Cache(), LiveSaves(), builder(image="worker"), progress, recorder, busy)
-    reconciler.ingest(CHECKPOINTS, {**save("one"), "metadata": save("one")["metadata"] | {"creationTimestamp": NOW}})
+    reconciler = checkpoints(cluster, builder=builder(image="worker"), busy=busy)
+    reconciler.view.ingest(
+        CHECKPOINTS, {**save("one"), "metadata": save("one")["metadata"] | {"creationTimestamp": NOW}}
+    )
     return reconciler
 
 
@@ -288,7 +299,7 @@ def reconciling(
     ],
 )
 def test_in_a_burst_jobs_come_before_what_is_said_of_them(busy: list[str], writes: list[str]) -> None:
-    cluster, key = Written(), ObjectKey("team", "one")
+    cluster, key = Written(), CHECKPOINTS.key("team", "one")
     waiting = list(busy) or [""]
     reconciler = reconciling(cluster, lambda: bool(waiting[0]))
 
@@ -329,12 +340,12 @@ class Told(EventRecorder):
         super().__init__(unused, lambda: True)
         self.posted = posted
 
-    def record(self, body: Body, event: Event) -> None:
+    def record(self, resource: Resource, body: Body, event: Event) -> None:
         self.posted(event.reason)
 
 
 async def once(reconciler: Reconciler) -> float | None:
-    return await reconciler(ObjectKey("team", "one"))
+    return await reconciler(CHECKPOINTS.key("team", "one"))
 
 
 class NoJobs(Written):
@@ -367,10 +378,10 @@ def test_what_was_made_for_a_job_that_is_forbidden_waits_for_it() -> None:
 def test_a_job_is_deleted_as_the_one_that_was_seen() -> None:
     cluster = Written()
     reconciler = asyncio.run(after_a_failed_rank(cluster))
-    (job,), _ = reconciler.cache.attempts(ObjectKey("team", "one"), "uid-one")
+    (job,), _ = jobs_and_pods(reconciler.cache.owned(CHECKPOINTS.key("team", "one"), "uid-one"))
     asyncio.run(once(reconciler))
     *_, last = cluster.__dict__["seen"]
-    assert last == f"DELETE jobs {job['metadata']['uid']}"
+    assert last == f"DELETE jobs {job.uid}"
 
 
 class Picky(Written):
@@ -393,8 +404,9 @@ async def after_a_failed_rank(cluster: Written, posted: Callable[[str], object] 
     reconciler = reconciling(cluster)
     reconciler.recorder = Told(posted)
     await once(reconciler)
-    (job,), _ = reconciler.cache.attempts(ObjectKey("team", "one"), "uid-one")
-    name, template = job["metadata"]["name"], job["metadata"]["labels"]
+    (job,), _ = jobs_and_pods(reconciler.cache.owned(CHECKPOINTS.key("team", "one"), "uid-one"))
+    name, of = job.name, {"checkpoint-uid": "uid-one", "job": job.name, "run-id": "", "attempt": "1"}
+    labels = {f"dcp-operator.io/{label}": value for label, value in of.items()}
     ended = {"exitCode": 1, "finishedAt": NOW, "message": failed(Reason.STORAGE_FULL).encode()}
     metadata: Any = {
         "name": f"{name}-0",
@@ -403,11 +415,11 @@ async def after_a_failed_rank(cluster: Written, posted: Callable[[str], object] 
         "resourceVersion": "99",
         "creationTimestamp": NOW,
     }
-    controller = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job["metadata"]["uid"]}
+    controller: Body = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job.uid}
     controller |= {"controller": True}
-    metadata |= {"labels": template, "ownerReferences": [controller]}
+    metadata |= {"labels": labels, "ownerReferences": [controller]}
     status = {"phase": "Failed", "containerStatuses": [{"name": "worker", "state": {"terminated": ended}}]}
-    reconciler.ingest(PODS, {"metadata": metadata, "status": status})
+    reconciler.view.ingest(PODS, {"metadata": metadata, "status": status})
     await once(reconciler)
     return reconciler
 

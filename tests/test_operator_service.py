@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import yaml
@@ -18,6 +18,7 @@ from multidict import CIMultiDict
 from prometheus_client.parser import text_string_to_metric_families
 
 import dcp_operator
+from dcp_operator.controllers.checkpoint.jobs import Job
 from dcp_operator.kube.client import metrics
 from dcp_operator.kube.client.api import (
     CHECKPOINTS,
@@ -25,26 +26,24 @@ from dcp_operator.kube.client.api import (
     LONGEST_WAIT,
     ApiRequest,
     GoneError,
+    ObjectKey,
     RefusedError,
     UnavailableError,
     refusal,
 )
+from dcp_operator.kube.kinds.registry import KINDS
 from dcp_operator.kube.kopf_seam.internals import read_any_retry_after
 from dcp_operator.kube.kopf_seam.watching import settings
 from dcp_operator.kube.loop import resync
+from dcp_operator.kube.loop.checkpoint import count
 from dcp_operator.kube.loop.queue import WorkQueue
-from dcp_operator.kube.loop.reconcile import _count
 from dcp_operator.kube.loop.resync import Resync
-from dcp_operator.kube.loop.watches import WATCHED
 from dcp_operator.kube.process.runtime import Runtime
 from dcp_operator.kube.process.settings import Settings
-from dcp_operator.kube.view.cache import Cache, ObjectKey
+from dcp_operator.kube.view.cache import Cache
 from dcp_operator.kube.view.progress import ProgressReader
 from fake_api import FakeApi, reconciling
 from scenes import at, manifest, running, stamp
-
-if TYPE_CHECKING:
-    from dcp_operator.api.json_types import Body
 
 
 class Busy:
@@ -131,7 +130,7 @@ class Asked(FakeApi):
     """Notes what is listed, and how."""
 
     async def _send(self, request: ApiRequest) -> bytes:
-        if request.method == "GET" and request.resource in WATCHED:
+        if request.method == "GET" and request.resource in KINDS.watched:
             self.__dict__.setdefault("queries", []).append(dict(request.query))
         return await super()._send(request)
 
@@ -159,7 +158,7 @@ def late(monkeypatch: pytest.MonkeyPatch, change: Callable[[FakeApi], None]) -> 
     reconciler = reconciling(api)
     added: list[ObjectKey] = []
     change(api)
-    found = asyncio.run(Resync(api, reconciler, added.append, ("team",)).compare(CHECKPOINTS))
+    found = asyncio.run(Resync(api, reconciler.view, added.append, ("team",)).compare(CHECKPOINTS))
     return found, added
 
 
@@ -182,7 +181,7 @@ def test_what_the_list_has_not_yet_has_not_vanished(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.adversary
 def test_what_is_gone_has_vanished(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert late(monkeypatch, lambda api: api.objects.clear()) == (1, [ObjectKey("team", "save-1000")])
+    assert late(monkeypatch, lambda api: api.objects.clear()) == (1, [CHECKPOINTS.key("team", "save-1000")])
 
 
 @pytest.mark.adversary
@@ -190,7 +189,7 @@ def test_what_is_newer_was_late(monkeypatch: pytest.MonkeyPatch) -> None:
     def newer(api: FakeApi) -> None:
         api.add(CHECKPOINTS, manifest())
 
-    assert late(monkeypatch, newer) == (1, [ObjectKey("team", "save-1000")])
+    assert late(monkeypatch, newer) == (1, [CHECKPOINTS.key("team", "save-1000")])
 
 
 def scraped() -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
@@ -218,9 +217,9 @@ def test_checkpoints_are_counted_by_phase_and_namespace_when_they_are_asked_for(
     reconciler = reconciling(api)
     assert of("counted") == {"Pending": 3}
     for name in "abc":
-        asyncio.run(reconciler(ObjectKey("counted", name)))
+        asyncio.run(reconciler(CHECKPOINTS.key("counted", name)))
     assert of("counted") == {"Suspended": 2, "Starting": 1}
-    reconciler.forget(CHECKPOINTS, "counted", "a", "uid-a")
+    reconciler.view.forget(CHECKPOINTS, "counted", "a", "uid-a")
     assert of("counted") == {"Suspended": 1, "Starting": 1}
 
 
@@ -242,16 +241,16 @@ def test_the_process_itself_is_measured(name: str) -> None:
 
 @pytest.mark.adversary
 def test_how_long_a_start_takes_is_counted_once() -> None:
-    def count() -> float:
+    def counted() -> float:
         return scraped().get("dcp_checkpoint_start_seconds_count", {}).get((("operation", "Save"),), 0)
 
-    before = count()
+    before = counted()
     written: Any = {"spec": {"operation": "Save"}, "status": {"phase": "Running", "attempts": 1, "startTime": stamp(0)}}
-    _count({"phase": "Starting"}, written, at(42))
-    _count({"phase": "Running"}, written, at(50))
+    count({"phase": "Starting"}, written, at(42))
+    count({"phase": "Running"}, written, at(50))
     written["status"]["attempts"] = 2
-    _count({"phase": "Starting"}, written, at(60))
-    assert count() == before + 1
+    count({"phase": "Starting"}, written, at(60))
+    assert counted() == before + 1
 
 
 @pytest.mark.adversary
@@ -265,8 +264,8 @@ def test_a_log_that_may_not_be_read_is_asked_for_seldom(status: int, soonest: fl
     object.__setattr__(api, "refuse", lambda _: RefusedError("no", status) if status == 403 else GoneError("no", 404))
 
     async def scenario() -> None:
-        reader, key = ProgressReader(api, lambda _: None), ObjectKey("team", "one")
-        job: Body = {"metadata": {"name": "one-1"}, "status": {}}
+        reader, key = ProgressReader(api, lambda _: None), CHECKPOINTS.key("team", "one")
+        job = Job(name="one-1")
         reader.of(key, [job], [running(0, name="one-1-0", job="one-1")])
         (followed,) = reader._followed.values()
         await reader._read(key, "one-1", "one-1-0", followed)
@@ -292,9 +291,9 @@ def test_a_workload_that_prints_much_has_progress() -> None:
     """O S3-12: of twenty lines none was of progress where a step prints one."""
 
     async def scenario() -> None:
-        key, changed = ObjectKey("team", "one"), list[ObjectKey]()
+        key, changed = CHECKPOINTS.key("team", "one"), list[ObjectKey]()
         reader = ProgressReader(Chatty(), changed.append)
-        job: Body = {"metadata": {"name": "one-1"}, "status": {}}
+        job = Job(name="one-1")
         reader.of(key, [job], [running(0, name="one-1-0", job="one-1")])
         (followed,) = reader._followed.values()
         await reader._read(key, "one-1", "one-1-0", followed)
@@ -312,7 +311,7 @@ def test_what_waits_and_what_is_here_is_counted_when_it_is_asked_for() -> None:
     runtime = Runtime(Settings(worker_image="w"), FakeApi())
     runtime._watch_over(queue, Resync(FakeApi(), unused, queue.add), cache)
     assert scraped()["dcp_queue_depth"] == {(): 0}
-    queue.add(ObjectKey("team", "one"))
+    queue.add(CHECKPOINTS.key("team", "one"))
     api = FakeApi()
     cache.put(CHECKPOINTS, api.add(CHECKPOINTS, manifest()))
     assert scraped()["dcp_queue_depth"] == {(): 1}

@@ -8,14 +8,15 @@ import pytest
 from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import job_name
 from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, NETWORK_POLICIES, PODS, SERVICES
-from dcp_operator.kube.client.ownership import Membership, controlled_by, is_attempt
-from dcp_operator.kube.view.cache import ObjectKey
+from dcp_operator.kube.client.ownership import Claimed, Owner, belongs
+from dcp_operator.kube.kinds.checkpoint import jobs_and_pods
 from fake_api import FakeApi, reconciling, seen, status
 from scenes import MANIFEST
 
 pytestmark = pytest.mark.adversary
 
-KEY, UID = ObjectKey("team", "mine"), "uid-mine"
+KEY, UID = CHECKPOINTS.key("team", "mine"), "uid-mine"
+MINE = Owner(CHECKPOINTS, "mine", UID)
 SUSPENDED: Body = {"suspend": True}
 OWNER: Body = {
     "apiVersion": "dcp-operator.io/v1alpha1",
@@ -78,7 +79,8 @@ def test_what_is_named_like_an_attempt_and_is_anothers_stays() -> None:
     api = FakeApi()
     api.add(CHECKPOINTS, mine(suspend=True))
     api.add(JOBS, job(OWN_NAME, OTHER_RUN, OWNER))
-    api.add(SERVICES, {"metadata": {"name": OWN_NAME, "namespace": "team", "ownerReferences": [OWNER]}})
+    service = {"name": OWN_NAME, "namespace": "team", "labels": OTHER_RUN, "ownerReferences": [OWNER]}
+    api.add(SERVICES, {"metadata": service})
     policy = {"name": OWN_NAME, "namespace": "team", "ownerReferences": [OWNER | {"controller": None}]}
     api.add(NETWORK_POLICIES, {"metadata": policy})
     asyncio.run(reconciling(api)(KEY))
@@ -133,10 +135,10 @@ def test_a_job_whose_label_names_another_checkpoint_by_now_is_that_ones() -> Non
         api.add(CHECKPOINTS, {"metadata": {"name": name, "namespace": "team"}, "spec": MANIFEST["spec"]})
     api.add(JOBS, job(OWN_NAME, OTHER_RUN, OWNER))
     reconciler = reconciling(api)
-    assert len(reconciler.cache.attempts(KEY, UID)[0]) == 1
+    assert len(jobs_and_pods(reconciler.cache.owned(KEY, UID))[0]) == 1
     api.add(JOBS, job(OWN_NAME, OTHER_RUN | {"dcp-operator.io/checkpoint-uid": "uid-theirs"}, OWNER))
     seen(api, reconciler)
-    assert reconciler.cache.attempts(KEY, UID) == ([], [])
+    assert jobs_and_pods(reconciler.cache.owned(KEY, UID)) == ([], [])
 
 
 POD_OWNER: Body = {"apiVersion": "batch/v1", "kind": "Job", "name": OWN_NAME, "uid": "uid-job", "controller": True}
@@ -162,12 +164,12 @@ POD_LABELS = OTHER_RUN | {"dcp-operator.io/job": OWN_NAME}
 )  # fmt: skip
 def test_whose_pod_it_is(labels: dict[str, str], owner: Body, *, gone: bool, ours: bool) -> None:
     pod = {"metadata": {"name": "p", "labels": labels, "ownerReferences": [owner]}}
-    said = Membership.of(pod)
-    assert (said is not None and said.holds("mine", UID, None if gone else "uid-job")) is ours
+    by = {} if gone else {OWN_NAME: "uid-job"}
+    assert belongs(Claimed.of(pod), "p", MINE, JOBS, by) is ours
 
 
 def test_one_controller_is_asked_and_no_uid_is_nobodys() -> None:
     made = job(OWN_NAME, OTHER_RUN, {"kind": "Backup", "uid": "b"}, OWNER)
-    assert is_attempt(made, "mine", UID)
-    assert not controlled_by(made, CHECKPOINTS, "")
-    assert not controlled_by({"metadata": {}}, PODS, "")
+    assert belongs(Claimed.of(made), OWN_NAME, MINE)
+    assert not belongs(Claimed.of(made), OWN_NAME, MINE._replace(uid=""))
+    assert not belongs(Claimed.of({"metadata": {}}), "", Owner(PODS, "", ""))

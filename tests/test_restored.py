@@ -27,7 +27,7 @@ def audited(change: Callable[[FakeApi, Any], None], monkeypatch: pytest.MonkeyPa
     api.add(CHECKPOINTS, manifest())
     reconciler = reconciling(api)
     change(api, reconciler)
-    return asyncio.run(Resync(api, reconciler, lambda _: None, ("team",)).compare(CHECKPOINTS))
+    return asyncio.run(Resync(api, reconciler.view, lambda _: None, ("team",)).compare(CHECKPOINTS))
 
 
 @pytest.mark.adversary

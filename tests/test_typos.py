@@ -16,7 +16,6 @@ from dcp_operator.api.site import Site
 from dcp_operator.cli.app import app
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt
 from dcp_operator.kube.client.api import CHECKPOINTS, ApiRequest, RefusedError
-from dcp_operator.kube.view.cache import ObjectKey
 from dcp_operator.objects.job import Builder
 from fake_api import FakeApi, reconciling, status
 from scenes import checkpoint, manifest
@@ -117,7 +116,7 @@ def test_no_job_can_be_made_of_it_and_the_field_is_named() -> None:
     """It was "no Job can be made of it (AttributeError)", and no field was named."""
     path = "spec.containers[0].securityContext.capabilities"
     spec, wanted = SHAPES[path]
-    api, key = FakeApi(), ObjectKey("team", "save-1000")
+    api, key = FakeApi(), CHECKPOINTS.key("team", "save-1000")
     api.add(CHECKPOINTS, manifest({FIELD: {"spec": spec}}))
     reconciler = reconciling(api, Site(pod_security=PodSecurity.NAMESPACE))
     reconciler.builder = Builder(image="worker", security=PodSecurity.NAMESPACE)
@@ -189,7 +188,7 @@ def refusing(message: str) -> Callable[[ApiRequest], Exception | None]:
 @pytest.mark.adversary
 def test_a_typo_ends_as_a_spec_that_is_invalid() -> None:
     api = FakeApi()
-    key = ObjectKey("team", "save-1000")
+    key = CHECKPOINTS.key("team", "save-1000")
     api.add(CHECKPOINTS, manifest({FIELD: {"spec": {"nodeselector": {}}}}))
     api.refuse = refusing(STRICT + 'unknown field "spec.template.spec.nodeselector"')
     asyncio.run(reconciling(api)(key))

@@ -15,8 +15,7 @@ from dcp_operator.api.checkpoint.status import Status
 from dcp_operator.api.json_types import Body
 from dcp_operator.api.site import LOCAL
 from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
-from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS
-from dcp_operator.kube.view.cache import ObjectKey
+from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, ObjectKey
 from fake_api import FakeApi, reconciling, seen, status
 from scenes import (
     NOW,
@@ -38,7 +37,7 @@ from scenes import (
 )
 
 if TYPE_CHECKING:
-    from dcp_operator.kube.loop.reconcile import Reconciler
+    from dcp_operator.kube.loop.checkpoint import CheckpointReconciler
 
 OPTIONS, SECRET, TEMPLATE = "spec.storage.options", "spec.storage.credentialsSecretRef", "spec.workers.podTemplate"
 
@@ -235,7 +234,7 @@ def save(name: str, namespace: str = "team", seconds: float = 0, **changes: Any)
 
 
 def keyed(name: str, namespace: str = "team") -> ObjectKey:
-    return ObjectKey(namespace, name)
+    return CHECKPOINTS.key(namespace, name)
 
 
 class Scene:
@@ -246,7 +245,7 @@ class Scene:
         self.woken: list[ObjectKey] = []
         self.api.add(CHECKPOINTS, save("first", **first))
         self.api.add(CHECKPOINTS, save("second", seconds=1))
-        self.reconciler: Reconciler = reconciling(self.api)
+        self.reconciler: CheckpointReconciler = reconciling(self.api)
         self.reconciler.live_saves.wake = self.woken.append
         self.look("first", "second")
 
@@ -362,7 +361,7 @@ def test_an_attempt_that_no_status_tells_of_yet_is_under_way() -> None:
     for body in (save("first", suspend=True), save("second", seconds=1)):
         api.add(CHECKPOINTS, body)
     reconciler = reconciling(api)
-    reconciler.busy = lambda: True
+    reconciler.common.busy = lambda: True
     asyncio.run(reconciler(keyed("second")))
     assert "phase" not in status(api, keyed("second"))
     resumed = save("first")
@@ -404,8 +403,7 @@ def test_a_claim_of_one_that_is_gone_is_not_kept_for_ever() -> None:
 
 def test_a_spec_that_can_not_be_parsed_claims_nothing() -> None:
     scene = Scene(storage={"url": "s3a://bucket/a"})
-    body = scene.api.objects[CHECKPOINTS.path("team", "first")]
-    assert isinstance(scene.reconciler.live_saves.parsed(keyed("first"), body), SpecError)
+    assert isinstance(scene.reconciler.cache.parsed(keyed("first")), SpecError)
     assert scene.state("second")[0] == "Starting"
 
 

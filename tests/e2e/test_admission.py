@@ -35,7 +35,8 @@ from cluster.processes import until
 from dcp_operator.api.bounds import LEVELS
 from dcp_operator.api.pod.refused_job import explained
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt
-from dcp_operator.kube.client.api import JOBS, OWNED
+from dcp_operator.kube.client.api import JOBS
+from dcp_operator.kube.kinds.checkpoint import CHECKPOINT
 from dcp_operator.objects.job import Builder
 from scenes import checkpoint, manifest
 
@@ -173,7 +174,7 @@ def test_a_large_template_can_be_judged(api: Api) -> None:
 @pytest.mark.parametrize("name", ["one-node", "two-nodes-s3", "cuda-template-rerun", "queued-probe"])
 def test_what_the_operator_makes_has_no_field_that_kubernetes_does_not_know(api: Api, name: str) -> None:
     for each in yaml.safe_load_all((TREE / f"tests/golden/{name}.yaml").read_text()):
-        where = OWNED[each["kind"]].path("default")
+        where = CHECKPOINT.resource_of(each).path("default")
         body = {**each, "metadata": {**each["metadata"], "namespace": "default"}}
         status, answer = api("POST", f"{where}?dryRun=All&fieldValidation=Strict", body)
         assert status == HTTPStatus.CREATED, answer

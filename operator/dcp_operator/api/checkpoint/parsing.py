@@ -49,7 +49,7 @@ class _Metadata(Wire):
     labels: dict[str, str] | None = None
 
 
-def parse(body: Mapping[str, Any], *, site: Site = CLUSTER, begun: bool = False) -> Checkpoint:
+def parse(body: Mapping[str, Any], *, site: Site = CLUSTER, begun: bool = False, measured: bool = False) -> Checkpoint:
     """Return the Checkpoint of a manifest or of a live object.
 
     `dcp run` passes `site=LOCAL`, which accepts what only makes sense on one machine.
@@ -60,14 +60,15 @@ def parse(body: Mapping[str, Any], *, site: Site = CLUSTER, begun: bool = False)
         begun: An attempt was made of it, so it was accepted once. Rules of today no longer apply to it, and what can't
             be read is left out, as long as the rest makes sense: an operator that is newer, older or configured
             otherwise brings it to its end.
+        measured: Its spec was found to be no larger than it may be: that takes as long as to write it out.
 
     Raises:
         SpecError: with every problem found; the object's author mends them.
     """
     try:
-        return _begun(body) if begun else _parsed(body, site)
+        return _begun(body) if begun else _parsed(body, site, measured=measured)
     except SpecError as error:
-        if not begun and _accepted(body, site.widest()):
+        if not begun and _accepted(body, site.widest(), measured=measured):
             error.configured = True
         raise
     except Exception as error:
@@ -77,9 +78,9 @@ def parse(body: Mapping[str, Any], *, site: Site = CLUSTER, begun: bool = False)
         ) from error
 
 
-def _accepted(body: Mapping[str, Any], site: Site) -> bool:
+def _accepted(body: Mapping[str, Any], site: Site, *, measured: bool) -> bool:
     try:
-        _parsed(body, site)
+        _parsed(body, site, measured=measured)
     except Exception:  # noqa: BLE001 - it was refused already, for a reason that is told
         return False
     return True
@@ -123,7 +124,7 @@ def _validated(spec: object) -> CheckpointSpec:
     return CheckpointSpec.model_validate_json(text, strict=True, by_alias=True, by_name=False)
 
 
-def _parsed(body: Mapping[str, Any], site: Site | None) -> Checkpoint:
+def _parsed(body: Mapping[str, Any], site: Site | None, *, measured: bool = True) -> Checkpoint:
     """Return the Checkpoint; no site, no rules."""
     found = list(_envelope_problems(body))
     metadata: _Metadata | None = None
@@ -141,7 +142,7 @@ def _parsed(body: Mapping[str, Any], site: Site | None) -> Checkpoint:
     except (TypeError, ValueError):
         found.append("spec: holds a value that JSON does not have, such as a date or NaN; write it in quotes")
     if spec is not None and site is not None:
-        found += [*_bound_problems(body.get("spec")), *rule_problems(spec, site)]
+        found += [*_bound_problems(body.get("spec"), measured=measured), *rule_problems(spec, site)]
     if found or metadata is None or spec is None:
         raise SpecError(found)
     return Checkpoint(
@@ -157,11 +158,11 @@ def _parsed(body: Mapping[str, Any], site: Site | None) -> Checkpoint:
     )
 
 
-def _bound_problems(spec: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
+def _bound_problems(spec: Any, *, measured: bool) -> Iterator[str]:  # noqa: ANN401 - JSON
     for section, field in FREE_FORM:
         if deeper((spec.get(section) or {}).get(field), LEVELS):
             yield f"spec.{section}.{field}: {TOO_DEEP}"
-    if larger(spec):
+    if not measured and larger(spec):
         yield TOO_LARGE
 
 

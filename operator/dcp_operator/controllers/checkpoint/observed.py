@@ -7,17 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
-from typing import Final
 
 from dcp_contract.progress import Progress
 from dcp_operator.api.json_types import ReadBody
-from dcp_operator.api.naming import ATTEMPT_LABEL, GENERATION_ANNOTATION, PROBE_LABEL, RUN_LABEL, SPEC_ANNOTATION
-from dcp_operator.controllers.checkpoint.pods import Pod, condition, optional_time, pod_of, time_of
-
-_DIGEST: Final = 64
-"""Characters of one that a status takes."""
-
-_DIGITS: Final = 18
+from dcp_operator.controllers.checkpoint.jobs import Job, job_of
+from dcp_operator.controllers.checkpoint.pods import Pod, pod_of
 
 __all__ = ["Attempt", "Observed", "Pod", "observe"]
 
@@ -94,12 +88,12 @@ class Observed:
 
 
 def observe(
-    jobs: Iterable[ReadBody], pods: Iterable[ReadBody | Pod], progress: Mapping[str, Progress] | None = None
+    jobs: Iterable[ReadBody | Job], pods: Iterable[ReadBody | Pod], progress: Mapping[str, Progress] | None = None
 ) -> Observed:
-    """Return what the bodies show.
+    """Return what Jobs and their pods show together.
 
     Args:
-        jobs: Bodies of Jobs.
+        jobs: The Jobs, read already or not.
         pods: Their pods, read already or not.
         progress: The last log line of each running Job, by its name.
     """
@@ -108,9 +102,9 @@ def observe(
         pod = each if isinstance(each, Pod) else pod_of(each)
         by_job.setdefault(pod.job, []).append(pod)
     attempts = [
-        _attempt(body, by_job.pop(body["metadata"]["name"], []), progress or {})
-        for body in jobs
-        if _labels(body).get(ATTEMPT_LABEL, "").isdecimal()
+        _attempt(job, job.attempt, by_job.pop(job.name, []), (progress or {}).get(job.name))
+        for job in (each if isinstance(each, Job) else job_of(each) for each in jobs)
+        if job.attempt is not None
     ]
     return Observed(
         attempts=tuple(sorted(attempts, key=lambda each: (each.run_id, each.attempt))),
@@ -118,40 +112,31 @@ def observe(
     )
 
 
-def _attempt(body: ReadBody, pods: list[Pod], progress: Mapping[str, Progress]) -> Attempt:
-    metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
-    labels, annotations = _labels(body), metadata.get("annotations") or {}
-    generation = annotations.get(GENERATION_ANNOTATION, "")[:_DIGITS]
-    # Somebody may have set parallelism to 0, to pause the Job.
-    nodes = max(1, spec.get("completions") or spec.get("parallelism") or 1)
-    end = condition(status, "Failed") or condition(status, "Complete") or {}
-    resumed = optional_time((condition(status, "Suspended", "False") or {}).get("lastTransitionTime"))
+def _attempt(job: Job, number: int, pods: list[Pod], progress: Progress | None) -> Attempt:
     return Attempt(
-        job_name=metadata["name"],
-        attempt=int(labels[ATTEMPT_LABEL]),
-        created=_created(body),
-        nodes=nodes,
-        run_id=labels.get(RUN_LABEL, ""),
-        probe=labels.get(PROBE_LABEL) == "true",
-        # The Job controller resets startTime and the condition after it has created the pods anew: up to then all that
-        # is known of the Job is of before the suspension, whatever its spec says by now.
-        suspended=not end and (bool(spec.get("suspend")) or condition(status, "Suspended") is not None),
-        deleting=bool(metadata.get("deletionTimestamp")),
-        started=optional_time(status.get("startTime")),
-        finished=optional_time(end.get("lastTransitionTime")),
-        job_failure=end.get("reason", "") if end.get("type") == "Failed" else "",
-        pods=_latest([each for each in pods if 0 <= each.index < nodes and not _before(each, resumed)]),
-        progress=progress.get(metadata["name"]),
-        uid=metadata.get("uid", ""),
-        generation=int(generation) if generation.isdecimal() else None,
-        digest=annotations.get(SPEC_ANNOTATION, "")[:_DIGEST],
+        job_name=job.name,
+        attempt=number,
+        created=job.created,
+        nodes=job.nodes,
+        run_id=job.run_id,
+        probe=job.probe,
+        suspended=job.suspended,
+        deleting=job.deleting,
+        started=job.started,
+        finished=job.finished,
+        job_failure=job.failure,
+        pods=_latest([each for each in pods if 0 <= each.index < job.nodes and not _before(each, job.resumed)]),
+        progress=progress,
+        uid=job.uid,
+        generation=job.generation,
+        digest=job.digest,
     )
 
 
 def _before(pod: Pod, resumed: datetime | None) -> bool:
     """Return whether a pod was deleted before the Job was resumed: the Job controller deletes those it suspends.
 
-    Their creation tells nothing: those of after the resume are created before the Job is said to be resumed.
+    Creation time does not help: the Job controller creates the new pods before it sets the condition `Suspended=False`.
     """
     return resumed is not None and pod.deleted is not None and pod.deleted <= resumed
 
@@ -168,11 +153,3 @@ def _latest(pods: list[Pod]) -> tuple[Pod, ...]:
 
 def _says(pod: Pod) -> tuple[bool, bool, bool]:
     return pod.report is not None, pod.ended, pod.started is not None
-
-
-def _labels(body: ReadBody) -> Mapping[str, str]:
-    return body["metadata"].get("labels") or {}
-
-
-def _created(body: ReadBody) -> datetime:
-    return time_of(body["metadata"]["creationTimestamp"])

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote, urlencode
 
 from dcp_operator.api.json_types import Body
@@ -40,11 +40,26 @@ class Resource:
         """The URL path of the kind's group and version."""
         return ("/apis/" if "/" in self.api_version else "/api/") + self.api_version
 
+    def key(self, namespace: str, name: str) -> "ObjectKey":
+        """Return the key of an object of the kind."""
+        return ObjectKey(namespace, name, self.kind)
+
     def path(self, namespace: str | None, name: str = "", subresource: str = "") -> str:
         """Return the URL path of an object, or of the collection where no name is given."""
         where = ["namespaces", quote(namespace, safe="")] if namespace else []
         parts = [self.group_path, *where, self.plural, quote(name, safe=""), subresource]
         return "/".join(part for part in parts if part)
+
+
+class ObjectKey(NamedTuple):
+    """Which object: what the work queue holds."""
+
+    namespace: str
+    name: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
 
 
 CHECKPOINTS: Final = Resource("dcp-operator.io/v1alpha1", "Checkpoint", "checkpoints")
@@ -53,7 +68,6 @@ PODS: Final = Resource("v1", "Pod", "pods")
 SERVICES: Final = Resource("v1", "Service", "services")
 NETWORK_POLICIES: Final = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 EVENTS: Final = Resource("v1", "Event", "events")
-OWNED: Final = {resource.kind: resource for resource in (JOBS, SERVICES, NETWORK_POLICIES)}
 
 
 @dataclass(frozen=True)

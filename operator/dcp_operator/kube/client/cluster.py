@@ -25,12 +25,10 @@ from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import JOB_LABEL
 from dcp_operator.kube.client import metrics
 from dcp_operator.kube.client.api import (
-    CHECKPOINTS,
     EVENTS,
     JSON,
     METADATA_LIST,
     METADATA_ONLY,
-    OWNED,
     PODS,
     ApiError,
     ApiRequest,
@@ -41,7 +39,7 @@ from dcp_operator.kube.client.api import (
     UnavailableError,
     refusal,
 )
-from dcp_operator.kube.client.ownership import controlled_by, same_attempt
+from dcp_operator.kube.client.ownership import Claimed, Owner, belongs
 from dcp_operator.kube.client.shallow_json import read_json
 
 logger = logging.getLogger(__name__)
@@ -95,23 +93,23 @@ class Cluster:
         """Close the connections."""
         await self.client.close()  # type: ignore[no-untyped-call]
 
-    async def create(self, body: Body) -> Body:
-        """Create an object that is ours, or find it created already.
+    async def create(self, resource: Resource, body: Body, owner: Owner) -> Body:
+        """Create an object that belongs to an owner, or find it created already.
 
         Raises:
             NameTakenError: The name is held by an object of another controller, or of another attempt.
         """
         metadata = body["metadata"]
-        resource = OWNED[body["kind"]]
         try:
             return await self._write(ApiRequest("POST", resource, resource.path(metadata["namespace"]), body, _STRICT))
         except ConflictError:
             existing = await self.get(resource, metadata["namespace"], metadata["name"])
-        if not same_attempt(body, existing):
+        claimed = Claimed.of(existing)
+        if not belongs(claimed, metadata["name"], owner) or claimed.attempt != Claimed.of(body).attempt:
             raise NameTakenError(existing)
         return existing
 
-    async def replace_status(self, body: Body, status: Mapping[str, Any]) -> Body:
+    async def replace_status(self, resource: Resource, body: Body, status: Mapping[str, Any]) -> Body:
         """Write the status of the very object that was read; return the object as it stands now.
 
         Raises:
@@ -119,14 +117,14 @@ class Cluster:
         """
         metadata = body["metadata"]
         update = {
-            "apiVersion": CHECKPOINTS.api_version,
-            "kind": CHECKPOINTS.kind,
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
             "metadata": {key: metadata[key] for key in ("name", "namespace", "uid", "resourceVersion")},
             "spec": body.get("spec", {}),
             "status": dict(status),
         }
-        path = CHECKPOINTS.path(metadata["namespace"], metadata["name"], "status")
-        return await self._write(ApiRequest("PUT", CHECKPOINTS, path, update))
+        path = resource.path(metadata["namespace"], metadata["name"], "status")
+        return await self._write(ApiRequest("PUT", resource, path, update))
 
     async def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
         """Delete an object and what it owns; one that is gone, or is another by now, is as good as deleted."""
@@ -137,20 +135,20 @@ class Cluster:
         except (GoneError, ConflictError):
             return
 
-    async def delete_owned(self, resource: Resource, namespace: str, name: str, owner: str) -> None:
-        """Delete what a Checkpoint controls by this name; what is somebody else's stays.
+    async def delete_owned(self, resource: Resource, namespace: str, name: str, owner: Owner) -> None:
+        """Delete what belongs to an owner under this name; what is somebody else's stays.
 
         Args:
             resource: The kind.
             namespace: Where it is.
             name: What it is called.
-            owner: The Checkpoint's uid.
+            owner: Whose it has to be.
         """
         try:
             found = await self.get(resource, namespace, name)
         except GoneError:
             return
-        if controlled_by(found, CHECKPOINTS, owner):
+        if belongs(Claimed.of(found), name, owner):
             await self.delete(resource, namespace, name, found["metadata"]["uid"])
         else:
             logger.warning("%s %s/%s is not ours; it stays", resource.kind, namespace, name)
@@ -229,8 +227,10 @@ class Cluster:
         events = sorted(found.get("items") or (), key=lambda each: each.get("lastTimestamp") or "")
         return str(events[-1].get("message") or "") if events else ""
 
-    async def post_event(self, body: Body, *, kind: str, reason: str, message: str, now: str) -> None:
-        """Post an event about a Checkpoint, once: its name derives from what it says.
+    async def post_event(
+        self, resource: Resource, body: Body, *, kind: str, reason: str, message: str, now: str
+    ) -> None:
+        """Post an event about an object, once: its name derives from what it says.
 
         Events are best effort: a refusal is logged, and changes nothing.
         """
@@ -242,7 +242,7 @@ class Cluster:
             "apiVersion": EVENTS.api_version,
             "kind": EVENTS.kind,
             "metadata": {"name": name, "namespace": metadata["namespace"]},
-            "involvedObject": {"apiVersion": CHECKPOINTS.api_version, "kind": CHECKPOINTS.kind, **involved},
+            "involvedObject": {"apiVersion": resource.api_version, "kind": resource.kind, **involved},
             "type": kind,
             "reason": reason,
             "message": message[:1024],

@@ -9,6 +9,7 @@ from typing import Final
 
 from dcp_operator.api.json_types import Body
 from dcp_operator.controllers.checkpoint.actions import Event
+from dcp_operator.kube.client.api import Resource
 from dcp_operator.kube.client.cluster import Cluster
 
 LIMIT: Final = 10_000
@@ -16,6 +17,10 @@ LIMIT: Final = 10_000
 
 PAUSE: Final = 0.1
 LONGEST_DELAY: Final = 10.0
+
+
+_Waiting = tuple[Body, Event, str, Resource]
+"""An object, what happened to it, when, and its resource."""
 
 
 @dataclass
@@ -31,18 +36,18 @@ class EventRecorder:
     cluster: Cluster
     busy: Callable[[], bool]
     workers: int = 4
-    _waiting: asyncio.Queue[tuple[Body, Event, str]] = field(default_factory=lambda: asyncio.Queue(LIMIT), init=False)
+    _waiting: asyncio.Queue[_Waiting] = field(default_factory=lambda: asyncio.Queue(LIMIT), init=False)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list, init=False)
 
     def start(self) -> None:
         """Start posting."""
         self._tasks = [asyncio.create_task(self._work(), name=f"recorder-{number}") for number in range(self.workers)]
 
-    def record(self, body: Body, event: Event) -> None:
-        """Have an event posted about a Checkpoint whose status has just been written."""
+    def record(self, resource: Resource, body: Body, event: Event) -> None:
+        """Have an event posted about an object whose status has just been written."""
         involved = {"metadata": body["metadata"]}
         with contextlib.suppress(asyncio.QueueFull):
-            self._waiting.put_nowait((involved, event, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
+            self._waiting.put_nowait((involved, event, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), resource))
 
     async def stop(self, grace: float = 5.0) -> None:
         """Post what waits, for `grace` seconds at most."""
@@ -55,11 +60,11 @@ class EventRecorder:
 
     async def _work(self) -> None:
         while True:
-            body, event, now = await self._waiting.get()
+            body, event, now, resource = await self._waiting.get()
             try:
                 await self._give_way()
                 await self.cluster.post_event(
-                    body, kind=event.type, reason=event.reason, message=event.message, now=now
+                    resource, body, kind=event.type, reason=event.reason, message=event.message, now=now
                 )
             finally:
                 self._waiting.task_done()

@@ -1,91 +1,99 @@
 """Whose an object is: the one check by which it is taken in, adopted and deleted.
 
 Labels, names and owner references are free for an object's author to write, and the operator may delete what its author
-may not. So an attempt is only a Job that the Checkpoint controls and that has the very name that we would have given
-it; its Service and its NetworkPolicy are only what the Checkpoint controls; its Pods what such a Job controls.
+may not. So an object belongs to a Checkpoint (or to another object that is served) only if that is its controller and
+it has the very name that we would have given it; a Pod only if its controller is a Job that belongs to it.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from dcp_operator.api.json_types import Body
+from dcp_operator.api.json_types import ReadBody
 from dcp_operator.api.naming import ATTEMPT_LABEL, JOB_LABEL, RUN_LABEL, job_name
 from dcp_operator.controllers.checkpoint.pods import shared
-from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, Resource
+from dcp_operator.kube.client.api import Resource
 
 
-def controller(body: Body) -> Mapping[str, Any]:
+class Owner(NamedTuple):
+    """An object that others may belong to."""
+
+    resource: Resource
+    name: str
+    uid: str
+
+
+class Claimed(NamedTuple):
+    """Whose an object says to be, by its controller reference and its labels. All Pods of an attempt say the same."""
+
+    group: str
+    kind: str
+    """Of its controller, in whatever version; empty where it has none."""
+    uid: str
+    name: str
+    job: str
+    """Of the Job that its label names."""
+    run_id: str
+    number: int
+    """Of the attempt that its labels name; 0 where they name none."""
+
+    @classmethod
+    def of(cls, body: ReadBody) -> "Claimed":
+        """Return what a body says."""
+        owner, labels = controller(body), body["metadata"].get("labels") or {}
+        number, job, name = labels.get(ATTEMPT_LABEL, ""), labels.get(JOB_LABEL, ""), body["metadata"].get("name", "")
+        return cls(
+            shared(_group(owner.get("apiVersion", ""))),
+            shared(owner.get("kind", "")),
+            owner.get("uid", ""),
+            owner.get("name", ""),
+            # Of a Job it is its own name, which is kept anyway.
+            name if job == name else job,
+            labels.get(RUN_LABEL, ""),
+            int(number) if number.isdecimal() else 0,
+        )
+
+    @property
+    def attempt(self) -> tuple[str, int]:
+        """Run and number of the attempt that the labels name."""
+        return self.run_id, self.number
+
+    def due_name(self, owner: Owner) -> str:
+        """Return the name that an object of that attempt has by its owner; empty where the labels name no attempt."""
+        return job_name(owner.name, owner.uid, self.run_id, self.number) if self.number > 0 else ""
+
+
+def belongs(
+    claimed: Claimed, name: str, owner: Owner, through: Resource | None = None, by: Mapping[str, str] | None = None
+) -> bool:
+    """Return whether an object belongs to an owner.
+
+    Args:
+        claimed: Whose the object says to be.
+        name: The object's own name.
+        owner: Whose it may be.
+        through: The resource of its controller, where that is not the owner itself but belongs to it.
+        by: With `through`, the uids of the objects of that resource that are the owner's, by name. Where the
+            controller is not among them it is gone, and nobody is left to ask: an object that makes up a controller is
+            removed by the cluster's garbage collector.
+    """
+    due = claimed.due_name(owner)
+    if not due or not owner.uid:
+        return False
+    if through is None:
+        return name == due and claimed.uid == owner.uid and _is(claimed, owner.resource)
+    held = (by or {}).get(due, claimed.uid)
+    return claimed.job == claimed.name == due and claimed.uid == held and _is(claimed, through)
+
+
+def controller(body: ReadBody) -> Mapping[str, Any]:
     """Return the owner reference of the object's controller; an empty mapping where it has none."""
     owners = body["metadata"].get("ownerReferences") or ()
     return next((owner for owner in owners if owner.get("controller") is True), {})
 
 
-def controlled_by(body: Body, resource: Resource, uid: str) -> bool:
-    """Return whether the object's controller is of that kind, in any version of its group, and has that uid."""
-    owner = controller(body)
-    return bool(uid) and owner.get("uid") == uid and _is(owner, resource)
-
-
-def is_attempt(job: Body, name: str, uid: str) -> bool:
-    """Return whether a Job is an attempt of the Checkpoint that has this name and uid."""
-    return controlled_by(job, CHECKPOINTS, uid) and job["metadata"]["name"] == _due_name(job, name, uid)
-
-
-class Membership(NamedTuple):
-    """Of which attempt a Pod says to be a worker; the same for all of its Pods."""
-
-    job: str
-    job_uid: str
-    run_id: str
-    number: int
-
-    @classmethod
-    def of(cls, pod: Body) -> "Membership | None":
-        """Return what a Pod says; None where its controller is no Job, or another than its label names."""
-        owner, labels = controller(pod), _labels(pod)
-        job, number = labels.get(JOB_LABEL, ""), labels.get(ATTEMPT_LABEL, "")
-        if not _is(owner, JOBS) or owner.get("name") != job or not number.isdecimal():
-            return None
-        return cls(shared(job), shared(owner.get("uid", "")), shared(labels.get(RUN_LABEL, "")), int(number))
-
-    def holds(self, name: str, uid: str, job_uid: str | None) -> bool:
-        """Return whether that is an attempt of the Checkpoint that has this name and uid.
-
-        Args:
-            name: Of the Checkpoint.
-            uid: Of the Checkpoint.
-            job_uid: Of the Job of that name; None where it is gone. Then nobody is left to ask: a Pod that makes up a
-                controller is removed by the cluster's garbage collector.
-        """
-        if self.number < 1 or self.job != job_name(name, uid, self.run_id, self.number):
-            return False
-        return job_uid is None or self.job_uid == job_uid
-
-
-def same_attempt(one: Body, other: Body) -> bool:
-    """Return whether two objects are of one attempt: their controller and what their labels say of it are the same."""
-    ours = controller(one)
-    if not ours or not controlled_by(other, CHECKPOINTS, ours["uid"]):
-        return False
-    return all(_labels(one).get(key) == _labels(other).get(key) for key in (RUN_LABEL, ATTEMPT_LABEL))
-
-
-def _is(owner: Mapping[str, Any], resource: Resource) -> bool:
-    return owner.get("kind") == resource.kind and _group(owner.get("apiVersion", "")) == _group(resource.api_version)
+def _is(claimed: Claimed, resource: Resource) -> bool:
+    return claimed.kind == resource.kind and claimed.group == _group(resource.api_version)
 
 
 def _group(api_version: str) -> str:
     return api_version.rpartition("/")[0]
-
-
-def _due_name(body: Body, name: str, uid: str) -> str:
-    """Return the name that the Job of the attempt has, of which the object's labels speak; empty where they don't."""
-    labels = _labels(body)
-    number = labels.get(ATTEMPT_LABEL, "")
-    if not (number.isdecimal() and int(number) > 0):
-        return ""
-    return job_name(name, uid, labels.get(RUN_LABEL, ""), int(number))
-
-
-def _labels(body: Body) -> Mapping[str, str]:
-    return body["metadata"].get("labels") or {}

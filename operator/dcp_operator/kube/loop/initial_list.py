@@ -9,12 +9,11 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from dcp_operator.kube.client.api import ApiError, Resource
+from dcp_operator.kube.client.api import ApiError, ObjectKey, Resource
 from dcp_operator.kube.client.cluster import Cluster
 from dcp_operator.kube.loop.queue import WorkQueue
-from dcp_operator.kube.loop.reconcile import Reconciler
-from dcp_operator.kube.loop.watches import WATCHED, enqueue_listed, selector
-from dcp_operator.kube.view.cache import ObjectKey
+from dcp_operator.kube.loop.watches import enqueue_listed, selector
+from dcp_operator.kube.view.intake import View
 
 logger = logging.getLogger(__name__)
 
@@ -22,24 +21,26 @@ AGAIN: Final = 1.0
 """Seconds until another try where the API server was in the way."""
 
 
-async def fill(reconciler: Reconciler, queue: WorkQueue[ObjectKey], namespaces: Sequence[str | None]) -> None:
-    """Take in all that there is, and have every Checkpoint looked at: the live at once, the finished by and by."""
+async def fill(cluster: Cluster, view: View, queue: WorkQueue[ObjectKey], namespaces: Sequence[str | None]) -> None:
+    """Take in all that there is, and have every object looked at: the live at once, the finished by and by."""
     while True:
         try:
-            await _listed(reconciler.cluster, reconciler, namespaces)
+            await _listed(cluster, view, namespaces)
             break
         except ApiError as error:
             logger.warning("the cache can't be filled yet: %s", error)
             await asyncio.sleep(AGAIN)
-    for key in reconciler.cache.checkpoints():
-        enqueue_listed(reconciler.cache, queue, key)
+    for key in view.cache.served():
+        enqueue_listed(view.cache, queue, key)
 
 
-async def _listed(cluster: Cluster, reconciler: Reconciler, namespaces: Sequence[str | None]) -> None:
+async def _listed(cluster: Cluster, view: View, namespaces: Sequence[str | None]) -> None:
+    kinds = view.cache.kinds
+
     async def take_all(resource: Resource) -> None:
         for namespace in namespaces:
-            async for body in cluster.list_bodies(resource, namespace, selector(resource)):
-                reconciler.ingest(resource, body)
+            async for body in cluster.list_bodies(resource, namespace, selector(kinds, resource)):
+                view.ingest(resource, body)
 
     # At once: while the API server makes the next page of one, a page of another is taken in.
-    await asyncio.gather(*(take_all(resource) for resource in WATCHED))
+    await asyncio.gather(*(take_all(resource) for resource in kinds.watched))

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dcp_operator.kube.client import metrics
-from dcp_operator.kube.client.api import ApiError, GoneError, Resource
+from dcp_operator.kube.client.api import ApiError, GoneError, ObjectKey, Resource
 from dcp_operator.kube.client.cluster import Cluster, Listed
-from dcp_operator.kube.loop.reconcile import Reconciler
-from dcp_operator.kube.loop.watches import WATCHED, selector
-from dcp_operator.kube.view.cache import ObjectKey
+from dcp_operator.kube.loop.watches import selector
+from dcp_operator.kube.view.intake import View
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +51,13 @@ class Resync:
 
     Args:
         cluster: Where to look.
-        reconciler: Whose cache is compared.
-        add: Called with each Checkpoint that has to be looked at again.
+        view: What is compared.
+        add: Called with each object that has to be looked at again.
         namespaces: Which are served; None means all.
     """
 
     cluster: Cluster
-    reconciler: Reconciler
+    view: View
     add: Callable[[ObjectKey], None]
     namespaces: Sequence[str | None] = (None,)
     _strikes: dict[str, int] = field(default_factory=dict, init=False)
@@ -75,7 +74,7 @@ class Resync:
         while True:
             await asyncio.sleep(max(INTERVAL, DUTY * took))
             began = loop.time()
-            for resource in WATCHED:
+            for resource in self.view.cache.kinds.watched:
                 try:
                     late = await self.compare(resource)
                 except ApiError as error:
@@ -87,11 +86,12 @@ class Resync:
 
     async def compare(self, resource: Resource) -> int:
         """Bring the cache of a kind up to what a listing shows; return how many objects the watch was behind."""
-        cache = self.reconciler.cache
+        cache = self.view.cache
+        wanted = selector(cache.kinds, resource)
         known = list(cache.known(resource))
         listed: list[Listed] = []
         for namespace in self.namespaces:
-            listed += [each async for each in self.cluster.list_metadata(resource, namespace, selector(resource))]
+            listed += [each async for each in self.cluster.list_metadata(resource, namespace, wanted)]
         await self._look_back(resource, {uid: version for _, _, uid, version in known}, listed)
         uids = {each.uid for each in listed}
         vanished = [each for each in known if each[2] not in uids]
@@ -118,7 +118,7 @@ class Resync:
         Raises:
             WentBackError: It did.
         """
-        cache = self.reconciler.cache
+        cache = self.view.cache
         older = [
             each for each in listed if known.get(each.uid, 0) > each.number or cache.is_deleted(each.uid, each.number)
         ]
@@ -133,19 +133,19 @@ class Resync:
                 raise WentBackError(resource, each.namespace, each.name)
 
     def _behind(self, resource: Resource, each: Listed) -> bool:
-        return self.reconciler.cache.version(resource, each.namespace, each.name, each.uid) < each.number
+        return self.view.cache.version(resource, each.namespace, each.name, each.uid) < each.number
 
     async def _read(self, resource: Resource, namespace: str, name: str, uid: str) -> bool:
         """Take in one object directly, or its absence; return whether it is gone."""
         try:
             body = await self.cluster.get(resource, namespace, name)
         except GoneError:
-            gone, key = True, self.reconciler.forget(resource, namespace, name, uid)
+            gone, key = True, self.view.forget(resource, namespace, name, uid)
         else:
             gone = body["metadata"]["uid"] != uid
             if gone:
-                self.reconciler.forget(resource, namespace, name, uid)
-            key = self.reconciler.ingest(resource, body)
+                self.view.forget(resource, namespace, name, uid)
+            key = self.view.ingest(resource, body)
         if key is not None:
             self.add(key)
         return gone

@@ -1,4 +1,4 @@
-"""What is done with each change that a watch brings: the cache gets the object, the queue the Checkpoint behind it."""
+"""What is done with each change that a watch brings: the view gets the object, the queue whose it is."""
 
 import zlib
 from collections.abc import Callable
@@ -6,41 +6,41 @@ from typing import Final
 
 from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import UID_LABEL
-from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, Resource
+from dcp_operator.kube.client.api import ObjectKey, Resource
+from dcp_operator.kube.kinds.kind import Kinds
 from dcp_operator.kube.kopf_seam.watching import Change, Watch
 from dcp_operator.kube.loop.queue import WorkQueue
-from dcp_operator.kube.loop.reconcile import Reconciler
-from dcp_operator.kube.view.cache import Cache, ObjectKey
-
-WATCHED: Final = (CHECKPOINTS, JOBS, PODS)
+from dcp_operator.kube.view.cache import Cache
+from dcp_operator.kube.view.intake import View
 
 FIRST_LOOK: Final = 5
 LOOK_SPREAD: Final = 55
-"""Finished Checkpoints are looked at again FIRST_LOOK to FIRST_LOOK + LOOK_SPREAD seconds after a list names them, each
-at a time of its own, so that live Checkpoints go first."""
+"""Finished objects are looked at again FIRST_LOOK to FIRST_LOOK + LOOK_SPREAD seconds after a list names them, each at
+a time of its own, so that live objects go first."""
 
 
-def selector(resource: Resource) -> str:
+def selector(kinds: Kinds, resource: Resource) -> str:
     """Return the label selector that leaves other people's Jobs and Pods in the API server."""
-    return "" if resource is CHECKPOINTS else UID_LABEL
+    return "" if resource.kind in kinds.served else UID_LABEL
 
 
-def watches(reconciler: Reconciler, queue: WorkQueue[ObjectKey]) -> list[Watch]:
+def watches(view: View, queue: WorkQueue[ObjectKey]) -> list[Watch]:
     """Return what to watch."""
-    return [Watch(each, selector(each), listener(each, reconciler, queue)) for each in WATCHED]
+    kinds = view.cache.kinds
+    return [Watch(each, selector(kinds, each), listener(each, view, queue)) for each in kinds.watched]
 
 
-def listener(resource: Resource, reconciler: Reconciler, queue: WorkQueue[ObjectKey]) -> Callable[[Change, Body], None]:
+def listener(resource: Resource, view: View, queue: WorkQueue[ObjectKey]) -> Callable[[Change, Body], None]:
     """Return what is called with each change of a resource's objects."""
 
     def hear(change: Change, body: Body) -> None:
-        key = reconciler.ingest(resource, body)
+        key = view.ingest(resource, body)
         if change is Change.DELETED:
             metadata = body["metadata"]
             version = int(metadata["resourceVersion"])
-            key = reconciler.forget(resource, metadata["namespace"], metadata["name"], metadata["uid"], version)
+            key = view.forget(resource, metadata["namespace"], metadata["name"], metadata["uid"], version)
         if key is not None and change is Change.LISTED:
-            enqueue_listed(reconciler.cache, queue, key)
+            enqueue_listed(view.cache, queue, key)
         elif key is not None:
             queue.add(key)
 
@@ -48,7 +48,7 @@ def listener(resource: Resource, reconciler: Reconciler, queue: WorkQueue[Object
 
 
 def enqueue_listed(cache: Cache, queue: WorkQueue[ObjectKey], key: ObjectKey) -> None:
-    """Have a Checkpoint looked at that a list names: a live one at once, a finished one within the minute."""
+    """Have an object looked at that a list names: a live one at once, a finished one within the minute."""
     if cache.at_rest(key):
         queue.add_after(key, FIRST_LOOK + zlib.crc32(str(key).encode()) % LOOK_SPREAD)
     else:

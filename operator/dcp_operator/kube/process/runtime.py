@@ -12,19 +12,21 @@ from kubernetes.aio.client.api_client import ApiClient
 
 from dcp_operator.api.site import CLUSTER
 from dcp_operator.kube.client import metrics
-from dcp_operator.kube.client.api import CHECKPOINTS
+from dcp_operator.kube.client.api import CHECKPOINTS, ObjectKey
 from dcp_operator.kube.client.cluster import Cluster, load_configuration
 from dcp_operator.kube.client.event_recorder import EventRecorder
 from dcp_operator.kube.kopf_seam.watching import watch
+from dcp_operator.kube.loop.checkpoint import CheckpointReconciler
 from dcp_operator.kube.loop.initial_list import fill
 from dcp_operator.kube.loop.queue import WorkQueue
-from dcp_operator.kube.loop.reconcile import Reconciler
+from dcp_operator.kube.loop.reconcile import Common, Reconcilers
 from dcp_operator.kube.loop.resync import Resync
-from dcp_operator.kube.loop.watches import WATCHED, watches
+from dcp_operator.kube.loop.watches import watches
 from dcp_operator.kube.process.health import STUCK_SECONDS, Health, serving
 from dcp_operator.kube.process.leader import Election
 from dcp_operator.kube.process.settings import Settings
-from dcp_operator.kube.view.cache import Cache, ObjectKey
+from dcp_operator.kube.view.cache import Cache
+from dcp_operator.kube.view.intake import CountedPhases, View
 from dcp_operator.kube.view.live_saves import LiveSaves
 from dcp_operator.kube.view.progress import ProgressReader
 from dcp_operator.objects.job import Builder
@@ -55,13 +57,13 @@ class Runtime:
     async def work(self) -> None:
         """Serve Checkpoints until a signal comes. Only a leader calls it."""
         queue: WorkQueue[ObjectKey]
-        cache = Cache()
         site = CLUSTER.model_copy(
             update={
                 "protocols": self.settings.protocols or CLUSTER.protocols,
                 "pod_security": self.settings.pod_security,
             }
         )
+        cache = Cache(site=site)
         recorder = EventRecorder(self.cluster, lambda: queue.depth > 0)
         progress = ProgressReader(self.cluster, lambda key: queue.add(key))  # noqa: PLW0108 - there is no queue yet
         builder = Builder(
@@ -70,13 +72,16 @@ class Runtime:
             user=self.settings.worker_uid,
             isolation=self.settings.isolation,
         )
-        live_saves = LiveSaves(site, cache, lambda key: queue.add(key))  # noqa: PLW0108 - there is no queue yet
-        reconciler = Reconciler(self.cluster, cache, live_saves, builder, progress, recorder, lambda: queue.depth > 0)
-        queue = WorkQueue(reconciler, workers=self.settings.workers, rest=reconciler.rest)
-        resync = Resync(self.cluster, reconciler, queue.add, self.settings.namespaces or (None,))
+        live_saves = LiveSaves(cache, lambda key: queue.add(key))  # noqa: PLW0108 - there is no queue yet
+        view = View(cache, {CHECKPOINTS.kind: (CountedPhases(), live_saves)})
+        common = Common(self.cluster, view, recorder, lambda: queue.depth > 0)
+        checkpoints = CheckpointReconciler(common, live_saves=live_saves, builder=builder, progress=progress)
+        reconcilers = Reconcilers.of(common, checkpoints)
+        queue = WorkQueue(reconcilers, workers=self.settings.workers, rest=reconcilers.rest)
+        resync = Resync(self.cluster, view, queue.add, self.settings.namespaces or (None,))
         self._watch_over(queue, resync, cache)
         stop, ready = asyncio.Event(), asyncio.Event()
-        await fill(reconciler, queue, resync.namespaces)
+        await fill(self.cluster, view, queue, resync.namespaces)
         logger.info("at work: %d Checkpoints", cache.count(CHECKPOINTS))
         # Before kopf's: at its end it waits for, and cancels, every task that was started after it.
         recorder.start()
@@ -84,7 +89,7 @@ class Runtime:
         caring = asyncio.create_task(self._care(resync, stop, ready), name="resync")
         try:
             await watch(
-                watches(reconciler, queue),
+                watches(view, queue),
                 self.cluster.client.configuration,
                 self.settings.namespaces,
                 stop=stop,
@@ -111,7 +116,7 @@ class Runtime:
 
     def _watch_over(self, queue: WorkQueue[ObjectKey], resync: Resync, cache: Cache) -> None:
         metrics.QUEUE_DEPTH.set_function(lambda: queue.depth + queue.slow_depth)
-        for resource in WATCHED:
+        for resource in cache.kinds.watched:
             metrics.CACHED.labels(resource.plural).set_function(partial(cache.count, resource))
 
         def stuck() -> str:

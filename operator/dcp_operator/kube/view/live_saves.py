@@ -1,4 +1,4 @@
-"""The parsed Checkpoints that are live, and which Saves of a namespace claim the same URL."""
+"""Which live Saves of a namespace claim the same URL."""
 
 import logging
 from collections import defaultdict, deque
@@ -7,24 +7,21 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
-from dcp_operator.api.bounds import TOO_DEEP, TOO_LARGE
-from dcp_operator.api.checkpoint.parsing import SpecError, parse
+from dcp_operator.api.checkpoint.parsing import SpecError
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Phase, Status
-from dcp_operator.api.json_types import Body
-from dcp_operator.api.naming import queue_labels
-from dcp_operator.api.site import CLUSTER, Site
-from dcp_operator.controllers.checkpoint.observed import observe
-from dcp_operator.controllers.checkpoint.runs import has_begun, run_id_of
+from dcp_operator.api.json_types import ReadBody
+from dcp_operator.controllers.checkpoint.runs import run_id_of
 from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
-from dcp_operator.kube.view.cache import DEEP, Cache, ObjectKey, beyond
+from dcp_operator.kube.client.api import CHECKPOINTS, ObjectKey
+from dcp_operator.kube.kinds.checkpoint import CHECKPOINT
+from dcp_operator.kube.view.cache import Cache
 
 logger = logging.getLogger(__name__)
 
 WOKEN: Final = 100
 """Saves on one URL that are looked at at once when a claim on it ends; only the first of them can go on."""
 
-_Identity = tuple[object, ...]
 _Place = tuple[str, str]
 
 
@@ -37,17 +34,14 @@ class LiveSaves:
     """Who claims which URL. Fed with every body of a Checkpoint before any of them is decided on.
 
     Args:
-        site: What a spec may say here.
-        cache: Where it is seen whether pods of a Save that is to end still run.
+        cache: Where the Checkpoints are parsed, and where it is seen whether pods of a Save that is to end still run.
         wake: Called with each Checkpoint whose turn may have come.
         now: The clock.
     """
 
-    site: Site = CLUSTER
     cache: Cache = field(default_factory=Cache)
     wake: Callable[[ObjectKey], None] = field(default=lambda _: None)
     now: Callable[[], datetime] = field(default=_utc_now)
-    _parsed: dict[ObjectKey, tuple[_Identity, Checkpoint | SpecError]] = field(default_factory=dict)
     _uids: dict[ObjectKey, str] = field(default_factory=dict)
     _claims: dict[str, UrlClaim] = field(default_factory=dict)
     """By the Checkpoint's uid: pods of one that is gone may still run when another of its name is there."""
@@ -55,40 +49,7 @@ class LiveSaves:
     """Of Checkpoints that are gone while pods of theirs ran."""
     _by_place: dict[_Place, dict[str, UrlClaim]] = field(default_factory=lambda: defaultdict(dict))
 
-    def parsed(self, key: ObjectKey, body: Body) -> Checkpoint | SpecError:
-        """Return the parsed Checkpoint, or what is wrong with it; parsed once per change of what `parse` reads."""
-        metadata, run_id = body["metadata"], run_id_of(body.get("spec"))
-        begun = has_begun(Status.read(body.get("status")), run_id)
-        identity = (
-            metadata["uid"],
-            metadata.get("generation"),
-            metadata.get("deletionTimestamp"),
-            tuple(queue_labels(metadata.get("labels") or {}).items()),
-            begun,
-        )
-        known = self._parsed.get(key)
-        if known is None or known[0] != identity:
-            known = self._parsed[key] = (identity, self._parse(key, body, begun=begun))
-        found = known[1]
-        if isinstance(found, SpecError) and not begun:
-            # A Job that no status tells of yet.
-            observed = observe(*self.cache.attempts(key, metadata["uid"]))
-            if has_begun(Status.read(body.get("status")), run_id, observed):
-                return self._parse(key, body, begun=True)
-        return found
-
-    def _parse(self, key: ObjectKey, body: Body, *, begun: bool) -> Checkpoint | SpecError:
-        if unkept := beyond(body):
-            return SpecError([f"spec: {TOO_DEEP}"], writable=False) if unkept == DEEP else SpecError([TOO_LARGE])
-        try:
-            # `slim` leaves the envelope out, which the API server has vouched for.
-            return parse({"metadata": body["metadata"], "spec": body.get("spec")}, site=self.site, begun=begun)
-        except SpecError as error:
-            if error.__cause__ is not None:
-                logger.exception("%s: the spec can't be read", key)
-            return error
-
-    def note(self, key: ObjectKey, body: Body) -> None:
+    def note(self, key: ObjectKey, body: ReadBody) -> None:
         """Take in what a body says about its Checkpoint's claim."""
         uid = body["metadata"]["uid"]
         if self._uids.get(key, uid) != uid:
@@ -99,7 +60,7 @@ class LiveSaves:
             # Finished: no new claim, and so no need to parse it. A failed one's pods may have yet to stop.
             self._end(uid, at_once=status.get("phase") != Phase.FAILED)
             return
-        parsed = self.parsed(key, body)
+        parsed = self.cache.parsed(key)
         claim = UrlClaim.of(parsed, Status.read(status)) if not isinstance(parsed, SpecError) else None
         if claim is None:
             self._end(uid)
@@ -120,13 +81,8 @@ class LiveSaves:
         others = self._by_place.get((key.namespace, checkpoint.place), {})
         return tuple(each for uid, each in list(others.items()) if uid != checkpoint.uid and self._holds(each))
 
-    def settle(self, key: ObjectKey) -> None:
-        """Keep nothing of a finished Checkpoint but its claim, should a new run have given it one."""
-        self._parsed.pop(key, None)
-
     def drop(self, key: ObjectKey) -> None:
         """Forget a Checkpoint that is gone; its claim stays until its pods are gone as well."""
-        self._parsed.pop(key, None)
         uid = self._uids.pop(key, "")
         self._end(uid)
         if uid in self._claims:
@@ -151,8 +107,8 @@ class LiveSaves:
         """Return whether a claim keeps others waiting: for ever while it is live, then until its pods have stopped."""
         if not claim.ending:
             return True
-        key = ObjectKey(claim.namespace, claim.name)
-        observed = observe(*self.cache.attempts(key, claim.uid))
+        key = CHECKPOINTS.key(claim.namespace, claim.name)
+        observed = CHECKPOINT.observe(self.cache.owned(key, claim.uid))
         if observed.still_running(self.now()) is not None:
             return True
         if self._uids.get(key) != claim.uid:
@@ -185,4 +141,4 @@ class LiveSaves:
         shelf = self._by_place.get((claim.namespace, claim.place), {})
         others = sorted((each for each in shelf.values() if each.uid != claim.uid), key=lambda each: each.order)
         for each in others[:WOKEN]:
-            self.wake(ObjectKey(each.namespace, each.name))
+            self.wake(CHECKPOINTS.key(each.namespace, each.name))

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dcp_contract.progress import Progress
-from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import WORKER_CONTAINER
+from dcp_operator.controllers.checkpoint.jobs import Job
 from dcp_operator.controllers.checkpoint.pods import Pod
+from dcp_operator.kube.client.api import ObjectKey
 from dcp_operator.kube.client.cluster import Cluster
-from dcp_operator.kube.view.cache import ObjectKey
 
 INTERVAL: Final = 5.0
 """Seconds between two looks at one attempt's log, at least: rank 0 writes no oftener."""
@@ -46,7 +46,7 @@ class ProgressReader:
         """The Checkpoints whose logs are looked at."""
         return {key for key, _ in self._followed}
 
-    def of(self, key: ObjectKey, jobs: Iterable[Body], pods: Iterable[Pod]) -> dict[str, Progress]:
+    def of(self, key: ObjectKey, jobs: Iterable[Job], pods: Iterable[Pod]) -> dict[str, Progress]:
         """Return the last known progress of the Checkpoint's running Jobs by name, and follow exactly those."""
         running = _chiefs(jobs, pods)
         for known in [each for each in self._followed if each[0] == key and each[1] not in running]:
@@ -102,8 +102,8 @@ def last_progress(log: str) -> Progress | None:
     return next(filter(None, map(Progress.of_line, reversed(log.splitlines()))), None)
 
 
-def _chiefs(jobs: Iterable[Body], pods: Iterable[Pod]) -> dict[str, str]:
+def _chiefs(jobs: Iterable[Job], pods: Iterable[Pod]) -> dict[str, str]:
     """Return the name of node 0's pod of every Job where it runs."""
-    unfinished = {job["metadata"]["name"] for job in jobs if not (job.get("status") or {}).get("completionTime")}
+    unfinished = {job.name for job in jobs if not job.ended}
     running = (pod for pod in pods if pod.index == 0 and pod.started is not None and not pod.ended)
     return {pod.job: pod.name for pod in running if pod.job in unfinished}

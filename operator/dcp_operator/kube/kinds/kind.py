@@ -1,0 +1,133 @@
+"""What cache, queue, watches, resync and reconcile know of a kind that the operator serves: a Kind, and nothing else.
+
+A kind is pure code: functions of bodies, values and the time. The Checkpoint's is in `checkpoint`, and `registry` lists
+all.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from dcp_operator.api.checkpoint.parsing import SpecError
+from dcp_operator.api.json_types import Body, ReadBody
+from dcp_operator.api.site import Site
+from dcp_operator.controllers.checkpoint.actions import Event
+from dcp_operator.kube.client.api import Resource
+
+Values = Mapping[str, Sequence[Any]]
+"""What was read of the objects that an object owns, by their kind."""
+
+
+class Decided(Protocol):
+    """What a kind decides: to carry out the actions, write the status if it differs, then post the events."""
+
+    @property
+    def actions(self) -> Sequence[Any]:
+        """Of the kind's own types; `Kind.built` and `Kind.deleted` say what they mean."""
+
+    @property
+    def status(self) -> Body:
+        """The whole status."""
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """What is posted once the status is written."""
+
+    @property
+    def wake_at(self) -> datetime | None:
+        """When to decide again even if nothing changes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnedResource:
+    """A watched resource whose objects belong to objects of a kind.
+
+    Args:
+        resource: Which.
+        read: Returns what is kept of a body, of what was kept of that object before (or None), and of the time. It is
+            called once per change of the object; a body at which it raises an error is nobody's.
+        unread: Returns what is kept of such a body.
+        through: The resource whose objects control these, as Jobs control their Pods; None where the object of the kind
+            controls them itself. What is read of a deleted object is kept for as long as its controller is there.
+    """
+
+    resource: Resource
+    read: Callable[[Body, Any, datetime], Any]
+    unread: Callable[[Body], Any]
+    through: Resource | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind that the operator serves.
+
+    Args:
+        resource: Where it is in the API.
+        owned: What its objects own, and is watched.
+        unwatched: What its objects own under the same names, and is only created and deleted.
+        parse: Returns the object of a body that is as `begun` says: an attempt of it was made, so it was accepted once.
+            Raises SpecError.
+        has_begun: Says so of a body by its status, and by what is observed where that is not None.
+        is_finished: Says of a status whether the object has come to its end: it will hardly be looked at again.
+        observe: Returns what the owned objects show together.
+        decide: Returns what to do for an object, by what is observed, its status and the time.
+        refuse: Returns what to do for a body whose spec can't be parsed, likewise.
+        build: Returns the bodies that an action creates, the one by which the others are found last; none if it creates
+            nothing.
+        deletes: Returns the name of the objects that an action deletes; empty if it deletes nothing.
+    """
+
+    resource: Resource
+    parse: Callable[[ReadBody, Site, bool], Any]
+    is_finished: Callable[[ReadBody], bool]
+    observe: Callable[[Values], Any]
+    decide: Callable[[Any, Any, ReadBody, datetime], Decided]
+    refuse: Callable[[SpecError, ReadBody, Any, datetime], Decided]
+    owned: tuple[OwnedResource, ...] = ()
+    unwatched: tuple[Resource, ...] = ()
+    has_begun: Callable[[ReadBody, Any], bool] = lambda *_: False
+    build: Callable[[Any, Any], tuple[Body, ...]] = lambda *_: ()
+    deletes: Callable[[Any], str] = lambda _: ""
+
+    def resource_of(self, body: ReadBody) -> Resource:
+        """Return the resource of an object that one of the kind owns, by the name that the body gives."""
+        owned = (*self.unwatched, *(each.resource for each in self.owned))
+        return next(each for each in owned if each.kind == body["kind"])
+
+
+class TwoReadersError(Exception):
+    """Two kinds own one resource and read its objects differently; have both name the same OwnedResource."""
+
+    def __init__(self, resource: Resource) -> None:
+        super().__init__(f"two kinds read {resource.plural} differently; have both name the same OwnedResource")
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """All kinds that are served, and what is watched for them.
+
+    Raises:
+        TwoReadersError: Two of them own one resource in different ways.
+    """
+
+    served: Mapping[str, Kind]
+    owned: Mapping[str, OwnedResource]
+
+    @classmethod
+    def of(cls, kinds: Iterable[Kind]) -> "Kinds":
+        """Return the kinds by their names."""
+        served = {each.resource.kind: each for each in kinds}
+        owned: dict[str, OwnedResource] = {}
+        for each in (each for kind in served.values() for each in kind.owned):
+            if owned.setdefault(each.resource.kind, each) is not each:
+                raise TwoReadersError(each.resource)
+        return cls(served, owned)
+
+    @property
+    def watched(self) -> tuple[Resource, ...]:
+        """Every resource that is watched: those that are served, then those that these own."""
+        return (
+            *(each.resource for each in self.served.values()),
+            *(each.resource for each in self.owned.values()),
+        )

@@ -1,0 +1,206 @@
+"""What a reconcile of a Checkpoint does beyond that of any kind: it asks the cluster more, and takes no for an answer.
+
+It reads the pods of an attempt that has ended, the log of one that runs and the events of one that has no pods. A
+refusal of what it creates becomes a decision. A status of which the API server refuses a part is written without it.
+"""
+
+import logging
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any, Final
+
+from dcp_contract.reasons import Reason
+from dcp_operator.api.checkpoint.parsing import SpecError
+from dcp_operator.api.checkpoint.spec import Checkpoint
+from dcp_operator.api.checkpoint.status import Phase, Status
+from dcp_operator.api.json_types import Body
+from dcp_operator.api.pod.fields import wrong_types
+from dcp_operator.api.pod.refused_job import explained
+from dcp_operator.controllers.checkpoint.actions import CreateAttempt, Decision
+from dcp_operator.controllers.checkpoint.cleanup import deletion
+from dcp_operator.controllers.checkpoint.decide import decide
+from dcp_operator.controllers.checkpoint.observed import Observed, observe
+from dcp_operator.controllers.checkpoint.refusal import blocked
+from dcp_operator.controllers.checkpoint.reporting import minimal, status_refused
+from dcp_operator.controllers.checkpoint.runs import has_begun
+from dcp_operator.kube.client import metrics
+from dcp_operator.kube.client.api import PODS, NameTakenError, ObjectKey, RefusedError
+from dcp_operator.kube.kinds.checkpoint import CHECKPOINT, jobs_and_pods, refused
+from dcp_operator.kube.kinds.kind import Decided, Kind
+from dcp_operator.kube.loop.reconcile import Reconciler
+from dcp_operator.kube.view.live_saves import LiveSaves
+from dcp_operator.kube.view.pod_creation import PodCreation
+from dcp_operator.kube.view.progress import ProgressReader
+from dcp_operator.kube.view.unconfirmed import UnconfirmedJobs
+from dcp_operator.objects.job import Builder
+
+logger = logging.getLogger(__name__)
+
+DECORATION: Final = ("warnings", "failedRanks", "progress")
+"""What a status can do without."""
+
+
+@dataclass
+class CheckpointReconciler(Reconciler):
+    """Brings Checkpoints in order.
+
+    Args:
+        live_saves: Which live Saves there are, by URL.
+        builder: Makes the objects of an attempt.
+        progress: Reads the logs of running attempts.
+    """
+
+    kind: Kind = CHECKPOINT
+    live_saves: LiveSaves = field(kw_only=True)
+    builder: Builder = field(kw_only=True)
+    progress: ProgressReader = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Make what only Checkpoints need."""
+        super().__post_init__()
+        self._pod_creation = PodCreation(self.cluster, self.now)
+        self._unconfirmed = UnconfirmedJobs()
+
+    async def decide(self, key: ObjectKey, body: Body) -> tuple[Checkpoint | SpecError, Decision]:
+        """Return the parsed Checkpoint, or what is wrong with it, and what to do."""
+        await self._confirm(key, body)
+        jobs, pods = jobs_and_pods(self.cache.owned(key, body["metadata"]["uid"]))
+        observed = observe(jobs, pods, self.progress.of(key, jobs, pods))
+        observed = await self._pod_creation.explained(key.namespace, observed)
+        parsed: Checkpoint | SpecError = self.cache.parsed(key)
+        if isinstance(parsed, SpecError):
+            return parsed, self._refuse(body, parsed, observed)
+        rivals = self.live_saves.rivals(key, parsed)
+        return parsed, decide(parsed, observed, body.get("status"), self.now(), rivals)
+
+    async def create(self, key: ObjectKey, body: Body, parsed: Checkpoint | SpecError, decision: Decided) -> Decided:
+        """Create the attempt that a decision asks for; return the decision with its Job's uid, or one of a refusal."""
+        actions = [action for action in decision.actions if isinstance(action, CreateAttempt)]
+        if isinstance(parsed, SpecError) or not actions or not isinstance(decision, Decision):
+            return decision
+        (action,) = actions
+        try:
+            bodies = self._built(key, parsed, action)
+            created = await self.create_all(key, body, bodies)
+        except (NameTakenError, RefusedError) as error:
+            return self._refused(key, body, parsed, decision, error, bodies[-1])
+        except SpecError as error:
+            return self._refuse(body, error, self.observed(key, body))
+        self.live_saves.begin(key)
+        reference = {"name": action.job_name, "uid": created["metadata"]["uid"]}
+        return replace(decision, status=decision.status | {"jobRef": reference})
+
+    def creates(self, action: Any) -> bool:  # noqa: ANN401 - as the base class has it
+        """Return whether an action creates objects."""
+        return isinstance(action, CreateAttempt)
+
+    async def replace_status(self, body: Body, status: Body) -> Body:
+        """Write a status, or as much of it as the API server takes.
+
+        Words of ranks and of stores are in there. How it ended must not depend on how they spell it.
+
+        Raises:
+            RefusedError: Not even what has to stand there is taken.
+        """
+        who = f"{body['metadata']['namespace']}/{body['metadata']['name']}"
+        bare = {name: value for name, value in status.items() if name not in DECORATION}
+        needed = minimal(status)
+        try:
+            return await super().replace_status(body, status)
+        except RefusedError as error:
+            refusal = error
+        try:
+            written = await super().replace_status(body, bare)
+        except RefusedError as error:
+            event = status_refused(str(error))
+            logger.warning("%s: %s", who, event.message)
+            self.recorder.record(self.kind.resource, body, event)
+            written = await super().replace_status(body, needed)
+            bare = needed
+        left_out = ", ".join(name for name in status if name not in bare)
+        logger.warning("%s: written without %s, since the status is refused: %s", who, left_out, refusal)
+        return written
+
+    def written(self, before: Body, body: Body) -> None:
+        """Count a Checkpoint that has just begun to run, or that has ended."""
+        count(before, body, self.now())
+
+    async def leave(self, key: ObjectKey, body: Body | None) -> None:
+        """Follow a Checkpoint no more that is gone, or going.
+
+        One that is going stays for as long as somebody else's finalizer does: its attempts end now.
+        """
+        self.progress.forget(key)
+        if body is None:
+            return
+        observed: Observed = self.observed(key, body)
+        for attempt in observed.attempts:
+            if attempt.active and not attempt.deleting:
+                action = deletion(attempt, "the Checkpoint is being deleted")
+                logger.info("%s: deleting %s: %s", key, action.job_name, action.why)
+                await self.delete(key, body["metadata"]["uid"], action.job_name)
+
+    async def _confirm(self, key: ObjectKey, body: Body) -> None:
+        """Read the pods of a Job that has ended while some of them are not known to have, once.
+
+        The watch of Pods may be behind the watch of Jobs. A Report that is on its way must not be taken for a lost one.
+        """
+        if "completionTime" in (body.get("status") or {}):
+            return
+        for job in self._unconfirmed.among(*jobs_and_pods(self.cache.owned(key, body["metadata"]["uid"]))):
+            for pod in await self.cluster.pods_of(key.namespace, job.name):
+                self.view.ingest(PODS, pod)
+            self._unconfirmed.confirm(job)
+
+    def _built(self, key: ObjectKey, checkpoint: Checkpoint, action: CreateAttempt) -> tuple[Body, ...]:
+        try:
+            return self.builder.objects(checkpoint, action)
+        except Exception as error:
+            # To try again would change nothing: what is built depends on the spec alone.
+            logger.exception("%s: no Job can be made of the spec", key)
+            what = f"spec.workers.podTemplate: no Job can be made of it ({type(error).__name__})"
+            named = list(wrong_types(checkpoint.spec.workers.pod_template))
+            raise SpecError(named or [f"{what}; write each value with its own type"]) from error
+
+    def _refused(
+        self,
+        key: ObjectKey,
+        body: Body,
+        checkpoint: Checkpoint,
+        decision: Decision,
+        error: NameTakenError | RefusedError,
+        job: Body,
+    ) -> Decision:
+        """Return the decision when the API server does not take an attempt's objects, of which `job` is one.
+
+        What is forbidden or taken may be free later, and is tried again; what is invalid stays so, unless an attempt
+        of it was accepted before.
+        """
+        status = body.get("status")
+        passing = isinstance(error, NameTakenError) or error.status == HTTPStatus.FORBIDDEN
+        if passing or has_begun(Status.read(status), checkpoint.spec.run_id):
+            reason = (
+                Reason.FORBIDDEN if error.status == HTTPStatus.FORBIDDEN else None if passing else Reason.INVALID_SPEC
+            )
+            return blocked(checkpoint, decision, status, str(error), self.now(), reason)
+        problems = explained(str(error), job, checkpoint.spec.workers.pod_template)
+        return self._refuse(body, SpecError(problems), self.observed(key, body))
+
+    def _refuse(self, body: Body, error: SpecError, observed: Observed) -> Decision:
+        return refused(error, body, observed, self.now())
+
+
+def count(before: Body, written: Body, now: datetime) -> None:
+    """Count a Checkpoint that has just begun to run, or that has ended."""
+    status = written["status"]
+    if status.get("phase") == Phase.RUNNING != before.get("phase") and status.get("attempts") == 1:
+        seconds = (now - datetime.fromisoformat(status["startTime"])).total_seconds()
+        metrics.START_SECONDS.labels(str(written["spec"].get("operation", ""))).observe(max(0.0, seconds))
+    if before.get("completionTime") == status.get("completionTime") or not status.get("completionTime"):
+        return
+    operation = str(written["spec"].get("operation", ""))
+    metrics.FINISHED.labels(operation, str(status.get("reason", ""))).inc()
+    metrics.SECONDS.labels(operation).observe(status.get("durationSeconds") or 0)
+    if status.get("phase") == Phase.SUCCEEDED:
+        metrics.BYTES.labels(operation).inc((status.get("checkpoint") or {}).get("bytes") or 0)
