@@ -13,8 +13,9 @@ from dcp_contract.progress import Progress
 from dcp_contract.reasons import Reason
 from dcp_contract.report import RankFailure, Report
 from dcp_contract.sections import Storage, Workload
-from dcp_contract.storage_options import CREDENTIAL_KEYS, STORAGE_OPTIONS
+from dcp_contract.storage_options import CREDENTIAL_KEYS, SPEC_NAMES, SPEC_OPTIONS, STORAGE_OPTIONS, engine_options
 from dcp_contract.task import Task
+from dcp_worker.training.failures import in_spec_words
 
 any_text = st.text(st.characters(), max_size=40).map(lambda text: text * 150)
 small = st.integers(-(2**31), 2**31)
@@ -108,3 +109,19 @@ def test_options_have_one_type_whatever_the_protocol() -> None:
             assert option.doc.endswith(".")
     assert all(len(found) == 1 for found in kinds.values())
     assert STORAGE_OPTIONS.keys() == CREDENTIAL_KEYS.keys()
+
+
+def test_an_option_has_one_name_in_two_spellings() -> None:
+    for protocol, options in STORAGE_OPTIONS.items():
+        spelt = dict.fromkeys(SPEC_OPTIONS[protocol])
+        assert [*engine_options(spelt)] == [*options]
+        assert [SPEC_NAMES[name] for name in options] == [*spelt]
+    assert engine_options({"endpointUrl": "http://h", "sseKmsKeyId": "k", "other": 1}) == {
+        "endpoint_url": "http://h",
+        "sse_kms_key_id": "k",
+        "other": 1,
+    }
+
+
+def test_a_worker_names_an_option_as_the_spec_spells_it() -> None:
+    assert in_spec_words("look at endpoint_url; my_endpoint_url") == "look at endpointUrl; my_endpoint_url"

@@ -45,7 +45,7 @@ TEMPLATE: dict[str, Any] = {
         "initContainers": [{"name": "fetch", "image": "fetch:1"}],
     },
 }
-S3 = {"spec.storage.credentialsSecretRef": {"name": "s3"}, "spec.storage.options": {"endpoint_url": "http://s3:7070"}}
+S3 = {"spec.storage.credentialsSecretRef": {"name": "s3"}, "spec.storage.options": {"endpointUrl": "http://s3:7070"}}
 CASES: dict[str, tuple[dict[str, Any], int, bool]] = {
     "one-node": ({"spec.workers": {}}, 1, False),
     "two-nodes-s3": (S3, 1, False),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dcp_contract.reasons import Reason
-from dcp_contract.storage_options import STORAGE_OPTIONS
+from dcp_contract.storage_options import SPEC_OPTIONS
 from dcp_operator.api.checkpoint.conditions import SPEC_CHANGED, conditions
 from dcp_operator.api.checkpoint.reasons import REASONS
 from dcp_operator.api.checkpoint.status import Status
@@ -46,7 +46,7 @@ def test_every_condition_is_explained() -> None:
 
 def test_every_option_has_a_row() -> None:
     named = {row.split("`")[1] for row in page("options") if row.startswith("| `")}
-    assert {name for known in STORAGE_OPTIONS.values() for name in known} < named
+    assert {name for known in SPEC_OPTIONS.values() for name in known} < named
 
 
 @pytest.mark.parametrize("name", ["spec", "status"])

@@ -213,29 +213,32 @@ def test_bad_urls(url: str, line: str) -> None:
         ("secret", "hush", "looks like a secret"),
         ("token", "hush", "looks like a secret"),
         ("aws_secret_access_key", "hush", "looks like a secret"),
-        ("endpoint", "http://h", "is not an option of this protocol; write endpoint_url"),
+        ("endpoint", "http://h", "is not an option of this protocol; write endpointUrl"),
+        ("endpoint_url", "http://h", "is how Python spells it; write endpointUrl"),
+        ("sse_kms_key_id", "k", "is how Python spells it; write sseKmsKeyId"),
+        ("account_name", "a", "is not an option of this protocol; write one of:"),
         (
             "client_kwargs",
             {"password": "hush"},
-            "is not an option of this protocol; write one of: addressing_style, anon",
+            "is not an option of this protocol; write one of: addressingStyle, anon",
         ),
         ("anon", "true", "has the wrong type or value; write true or false"),
-        ("max_attempts", 0, "has the wrong type or value; write a whole number"),
-        ("connect_timeout", 0, "has the wrong type or value; write a number of seconds"),
-        ("keep_replaced", -1, "has the wrong type or value; write a number of seconds"),
-        ("connect_timeout", True, "has the wrong type or value; write a number of seconds"),
-        ("upload_checksum", "crc32c", "has the wrong type or value; write crc64nvme or sha256 or none"),
-        ("addressing_style", "dns", "has the wrong type or value; write auto or path or virtual"),
-        ("endpoint_url", "minio:9000", "is not an address; write http://host:port"),
-        ("endpoint_url", "http://u:hush@h", "holds credentials"),
-        ("endpoint_url", "http://169.254.169.254", "link-local and metadata addresses are refused"),
-        ("endpoint_url", "http://169.254.169.254.", "link-local and metadata addresses are refused"),
-        ("endpoint_url", "http://2852039166", "link-local and metadata addresses are refused"),
-        ("endpoint_url", "http://0xa9.0xfe.0xa9.0xfe", "link-local and metadata addresses are refused"),
-        ("endpoint_url", "http://[::ffff:169.254.169.254]", "link-local and metadata addresses are refused"),
-        ("endpoint_url", "http://[fe80::1%25eth0]", "link-local and metadata addresses are refused"),
-        ("endpoint_url", "http://metadata.google.internal", "link-local and metadata addresses are refused"),
-        ("proxy_url", "http://[fd00:ec2::254]", "link-local and metadata addresses are refused"),
+        ("maxAttempts", 0, "has the wrong type or value; write a whole number"),
+        ("connectTimeout", 0, "has the wrong type or value; write a number of seconds"),
+        ("keepReplaced", -1, "has the wrong type or value; write a number of seconds"),
+        ("connectTimeout", True, "has the wrong type or value; write a number of seconds"),
+        ("uploadChecksum", "crc32c", "has the wrong type or value; write crc64nvme or sha256 or none"),
+        ("addressingStyle", "dns", "has the wrong type or value; write auto or path or virtual"),
+        ("endpointUrl", "minio:9000", "is not an address; write http://host:port"),
+        ("endpointUrl", "http://u:hush@h", "holds credentials"),
+        ("endpointUrl", "http://169.254.169.254", "link-local and metadata addresses are refused"),
+        ("endpointUrl", "http://169.254.169.254.", "link-local and metadata addresses are refused"),
+        ("endpointUrl", "http://2852039166", "link-local and metadata addresses are refused"),
+        ("endpointUrl", "http://0xa9.0xfe.0xa9.0xfe", "link-local and metadata addresses are refused"),
+        ("endpointUrl", "http://[::ffff:169.254.169.254]", "link-local and metadata addresses are refused"),
+        ("endpointUrl", "http://[fe80::1%25eth0]", "link-local and metadata addresses are refused"),
+        ("endpointUrl", "http://metadata.google.internal", "link-local and metadata addresses are refused"),
+        ("proxyUrl", "http://[fd00:ec2::254]", "link-local and metadata addresses are refused"),
     ],
 )
 def test_bad_options(name: str, value: object, line: str) -> None:
@@ -247,13 +250,13 @@ def test_bad_options(name: str, value: object, line: str) -> None:
 @pytest.mark.parametrize("seconds", [0, 0.5, 86_400])
 @pytest.mark.parametrize("url", ["s3://b/run", "gs://b/run", "az://c/run"])
 def test_replaced_data_are_kept_as_long_as_a_spec_says(url: str, seconds: float) -> None:
-    spec = parse(manifest({"spec.storage.url": url, "spec.storage.options": {"keep_replaced": seconds}})).spec
-    assert spec.storage.options["keep_replaced"] == seconds
+    spec = parse(manifest({"spec.storage.url": url, "spec.storage.options": {"keepReplaced": seconds}})).spec
+    assert spec.storage.options["keepReplaced"] == seconds
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9000", "https://s3.example.com", "http://[::1]:7070"])
 def test_good_endpoints(url: str) -> None:
-    assert parse(manifest({"spec.storage.options": {"endpoint_url": url, "read_timeout": 3}})).spec.storage.options
+    assert parse(manifest({"spec.storage.options": {"endpointUrl": url, "readTimeout": 3}})).spec.storage.options
 
 
 @pytest.mark.parametrize(
@@ -424,14 +427,14 @@ OPTIONS = "spec.storage.options"
 
 def test_two_spellings_of_one_place_have_one_key() -> None:
     assert keyed("s3://b/x") == keyed("s3://b//x/") == keyed("s3://b/./x")
-    assert keyed("s3://b/x", **{OPTIONS: {"endpoint_url": "http://H:80"}}) == keyed(
-        "s3://b/x", **{OPTIONS: {"endpoint_url": "http://h/"}}
+    assert keyed("s3://b/x", **{OPTIONS: {"endpointUrl": "http://H:80"}}) == keyed(
+        "s3://b/x", **{OPTIONS: {"endpointUrl": "http://h/"}}
     )
 
 
 def test_two_places_have_two_keys() -> None:
     assert keyed("s3://b/x") != keyed("s3://b/X")
-    assert keyed("s3://b/x") != keyed("s3://b/x", **{OPTIONS: {"endpoint_url": "http://h"}})
+    assert keyed("s3://b/x") != keyed("s3://b/x", **{OPTIONS: {"endpointUrl": "http://h"}})
     one: dict[str, Any] = {"spec.workers": {}}
     assert keyed("memory://x", **one) != keyed("memory://x", **one, **{"metadata.uid": "u"})
 

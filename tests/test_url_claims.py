@@ -64,16 +64,16 @@ SAME: dict[str, tuple[str, str]] = {
     "slashes": (place("s3://b/x"), place("s3://b//x/")),
     "dots": (place("s3://b/x"), place("s3://b/./x")),
     "default port, case": (
-        place("s3://b/x", **{OPTIONS: {"endpoint_url": "http://H:80"}}),
-        place("s3://b/x", **{OPTIONS: {"endpoint_url": "http://h/"}}),
+        place("s3://b/x", **{OPTIONS: {"endpointUrl": "http://H:80"}}),
+        place("s3://b/x", **{OPTIONS: {"endpointUrl": "http://h/"}}),
     ),
     "az and abfs": (place("az://c/x"), place("abfs://c/x")),
     "account by option or by environment": (
-        place("az://c/x", **{OPTIONS: {"account_name": "one"}}),
+        place("az://c/x", **{OPTIONS: {"accountName": "one"}}),
         place("az://c/x", **env(AZURE_STORAGE_ACCOUNT_NAME="one")),
     ),
     "endpoint by option or by environment": (
-        place("s3://b/x", **{OPTIONS: {"endpoint_url": "http://minio:9000"}}),
+        place("s3://b/x", **{OPTIONS: {"endpointUrl": "http://minio:9000"}}),
         place("s3://b/x", **env(AWS_ENDPOINT_URL="http://minio:9000")),
     ),
     "environment that says nothing of a store": (place("s3://b/x"), place("s3://b/x", **env(SEED="1"))),
@@ -94,7 +94,7 @@ OTHER: dict[str, tuple[str, str]] = {
     "path": (place("s3://b/x"), place("s3://b/X")),
     "bucket": (place("s3://b/x"), place("s3://c/x")),
     "protocol": (place("s3://b/x"), place("gs://b/x")),
-    "endpoint": (place("s3://b/x"), place("s3://b/x", **{OPTIONS: {"endpoint_url": "http://h"}})),
+    "endpoint": (place("s3://b/x"), place("s3://b/x", **{OPTIONS: {"endpointUrl": "http://h"}})),
     "O S1-2: endpoint in the environment": (
         place("s3://b/x", **env(AWS_ENDPOINT_URL="http://one")),
         place("s3://b/x", **env(AWS_ENDPOINT_URL="http://two")),
@@ -104,8 +104,8 @@ OTHER: dict[str, tuple[str, str]] = {
         place("s3://b/x", **env(AWS_ENDPOINT_URL="http://one", AWS_ENDPOINT_URL_S3="http://two")),
     ),
     "O S1-2: account": (
-        place("az://c/x", **{OPTIONS: {"account_name": "one"}}),
-        place("az://c/x", **{OPTIONS: {"account_name": "two"}}),
+        place("az://c/x", **{OPTIONS: {"accountName": "one"}}),
+        place("az://c/x", **{OPTIONS: {"accountName": "two"}}),
     ),
     "account in the URL": (place("abfs://c@one/x"), place("abfs://c@two/x")),
     "O S1-2: account in the Secret": (

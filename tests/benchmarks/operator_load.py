@@ -184,7 +184,7 @@ def checkpoint(name: str, namespace: str) -> Body:
             "operation": "Save",
             "storage": {
                 "url": f"s3://bucket/{namespace}/{name}",
-                "options": {"endpoint_url": "https://s3.example.com", "region": "us-east-1"},
+                "options": {"endpointUrl": "https://s3.example.com", "region": "us-east-1"},
                 "credentialsSecretRef": {"name": "s3"},
             },
             "workload": {"entrypoint": "gpt:Workload", "args": {"size": "125M"}, "steps": 1},

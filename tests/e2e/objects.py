@@ -26,7 +26,7 @@ def checkpoint(name: str, spec: Body, labels: dict[str, str] | None = None) -> B
 
 def storage(facts: Facts, path: str, **more: Any) -> Body:
     """Return where a checkpoint of the test's own goes."""
-    options = {"endpoint_url": facts.s3.endpoint, "region": facts.s3.region}
+    options = {"endpointUrl": facts.s3.endpoint, "region": facts.s3.region}
     return {
         "url": f"s3://{facts.s3.bucket}/{path}",
         "options": options,

@@ -75,7 +75,7 @@ def cases(facts: Facts, space: str) -> dict[str, Case]:
         return save(path, operation="Load", **spec)
 
     elsewhere = at("unavailable")
-    elsewhere["options"]["endpoint_url"] = "http://10.90.0.2:1"
+    elsewhere["options"]["endpointUrl"] = "http://10.90.0.2:1"
     wrong = at("denied", credentialsSecretRef={"name": "wrong"})
     absent = at("keyless", credentialsSecretRef={"name": "absent"})
     typo = {"spec": {"nodeselector": {"gpu": "h100"}}}

@@ -35,7 +35,7 @@ class Storage(Wire):
     options: dict[str, Any] = Field(
         default_factory=dict,
         max_length=32,
-        description="Non-secret storage options, such as endpoint_url and region. Secrets go to credentialsSecretRef.",
+        description="Non-secret storage options, such as endpointUrl and region. Secrets go to credentialsSecretRef.",
     )
     overwrite: bool = Field(
         default=False,

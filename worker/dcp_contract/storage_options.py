@@ -1,7 +1,14 @@
-"""Neutral names of storage options and of the keys of a credentials Secret, per protocol."""
+"""Neutral names of storage options and of the keys of a credentials Secret, per protocol.
+
+An option has one name in two spellings: snake_case where Python takes it (`storage_options` of the engine), camelCase
+in a Checkpoint's spec, as every field of a Kubernetes object has it. `engine_options` goes from the second to the
+first.
+"""
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+from pydantic.alias_generators import to_camel
 
 
 class StorageOption(NamedTuple):
@@ -45,7 +52,7 @@ STORAGE_OPTIONS: Final[Mapping[str, Mapping[str, StorageOption]]] = {
         ),
         "requester_pays": StorageOption(bool, "Accept the cost of requests to a requester-pays bucket."),
         "server_side_encryption": StorageOption(str, "Encryption at rest that writes ask for.", ("AES256", "aws:kms")),
-        "sse_kms_key_id": StorageOption(str, "Name or ARN of the KMS key, with server_side_encryption aws:kms."),
+        "sse_kms_key_id": StorageOption(str, "Name or ARN of the KMS key, where writes ask for aws:kms."),
         "upload_checksum": StorageOption(
             str,
             "Digest by which the store checks what is sent to it; none where it knows none.",
@@ -59,6 +66,21 @@ STORAGE_OPTIONS: Final[Mapping[str, Mapping[str, StorageOption]]] = {
     "memory": _KEPT,
 }
 """Neutral names of the non-secret storage options, per protocol; the engine translates them to each library's own."""
+SPEC_OPTIONS: Final[Mapping[str, Mapping[str, StorageOption]]] = {
+    protocol: {to_camel(name): option for name, option in options.items()}
+    for protocol, options in STORAGE_OPTIONS.items()
+}
+"""The same, as a spec spells them."""
+SPEC_NAMES: Final = {name: to_camel(name) for options in STORAGE_OPTIONS.values() for name in options}
+"""How a spec spells each of the engine's names."""
+_ENGINE_NAMES: Final = {spelt: name for name, spelt in SPEC_NAMES.items()}
+
+
+def engine_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a spec by the engine's names; a name that neither knows stays as it is."""
+    return {_ENGINE_NAMES.get(name, name): value for name, value in options.items()}
+
+
 _AZURE_KEYS: Final = (
     "AZURE_STORAGE_ACCOUNT_NAME",
     "AZURE_STORAGE_ACCOUNT_KEY",

@@ -8,11 +8,11 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from dcp_contract.sections import Storage
-from dcp_contract.storage_options import STORAGE_OPTIONS, StorageOption
+from dcp_contract.storage_options import SPEC_NAMES, SPEC_OPTIONS, StorageOption
 
 DEFAULT_PROTOCOLS: Final = ("s3", "gs", "az", "abfs", "file")
 
-ADDRESS_OPTIONS: Final = ("endpoint_url", "proxy_url")
+ADDRESS_OPTIONS: Final = ("endpointUrl", "proxyUrl")
 _SECRET_WORDS: Final = re.compile(r"key|secret|token|passw|credential|(^|_)sas(_|$)|auth", re.IGNORECASE)
 METADATA_HOSTS: Final = {"metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal"}
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -99,13 +99,13 @@ def url_problems(field: str, url: str, protocols: tuple[str, ...]) -> Iterator[s
 
 def option_protocols() -> dict[str, tuple[str, ...]]:
     """Return for each option the protocols that know it."""
-    names = sorted({name for options in STORAGE_OPTIONS.values() for name in options})
-    return {name: tuple(each for each, known in STORAGE_OPTIONS.items() if name in known) for name in names}
+    names = sorted({name for options in SPEC_OPTIONS.values() for name in options})
+    return {name: tuple(each for each, known in SPEC_OPTIONS.items() if name in known) for name in names}
 
 
 def option_problems(storage: Storage) -> Iterator[str]:
     """Yield one line for each option that is unknown, a secret, of the wrong type, or points at a metadata service."""
-    known = STORAGE_OPTIONS.get(protocol(storage.url), {})
+    known = SPEC_OPTIONS.get(protocol(storage.url), {})
     for name, value in storage.options.items():
         field = f"spec.storage.options.{name}"
         option = known.get(name)
@@ -139,6 +139,8 @@ def _protocol_problem(field: str, url: str, name: str, protocols: tuple[str, ...
 
 def _unknown_option(field: str, name: str, known: dict[str, StorageOption] | object) -> str:
     names = sorted(known) if isinstance(known, dict) else []
+    if SPEC_NAMES.get(name) in names:
+        return f"{field}: is how Python spells it; write {SPEC_NAMES[name]}"
     near = difflib.get_close_matches(name, names, n=1)
     if _SECRET_WORDS.search(name) and not near:
         return f"{field}: looks like a secret, which a spec must not hold; move it to spec.storage.credentialsSecretRef"

@@ -10,7 +10,7 @@ import yaml
 
 from dcp_contract.environment import REPORT_LIMIT
 from dcp_contract.sections import Storage
-from dcp_contract.storage_options import STORAGE_OPTIONS, StorageOption
+from dcp_contract.storage_options import SPEC_OPTIONS, StorageOption
 from dcp_operator.api.checkpoint.cel_rules import RULES
 from dcp_operator.api.checkpoint.printer_columns import PRINTER_COLUMNS
 from dcp_operator.api.checkpoint.spec import CheckpointSpec
@@ -156,7 +156,7 @@ def _resolved(node: Schema, definitions: dict[str, Schema]) -> Schema:
 def _options() -> Schema:
     """Return the schema of storage.options: every option of every protocol. What is not here is never stored."""
     found: dict[str, tuple[StorageOption, list[str]]] = {}
-    for name, options in STORAGE_OPTIONS.items():
+    for name, options in SPEC_OPTIONS.items():
         for key, option in options.items():
             found.setdefault(key, (option, []))[1].append(name)
     return {

@@ -39,6 +39,7 @@ from dcp_worker.launcher import pod_report
 from dcp_worker.launcher.supervisor import TICK_SECONDS, Orders, Site, StopAsked, Supervisor, TooLate
 from dcp_worker.operations import half_of
 from dcp_worker.rank.result import Warnings
+from dcp_worker.training.failures import in_spec_words
 
 JOB_INDEX_ENV: Final = "JOB_COMPLETION_INDEX"
 DEFAULT_PORT: Final = 29400
@@ -186,7 +187,8 @@ class Launcher:
         from dcp_engine.translate import translate  # noqa: PLC0415
 
         known = translate(error, url=self.task.storage.url)
-        return Report(failures=[_failure(known.reason, known.message, PREFLIGHT)], conflict=known.conflict)
+        failure = _failure(known.reason, in_spec_words(known.message), PREFLIGHT)
+        return Report(failures=[failure], conflict=known.conflict)
 
 
 class NoAnswer(Exception):

@@ -4,12 +4,14 @@ These are EngineErrors, too, so that they cross between ranks and reach the pod'
 """
 
 import errno
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from dcp_contract.reasons import Reason
+from dcp_contract.storage_options import SPEC_NAMES
 from dcp_engine import torch_messages
 from dcp_engine.errors import ALLOW, EngineError, PeerHung, PeerLost
 from dcp_engine.translate import translate
@@ -17,6 +19,9 @@ from dcp_engine.translate import translate
 TRACEBACK_LINES: Final = 12
 _LONGEST: Final = 300
 """Characters of a foreign error that are told."""
+
+
+_OPTION: Final = re.compile(rf"\b({'|'.join(name for name, spelt in SPEC_NAMES.items() if name != spelt)})\b")
 
 
 class Stopped(EngineError):
@@ -97,7 +102,8 @@ def _of_collective(raised: BaseException, text: str) -> EngineError | None:
 
 def in_spec_words(text: str) -> str:
     """Return a message of the engine as it is for somebody who writes a spec and calls no function."""
-    return text.replace(ALLOW, "`spec.workload.allow`")
+    text = text.replace(ALLOW, "`spec.workload.allow`")
+    return _OPTION.sub(lambda found: SPEC_NAMES[found[0]], text)
 
 
 def last_lines(raised: BaseException) -> str:

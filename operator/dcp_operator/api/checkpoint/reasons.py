@@ -84,7 +84,7 @@ REASONS: Final[dict[Reason, Meaning]] = {
     Reason.STORAGE_UNAVAILABLE: Meaning(
         Phase.FAILED,
         "The store could not be reached, or answered with errors that pass.",
-        "Look at endpoint_url, the network and the store's health.",
+        "Look at endpointUrl, the network and the store's health.",
         retriable=True,
     ),
     Reason.STORAGE_DENIED: Meaning(

@@ -14,6 +14,7 @@ from dcp_contract.checkpoint_info import Origin
 from dcp_contract.message import Wire
 from dcp_contract.operations import Operation
 from dcp_contract.sections import Device, LoadSelection, Parallelism, Storage, Workers, Workload
+from dcp_contract.storage_options import engine_options
 from dcp_contract.task import Task
 from dcp_operator.api.checkpoint.storage_key import place
 from dcp_operator.api.naming import job_name
@@ -160,7 +161,9 @@ class Checkpoint(Wire):
             operation=spec.operation,
             origin=self.origin,
             attempt=attempt,
-            storage=Storage(url=spec.storage.url, options=spec.storage.options, overwrite=spec.storage.overwrite),
+            storage=Storage(
+                url=spec.storage.url, options=engine_options(spec.storage.options), overwrite=spec.storage.overwrite
+            ),
             workload=spec.workload,
             parallelism=spec.parallelism,
             workers=Workers(

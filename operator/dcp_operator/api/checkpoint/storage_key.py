@@ -50,7 +50,7 @@ def _in_store(name: str, storage: Storage, worker: ReadBody) -> list[object]:
     env = {str(each.get("name")): each.get("value", each.get("valueFrom")) for each in _mappings(worker.get("env"))}
     bucket, _, path = storage.url.partition("://")[2].partition("/")
     container, _, account = bucket.partition("@") if name in {"az", "abfs"} else (bucket, "", "")
-    endpoint = storage.options.get("endpoint_url") or next(filter(None, map(env.get, _ENDPOINTS)), "")
+    endpoint = storage.options.get("endpointUrl") or next(filter(None, map(env.get, _ENDPOINTS)), "")
     others = {
         key: value
         for key, value in env.items()
@@ -58,7 +58,7 @@ def _in_store(name: str, storage: Storage, worker: ReadBody) -> list[object]:
     }
     return [
         _address(endpoint),
-        account.partition(".")[0] or storage.options.get("account_name") or env.get(_ACCOUNT) or "",
+        account.partition(".")[0] or storage.options.get("accountName") or env.get(_ACCOUNT) or "",
         _digest([others, worker.get("envFrom")]) if others or worker.get("envFrom") else "",
         container.lower(),
         _normal(path),

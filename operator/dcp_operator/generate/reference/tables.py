@@ -6,7 +6,7 @@ from typing import Final
 
 from prometheus_client.metrics import MetricWrapperBase
 
-from dcp_contract.storage_options import CREDENTIAL_KEYS, STORAGE_OPTIONS, StorageOption
+from dcp_contract.storage_options import CREDENTIAL_KEYS, SPEC_OPTIONS, StorageOption
 from dcp_operator.api.checkpoint.reasons import REASONS
 from dcp_operator.generate.reference.markdown import code, codes, table
 from dcp_operator.kube.client import metrics as counted
@@ -45,7 +45,7 @@ def reasons() -> list[str]:
 def options() -> list[str]:
     """Return the blocks of the page about storage options and the keys of a credentials Secret."""
     found: dict[tuple[str, StorageOption], list[str]] = defaultdict(list)
-    for protocol, known in STORAGE_OPTIONS.items():
+    for protocol, known in SPEC_OPTIONS.items():
         for name, option in known.items():
             found[name, option].append(protocol)
     rows = [
@@ -55,8 +55,8 @@ def options() -> list[str]:
     keys = [(codes([protocol]), codes(names) or "none") for protocol, names in CREDENTIAL_KEYS.items()]
     return [
         (
-            "`spec.storage.options` of a Checkpoint and `storage_options` of `dcp_engine` take the same names. "
-            "None of them holds a secret."
+            "`spec.storage.options` of a Checkpoint takes these names; `storage_options` of `dcp_engine` takes them in "
+            "Python's spelling (`endpoint_url`). None of them holds a secret."
         ),
         table(("option", "value", "URLs", "meaning"), rows),
         "## Credentials",
