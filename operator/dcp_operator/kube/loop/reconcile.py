@@ -15,7 +15,15 @@ from typing import Any, Final
 from dcp_operator.api.checkpoint.parsing import SpecError
 from dcp_operator.api.json_types import Body
 from dcp_operator.kube.client import metrics
-from dcp_operator.kube.client.api import ConflictError, GoneError, ObjectKey, RefusedError, Resource, UnavailableError
+from dcp_operator.kube.client.api import (
+    ConflictError,
+    GoneError,
+    NameTakenError,
+    ObjectKey,
+    RefusedError,
+    Resource,
+    UnavailableError,
+)
 from dcp_operator.kube.client.cluster import Cluster
 from dcp_operator.kube.client.event_recorder import EventRecorder
 from dcp_operator.kube.client.ownership import Owner
@@ -100,7 +108,7 @@ class Reconciler:
             except UnavailableError as error:
                 metrics.RECONCILES.labels("unavailable").inc()
                 raise RetryLaterError(str(error), error.retry_after) from error
-            except RefusedError as error:
+            except (NameTakenError, RefusedError) as error:
                 metrics.RECONCILES.labels("refused").inc()
                 logger.warning("%s: the API server refuses what is written: %s", key, error)
                 raise RetryLaterError(str(error)) from error

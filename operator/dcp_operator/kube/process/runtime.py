@@ -12,9 +12,10 @@ from kubernetes.aio.client.api_client import ApiClient
 
 from dcp_operator.api.site import CLUSTER
 from dcp_operator.kube.client import metrics
-from dcp_operator.kube.client.api import CHECKPOINTS, ObjectKey
+from dcp_operator.kube.client.api import CHECKPOINTS, ObjectKey, Resource
 from dcp_operator.kube.client.cluster import Cluster, load_configuration
 from dcp_operator.kube.client.event_recorder import EventRecorder
+from dcp_operator.kube.kinds.registry import KINDS
 from dcp_operator.kube.kopf_seam.watching import watch
 from dcp_operator.kube.loop.checkpoint import CheckpointReconciler
 from dcp_operator.kube.loop.initial_list import fill
@@ -35,10 +36,10 @@ logger = logging.getLogger(__name__)
 
 
 class CrdMissingError(Exception):
-    """The API server does not know Checkpoints."""
+    """The API server does not know a kind that the operator serves."""
 
-    def __init__(self) -> None:
-        super().__init__(f"the API server serves no {CHECKPOINTS.plural}: apply manifests/crds first")
+    def __init__(self, resource: Resource) -> None:
+        super().__init__(f"the API server serves no {resource.plural}: apply manifests/crds first")
 
 
 @dataclass
@@ -137,8 +138,9 @@ async def run(settings: Settings) -> None:
     runtime = Runtime(settings, cluster)
     try:
         async with serving(runtime.health, settings.port):
-            if not await cluster.serves(CHECKPOINTS):
-                raise CrdMissingError
+            for kind in KINDS.served.values():
+                if not await cluster.serves(kind.resource):
+                    raise CrdMissingError(kind.resource)
             runtime.health.ready = True
             election = Election(electing, settings.lease_namespace, settings.lease_name, settings.identity)
             await _until_signal(election.lead(runtime.work) if settings.elect else runtime.work())
