@@ -18,6 +18,7 @@ from dcp_operator.api.problems import problems
 from dcp_operator.api.site import CLUSTER, Site
 
 _TOO_DEEP: Final = f"spec: {TOO_DEEP}"
+_FIELD_LEVELS: Final = 6
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
 
@@ -120,8 +121,18 @@ def _left_out(spec: object, location: tuple[int | str, ...]) -> bool:
 
 
 def _validated(spec: object) -> CheckpointSpec:
-    text = json.dumps(spec, allow_nan=False)
+    text = json.dumps(_without_nulls(spec), allow_nan=False)
     return CheckpointSpec.model_validate_json(text, strict=True, by_alias=True, by_name=False)
+
+
+def _without_nulls(value: object, at: tuple[str, ...] = ()) -> object:
+    """Return a spec without the fields that are null: as in an API server, null says the same as a field left out.
+
+    In a free-form field null is a value. No field with a schema lies deeper than _FIELD_LEVELS.
+    """
+    if not isinstance(value, Mapping) or at in FREE_FORM or len(at) > _FIELD_LEVELS:
+        return value
+    return {key: _without_nulls(inner, (*at, key)) for key, inner in value.items() if inner is not None}
 
 
 def _parsed(body: Mapping[str, Any], site: Site | None, *, measured: bool = True) -> Checkpoint:
