@@ -143,6 +143,6 @@ STARTED: Mapping[str, Any] = decided().status
 RUNNING: Mapping[str, Any] = decided(attempt(running(0), running(1)), status=STARTED).status
 
 
-def settled(*pods: Any, of: Checkpoint | None = None, **fields: Any) -> Decision:
+def after_first_attempt(*pods: Any, of: Checkpoint | None = None, **fields: Any) -> Decision:
     """Return the decision on the first attempt's end."""
     return decided(attempt(*pods, of=of, **fields), of=of, status=RUNNING)

@@ -16,13 +16,15 @@ from dcp_operator.api.pod.rules import PodSecurity
 from dcp_operator.api.site import CLUSTER, Site
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.observed import Observed
-from dcp_operator.controllers.checkpoint.refusal import blocked, refuse
+from dcp_operator.controllers.checkpoint.refused_creation import wait_for_creation
+from dcp_operator.controllers.checkpoint.refused_spec import refuse_spec
 from dcp_operator.kube.client.api import CHECKPOINTS, EVENTS, JOBS, PODS, ApiRequest, RefusedError
 from fake_api import FakeApi, reconciling, seen, status
 from scenes import (
     NOW,
     RUNNING,
     STARTED,
+    after_first_attempt,
     at,
     attempt,
     checkpoint,
@@ -37,7 +39,7 @@ from scenes import (
     phase,
     running,
     saved,
-    settled,
+    stamp,
 )
 
 KEY = CHECKPOINTS.key("team", "save-1000")
@@ -179,7 +181,7 @@ def test_without_what_a_spec_is_about_it_is_left_alone(changes: Body) -> None:
         parse(manifest(changes), begun=True)
     live = attempt(running(0), running(1))
     for before in (RUNNING, None):
-        found = refuse(error.value, generation=1, run_id="", observed=observed(live), status=before, now=NOW)
+        found = refuse_spec(error.value, generation=1, run_id="", observed=observed(live), status=before, now=NOW)
         assert (deleted(found), found.status["reason"]) == ([], "InvalidSpec")
         assert found.status["phase"] in {"Running", "Pending"}
         assert "The spec was accepted once, and this operator can't go on with it" in message(found)
@@ -188,7 +190,7 @@ def test_without_what_a_spec_is_about_it_is_left_alone(changes: Body) -> None:
 def test_an_invalid_new_run_ends_the_earlier_one() -> None:
     live = attempt(running(0), running(1))
     error = SpecError(["spec.workers: no"])
-    found = refuse(error, generation=2, run_id="two", observed=observed(live), status=RUNNING, now=NOW)
+    found = refuse_spec(error, generation=2, run_id="two", observed=observed(live), status=RUNNING, now=NOW)
     assert (phase(found), deleted(found), found.status["runId"]) == (("Failed", "InvalidSpec"), [1], "two")
 
 
@@ -272,19 +274,37 @@ def test_a_quota_is_waited_for_without_end() -> None:
     ("before", "number", "counted"),
     [
         pytest.param(RUNNING, 1, 1, id="a Job that was never seen"),
-        pytest.param(settled(ended(0, exit_code=137)).status, 2, 2, id="a probe"),
-        pytest.param(settled(ended(0, failed())).status, 2, 1, id="a retry"),
+        pytest.param(after_first_attempt(ended(0, exit_code=137)).status, 2, 2, id="a probe"),
+        pytest.param(after_first_attempt(ended(0, failed())).status, 2, 1, id="a retry"),
     ],
 )
 def test_a_later_attempt_waits_for_a_quota_too(before: Any, number: int, counted: int) -> None:
     last = before
-    for now in (9000, 9030, 9_000_000):
+    for now, again in ((9000, 30), (9030, 30), (9600, 60), (9_000_000, 300)):
         intended = decided(status=last, now=at(now))
         assert [each for each, _ in created(intended)] == [number]
-        found = blocked(checkpoint(), intended, last, "exceeded quota", at(now))
+        found = wait_for_creation(checkpoint(), intended, last, "exceeded quota", at(now))
         assert (phase(found), found.status["attempts"]) == (("Pending", "Forbidden"), counted)
         assert message(found) == f"Attempt {number} can't be created: exceeded quota. It is tried again."
+        assert (found.status["firstRefusedTime"], found.wake_at) == (stamp(9000), at(now + again))
+        assert found.status.get("retries") == before.get("retries"), "no field has two meanings"
         last = found.status
+
+
+@pytest.mark.parametrize("changes", [{}, {"spec.suspend": True}, {"spec.runId": "2"}])
+def test_a_status_that_tells_of_no_refused_creation_has_no_time_of_one(changes: Body) -> None:
+    refused = wait_for_creation(checkpoint(), decided(), {}, "exceeded quota", at(0)).status
+    found = decided(of=checkpoint(changes), status=refused, now=at(60))
+    assert "firstRefusedTime" not in found.status
+    again = wait_for_creation(checkpoint(changes), found, found.status, "exceeded quota", at(60))
+    assert again.status["firstRefusedTime"] == stamp(60)
+
+
+def test_a_spec_that_is_refused_later_has_no_time_of_a_refused_creation() -> None:
+    refused = wait_for_creation(checkpoint(), decided(), {}, "exceeded quota", at(0)).status
+    error = SpecError(["spec.workers: no"])
+    found = refuse_spec(error, generation=2, run_id="", observed=observed(), status=refused, now=at(60))
+    assert "firstRefusedTime" not in found.status
 
 
 def test_what_the_api_server_calls_invalid_by_now_waits_where_it_was_accepted_before() -> None:
@@ -338,7 +358,7 @@ def test_an_attempt_whose_job_ran_out_of_time_without_a_pod_is_tried_again() -> 
     job = attempt(nodes=2, finished=at(4500), job_failure="DeadlineExceeded")
     found = decided(job, status=STARTED, now=at(4600))
     assert phase(found) == ("Pending", "StartTimeout")
-    assert found.status["retries"] == {"settled": 1, "nextTime": found.status["retries"]["nextTime"]}
+    assert found.status["retries"] == {"lastEnded": 1, "nextTime": found.status["retries"]["nextTime"]}
 
 
 @pytest.mark.adversary
@@ -379,7 +399,7 @@ def test_a_job_that_is_deleted_by_hand_is_a_lost_worker() -> None:
     for path in [path for path, each in api.objects.items() if each["kind"] in {"Job", "Pod"}]:
         del api.objects[path]
     found = look(api)
-    assert (found["attempts"], found["retries"]) == (2, {"settled": 1, "uncounted": 1, "probe": True})
+    assert (found["attempts"], found["retries"]) == (2, {"lastEnded": 1, "uncounted": 1, "probe": True})
     assert (found["failure"]["reason"], found["failure"]["attempt"]) == ("WorkerLost", 1)
     assert "was deleted, and not by the operator" in found["failure"]["message"]
     (job,) = [each for each in api.objects.values() if each["kind"] == "Job"]
@@ -398,7 +418,7 @@ SEEN: Any = {**STARTED} | {"jobRef": {"name": checkpoint().job_name(1), "uid": "
         pytest.param(SEEN, (attempt(nodes=2, uid="u"),), [], id="there"),
         pytest.param(SEEN, (attempt(nodes=2, uid="u", deleting=True),), [], id="going"),
         pytest.param(
-            SEEN | {"retries": {"settled": 1}, "attempts": 1}, (), [(2, False)], id="gone after it was settled"
+            SEEN | {"retries": {"lastEnded": 1}, "attempts": 1}, (), [(2, False)], id="gone after it was settled"
         ),
     ],
 )

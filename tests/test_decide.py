@@ -16,6 +16,7 @@ from scenes import (
     NOW,
     RUNNING,
     STARTED,
+    after_first_attempt,
     at,
     attempt,
     checkpoint,
@@ -28,7 +29,6 @@ from scenes import (
     phase,
     running,
     saved,
-    settled,
     stamp,
     true,
 )
@@ -88,7 +88,7 @@ def test_saved() -> None:
 
 
 def test_after_the_commit_nothing_changes_the_result() -> None:
-    done = settled(ended(0, saved()), running(1))
+    done = after_first_attempt(ended(0, saved()), running(1))
     assert phase(done) == ("Succeeded", "Saved")
     for pods in ((ended(0), ended(1)), (running(0, oom_killed=True),), ()):
         again = decided(attempt(*pods, nodes=2), status=done.status, now=at(30))
@@ -97,7 +97,7 @@ def test_after_the_commit_nothing_changes_the_result() -> None:
 
 
 def test_success_has_no_failure_of_an_earlier_attempt() -> None:
-    first = settled(ended(0, failed()), ended(1, failed(rank=1)))
+    first = after_first_attempt(ended(0, failed()), ended(1, failed(rank=1)))
     second = attempt(ended(0, saved()), ended(1, Report()), number=2)
     found = decided(second, status=first.status, now=at(20))
     assert phase(found) == ("Succeeded", "Saved")
@@ -290,14 +290,14 @@ def test_lost_progress_changes_nothing() -> None:
 
 
 def test_a_field_that_can_not_be_read_does_not_cost_the_rest() -> None:
-    done = settled(ended(0, saved())).status
-    torn = done | {"conditions": "?", "invented": 1, "retries": {"settled": "x"}}
+    done = after_first_attempt(ended(0, saved())).status
+    torn = done | {"conditions": "?", "invented": 1, "retries": {"lastEnded": "x"}}
     found = decided(status=torn)
     assert (phase(found), created(found)) == (("Succeeded", "Saved"), [])
 
 
 def test_the_generation_is_always_observed() -> None:
-    done = settled(ended(0, saved())).status
+    done = after_first_attempt(ended(0, saved())).status
     newer = decide(checkpoint().model_copy(update={"generation": 7}), observed(), done, NOW)
     assert newer.status["observedGeneration"] == 7
     assert {each["observedGeneration"] for each in newer.status["conditions"]} == {7}

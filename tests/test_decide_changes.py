@@ -14,12 +14,13 @@ from dcp_operator.api.checkpoint.status import Status
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt, Decision
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.observed import Attempt, Observed
-from dcp_operator.controllers.checkpoint.refusal import refuse
+from dcp_operator.controllers.checkpoint.refused_spec import refuse_spec
 from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
 from scenes import (
     NOW,
     RUNNING,
     STARTED,
+    after_first_attempt,
     at,
     attempt,
     checkpoint,
@@ -33,7 +34,6 @@ from scenes import (
     phase,
     running,
     saved,
-    settled,
     true,
 )
 
@@ -69,7 +69,7 @@ def test_a_commit_beats_suspend() -> None:
 
 
 def test_a_new_run_starts_afresh() -> None:
-    done = settled(ended(0, failed(Reason.STORAGE_DENIED)))
+    done = after_first_attempt(ended(0, failed(Reason.STORAGE_DENIED)))
     of = checkpoint({"spec.runId": "2"})
     old = attempt(ended(0, failed(Reason.STORAGE_DENIED)))
     found = decided(old, of=of, status=done.status, now=at(50))
@@ -277,12 +277,12 @@ def test_pods_that_outlive_a_failure_are_stopped_at_once() -> None:
 
 def test_what_is_being_deleted_is_not_deleted_again() -> None:
     job = attempt(ended(0, saved()), deleting=True)
-    assert decided(job, status=settled(ended(0, saved())).status, now=at(9e6)).actions == ()
+    assert decided(job, status=after_first_attempt(ended(0, saved())).status, now=at(9e6)).actions == ()
 
 
 def refused(status: Mapping[str, Any] | None = None, *attempts: Attempt) -> Decision:
     error = SpecError(["spec.operation: is not one of its values; write 'Save'"])
-    return refuse(error, generation=2, run_id="", observed=observed(*attempts), status=status, now=NOW)
+    return refuse_spec(error, generation=2, run_id="", observed=observed(*attempts), status=status, now=NOW)
 
 
 def test_a_spec_without_a_meaning() -> None:
@@ -304,5 +304,5 @@ def test_a_mended_spec_is_worked_on() -> None:
 
 
 def test_a_result_stays_whatever_becomes_of_the_spec() -> None:
-    done = settled(ended(0, saved()))
+    done = after_first_attempt(ended(0, saved()))
     assert refused(done.status).status == done.status | {"observedGeneration": 2}

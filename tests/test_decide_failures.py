@@ -14,6 +14,7 @@ from scenes import (
     RUNNING,
     UID,
     URL,
+    after_first_attempt,
     at,
     attempt,
     checkpoint,
@@ -25,13 +26,12 @@ from scenes import (
     phase,
     running,
     saved,
-    settled,
     true,
 )
 
 
 def test_a_retriable_failure_is_tried_again_after_a_while() -> None:
-    first = settled(ended(0, failed(Reason.WORKER_LOST)), ended(1, failed(rank=1, time=2)))
+    first = after_first_attempt(ended(0, failed(Reason.WORKER_LOST)), ended(1, failed(rank=1, time=2)))
     assert phase(first) == ("Pending", "RankFailed")
     assert message(first) == "Attempt 1 failed: Rank 1 in pod pod-1: RankFailed here. Attempt 2 starts at 08:00:05Z."
     assert (first.actions, first.wake_at) == ((), at(5))
@@ -59,7 +59,7 @@ def test_the_last_attempt() -> None:
 
 def test_no_retries() -> None:
     of = checkpoint({"spec.retries": 0})
-    assert phase(settled(ended(0, failed()), of=of)) == ("Failed", "RankFailed")
+    assert phase(after_first_attempt(ended(0, failed()), of=of)) == ("Failed", "RankFailed")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_no_retries() -> None:
     ],
 )
 def test_what_another_attempt_can_not_mend_fails_at_once(reason: Reason) -> None:
-    found = settled(ended(0, failed(reason)))
+    found = after_first_attempt(ended(0, failed(reason)))
     assert phase(found) == ("Failed", reason)
     again = decided(attempt(ended(0, failed(reason))), status=found.status, now=at(9))
     assert (again.status, again.events) == (found.status, ())
@@ -101,7 +101,7 @@ def test_a_preempted_attempt_is_not_counted() -> None:
         found = decided(attempt(pod, number=number, of=of), of=of, status=status)
         assert phase(found) == ("Pending", "WorkerLost")
         status = found.status
-    assert found.status["retries"] | {"nextTime": ""} == {"settled": 3, "uncounted": 3, "nextTime": ""}
+    assert found.status["retries"] | {"nextTime": ""} == {"lastEnded": 3, "uncounted": 3, "nextTime": ""}
 
 
 def test_uncounted_attempts_have_an_end_as_well() -> None:
@@ -120,7 +120,9 @@ def test_uncounted_attempts_have_an_end_as_well() -> None:
 def test_a_pod_that_its_node_evicts_for_what_it_uses_is_counted() -> None:
     of = checkpoint({"spec.retries": 0})
     text = "Evicted: The node was low on resource: memory. Container worker was using 3Gi, request is 0."
-    found = settled(ended(0, Report(terminated=True), disrupted="TerminationByKubelet", rejected=text), of=of)
+    found = after_first_attempt(
+        ended(0, Report(terminated=True), disrupted="TerminationByKubelet", rejected=text), of=of
+    )
     assert phase(found) == ("Failed", "WorkerLost")
     assert f"was ended by its kubelet: {text}" in message(found)
 
@@ -215,7 +217,7 @@ def test_a_probe_that_another_can_not_mend_is_not_repeated() -> None:
 
 
 def test_where_retries_are_left_they_find_out_what_the_probe_could_not() -> None:
-    status = settled(ended(0, exit_code=137)).status
+    status = after_first_attempt(ended(0, exit_code=137)).status
     denied = ended(0, failed(Reason.STORAGE_DENIED, rank=None))
     found = decided(attempt(denied, number=2, probe=True), status=status)
     assert phase(found) == ("Pending", "WorkerLost")
@@ -261,7 +263,7 @@ def conflict(origin: Origin | None) -> Report:
     ],
 )
 def test_a_conflict_says_who_is_there_and_how_to_go_on(origin: Origin | None, text: str) -> None:
-    found = settled(ended(0, conflict(origin)), ended(1, failed(Reason.WORKER_LOST, rank=1)))
+    found = after_first_attempt(ended(0, conflict(origin)), ended(1, failed(Reason.WORKER_LOST, rank=1)))
     assert phase(found) == ("Conflict", "OverwriteConflict")
     assert true(found) == {"Stalled", "Failed"}
     assert message(found).startswith(f"Checkpoint already exists at {URL}")
@@ -272,6 +274,6 @@ def test_a_conflict_says_who_is_there_and_how_to_go_on(origin: Origin | None, te
 
 
 def test_a_conflict_with_oneself_is_a_success() -> None:
-    found = settled(ended(0, conflict(checkpoint().origin)))
+    found = after_first_attempt(ended(0, conflict(checkpoint().origin)))
     assert phase(found) == ("Succeeded", "Saved")
     assert found.status["checkpoint"]["saveId"] == "s0"

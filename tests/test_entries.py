@@ -12,7 +12,7 @@ from dcp_contract.sections import Workload
 from dcp_operator.api.checkpoint.text import human_entries
 from dcp_operator.local import table
 from dcp_operator.local.run import _asides
-from scenes import checkpoint, ended, manifest, message, saved, settled
+from scenes import after_first_attempt, checkpoint, ended, manifest, message, saved
 
 WORDS = {
     "all": (LoadSummary(loaded=16), "16 loaded"),
@@ -33,7 +33,9 @@ def loaded(entries: LoadSummary, *warnings: str) -> Mapping[str, Any]:
     report = Report(
         result=Reason.LOADED, checkpoint=info.model_copy(update={"entries": entries}), warnings=list(warnings)
     )
-    decision = settled(ended(0, report), of=checkpoint({"spec.operation": "Load", "spec.workers.numNodes": 1}))
+    decision = after_first_attempt(
+        ended(0, report), of=checkpoint({"spec.operation": "Load", "spec.workers.numNodes": 1})
+    )
     assert message(decision).endswith(f"Entries: {human_entries(entries)}.")
     return decision.status
 

@@ -8,9 +8,10 @@ from dcp_operator.api.checkpoint.parsing import SpecError
 from dcp_operator.api.checkpoint.status import Status
 from dcp_operator.controllers.checkpoint.actions import Decision
 from dcp_operator.controllers.checkpoint.observed import Observed
-from dcp_operator.controllers.checkpoint.refusal import blocked, refuse
+from dcp_operator.controllers.checkpoint.refused_creation import wait_for_creation
+from dcp_operator.controllers.checkpoint.refused_spec import refuse_spec
 from dcp_operator.generate import crd
-from scenes import NOW, RUNNING, attempt, checkpoint, decided, ended, failed, running, saved, settled
+from scenes import NOW, RUNNING, after_first_attempt, attempt, checkpoint, decided, ended, failed, running, saved
 
 SCHEMA = crd.custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 
@@ -23,7 +24,7 @@ def test_an_object_that_no_operator_has_seen_is_in_progress() -> None:
 
 
 def invalid() -> Decision:
-    return refuse(
+    return refuse_spec(
         SpecError(["spec: no"]),
         generation=1,
         run_id="",
@@ -39,11 +40,13 @@ def invalid() -> Decision:
     [
         pytest.param(lambda: decided(status={"observedGeneration": -1}), id="started"),
         pytest.param(lambda: decided(attempt(running(0), running(1)), status=RUNNING), id="running"),
-        pytest.param(lambda: settled(ended(0, saved()), ended(1, saved())), id="succeeded"),
-        pytest.param(lambda: settled(ended(0, failed()), ended(1, failed(rank=1))), id="failed, tried again"),
+        pytest.param(lambda: after_first_attempt(ended(0, saved()), ended(1, saved())), id="succeeded"),
+        pytest.param(
+            lambda: after_first_attempt(ended(0, failed()), ended(1, failed(rank=1))), id="failed, tried again"
+        ),
         pytest.param(lambda: decided(of=checkpoint({"spec.suspend": True})), id="suspended"),
         pytest.param(invalid, id="refused"),
-        pytest.param(lambda: blocked(checkpoint(), decided(), {}, "exceeded quota", NOW), id="over quota"),
+        pytest.param(lambda: wait_for_creation(checkpoint(), decided(), {}, "exceeded quota", NOW), id="over quota"),
     ],
 )
 def test_every_status_says_which_generation_it_is_about(decision: Callable[[], Decision]) -> None:

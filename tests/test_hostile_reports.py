@@ -13,7 +13,20 @@ from dcp_operator.api.checkpoint.status import Phase
 from dcp_operator.kube.client.api import CHECKPOINTS
 from dcp_operator.kube.loop.checkpoint import count
 from fake_api import FakeApi
-from scenes import NOW, attempt, checkpoint, created, decided, ended, manifest, message, phase, saved, settled, true
+from scenes import (
+    NOW,
+    after_first_attempt,
+    attempt,
+    checkpoint,
+    created,
+    decided,
+    ended,
+    manifest,
+    message,
+    phase,
+    saved,
+    true,
+)
 
 pytestmark = pytest.mark.adversary
 
@@ -30,7 +43,7 @@ def doing(operation: str) -> Any:
 def test_a_result_is_of_the_operation_or_none(operation: str, result: Reason) -> None:
     of = doing(operation)
     pods = [ended(index, Report(result=result)) for index in range(of.nodes)]
-    found = settled(*pods, of=of)
+    found = after_first_attempt(*pods, of=of)
     if result is OWN[operation]:
         assert phase(found) == ("Succeeded", result)
         return
@@ -43,7 +56,7 @@ def test_a_result_is_of_the_operation_or_none(operation: str, result: Reason) ->
 def test_a_failure_has_the_reason_of_a_failure(reason: Reason) -> None:
     report = Report(failures=[RankFailure(rank=0, reason=reason, message="words")], failed_rank_count=1)
     of = checkpoint({"spec.retries": 0})
-    found = settled(ended(0, report), ended(1, report), of=of)
+    found = after_first_attempt(ended(0, report), ended(1, report), of=of)
     assert true(found) == {"Failed", "Stalled"}
     assert REASONS[Reason(found.status["reason"])].phase in {Phase.FAILED, Phase.CONFLICT}
     assert [each.type for each in found.events] == ["Warning"]
@@ -67,7 +80,7 @@ def test_who_saved_it_in_another_namespace_is_told_in_no_status(operation: str) 
             verified="by Checkpoint prod/x (uid 1)",
         )
         report = Report(result=OWN[operation], checkpoint=info)
-        found = settled(*(ended(index, report) for index in range(of.nodes)), of=of)
+        found = after_first_attempt(*(ended(index, report) for index in range(of.nodes)), of=of)
         assert "prod" not in str(found)
         assert found.status["checkpoint"].get("origin", {}).get("name") == told
 
@@ -82,7 +95,7 @@ def test_a_count_that_is_negative_fails_no_reconcile() -> None:
     """A Prometheus counter only goes up."""
     info = CheckpointInfo.model_validate({"url": "s3://b/x", "bytes": -5})
     report = saved().model_copy(update={"checkpoint": info})
-    found = settled(ended(0, report), ended(1, Report()))
+    found = after_first_attempt(ended(0, report), ended(1, Report()))
     assert phase(found) == ("Succeeded", "Saved")
     api = FakeApi()
     body = api.add(CHECKPOINTS, {**manifest(), "status": found.status})
@@ -91,7 +104,7 @@ def test_a_count_that_is_negative_fails_no_reconcile() -> None:
 
 def test_ranks_that_failed_are_no_more_than_there_can_be() -> None:
     report = Report(failures=[RankFailure(rank=0, reason=Reason.RANK_FAILED)], failed_rank_count=2**63 - 1)
-    found = settled(ended(0, report), ended(1, report))
+    found = after_first_attempt(ended(0, report), ended(1, report))
     assert found.status["failedRankCount"] == 4096 * 64
 
 

@@ -164,7 +164,7 @@ def test_what_a_sidecar_holds_is_given_back(others: dict[str, Body], ttl: int, k
 def test_a_retry_does_not_wait_for_the_sidecars_of_the_last_attempt() -> None:
     pods = [pod(index, ended(failed(rank=index)), others=PROXY) for index in (0, 1)]
     first = decided(*pods, status=STARTED, seconds=20)
-    assert first.status["retries"]["settled"] == 1
+    assert first.status["retries"]["lastEnded"] == 1
     assert deleted(decided(*pods, status=first.status, seconds=29)) == []
     last = decided(*pods, status=first.status, seconds=30)
     assert (deleted(last), created(last)) == ([1], [(2, False)])

@@ -18,9 +18,21 @@ from dcp_contract.task import Task
 from dcp_operator.api.checkpoint.parsing import SpecError
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt, Decision
 from dcp_operator.controllers.checkpoint.attempt_outcome import outcome_of
-from dcp_operator.controllers.checkpoint.refusal import refuse
+from dcp_operator.controllers.checkpoint.refused_spec import refuse_spec
 from dcp_worker.launcher.main import main
-from scenes import STARTED, at, attempt, checkpoint, decided, ended, failed, observed, running, saved, settled
+from scenes import (
+    STARTED,
+    after_first_attempt,
+    at,
+    attempt,
+    checkpoint,
+    decided,
+    ended,
+    failed,
+    observed,
+    running,
+    saved,
+)
 
 FROZEN = Path(__file__).parent / "golden" / "contract"
 
@@ -130,7 +142,7 @@ def test_a_report_of_a_neighbour_says_why_it_failed(name: str, reason: Reason, s
 )
 def test_an_unknown_reason_is_retried_as_its_worker_says(fields: dict[str, Any], *, retriable: bool) -> None:
     text = json.dumps({"failures": [{"reason": "NodeOnFire", "rank": 1, "message": "hot", **fields}]})
-    found = settled(ended(0, Report.decode(text)), ended(1, LOST_PEER)).status
+    found = after_first_attempt(ended(0, Report.decode(text)), ended(1, LOST_PEER)).status
     assert found["failure"].get("retriable", False) is retriable
     assert "NodeOnFire: hot" in found["failure"]["message"]
 
@@ -144,7 +156,7 @@ def test_an_unknown_reason_that_was_cut_is_the_same() -> None:
 
 
 LOST_PEER = failed(Reason.WORKER_LOST, rank=0)
-DONE = settled(ended(0, saved()), ended(1)).status
+DONE = after_first_attempt(ended(0, saved()), ended(1)).status
 
 
 def created(decision: Decision) -> list[CreateAttempt]:
@@ -158,7 +170,7 @@ def created(decision: Decision) -> list[CreateAttempt]:
         pytest.param({"phase": "Archived"}, "status.phase", id="a new terminal phase"),
         pytest.param({"phase": 7}, "status.phase", id="no word"),
         pytest.param({"retries": ["settled"]}, "status.retries", id="another shape of the book"),
-        pytest.param({"retries": {"settled": "one"}}, "status.retries", id="another type in the book"),
+        pytest.param({"retries": {"lastEnded": "one"}}, "status.retries", id="another type in the book"),
         pytest.param({"attempts": "many"}, "status.attempts", id="attempts"),
         pytest.param({"freeFormDigest": {"sha256": "x"}}, "status.freeFormDigest", id="digest"),
         pytest.param({"jobRef": "j"}, "status.jobRef", id="job"),
@@ -174,7 +186,9 @@ def test_what_can_not_be_read_is_left_alone(before: dict[str, Any], changes: dic
         (event,) = found.events
         assert (event.type, event.reason) == ("Warning", "StatusUnreadable")
         assert event.message.startswith(f"{names} can't be read")
-    found = refuse(SpecError(["spec: bad"]), generation=2, run_id="", observed=observed(), status=status, now=at(1))
+    found = refuse_spec(
+        SpecError(["spec: bad"]), generation=2, run_id="", observed=observed(), status=status, now=at(1)
+    )
     assert (found.actions, found.status) == ((), status)
 
 

@@ -21,6 +21,7 @@ from scenes import (
     NOW,
     RUNNING,
     URL,
+    after_first_attempt,
     at,
     attempt,
     checkpoint,
@@ -32,7 +33,6 @@ from scenes import (
     message,
     phase,
     running,
-    settled,
     stamp,
 )
 
@@ -215,7 +215,7 @@ def test_who_waits_for_nobody(changes: Body) -> None:
 def test_an_attempt_that_is_under_way_goes_on_and_the_next_waits_its_turn() -> None:
     older = claimed("older", seconds=-1, status=Status(attempts=1))
     assert phase(decided(attempt(running(0), running(1)), rivals=(older,)))[0] == "Running"
-    lost = settled(ended(0, failed()), ended(1, failed(rank=1))).status
+    lost = after_first_attempt(ended(0, failed()), ended(1, failed(rank=1))).status
     assert phase(decided(status=lost, now=at(99), rivals=(older,))) == ("Pending", "UrlInUse")
     begun_later = replace(older, created=at(1))
     assert phase(decided(status=lost, now=at(99), rivals=(begun_later,)))[0] == "Starting"
@@ -435,7 +435,7 @@ TOLD = f"Checkpoint already exists at {URL}: save s0 by {FOREIGN} on 2026-11-24 
 )
 def test_no_status_names_an_object_of_another_namespace(report: Report) -> None:
     """O S1-2: what the store's manifest says of it stays in the store."""
-    found = settled(ended(0, report), ended(1))
+    found = after_first_attempt(ended(0, report), ended(1))
     said = str([found.status, found.events])
     assert "prod" not in said
     assert "nightly" not in said
@@ -447,7 +447,9 @@ def test_no_status_names_an_object_of_another_namespace(report: Report) -> None:
 def test_who_holds_it_in_ones_own_namespace_is_named() -> None:
     origin = FOREIGN.model_copy(update={"namespace": "team"})
     told = TOLD.replace("prod/", "team/")
-    found = settled(ended(0, Report(conflict=Conflict(save_id="s0", origin=origin, message=told))), ended(1))
+    found = after_first_attempt(
+        ended(0, Report(conflict=Conflict(save_id="s0", origin=origin, message=told))), ended(1)
+    )
     assert phase(found) == ("Conflict", "OverwriteConflict")
     assert "Checkpoint team/nightly (uid 1234-abcd" in message(found)
     assert found.status["conflict"]["origin"]["name"] == "nightly"

@@ -363,7 +363,7 @@ def test_a_probe_does_not_wait_for_the_queue() -> None:
     first = decided(of=of)
     assert phase(first) == ("Queued", "Queued")
     lost = decided(attempt(of=of), of=of, status=first.status).status
-    status = {**lost, "retries": {"settled": 1, "failed": 1, "probe": True}, "phase": "Pending"}
+    status = {**lost, "retries": {"lastEnded": 1, "failed": 1, "probe": True}, "phase": "Pending"}
     probing = decided(of=of, status=status)
     assert created(probing) == [(2, True)]
     (action,) = [each for each in probing.actions if isinstance(each, CreateAttempt)]

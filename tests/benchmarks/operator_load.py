@@ -327,7 +327,7 @@ def finished_status(name: str, attempt: str) -> Body:
         "completionTime": now(),
         "durationSeconds": 72,
         "attempts": 1,
-        "retries": {"settled": 1},
+        "retries": {"lastEnded": 1},
         "size": "1.4 GiB",
         "duration": "1m12s",
         "ranks": "16 (2x8)",

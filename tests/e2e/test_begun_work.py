@@ -136,7 +136,7 @@ def test_a_job_that_is_deleted_by_hand_is_a_lost_worker(kube: Kube) -> None:
     first = "dcp-operator.io/checkpoint=lost,dcp-operator.io/attempt=1"
     kube("delete", "pod", "-l", first, "--force", "--grace-period=0", "--ignore-not-found")
     found = kube.until_status("lost", lambda seen: seen.get("attempts") == 2, 60)
-    assert found["retries"] == {"settled": 1, "uncounted": 1, "probe": True}
+    assert found["retries"] == {"lastEnded": 1, "uncounted": 1, "probe": True}
     assert found["failure"]["reason"] == "WorkerLost"
     assert "was deleted, and not by the operator" in found["failure"]["message"]
     kube.heard("lost", "WorkerLost")

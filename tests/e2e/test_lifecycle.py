@@ -50,7 +50,7 @@ def test_suspended_resumed_run_again_deleted_while_running(kube: Kube, facts: Fa
     kube("patch", "checkpoint", "long", "--type=merge", "-p", '{"spec": {"suspend": false}}')
     status = kube.until_phase("long", "Running", seconds=90)
     assert status["attempts"] == 2
-    assert status["retries"] == {"settled": 1, "uncounted": 1}
+    assert status["retries"] == {"lastEnded": 1, "uncounted": 1}
 
     old = status["jobRef"]["name"]
     kube("patch", "checkpoint", "long", "--type=merge", "-p", '{"spec": {"runId": "two"}}')
@@ -83,7 +83,7 @@ def test_a_job_that_its_queue_suspends_and_resumes_goes_on_as_the_same_attempt(k
 
     status = kube.until_phase("queued", "Succeeded", seconds=120)
     assert (status["reason"], status["attempts"], status["jobRef"]["name"]) == ("Saved", 1, job)
-    assert status["retries"] == {"settled": 1}
+    assert status["retries"] == {"lastEnded": 1}
 
 
 def test_run_again_and_removed_when_its_time_is_over(kube: Kube, facts: Facts) -> None:

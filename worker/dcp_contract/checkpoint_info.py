@@ -1,15 +1,17 @@
 """What is known of the checkpoint at a URL, who saved it, and who holds a URL that was refused."""
 
+from pydantic import Field
+
 from dcp_contract.message import Int, MaybeCount, Text, Time, Wire
 
 
 class Origin(Wire):
     """Which Checkpoint object made a save; stands in the manifest, so that a save can be recognised as one's own."""
 
-    namespace: Text = ""
-    name: Text = ""
-    uid: Text = ""
-    run_id: Text = ""
+    namespace: Text = Field(default="", description="Namespace of the Checkpoint that saved it.")
+    name: Text = Field(default="", description="Name of the Checkpoint that saved it.")
+    uid: Text = Field(default="", description="uid of the Checkpoint that saved it.")
+    run_id: Text = Field(default="", description="spec.runId of the run that saved it.")
 
     def made(self, other: "Origin | None") -> bool:
         """Tell whether this very run made the save of that origin; a run without a uid can't be told from another."""
@@ -26,40 +28,39 @@ class Origin(Wire):
 class LoadSummary(Wire):
     """What a load made of the checkpoint's entries, over all ranks; an entry is one name of the state dict."""
 
-    loaded: Int = 0
-    left_out: Int = 0
-    """Entries of the checkpoint that no rank asked for."""
-    converted: Int = 0
-    """Entries among the loaded whose values got another type."""
+    loaded: Int = Field(default=0, description="Entries that were loaded.")
+    left_out: Int = Field(default=0, description="Entries of the checkpoint that no rank asked for.")
+    converted: Int = Field(default=0, description="Entries among the loaded whose values got another type.")
 
 
 class CheckpointInfo(Wire):
     """What stands at the URL, as far as it is known. `bytes` counts data files; `createdTime` is UTC."""
 
-    url: Text = ""
-    save_id: Text = ""
-    step: MaybeCount = None
-    bytes: MaybeCount = None
-    files: MaybeCount = None
-    tensors: MaybeCount = None
-    world_size: MaybeCount = None
-    torch_version: Text = ""
-    manifest_digest: Text = ""
-    created_time: Time = None
-    origin: Origin | None = None
-    conflict_guard: Text = ""
-    """`Atomic` where the store itself refuses a second commit, else `BestEffort`."""
-    verified: Text = ""
-    """After a Verify: what was checked, in words."""
-    entries: LoadSummary | None = None
-    """After a Load: how many entries were loaded, left out and converted."""
+    url: Text = Field(default="", description="Where the checkpoint stands.")
+    save_id: Text = Field(default="", description="Identifies the save that was committed.")
+    step: MaybeCount = Field(default=None, description="The training step that it was saved at.")
+    bytes: MaybeCount = Field(default=None, description="Bytes of its data files.")
+    files: MaybeCount = Field(default=None, description="How many data files it has.")
+    tensors: MaybeCount = Field(default=None, description="How many tensors it holds.")
+    world_size: MaybeCount = Field(default=None, description="How many ranks saved it.")
+    torch_version: Text = Field(default="", description="The torch that saved it.")
+    manifest_digest: Text = Field(default="", description="Digest of its manifest.")
+    created_time: Time = Field(default=None, description="When it was committed, in UTC.")
+    origin: Origin | None = Field(default=None, description="The Checkpoint that saved it.")
+    conflict_guard: Text = Field(
+        default="", description="Atomic where the store itself refuses a second commit, else BestEffort."
+    )
+    verified: Text = Field(default="", description="After a Verify: what was checked, in words.")
+    entries: LoadSummary | None = Field(
+        default=None, description="After a Load: how many entries were loaded, left out and converted."
+    )
 
 
 class Conflict(Wire):
     """Who holds the URL that a Save was refused."""
 
     # The order counts: where the time or the message of one that was cut has begun, what comes before it is whole.
-    save_id: Text = ""
-    origin: Origin | None = None
-    created_time: Time = None
-    message: Text = ""
+    save_id: Text = Field(default="", description="Identifies the save that holds the URL.")
+    origin: Origin | None = Field(default=None, description="The Checkpoint that holds the URL, if of this namespace.")
+    created_time: Time = Field(default=None, description="When that save was committed, in UTC.")
+    message: Text = Field(default="", description="What the worker says of the conflict.")

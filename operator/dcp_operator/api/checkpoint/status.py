@@ -39,12 +39,14 @@ class Condition(Wire):
 
     model_config = ConfigDict(extra="ignore")
 
-    type: Annotated[str, Field(max_length=63)]
-    status: Literal["True", "False", "Unknown"]
-    reason: Annotated[str, Field(max_length=63)]
-    message: LongText
-    last_transition_time: datetime
-    observed_generation: int
+    type: Annotated[str, Field(max_length=63)] = Field(
+        description="Ready, Reconciling, Stalled, Complete, Failed, Suspended, or SpecChanged."
+    )
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether the condition holds.")
+    reason: Annotated[str, Field(max_length=63)] = Field(description="The status's reason, or else its phase.")
+    message: LongText = Field(description="What a person reads. The message of Ready says how the Checkpoint stands.")
+    last_transition_time: datetime = Field(description="When the condition's status changed last.")
+    observed_generation: int = Field(description="Generation of the spec that the condition is about.")
 
 
 class Failure(Wire):
@@ -52,15 +54,15 @@ class Failure(Wire):
 
     model_config = ConfigDict(extra="ignore")
 
-    reason: Reason
-    message: LongText = ""
-    rank: int | None = None
-    pod: ShortText = ""
-    node: ShortText = ""
-    exit_code: int | None = None
-    retriable: bool = False
-    attempt: int | None = None
-    traceback: LongText = ""
+    reason: Reason = Field(description="What kind of failure it is.")
+    message: LongText = Field(default="", description="What failed, and where.")
+    rank: int | None = Field(default=None, description="The rank that failed; none where a pod or the launcher did.")
+    pod: ShortText = Field(default="", description="The pod that it happened in.")
+    node: ShortText = Field(default="", description="The node that the pod ran on.")
+    exit_code: int | None = Field(default=None, description="Exit code of the process that failed.")
+    retriable: bool = Field(default=False, description="Whether another attempt can help.")
+    attempt: int | None = Field(default=None, description="Number of the attempt that failed.")
+    traceback: LongText = Field(default="", description="The last part of the Python traceback.")
 
 
 class RunProgress(Wire):
@@ -68,22 +70,24 @@ class RunProgress(Wire):
 
     model_config = ConfigDict(extra="ignore")
 
-    stage: ShortText = ""
-    percent: int = Field(default=0, ge=0, le=100)
-    bytes: int = 0
-    total_bytes: int = 0
-    bytes_per_second: int = 0
-    last_update_time: datetime
+    stage: ShortText = Field(default="", description="What the ranks are doing, such as upload.")
+    percent: int = Field(default=0, ge=0, le=100, description="How much of the stage's bytes is done.")
+    bytes: int = Field(default=0, description="Bytes moved so far, over all ranks.")
+    total_bytes: int = Field(default=0, description="Bytes to move, over all ranks.")
+    bytes_per_second: int = Field(default=0, description="How fast the bytes move.")
+    last_update_time: datetime = Field(description="When this progress was written.")
 
 
 class Retries(Wire):
-    """The book of attempts: which are settled, and how many of those count against spec.retries."""
+    """The book of attempts: which have ended, and how many of those count against spec.retries."""
 
     model_config = ConfigDict(extra="ignore")
 
-    settled: int = Field(default=0, description="The last attempt whose outcome stands in this status.")
-    failed: int = Field(default=0, description="Settled attempts that count against spec.retries.")
-    uncounted: int = Field(default=0, description="Settled attempts that do not: preempted, suspended, probes.")
+    last_ended: int = Field(
+        default=0, description="Number of the last attempt that has ended and whose outcome stands in this status."
+    )
+    failed: int = Field(default=0, description="Ended attempts that count against spec.retries.")
+    uncounted: int = Field(default=0, description="Ended attempts that do not count: preempted, suspended, probes.")
     probe: bool = Field(default=False, description="The next attempt only looks whether the lost one had committed.")
     next_time: datetime | None = Field(default=None, description="Not before this time does the next attempt start.")
 
@@ -93,7 +97,7 @@ class JobRef(Wire):
 
     model_config = ConfigDict(extra="ignore")
 
-    name: ShortText
+    name: ShortText = Field(description="Name of the Job.")
     uid: ShortText = Field(default="", description="Set once the Job was seen: a Job that is gone after that was lost.")
 
 
@@ -112,12 +116,22 @@ class Status(Wire):
     )
     phase: Phase = Field(default=Phase.PENDING, description="Where the Checkpoint stands, in one word.")
     reason: Reason | None = Field(default=None, description="Why it stands there, where there is more to say.")
-    conditions: tuple[Condition, ...] = Field(default=(), max_length=16)
+    conditions: tuple[Condition, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Ready, Reconciling and Stalled as kstatus reads them; Complete, Failed and Suspended as a Job has "
+        "them; SpecChanged while the spec is another than the one that the run began with.",
+    )
     start_time: datetime | None = Field(default=None, description="When the first attempt was created.")
     completion_time: datetime | None = Field(default=None, description="When the result was known.")
-    duration_seconds: int | None = None
+    duration_seconds: int | None = Field(default=None, description="Seconds from startTime to completionTime.")
     attempts: int = Field(default=0, description="Attempts started, each one Job.")
-    retries: Retries = Retries()
+    retries: Retries = Field(default=Retries(), description="Which attempts have ended, and how many of them count.")
+    first_refused_time: datetime | None = Field(
+        default=None,
+        description="When the API server first refused to create the objects of the next attempt, while it does so. "
+        "Each further try comes after a tenth of the time since then, at least 30 and at most 300 seconds.",
+    )
     size: ShortText = Field(default="", description="Bytes of the data files, for people.")
     duration: ShortText = Field(default="", description="From start to completion, for people.")
     throughput: ShortText = Field(default="", description="Bytes per second of the finished attempt, for people.")
@@ -126,13 +140,17 @@ class Status(Wire):
         default="", description="Atomic where the store itself refuses a second commit, else BestEffort."
     )
     checkpoint: CheckpointInfo | None = Field(default=None, description="What stands at the URL.")
-    progress: RunProgress | None = None
+    progress: RunProgress | None = Field(default=None, description="How far the running attempt is.")
     conflict: Conflict | None = Field(default=None, description="Who holds the URL already.")
     failure: Failure | None = Field(default=None, description="Why the latest failed attempt failed.")
-    failed_ranks: tuple[Failure, ...] = Field(default=(), max_length=MAX_FAILED_RANKS)
+    failed_ranks: tuple[Failure, ...] = Field(
+        default=(), max_length=MAX_FAILED_RANKS, description="The ranks that failed first in the latest failed attempt."
+    )
     failed_rank_count: int = Field(default=0, description="Failed ranks in all; failedRanks lists the first.")
-    warnings: tuple[LongText, ...] = Field(default=(), max_length=16)
-    job_ref: JobRef | None = None
+    warnings: tuple[LongText, ...] = Field(
+        default=(), max_length=16, description="What the ranks of the latest ended attempt warned of."
+    )
+    job_ref: JobRef | None = Field(default=None, description="The Job of the latest attempt.")
     entries: ShortText = Field(default="", description="What a Load made of the checkpoint's entries, for people.")
 
     @classmethod

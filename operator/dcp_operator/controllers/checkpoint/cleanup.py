@@ -15,7 +15,7 @@ _FLUSH: Final = timedelta(seconds=15)
 """How long pods whose ranks have ended may take before another attempt, which wants what they hold."""
 
 
-def clean_up(
+def attempts_to_delete(
     checkpoint: Checkpoint, observed: Observed, written: Status, final: Status, now: datetime
 ) -> tuple[list[Action], list[datetime]]:
     """Return the attempts to delete now, and when to look again.
@@ -35,7 +35,7 @@ def clean_up(
         due = _due(checkpoint, attempt, final, now)
         if due is None:
             continue
-        is_written = is_of_run(attempt, written) and _settled_in(written, attempt)
+        is_written = is_of_run(attempt, written) and _outcome_is_in(written, attempt)
         if due > now or not is_written:
             times.append(max(due, now))
         else:
@@ -44,13 +44,13 @@ def clean_up(
     return actions, times
 
 
-def _settled_in(status: Status, attempt: Attempt) -> bool:
-    return status.phase.terminal or attempt.attempt <= status.retries.settled
+def _outcome_is_in(status: Status, attempt: Attempt) -> bool:
+    return status.phase.terminal or attempt.attempt <= status.retries.last_ended
 
 
 def _due(checkpoint: Checkpoint, attempt: Attempt, status: Status, now: datetime) -> datetime | None:
     """Return when the attempt may go; None while it is under way, or for as long as no time is set."""
-    if not _settled_in(status, attempt):
+    if not _outcome_is_in(status, attempt):
         return None
     end = status.completion_time or now
     if attempt.active:

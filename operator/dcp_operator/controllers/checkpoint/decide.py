@@ -24,11 +24,11 @@ from dcp_operator.controllers.checkpoint.checks.starting import report_starting
 from dcp_operator.controllers.checkpoint.checks.suspended import wait_while_suspended
 from dcp_operator.controllers.checkpoint.checks.unreadable_spec import wait_while_spec_is_unreadable
 from dcp_operator.controllers.checkpoint.checks.url_in_use import wait_for_save_on_same_url
-from dcp_operator.controllers.checkpoint.cleanup import clean_up
+from dcp_operator.controllers.checkpoint.cleanup import attempts_to_delete
 from dcp_operator.controllers.checkpoint.ended_attempts import record_ended_attempts
 from dcp_operator.controllers.checkpoint.inputs import CheckResult, Inputs
 from dcp_operator.controllers.checkpoint.observed import Observed
-from dcp_operator.controllers.checkpoint.reporting import events, with_conditions
+from dcp_operator.controllers.checkpoint.reporting import events_of_change, with_conditions
 from dcp_operator.controllers.checkpoint.runs import (
     free_form_fields_changed,
     is_of_run,
@@ -36,7 +36,7 @@ from dcp_operator.controllers.checkpoint.runs import (
     status_to_start_from,
 )
 from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
-from dcp_operator.controllers.checkpoint.version_skew import kept, left_alone
+from dcp_operator.controllers.checkpoint.version_skew import keep_newer_fields, leave_unreadable_alone
 
 CHECKS: Final[tuple[Callable[[Inputs], CheckResult | None], ...]] = (
     leave_finished_alone,
@@ -70,7 +70,7 @@ def decide(
         now: The time, with a time zone.
         rivals: What other Saves of the namespace claim, as `UrlClaim.of` makes it.
     """
-    unread = left_alone(status, checkpoint.spec.run_id)
+    unread = leave_unreadable_alone(status, checkpoint.spec.run_id)
     if unread is not None:
         return unread
     written = Status.read(status)
@@ -80,7 +80,7 @@ def decide(
     result = next(result for check in CHECKS if (result := check(inputs)) is not None)
     decision = _decision(inputs, result, written, observed)
     finished_before = written.phase.terminal and inputs.status.phase is written.phase
-    return kept(decision, status, checkpoint.generation) if finished_before else decision
+    return keep_newer_fields(decision, status, checkpoint.generation) if finished_before else decision
 
 
 def _inputs(
@@ -103,10 +103,10 @@ def _decision(inputs: Inputs, result: CheckResult, written: Status, observed: Ob
     checkpoint, now = inputs.checkpoint, inputs.now
     changed = free_form_fields_changed(checkpoint, result.status)
     final = with_conditions(result.status, result.message, written, checkpoint.generation, now, changed=changed)
-    deletions, times = clean_up(checkpoint, observed, written, final, now)
+    deletions, times = attempts_to_delete(checkpoint, observed, written, final, now)
     return Decision(
         actions=(*deletions, *result.actions),
         status=final.to_dict(),
-        events=tuple(events(written, final)),
+        events=tuple(events_of_change(written, final)),
         wake_at=min((each for each in (result.wake_at, *times) if each is not None), default=None),
     )

@@ -39,7 +39,7 @@ class Inputs:
     @property
     def attempt_number(self) -> int:
         """Number of the attempt that is under way, or of the next one to start."""
-        return self.status.retries.settled + 1
+        return self.status.retries.last_ended + 1
 
     @property
     def current_attempt(self) -> Attempt | None:

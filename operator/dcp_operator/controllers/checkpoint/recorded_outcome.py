@@ -78,4 +78,4 @@ def _with_failure(inputs: Inputs, status: Status, attempt: Attempt, outcome: Att
 
 
 def _without_another(retries: Retries, attempt: Attempt) -> Retries:
-    return retries.model_copy(update={"settled": attempt.attempt, "probe": False, "next_time": None})
+    return retries.model_copy(update={"last_ended": attempt.attempt, "probe": False, "next_time": None})

@@ -58,7 +58,7 @@ def spec_changed(status: Status) -> bool:
     return any(each.type == SPEC_CHANGED for each in status.conditions)
 
 
-def events(written: Status, final: Status) -> Iterator[Event]:
+def events_of_change(written: Status, final: Status) -> Iterator[Event]:
     """Yield the events of a transition.
 
     That is one for a spec that changed under way, one for a failed attempt that is followed by another, and one for a

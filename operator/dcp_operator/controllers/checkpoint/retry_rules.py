@@ -35,7 +35,7 @@ def retries_after(inputs: Inputs, attempt: Attempt, outcome: AttemptOutcome) -> 
     probe = _probe_follows(inputs, attempt, outcome)
     delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(10, old.failed + old.uncounted))
     return Retries(
-        settled=attempt.attempt,
+        last_ended=attempt.attempt,
         failed=old.failed + counted,
         uncounted=old.uncounted + (not counted and not never_ran),
         probe=probe,

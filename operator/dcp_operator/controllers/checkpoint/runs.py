@@ -33,9 +33,11 @@ def status_to_start_from(checkpoint: Checkpoint, written: Status) -> Status:
     """Return the status that a decision starts from: a new run starts afresh, and a mended spec is looked at anew."""
     if written.run_id != checkpoint.spec.run_id:
         return new_run(written, checkpoint.spec.run_id)
-    if written.reason is Reason.INVALID_SPEC and written.attempts == 0:
-        return written.with_changes(phase=Phase.PENDING, reason=None, failure=None)
-    return written
+    # Only a status that tells of a refused creation has the time of its first refusal.
+    status = written.with_changes(first_refused_time=None)
+    if status.reason is Reason.INVALID_SPEC and status.attempts == 0:
+        return status.with_changes(phase=Phase.PENDING, reason=None, failure=None)
+    return status
 
 
 def is_of_run(attempt: Attempt, status: Status) -> bool:

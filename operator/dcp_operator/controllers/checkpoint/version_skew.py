@@ -15,7 +15,7 @@ _GUARDS: Final = ("phase", "retries", "attempts", "freeFormDigest", "jobRef", "r
 _RUN: Final = "runId"
 
 
-def left_alone(status: Mapping[str, Any] | None, run_id: str) -> Decision | None:
+def leave_unreadable_alone(status: Mapping[str, Any] | None, run_id: str) -> Decision | None:
     """Return the decision to do nothing where this version can't tell what has been done; None where it can."""
     dropped = Status.unreadable(status)
     guards: list[str] = [name for name in _GUARDS if name in dropped]
@@ -38,7 +38,7 @@ def left_alone(status: Mapping[str, Any] | None, run_id: str) -> Decision | None
     )
 
 
-def kept(decision: Decision, status: Mapping[str, Any] | None, generation: int) -> Decision:
+def keep_newer_fields(decision: Decision, status: Mapping[str, Any] | None, generation: int) -> Decision:
     """Return the decision on a finished Checkpoint with what a newer version wrote still in its status."""
     before, dropped = dict(status or {}), Status.unreadable(status)
     if dropped:

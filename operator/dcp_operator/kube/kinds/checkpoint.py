@@ -13,7 +13,7 @@ from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.jobs import Job, job_of
 from dcp_operator.controllers.checkpoint.observed import Observed, observe
 from dcp_operator.controllers.checkpoint.pods import Pod, pod_of
-from dcp_operator.controllers.checkpoint.refusal import refuse
+from dcp_operator.controllers.checkpoint.refused_spec import refuse_spec
 from dcp_operator.controllers.checkpoint.runs import has_begun, run_id_of
 from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, NETWORK_POLICIES, PODS, SERVICES
 from dcp_operator.kube.kinds.kind import Kind, OwnedResource, Values
@@ -47,7 +47,7 @@ def jobs_and_pods(values: Values) -> tuple[list[Job], list[Pod]]:
 
 def refused(error: SpecError, body: ReadBody, observed: Observed, now: datetime) -> Decision:
     """Return what to do for a Checkpoint whose spec can't be parsed."""
-    return refuse(
+    return refuse_spec(
         error,
         generation=body["metadata"].get("generation", 1),
         run_id=run_id_of(body.get("spec")),

@@ -21,7 +21,7 @@ from dcp_operator.controllers.checkpoint.actions import CreateAttempt, Decision
 from dcp_operator.controllers.checkpoint.cleanup import deletion
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.observed import Observed, observe
-from dcp_operator.controllers.checkpoint.refusal import blocked
+from dcp_operator.controllers.checkpoint.refused_creation import wait_for_creation
 from dcp_operator.controllers.checkpoint.reporting import minimal, status_refused
 from dcp_operator.controllers.checkpoint.runs import has_begun
 from dcp_operator.kube.client import metrics
@@ -183,7 +183,7 @@ class CheckpointReconciler(Reconciler):
             reason = (
                 Reason.FORBIDDEN if error.status == HTTPStatus.FORBIDDEN else None if passing else Reason.INVALID_SPEC
             )
-            return blocked(checkpoint, decision, status, str(error), self.now(), reason)
+            return wait_for_creation(checkpoint, decision, status, str(error), self.now(), reason)
         problems = explained(str(error), job, checkpoint.spec.workers.pod_template)
         return self._refuse(body, SpecError(problems), self.observed(key, body))
 

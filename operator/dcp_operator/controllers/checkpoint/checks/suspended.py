@@ -17,7 +17,7 @@ def wait_while_suspended(inputs: Inputs) -> CheckResult | None:
     message = "spec.suspend is true: no attempt is started."
     if attempt is not None:
         message = f"spec.suspend is true: attempt {attempt.attempt} is stopped and not counted."
-        counts = {"settled": attempt.attempt, "uncounted": status.retries.uncounted + 1}
+        counts = {"last_ended": attempt.attempt, "uncounted": status.retries.uncounted + 1}
         status = status.with_changes(attempts=attempt.attempt, retries=status.retries.model_copy(update=counts))
     elif status.phase is Phase.SUSPENDED:
         message = message_of(status.conditions)
