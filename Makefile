@@ -21,7 +21,7 @@ test: .venv/stamp ## All tests that need no cluster
 
 test-pure: .venv/stamp ## The tables over pure functions: seconds, no torch
 	$(PYTEST) tests/test_spec.py tests/test_crd.py tests/test_conditions.py tests/test_reasons.py tests/test_text.py \
-		tests/test_observed.py tests/test_decide*.py \
+		tests/test_observed.py tests/test_decide*.py tests/test_check_*.py \
 		tests/test_job.py tests/test_worker_pod.py tests/test_pod_rules.py tests/test_naming.py \
 		tests/test_contract.py tests/test_imports.py
 

@@ -11,9 +11,11 @@ from dcp_contract.reasons import Reason
 from dcp_contract.report import RankFailure, Report
 from dcp_operator.api.checkpoint.parsing import parse
 from dcp_operator.api.checkpoint.spec import Checkpoint
+from dcp_operator.api.checkpoint.status import Status
 from dcp_operator.api.site import LOCAL
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt, Decision, DeleteAttempt
 from dcp_operator.controllers.checkpoint.decide import decide
+from dcp_operator.controllers.checkpoint.inputs import Inputs
 from dcp_operator.controllers.checkpoint.observed import Attempt, Observed, Pod
 from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
 
@@ -117,6 +119,17 @@ def decided(
     rivals: tuple[UrlClaim, ...] = (),
 ) -> Decision:
     return decide(of or checkpoint(), observed(*attempts), status, now, rivals)
+
+
+def inputs(
+    *attempts: Attempt,
+    of: Checkpoint | None = None,
+    status: Status | None = None,
+    now: datetime = NOW,
+    **fields: Any,
+) -> Inputs:
+    """Return what one check is given: these attempts, and a status in which the ended ones are recorded."""
+    return Inputs(checkpoint=of or checkpoint(), attempts=attempts, status=status or Status(), now=now, **fields)
 
 
 def phase(decision: Decision) -> tuple[str, str | None]:

@@ -1,17 +1,21 @@
 """The way of an attempt that goes well, what keeps it waiting, and its progress."""
 
 from dataclasses import replace
+from importlib import import_module
+from inspect import isfunction
+from pkgutil import iter_modules
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from dcp_contract.progress import Progress
 from dcp_contract.reasons import Reason
 from dcp_contract.report import Report
 from dcp_operator.api.naming import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL
+from dcp_operator.controllers.checkpoint import checks
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt
-from dcp_operator.controllers.checkpoint.decide import decide
-from dcp_operator.controllers.checkpoint.observed import Attempt, observe
+from dcp_operator.controllers.checkpoint.decide import CHECKS, decide
+from dcp_operator.controllers.checkpoint.observed import observe
 from scenes import (
     NOW,
     RUNNING,
@@ -34,6 +38,17 @@ from scenes import (
 )
 
 QUEUED_LABEL = {"metadata.labels": {"kueue.x-k8s.io/queue-name": "gpus"}}
+
+
+def test_every_check_is_in_the_chain() -> None:
+    modules = [import_module(f"{checks.__name__}.{each.name}") for each in iter_modules(checks.__path__)]
+    of_modules = [each for module in modules for name, each in vars(module).items() if is_check(module, name, each)]
+    assert len(of_modules) == len(modules), "one check in each file"
+    assert sorted(CHECKS, key=repr) == sorted(of_modules, key=repr)
+
+
+def is_check(module: ModuleType, name: str, item: object) -> bool:
+    return isfunction(item) and item.__module__ == module.__name__ and not name.startswith("_")
 
 
 def test_a_new_checkpoint_gets_its_first_attempt() -> None:
@@ -118,34 +133,6 @@ def test_loads_and_verifies(operation: str, result: Reason, spec: dict[str, Any]
     found = decided(attempt(*pods, of=of), of=of)
     assert of.spec.operation == operation
     assert phase(found) == ("Succeeded", result)
-
-
-@pytest.mark.parametrize(
-    ("pod", "reason", "text"),
-    [
-        pytest.param(
-            {"unschedulable": "0/3 nodes are available"}, "Unschedulable", "can't be scheduled: 0/3 nodes", id="node"
-        ),
-        pytest.param(
-            {"waiting": "ErrImagePull", "waiting_message": "timeout"},
-            "ImagePullFailed",
-            "ErrImagePull: timeout",
-            id="pull",
-        ),
-        pytest.param(
-            {"waiting": "CreateContainerConfigError", "waiting_message": 'configmap "x"'},
-            None,
-            'configmap "x"',
-            id="config",
-        ),
-    ],
-)
-def test_why_it_waits(pod: dict[str, str], reason: str | None, text: str) -> None:
-    waiting = running(1, phase="Pending", started=None, **pod)
-    found = decided(attempt(running(0), waiting), status=STARTED)
-    assert phase(found) == ("Starting", reason)
-    assert text in message(found)
-    assert found.actions == ()
 
 
 @pytest.mark.parametrize(
@@ -258,35 +245,6 @@ def test_pods_of_before_a_resume_say_nothing_until_the_job_controller_has_resume
         assert (phase(found)[0], found.actions) == (expected, ())
         status = found.status
     assert status["attempts"] == 1
-
-
-def with_progress(moved: int) -> Attempt:
-    progress = Progress(stage="upload", bytes=moved, total_bytes=100, bytes_per_second=9.6)
-    return attempt(running(0), running(1), progress=progress)
-
-
-def test_progress_is_written_at_most_every_five_seconds() -> None:
-    first = decided(with_progress(10), status=RUNNING, now=at(10))
-    assert first.status["progress"] == {
-        "stage": "upload",
-        "percent": 10,
-        "bytes": 10,
-        "totalBytes": 100,
-        "bytesPerSecond": 10,
-        "lastUpdateTime": "2026-11-24T08:00:10Z",
-    }
-    assert first.events == ()
-    soon = decided(with_progress(20), status=first.status, now=at(14))
-    assert (soon.status, soon.wake_at) == (first.status, at(15))
-    same = decided(with_progress(10), status=first.status, now=at(99))
-    assert same.status == first.status
-    later = decided(with_progress(20), status=first.status, now=at(15))
-    assert later.status["progress"]["percent"] == 20
-
-
-def test_lost_progress_changes_nothing() -> None:
-    first = decided(with_progress(10), status=RUNNING, now=at(10))
-    assert decided(attempt(running(0), running(1)), status=first.status, now=at(30)).status == first.status
 
 
 def test_a_field_that_can_not_be_read_does_not_cost_the_rest() -> None:
