@@ -20,7 +20,9 @@ from dcp_operator.api.pod.refused_job import explained
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt, Decision
 from dcp_operator.controllers.checkpoint.cleanup import deletion
 from dcp_operator.controllers.checkpoint.decide import decide
+from dcp_operator.controllers.checkpoint.jobs import Job
 from dcp_operator.controllers.checkpoint.observed import Observed, observe
+from dcp_operator.controllers.checkpoint.pods import Pod
 from dcp_operator.controllers.checkpoint.refused_creation import wait_for_creation
 from dcp_operator.controllers.checkpoint.reporting import minimal, status_refused
 from dcp_operator.controllers.checkpoint.runs import has_begun
@@ -64,11 +66,10 @@ class CheckpointReconciler(Reconciler):
 
     async def decide(self, key: ObjectKey, body: Body) -> tuple[Checkpoint | SpecError, Decision]:
         """Return the parsed Checkpoint, or what is wrong with it, and what to do."""
-        await self._confirm(key, body)
-        jobs, pods = jobs_and_pods(self.cache.owned(key, body["metadata"]["uid"]))
+        jobs, pods = await self._confirmed(key, body)
         observed = observe(jobs, pods, self.progress.of(key, jobs, pods))
         observed = await self._pod_creation.explained(key.namespace, observed)
-        parsed: Checkpoint | SpecError = self.cache.parsed(key)
+        parsed: Checkpoint | SpecError = self.cache.parsed(key, body)
         if isinstance(parsed, SpecError):
             return parsed, self._refuse(body, parsed, observed)
         rivals = self.live_saves.rivals(key, parsed)
@@ -141,17 +142,21 @@ class CheckpointReconciler(Reconciler):
                 logger.info("%s: deleting %s: %s", key, action.job_name, action.why)
                 await self.delete(key, body["metadata"]["uid"], action.job_name)
 
-    async def _confirm(self, key: ObjectKey, body: Body) -> None:
-        """Read the pods of a Job that has ended while some of them are not known to have, once.
+    async def _confirmed(self, key: ObjectKey, body: Body) -> tuple[list[Job], list[Pod]]:
+        """Return Jobs and pods; read the pods of a Job that has ended while some of them are not known to have, once.
 
         The watch of Pods may be behind the watch of Jobs. A Report that is on its way must not be taken for a lost one.
         """
+        uid = body["metadata"]["uid"]
+        jobs, pods = jobs_and_pods(self.cache.owned(key, uid))
         if "completionTime" in (body.get("status") or {}):
-            return
-        for job in self._unconfirmed.among(*jobs_and_pods(self.cache.owned(key, body["metadata"]["uid"]))):
+            return jobs, pods
+        unconfirmed = self._unconfirmed.among(jobs, pods)
+        for job in unconfirmed:
             for pod in await self.cluster.pods_of(key.namespace, job.name):
                 self.view.ingest(PODS, pod)
             self._unconfirmed.confirm(job)
+        return jobs_and_pods(self.cache.owned(key, uid)) if unconfirmed else (jobs, pods)
 
     def _built(self, key: ObjectKey, checkpoint: Checkpoint, action: CreateAttempt) -> tuple[Body, ...]:
         try:

@@ -140,7 +140,7 @@ class Reconciler:
 
     async def decide(self, key: ObjectKey, body: Body) -> tuple[Any, Decided]:
         """Return the parsed object, or what is wrong with it, and what to do."""
-        parsed, observed = self.cache.parsed(key), self.observed(key, body)
+        parsed, observed = self.cache.parsed(key, body), self.observed(key, body)
         if isinstance(parsed, SpecError):
             return parsed, self.kind.refuse(parsed, body, observed, self.now())
         return parsed, self.kind.decide(parsed, observed, body.get("status") or {}, self.now())

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from dcp_operator.api.checkpoint.parsing import SpecError
-from dcp_operator.api.json_types import Body
+from dcp_operator.api.json_types import Body, ReadBody
 from dcp_operator.api.site import CLUSTER, Site
 from dcp_operator.kube.client.api import ObjectKey, Resource
 from dcp_operator.kube.client.ownership import Owner
@@ -93,15 +93,21 @@ class Cache:
         """Return a served object's body; not to be changed. None if it is not here."""
         return self._served.body(key)
 
-    def parsed(self, key: ObjectKey) -> Any:  # noqa: ANN401 - of the kind's own type, or a SpecError
+    def parsed(self, key: ObjectKey, body: ReadBody | None = None) -> Any:  # noqa: ANN401 - of the kind's own type, or a SpecError
         """Return a served object as its kind parses it, or the SpecError that says what is wrong with it.
+
+        Args:
+            key: Which object.
+            body: What `body` returned, where that was asked already.
 
         Raises:
             KeyError: It is not here.
         """
         kind = self.kinds.served[key.kind]
-        found = self._served.parsed(kind, key)
-        body = self._served.body(key) if isinstance(found, SpecError) else None
+        found = self._served.parsed(kind, key, body)
+        if not isinstance(found, SpecError):
+            return found
+        body = self._served.body(key) if body is None else body
         if body is None or kind.has_begun(body, None):
             return found
         observed = kind.observe(self.owned(key, body["metadata"]["uid"]))

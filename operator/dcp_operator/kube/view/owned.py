@@ -180,14 +180,14 @@ class OwnedObjects:
 def _through(owned: OwnedResource, shelf: Mapping[str, _Held], owner: Owner, uids: Mapping[str, str]) -> list[Any]:
     """Return what was read of the objects whose controller belongs to an owner.
 
-    Thousands say the same of whose they are, in one value: it is judged once.
+    Thousands say the same of whose they are, in one value: it is judged once for all that stand together.
     """
-    judged: dict[int, bool] = {}
     found = []
+    last, ours = _NOBODYS, False
     for name, held in shelf.items():
-        said = id(held.claimed)
-        if said not in judged:
-            judged[said] = belongs(held.claimed, name, owner, owned.through, uids)
-        if judged[said]:
+        if held.claimed is not last:
+            last = held.claimed
+            ours = belongs(last, name, owner, owned.through, uids)
+        if ours:
             found.append(held.value)
     return found

@@ -77,18 +77,23 @@ class ServedObjects:
         entry = self._entries.get(key)
         return None if entry is None else _body(entry)
 
-    def parsed(self, kind: Kind, key: ObjectKey) -> Any:  # noqa: ANN401 - of the kind's own type, or a SpecError
+    def parsed(self, kind: Kind, key: ObjectKey, body: ReadBody | None = None) -> Any:  # noqa: ANN401 - of the kind's own type, or a SpecError
         """Return the parsed object, or the SpecError that says what is wrong with it.
 
         A live object is parsed once per change of what its parser reads. A finished one is parsed anew for each call,
         since hardly anybody asks.
+
+        Args:
+            kind: The object's.
+            key: Which object.
+            body: What `body` returned, where that was asked already: to unpack a finished object takes a while.
 
         Raises:
             KeyError: It is not here.
         """
         entry = self._entries[key]
         if isinstance(entry, _Packed):
-            body = _body(entry)
+            body = _body(entry) if body is None else body
             return self.parse(kind, key, body, begun=kind.has_begun(body, None))
         if not entry.current:
             begun = kind.has_begun(entry.body, None)
