@@ -8,7 +8,7 @@ export UV_PYTHON_DOWNLOADS ?= never
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pure test-adversary test-matrix test-torch gpu-check gpu-packages check hooks docs docs-serve check-stacks format lock crd reference cluster cluster-down e2e bench bench-operator bench-reading trace-save clean
+.PHONY: help demo test test-fast test-faults test-adversary test-matrix profile-tests test-torch gpu-check gpu-packages check hooks docs docs-serve check-stacks format lock crd reference cluster cluster-down e2e e2e-long bench bench-operator bench-reading trace-save clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -16,20 +16,27 @@ help: ## Say what can be made
 demo: .venv/stamp ## Save, conflict, overwrite, load on another world size: on this machine, no cluster (1 min after set-up)
 	$(PYTHON) examples/demo.py
 
-test: .venv/stamp ## All tests that need no cluster
-	$(PYTEST) -m "not matrix and not e2e"
+# `make test REPORTS=FOLDER` writes a JUnit file per tier there. Each tier's summary ends with its ten slowest and its sum.
+TIER = $(PYTEST) --durations=10 --durations-min=0.5 $(if $(REPORTS),--junit-xml=$(REPORTS)/$(1).xml) -m
+WITH_TORCH := ranks or pods
 
-test-pure: .venv/stamp ## The tables over pure functions: seconds, no torch
-	$(PYTEST) tests/test_spec.py tests/test_crd.py tests/test_conditions.py tests/test_reasons.py tests/test_text.py \
-		tests/test_observed.py tests/test_decide*.py tests/test_check_*.py \
-		tests/test_job.py tests/test_worker_pod.py tests/test_pod_rules.py tests/test_naming.py \
-		tests/test_contract.py tests/test_imports.py
+test: test-fast ## All tests that need no server of their own and no cluster
+	$(call TIER,test) "$(WITH_TORCH)"
+
+test-fast: .venv/stamp ## The tests that load no torch
+	$(call TIER,test-fast) pure
+
+test-faults: .venv/stamp ## Stores that fail (versitygw, the clouds' stand-ins) and what stock DCP does there
+	$(call TIER,test-faults) faults
+
+test-matrix: .venv/stamp ## More cases of what the other tiers prove: every sharding against every other, every step, many examples
+	HYPOTHESIS_PROFILE=long $(call TIER,test-matrix) "matrix or pure"
 
 test-adversary: .venv/stamp ## What attackers try and what goes wrong without them, without a cluster: docs/threats.md
 	$(PYTEST) -m "adversary and not e2e"
 
-test-matrix: .venv/stamp ## Every strategy and world size against every other
-	$(PYTEST) -m matrix
+profile-tests: .venv/stamp ## The 30 slowest tests and set-ups, and what each tier takes
+	$(PYTEST) --durations=30 --durations-min=0.2 -q -m "pure or $(WITH_TORCH)"
 
 # One environment per torch, outside the tree; all but torch and what it brings is as locked.
 TORCHES := 2.13 2.14
@@ -137,7 +144,10 @@ clean: ## Remove what was made here
 	rm -rf .venv .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 e2e: cluster ## The operator on the cluster that `make cluster` brings up, with kubectl as a user types it (20 min on 2 cores)
-	$(PYTEST) -m e2e
+	$(call TIER,e2e) "e2e and not long"
+
+e2e-long: cluster ## The end-to-end tests of rules that a shorter test proves as well
+	$(call TIER,e2e-long) "e2e and long"
 
 bench-reading: .venv/stamp ## What it costs to read what a stranger's checkpoint says, beside unpickling it
 	$(PYTHON) tests/benchmarks/bench_reading.py

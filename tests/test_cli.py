@@ -138,6 +138,7 @@ def test_a_plain_path_is_one_of_this_machine(
     assert [arguments[5] for arguments in became] == [url.format(here=here, above=tmp_path)]
 
 
+@pytest.mark.tier("pods")
 @pytest.mark.adversary
 def test_nothing_of_the_folder_that_is_looked_at_runs(tmp_path: Path) -> None:
     (tmp_path / "gettext.py").write_text("import pathlib; pathlib.Path('ran').touch()")

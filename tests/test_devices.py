@@ -19,6 +19,8 @@ from torch.distributed.tensor import DTensor
 import dcp_engine
 from dcp_engine.transfer import devices
 
+pytestmark = pytest.mark.tier("ranks")
+
 OWN = torch.device("cuda", 3)
 """The device of the rank; the tensors of these tests lie on `cpu`, which counts as another one."""
 

@@ -11,7 +11,7 @@ from cluster.facts import Facts
 from cluster.kubectl import Kubectl
 from cluster.processes import CommandError
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.tier("e2e")
 
 NAMESPACE = "cluster-test"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}

@@ -22,6 +22,8 @@ from dcp_engine.transfer import fingerprint
 from rank_group import values
 from rank_pool import Pool, joined
 
+pytestmark = pytest.mark.tier("ranks")
+
 
 @pytest.mark.adversary
 @pytest.mark.parametrize("background", [False, True])

@@ -27,7 +27,11 @@ from dcp_engine.format import layout, manifest, metadata, sandbox
 from dcp_engine.stores import folders, local_store
 from dcp_engine.transfer import fingerprint
 
-pytestmark = [pytest.mark.adversary, pytest.mark.filterwarnings("ignore:torch.distributed is disabled")]
+pytestmark = [
+    pytest.mark.tier("ranks"),
+    pytest.mark.adversary,
+    pytest.mark.filterwarnings("ignore:torch.distributed is disabled"),
+]
 STATE = {"w": torch.arange(12.0).reshape(4, 3), "o": {"a": [1, 2]}}
 
 

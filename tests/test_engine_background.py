@@ -24,6 +24,8 @@ from dcp_engine.errors import EngineError, StorageFull
 from rank_group import run_ranks, values
 from s3_server import free_port
 
+pytestmark = pytest.mark.tier("ranks")
+
 
 def state(value: float) -> dict[str, Any]:
     return {"w": torch.full((70_000,), value)}

@@ -19,7 +19,7 @@ import torch
 from dcp_engine.format import sandbox, torch_zip_read
 from dcp_engine.transfer import decode
 
-pytestmark = pytest.mark.adversary
+pytestmark = [pytest.mark.tier("ranks"), pytest.mark.adversary]
 MANY = 10**10
 
 

@@ -30,7 +30,7 @@ import stock_dcp as dcp
 from dcp_engine.errors import CheckpointCorrupted, StateMismatch, UnsavableState
 from dcp_engine.format import torch_zip_read
 
-pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+pytestmark = [pytest.mark.tier("ranks"), pytest.mark.filterwarnings("ignore:torch.distributed is disabled")]
 
 
 class Color(enum.Enum):

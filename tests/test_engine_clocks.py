@@ -20,6 +20,8 @@ from dcp_engine.format import layout
 from dcp_engine.stores.local_store import LocalStore
 from dcp_engine.stores.opening import open_store
 
+pytestmark = pytest.mark.tier("ranks")
+
 HOUR = timedelta(hours=1)
 NONE = timedelta(0)
 APART = pytest.mark.parametrize("hours", [-1000, -3, 3, 1000], ids=lambda hours: f"{hours:+} h")

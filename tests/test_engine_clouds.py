@@ -40,7 +40,10 @@ from dcp_engine.stores.protocol import ATOMIC, BEST_EFFORT, PART_SIZE
 from flaky_proxy import FlakyProxy
 from rank_group import run_ranks, values
 
-pytestmark = pytest.mark.timeout(900)  # the first run on a machine builds and installs the servers
+pytestmark = [
+    pytest.mark.tier("faults"),
+    pytest.mark.timeout(900),
+]  # the first run on a machine builds and installs the servers
 
 
 @pytest.fixture(scope="module")

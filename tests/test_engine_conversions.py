@@ -13,6 +13,8 @@ import value_programs as programs
 from dcp_engine.errors import StateMismatch
 from rank_pool import Pool, joined
 
+pytestmark = pytest.mark.tier("ranks")
+
 INT, NAN, INF = torch.int64, float("nan"), float("inf")
 
 SAME: list[tuple[list[Any], torch.dtype, torch.dtype]] = [

@@ -13,6 +13,8 @@ import torch
 import dcp_engine
 from dcp_engine.errors import CheckpointExists, EngineError, StorageDenied, StorageFull, StorageUnavailable
 
+pytestmark = pytest.mark.tier("ranks")
+
 
 def state(value: float) -> dict[str, Any]:
     return {"w": torch.full((70_000,), value)}

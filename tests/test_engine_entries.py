@@ -22,6 +22,8 @@ from dcp_engine.errors import CheckpointExists, EngineError, InvalidOption, Stat
 from dcp_engine.transfer import writer
 from rank_group import run_ranks, values
 
+pytestmark = pytest.mark.tier("ranks")
+
 
 @pytest.mark.adversary
 @pytest.mark.parametrize("inside", [True, False], ids=["B5 within", "B5 after"])

@@ -23,6 +23,8 @@ from dcp_engine.stores import options as engine_options
 from dcp_engine.stores import retry
 from rank_group import run_ranks, values
 
+pytestmark = pytest.mark.tier("ranks")
+
 MEBI = 1 << 20
 QUICK = {"max_attempts": 3, "read_timeout": 2}
 

@@ -20,7 +20,7 @@ from dcp_engine.stores import folders
 from dcp_engine.stores.fsspec_store import FsspecStore
 from dcp_engine.stores.local_store import LocalStore
 
-pytestmark = [pytest.mark.adversary, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.tier("ranks"), pytest.mark.adversary, pytest.mark.timeout(60)]
 
 ID = "0123456789abcdef" * 2
 

@@ -22,6 +22,8 @@ from dcp_engine.stores.object_store import ObjectStore
 from dcp_engine.stores.opening import open_store
 from dcp_engine.stores.protocol import ATOMIC, BEST_EFFORT, weaker
 
+pytestmark = pytest.mark.tier("ranks")
+
 CREATES, REPLACES = "if-none-match", "if-match"
 
 

@@ -41,6 +41,8 @@ from dcp_engine.stores.opening import open_store
 from dcp_engine.stores.protocol import ATOMIC, BEST_EFFORT, Blob
 from rank_group import run_ranks, values
 
+pytestmark = pytest.mark.tier("ranks")
+
 
 @pytest.fixture
 def hooked() -> Iterator[None]:

@@ -14,6 +14,8 @@ from dcp_engine.transfer import names
 from rank_group import values
 from rank_pool import Pool, joined
 
+pytestmark = pytest.mark.tier("ranks")
+
 CASES = {
     "B-13 compiled inside": (
         ["model.layers.0.weight"],

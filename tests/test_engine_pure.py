@@ -42,6 +42,8 @@ from dcp_engine.transfer import decode, ranges
 from dcp_engine.transfer.payload import PIECE, Payload, rows
 from dcp_engine.translate import translate
 
+pytestmark = pytest.mark.tier("ranks")
+
 MEBI = 1 << 20
 SHAPES = [(), (1,), (5,), (0, 3), (4, 6), (2, 3, 4)]
 DTYPES = [

@@ -14,7 +14,7 @@ import dcp_engine
 import stock_dcp as dcp
 from dcp_engine.errors import CheckpointNotFound
 
-pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+pytestmark = [pytest.mark.tier("ranks"), pytest.mark.filterwarnings("ignore:torch.distributed is disabled")]
 
 
 def file(path: Path) -> None:

@@ -29,7 +29,7 @@ HOUR = timedelta(hours=1)
 NONE = timedelta(0)
 A, B, C, D = (letter * 32 for letter in "abcd")
 
-pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+pytestmark = [pytest.mark.tier("ranks"), pytest.mark.filterwarnings("ignore:torch.distributed is disabled")]
 
 
 def state(value: float) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from dcp_contract.reasons import Reason
 from dcp_engine.errors import CheckpointExists, CheckpointNotFound, EngineError, StateMismatch
 from rank_group import run_ranks, values
 
+pytestmark = pytest.mark.tier("ranks")
+
 README = Path(__file__).parents[1] / "README.md"
 ORIGIN = Origin(namespace="team", name="step-7", uid="u-1", run_id="r1")
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -17,6 +18,8 @@ import dcp_engine
 from dcp_engine import failpoints
 from dcp_engine.commit.replaced import AT_MOST
 from dcp_engine.errors import CheckpointExists, CheckpointNotFound, StorageFull
+
+pytestmark = pytest.mark.tier("ranks")
 
 BEFORE = ["planning", "mid-part", "before manifest", "before commit"]
 AFTER = ["after commit", "before removal"]

@@ -23,6 +23,8 @@ from dcp_engine.errors import EngineError
 from fault_situations import HOUR, NOW, SITUATIONS, Situation
 from rank_group import _CONTEXT, run_ranks, values
 
+pytestmark = pytest.mark.tier("ranks")
+
 KILLED = "is killed"
 LOST = "happens, and its answer gets lost"
 STICKY = "is the first write of a disk that writes no more"
@@ -127,7 +129,7 @@ def test_any_step_may_fail_or_be_the_last(memory: Path, name: str) -> None:
     assert wrong == []
 
 
-@pytest.mark.matrix
+@pytest.mark.tier("matrix")
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", SITUATIONS)
@@ -136,7 +138,7 @@ def test_any_step_may_fail_or_be_the_last_in_any_way(memory: Path, name: str, wa
     assert [text for number in range(len(place.steps)) for text in place.struck(number, way)] == []
 
 
-@pytest.mark.matrix
+@pytest.mark.tier("matrix")
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("keep", [NOW, HOUR], ids=["removes", "keeps"])
 @pytest.mark.parametrize("dying", [0, 1])

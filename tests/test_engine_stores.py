@@ -30,6 +30,8 @@ from dcp_worker import cli
 from flaky_proxy import Answer
 from rank_group import run_ranks, values
 
+pytestmark = pytest.mark.tier("ranks")
+
 SLOW_DOWN = Answer(503, b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>")
 TOO_MANY = Answer(429, b"too many")
 LIMITED = Answer(400, b"<Error><Code>RequestLimitExceeded</Code></Error>")

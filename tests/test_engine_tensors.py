@@ -19,6 +19,8 @@ from rank_group import values
 from rank_pool import Pool, joined
 from value_programs import Liar, Named, Opaque, Scaled, Unclonable, scaled
 
+pytestmark = pytest.mark.tier("ranks")
+
 Save = Callable[[dict[str, Any], Path], Any]
 
 

@@ -30,7 +30,7 @@ import stock_dcp as dcp
 from dcp_engine.errors import CheckpointCorrupted
 from dcp_engine.format import layout
 
-pytestmark = pytest.mark.adversary
+pytestmark = [pytest.mark.tier("ranks"), pytest.mark.adversary]
 MEBI = 1 << 20
 MOST_BYTES = 256 * MEBI
 MOST_SECONDS = 5

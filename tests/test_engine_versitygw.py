@@ -36,6 +36,8 @@ from engine_programs import Strike
 from rank_group import _CONTEXT, Result, run_ranks, values
 from versitygw import Gateway, Request
 
+pytestmark = pytest.mark.tier("faults")
+
 MEBI = 1 << 20
 NOW = timedelta(0)
 IMPATIENT = {"max_attempts": 2, "read_timeout": 1}
@@ -177,7 +179,7 @@ def test_a_killed_rank_leaves_the_old_checkpoint_or_the_new_one(
     dcp_engine.verify(store.url, storage_options=store.options)
 
 
-@pytest.mark.matrix
+@pytest.mark.tier("matrix")
 def test_a_saver_may_be_killed_at_any_request(gateway: Gateway, flaky: flaky_proxy.FlakyProxy, path: str) -> None:
     """Before a request gets there, or after it, by turns: data, tombstone, commit, and what is due after it."""
     stands = Store(gateway, f"{path}/stands")

@@ -11,6 +11,8 @@ import pytest
 from dcp_operator.api.site import LOCAL
 from dcp_operator.local import documents
 
+pytestmark = pytest.mark.tier("pods")
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 

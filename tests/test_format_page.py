@@ -45,6 +45,7 @@ def test_the_reader_imports_neither_torch_nor_the_engine() -> None:
     assert "rows: float32 [7, 3] in 2 chunks" in run.stdout
 
 
+@pytest.mark.tier("ranks")
 def test_what_the_engine_saves_now_is_as_the_page_says(tmp_path: Path) -> None:
     import torch
 

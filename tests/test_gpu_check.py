@@ -10,6 +10,8 @@ import pytest
 import dcp_engine
 from gpu import checks
 
+pytestmark = pytest.mark.tier("ranks")
+
 PROGRAM = Path(__file__).parent / "gpu/check.py"
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from dcp_run import DEADLINE, ran, started
 
+pytestmark = pytest.mark.tier("pods")
+
 
 def manifest(name: str, url: Path | str, entrypoint: str = "run_workloads:Tiny", **spec: Any) -> dict[str, Any]:
     where = str(url) if "://" in str(url) else f"file://{url}"

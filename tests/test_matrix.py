@@ -15,6 +15,8 @@ from dcp_contract.sections import Strategy
 from rank_pool import Pool
 from tasks import CELLS, Cell, succeed, task
 
+pytestmark = pytest.mark.tier("ranks")
+
 
 class Kind(NamedTuple):
     """What is saved, and by which workload it is loaded."""
@@ -79,7 +81,7 @@ def test_a_sample(
     check(pool, saved, tmp_path, saver, loader, kind)
 
 
-@pytest.mark.matrix
+@pytest.mark.tier("matrix")
 @pytest.mark.parametrize(("kind", "saver", "loader"), list(product(KINDS, CELLS, CELLS)), ids=str)
 def test_every_pair(
     pool: Pool, saved: dict[tuple[Cell, str, int], Path], tmp_path: Path, saver: Cell, loader: Cell, kind: Kind

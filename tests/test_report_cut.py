@@ -18,6 +18,7 @@ from dcp_operator.controllers.checkpoint.attempt_outcome import AttemptOutcome, 
 from dcp_operator.objects.job import Builder
 from dcp_worker.launcher.main import main
 from dcp_worker.launcher.pod_report import causes
+from hypothesis_profile import examples
 from scenes import at, attempt, checkpoint, ended, running
 
 DOES = {
@@ -71,7 +72,7 @@ def end(report: Report | None, operation: Operation) -> tuple[Any, ...]:
 
 
 @pytest.mark.adversary
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(daily=8, long=40), deadline=None)
 @given(reports, st.sampled_from(Operation))
 def test_every_prefix_says_how_it_ended_or_nothing(report: Report, operation: Operation) -> None:
     operation = DOES[report.result] if report.result is not None else operation

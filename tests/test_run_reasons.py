@@ -14,7 +14,7 @@ import pytest
 from dcp_run import started
 
 DEADLINE = 500
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.tier("pods"), pytest.mark.timeout(600)]
 Status = dict[str, Any]
 
 

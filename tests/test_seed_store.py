@@ -19,7 +19,7 @@ class Failed(Exception):
     """The writer's or the reader's own trouble."""
 
 
-@pytest.fixture(params=["local", "s3", "memory"])
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.tier("ranks")), "memory"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "local":
         return str(tmp_path / "checkpoint"), {}

@@ -10,6 +10,8 @@ import seed_programs as programs
 from rank_group import values
 from rank_pool import Pool
 
+pytestmark = pytest.mark.tier("ranks")
+
 Place = tuple[str, dict[str, Any]]
 
 

@@ -15,6 +15,8 @@ from rank_group import values
 from rank_pool import Pool
 from tasks import Cell, failures, succeed, task
 
+pytestmark = pytest.mark.tier("ranks")
+
 SHARDED = [Cell(Strategy.FSDP2, 2), Cell(Strategy.FSDP1, 2), Cell(Strategy.HSDP, 4)]
 EVERY = [*SHARDED, Cell(Strategy.DDP, 2), Cell(Strategy.NONE, 2)]
 ONE = Cell(Strategy.NONE, 1)

@@ -21,6 +21,7 @@ from dcp_operator.controllers.checkpoint.observed import observe
 from dcp_operator.controllers.checkpoint.reporting import minimal
 from dcp_operator.generate.crd import custom_resource_definition
 from dcp_operator.kube.loop.queue import RetryLaterError
+from hypothesis_profile import examples
 from pod_bodies import job, pod, runs
 from scenes import RUNNING, STARTED, at, checkpoint, decided, phase, stamp
 from test_operator_parts import Picky, after_a_failed_rank
@@ -88,7 +89,7 @@ def written(status: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.adversary
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(daily=8, long=40), deadline=None)
 @example({"conflict": {"saveId": "x" * 4096, "origin": {"namespace": "theirs", "name": "n", "uid": "u"}}}, 0)
 @given(reports, st.sampled_from([0, 1]))
 def test_whatever_a_worker_reports_can_be_written(report: dict[str, Any], code: int) -> None:

@@ -27,7 +27,7 @@ from faulty_fs import FaultyFileSystem
 from rank_group import run_ranks, values
 
 # Stock DCP warns of many things; they are not what is looked at here.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.tier("faults"), pytest.mark.filterwarnings("ignore")]
 stock = pytest.mark.stock
 
 

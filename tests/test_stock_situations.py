@@ -16,6 +16,8 @@ from dcp_engine.errors import EngineError
 from rank_group import values
 from stock_situations import ENGINE, REFUSED, SITUATIONS, STOCK
 
+pytestmark = pytest.mark.tier("faults")
+
 DOCUMENT = Path(__file__).parents[1] / "docs/stock-dcp.md"
 
 

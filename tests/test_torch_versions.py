@@ -11,6 +11,8 @@ import dcp_engine
 import torch_programs as programs
 from rank_group import run_ranks, values
 
+pytestmark = pytest.mark.tier("ranks")
+
 RELEASES = ["2.13", "2.14", "2.15"]
 
 

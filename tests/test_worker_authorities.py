@@ -14,6 +14,8 @@ from dcp_contract.reasons import Reason
 from s3_server import S3Server
 from worker_process import ran, task
 
+pytestmark = pytest.mark.tier("pods")
+
 
 @dataclass(frozen=True)
 class Authority:

@@ -16,6 +16,8 @@ from dcp_contract.reasons import Reason
 from dcp_contract.report import RankFailure, Report
 from worker_process import Pod, alive, nodes, ran, started, task, until
 
+pytestmark = pytest.mark.tier("pods")
+
 ALONE: dict[str, dict[str, Any]] = {
     "slow": {"workload": "Steps", "steps": 1_000_000, "active_seconds": 45},
     "many": {"workload": "FactoryRaises", "args": {"length": 5000}, "ranks": 24},

@@ -18,6 +18,8 @@ from dcp_contract.sections import Source
 from dcp_contract.storage_options import CREDENTIAL_KEYS
 from worker_process import Pod, ran, started, task
 
+pytestmark = pytest.mark.tier("pods")
+
 WITHOUT_TORCH = "loading torch"
 """The line of progress that a launcher prints before it starts ranks."""
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-test"}

@@ -13,6 +13,8 @@ from dcp_worker.rank.result import Outcome
 from rank_pool import Pool
 from tasks import Cell, failures, succeed, task
 
+pytestmark = pytest.mark.tier("ranks")
+
 ONE = Cell(Strategy.NONE, 1)
 FSDP2 = Cell(Strategy.FSDP2, 2)
 FSDP1 = Cell(Strategy.FSDP1, 2)

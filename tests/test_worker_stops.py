@@ -10,6 +10,8 @@ from dcp_contract.reasons import Reason
 from dcp_contract.task import Task
 from worker_process import Pod, ran, started, task, until
 
+pytestmark = pytest.mark.tier("pods")
+
 
 def files(url: Path) -> list[Path]:
     return sorted(path for path in url.rglob("*") if path.is_file())

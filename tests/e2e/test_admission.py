@@ -40,7 +40,7 @@ from dcp_operator.kube.kinds.checkpoint import CHECKPOINT
 from dcp_operator.objects.job import Builder
 from scenes import checkpoint, manifest
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.tier("e2e"), pytest.mark.timeout(300)]
 
 COLLECTION = "/apis/dcp-operator.io/v1alpha1/namespaces/default/checkpoints"
 TEMPLATE = "spec.workers.podTemplate"

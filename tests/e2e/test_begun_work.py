@@ -16,7 +16,7 @@ from cluster.places import TREE
 from e2e.kube import Body, Kube, condition, until
 from e2e.operator_process import OperatorProcess
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.tier("e2e"), pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

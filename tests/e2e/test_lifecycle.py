@@ -15,7 +15,7 @@ from e2e.kube import Body, Kube, KubectlError, condition, until
 from e2e.objects import gpt
 from e2e.test_reasons import MOUNTED, ONE, failing, workloads
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.tier("e2e"), pytest.mark.timeout(420)]
 
 KINDS = ("job", "pod", "service", "networkpolicy")
 

@@ -9,7 +9,7 @@ from cluster.places import run_dir
 from e2e.kube import Kube, condition
 from e2e.objects import checkpoint, storage
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.tier("e2e"), pytest.mark.timeout(420)]
 
 MINILM = {"entrypoint": "minilm:Workload"}
 

@@ -7,7 +7,7 @@ from cluster.facts import Facts
 from cluster.places import TREE
 from e2e.kube import Body, Kube
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.tier("e2e"), pytest.mark.timeout(420)]
 
 EXAMPLES = TREE / "manifests/examples"
 

@@ -13,7 +13,7 @@ from e2e.kube import Body, Kube, KubectlError, condition, until
 from e2e.objects import gpt
 from e2e.test_reasons import ONE
 
-pytestmark = [pytest.mark.e2e, pytest.mark.adversary, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.tier("e2e"), pytest.mark.adversary, pytest.mark.timeout(420)]
 
 
 def allowed(user: str, rules: list[Body]) -> list[Body]:

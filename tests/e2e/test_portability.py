@@ -6,7 +6,7 @@ from cluster.facts import Facts
 from e2e.kube import Kube
 from e2e.objects import gpt
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.tier("e2e"), pytest.mark.timeout(420)]
 
 TWO_PODS = {"numNodes": 2, "numProcPerNode": 1, "device": "cpu"}
 

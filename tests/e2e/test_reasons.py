@@ -16,7 +16,7 @@ from e2e.conftest import RESTRICTED, secret
 from e2e.kube import Body, Kube, condition, until
 from e2e.objects import checkpoint, gpt, storage
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.tier("e2e"), pytest.mark.timeout(420)]
 
 SOURCE = Path(__file__).with_name("workload_that_fails.py")
 ONE = {"numProcPerNode": 1, "device": "cpu"}

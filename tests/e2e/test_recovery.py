@@ -17,7 +17,7 @@ from e2e.api_proxy import ApiProxy, Kill, proxy
 from e2e.kube import Kube, until
 from e2e.operator_process import OperatorProcess
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.tier("e2e"), pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from cluster.facts import Facts
 from e2e.kube import Body, Kube, until
 from e2e.objects import gpt
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.tier("e2e"), pytest.mark.timeout(420)]
 
 FOREVER = ["sleep", "infinity"]
 
