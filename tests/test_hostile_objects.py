@@ -9,9 +9,9 @@ import pytest
 
 from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL, UID_LABEL
-from dcp_operator.controllers.checkpoint import pods
+from dcp_operator.controllers.checkpoint import bodies, pods
+from dcp_operator.controllers.checkpoint.bodies import shared
 from dcp_operator.controllers.checkpoint.observed import observe
-from dcp_operator.controllers.checkpoint.pods import shared
 from dcp_operator.kube.client import ownership
 from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, ObjectKey
 from dcp_operator.kube.kopf_seam.watching import Change
@@ -164,4 +164,4 @@ def test_what_labels_say_is_shared_and_not_kept_for_ever() -> None:
     one, two = (held.value for held in cache._owned._shelves["evil", UID]["Pod"].values())
     assert one.job is two.job
     assert shared.cache_info().maxsize == 8192, "Python 3.12 never forgets what sys.intern was given"
-    assert "intern(" not in inspect.getsource(pods) + inspect.getsource(ownership)
+    assert "intern(" not in inspect.getsource(bodies) + inspect.getsource(pods) + inspect.getsource(ownership)

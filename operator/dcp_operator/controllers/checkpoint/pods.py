@@ -1,14 +1,7 @@
-"""One Pod body as a small frozen value: how the ranks' container stands, whatever else runs beside it.
+"""One Pod body as a small frozen value: how the worker container stands, whatever else runs beside it."""
 
-A pod may hold other containers: a service mesh's proxy, a log shipper, what a webhook put in. They may outlive the
-ranks for ever or die before them, and the pod's phase tells of all of them together. So their end is read
-off their own container, and off the phase only where that container says nothing: evicted, or never started.
-"""
-
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import lru_cache
 from typing import Final, Literal, NamedTuple, cast
 
 from dcp_contract.reasons import Reason, Weight
@@ -16,7 +9,17 @@ from dcp_contract.report import RankFailure, Report
 from dcp_operator.api.checkpoint.reasons import REASONS
 from dcp_operator.api.checkpoint.status import Phase
 from dcp_operator.api.json_types import ReadBody
-from dcp_operator.api.naming import INDEX_LABEL, JOB_LABEL, WORKER_CONTAINER
+from dcp_operator.api.naming import INDEX_LABEL, JOB_LABEL
+from dcp_operator.controllers.checkpoint.bodies import condition, optional_time, shared
+from dcp_operator.controllers.checkpoint.worker_container import (
+    LOST_SIGHT_OF,
+    Waiting,
+    WorkerStates,
+    last_change,
+    start_time,
+    what_it_waits_for,
+    worker_states,
+)
 
 PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
 
@@ -29,21 +32,8 @@ _PULL_ERRORS: Final = {
 _TERMINATION_SECONDS: Final = 60
 """How long our pods have to end; what a deletion gives them where its body doesn't say otherwise."""
 _TERMINAL: Final = {"Succeeded", "Failed"}
-BENIGN: Final = {"", "ContainerCreating", "PodInitializing"}
-"""Words of the kubelet for a container that is about to start."""
 _LATE: Final = timedelta(seconds=10)
 """How much earlier than it is seen a pod may have ended that was seen to run before."""
-_UNKNOWN: Final = "ContainerStatusUnknown"
-"""The kubelet's word for a container that ran and that it can't find any more, after a node's restart say."""
-
-
-@lru_cache(maxsize=8192)
-def shared(text: str) -> str:
-    """Return the same object for the same text: thousands of pods say the same of their attempt.
-
-    Not by sys.intern: Python 3.12 keeps what is interned for ever, and anybody may write labels.
-    """
-    return text
 
 
 class Told(NamedTuple):
@@ -123,7 +113,7 @@ class Pod:
     @property
     def vanished(self) -> bool:
         """Whether its kubelet lost sight of the container, which had run."""
-        return self.exit_reason == _UNKNOWN
+        return self.exit_reason == LOST_SIGHT_OF
 
     @property
     def evicted(self) -> bool:
@@ -162,18 +152,12 @@ def pod_of(body: ReadBody, seen: datetime | None = None, before: Pod | None = No
     """
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
-    running, waiting, ended = _worker(status)
+    worker = worker_states(status)
+    ended = worker.ended
     scheduled, disruption = condition(status, "PodScheduled", "False"), condition(status, "DisruptionTarget")
-    over = bool(ended) or status.get("phase") in _TERMINAL
-    waits = _waits(status, waiting) if not (running or ended) else _Waits()
+    waits = what_it_waits_for(status, worker.waiting) if not (worker.running or ended) else Waiting()
     created = optional_time(metadata.get("creationTimestamp"))
-    started = _within(_started(running or ended, status), created, seen)
-    finished = optional_time(ended.get("finishedAt")) or (_last_change(status, started) if over else None)
-    ran = seen is not None and before is not None and not before.ended
-    finished = _within(finished, seen - _LATE if seen is not None and ran else started or created, seen)
-    if before is not None:
-        started = (started and before.started) or started
-        finished = (finished and before.finished) or finished
+    started, finished = _start_and_end(worker, status, created, seen, before)
     deleting = optional_time(metadata.get("deletionTimestamp"))
     grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds", _TERMINATION_SECONDS))
     return Pod(
@@ -202,6 +186,22 @@ def pod_of(body: ReadBody, seen: datetime | None = None, before: Pod | None = No
     )
 
 
+def _start_and_end(
+    worker: WorkerStates, status: ReadBody, created: datetime | None, seen: datetime | None, before: Pod | None
+) -> tuple[datetime | None, datetime | None]:
+    """Return when the worker container started and ended, by the node's clock, brought within what is known."""
+    ended = worker.ended
+    over = bool(ended) or status.get("phase") in _TERMINAL
+    started = _within(start_time(worker.running or ended, status), created, seen)
+    finished = optional_time(ended.get("finishedAt")) or (last_change(status, started) if over else None)
+    ran = seen is not None and before is not None and not before.ended
+    finished = _within(finished, seen - _LATE if seen is not None and ran else started or created, seen)
+    if before is not None:
+        started = (started and before.started) or started
+        finished = (finished and before.finished) or finished
+    return started, finished
+
+
 def _of_a_failure(failure: RankFailure) -> RankFailure:
     """Return a failure with a reason that failures have; the word of another one goes in front of its message."""
     if REASONS[failure.reason].phase in {Phase.FAILED, Phase.CONFLICT}:
@@ -219,88 +219,3 @@ def _within(time: datetime | None, first: datetime | None, last: datetime | None
         return None
     time = min(time, last) if last is not None else time
     return max(time, first) if first is not None else time
-
-
-def _worker(status: ReadBody) -> tuple[ReadBody, ReadBody, ReadBody]:
-    """Return how the worker container runs, waits and ended; one of the three says something, or none does."""
-    states = [each for each in status.get("containerStatuses") or () if each.get("name") == WORKER_CONTAINER]
-    state = (states[0].get("state") or {}) if states else {}
-    running, waiting, ended = (state.get(key) or {} for key in ("running", "waiting", "terminated"))
-    if not ended and status.get("phase") == "Failed":
-        ended = _failed_init(status)
-    return running, waiting, ended
-
-
-class _Waits(NamedTuple):
-    reason: str = ""
-    message: str = ""
-    container: str = ""
-    holds_up: bool = True
-
-
-def _waits(status: ReadBody, own: ReadBody) -> _Waits:
-    """Return what keeps the worker container from starting; its own trouble counts before that of others.
-
-    Init containers come before it, native sidecars among them. Another container that can't start is worth a word, and
-    holds up nothing.
-    """
-    mine = _Waits(own.get("reason", ""), own.get("message", ""))
-    if mine.reason not in BENIGN:
-        return mine
-    for kind, what in (("initContainerStatuses", "init container"), ("containerStatuses", "container")):
-        for each in status.get(kind) or ():
-            waiting = (each.get("state") or {}).get("waiting") or {}
-            if each.get("name") != WORKER_CONTAINER and waiting.get("reason", "") not in BENIGN:
-                holds_up = kind == "initContainerStatuses"
-                return _Waits(waiting["reason"], waiting.get("message", ""), f"{what} {each['name']}", holds_up)
-    at_work = [each["name"] for each in status.get("initContainerStatuses") or () if _starting(each)]
-    return mine._replace(message=f"init container {at_work[0]} is at work") if at_work and mine.reason else mine
-
-
-def _starting(init: ReadBody) -> bool:
-    """Return whether an init container runs, and as a native sidecar has not started up."""
-    return bool((init.get("state") or {}).get("running")) and not init.get("started")
-
-
-def _failed_init(status: ReadBody) -> ReadBody:
-    """Return how an init container kept the ranks from starting."""
-    for each in status.get("initContainerStatuses") or ():
-        ended = (each.get("state") or {}).get("terminated") or {}
-        if ended.get("exitCode"):
-            reason = f"init container {each['name']} ended with exit code {ended['exitCode']}"
-            return {"reason": reason, "message": ended.get("message") or ended.get("reason") or ""}
-    return {}
-
-
-def _started(state: ReadBody, status: ReadBody) -> datetime | None:
-    """Return when the container started; of one that its kubelet lost sight of only the pod's own start is known."""
-    return optional_time(state.get("startedAt") or (status.get("startTime") if state.get("reason") == _UNKNOWN else ""))
-
-
-def _last_change(status: ReadBody, started: datetime | None) -> datetime | None:
-    """Return when a pod ended that has no container to say so: evicted, or failed by the node's loss."""
-    return max(_times(status), default=started)
-
-
-def _times(status: ReadBody) -> Iterator[datetime]:
-    for each in status.get("conditions") or ():
-        if each.get("lastTransitionTime"):
-            yield time_of(each["lastTransitionTime"])
-
-
-def condition(status: ReadBody, kind: str, wanted: str = "True") -> ReadBody | None:
-    """Return the condition of a status if it stands as wanted."""
-    for each in status.get("conditions") or ():
-        if each.get("type") == kind and each.get("status") == wanted:
-            return cast("ReadBody", each)
-    return None
-
-
-def time_of(text: str) -> datetime:
-    """Return a time as the API server writes it."""
-    return datetime.fromisoformat(text)
-
-
-def optional_time(text: str | None) -> datetime | None:
-    """Return the time; a container that could not start "started" in 1970, which is no time."""
-    return time_of(text) if text and not text.startswith("1970-") else None

@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Final
 
 from dcp_operator.controllers.checkpoint.observed import Attempt, Pod
-from dcp_operator.controllers.checkpoint.pods import BENIGN
+from dcp_operator.controllers.checkpoint.worker_container import BENIGN
 
 PODS_DUE: Final = timedelta(seconds=30)
 """How long the Job controller may take to create pods before the status tells of it."""

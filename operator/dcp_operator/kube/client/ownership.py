@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from dcp_operator.api.json_types import ReadBody
 from dcp_operator.api.naming import ATTEMPT_LABEL, JOB_LABEL, RUN_LABEL, job_name
-from dcp_operator.controllers.checkpoint.pods import shared
+from dcp_operator.controllers.checkpoint.bodies import shared
 from dcp_operator.kube.client.api import Resource
 
 
