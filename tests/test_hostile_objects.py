@@ -14,11 +14,11 @@ from dcp_operator.controllers.checkpoint.bodies import shared
 from dcp_operator.controllers.checkpoint.observed import observe
 from dcp_operator.kube.client import ownership
 from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, ObjectKey
+from dcp_operator.kube.feed import resync
+from dcp_operator.kube.feed.resync import Resync, WentBackError
+from dcp_operator.kube.feed.watches import listener
 from dcp_operator.kube.kopf_seam.watching import Change
-from dcp_operator.kube.loop import resync
 from dcp_operator.kube.loop.queue import WorkQueue
-from dcp_operator.kube.loop.resync import Resync, WentBackError
-from dcp_operator.kube.loop.watches import listener
 from dcp_operator.kube.view.cache import Cache
 from fake_api import FakeApi, reconciling
 from pod_bodies import job, pod

@@ -15,15 +15,15 @@ from dcp_operator.api.site import Site
 from dcp_operator.controllers.checkpoint.actions import Event
 from dcp_operator.kube.client.api import JOBS, SERVICES, ObjectKey, Resource
 from dcp_operator.kube.client.event_recorder import EventRecorder
+from dcp_operator.kube.feed import resync
+from dcp_operator.kube.feed.initial_list import fill
+from dcp_operator.kube.feed.resync import Resync
+from dcp_operator.kube.feed.watches import watches
 from dcp_operator.kube.kinds.checkpoint import CHECKPOINT, OWNED_JOBS
 from dcp_operator.kube.kinds.kind import Kind, Kinds, OwnedResource, TwoReadersError, Values
 from dcp_operator.kube.kopf_seam.watching import Change
-from dcp_operator.kube.loop import resync
-from dcp_operator.kube.loop.initial_list import fill
 from dcp_operator.kube.loop.queue import RetryLaterError, WorkQueue
 from dcp_operator.kube.loop.reconcile import Common, Reconcilers
-from dcp_operator.kube.loop.resync import Resync
-from dcp_operator.kube.loop.watches import watches
 from dcp_operator.kube.view.cache import Cache
 from dcp_operator.kube.view.intake import View
 from fake_api import FakeApi

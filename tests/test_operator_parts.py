@@ -33,8 +33,8 @@ from dcp_operator.kube.client.api import (
 )
 from dcp_operator.kube.client.cluster import Cluster
 from dcp_operator.kube.client.event_recorder import EventRecorder
+from dcp_operator.kube.feed.initial_list import fill
 from dcp_operator.kube.kinds.checkpoint import jobs_and_pods
-from dcp_operator.kube.loop.initial_list import fill
 from dcp_operator.kube.loop.queue import RetryLaterError, WorkQueue
 from dcp_operator.kube.loop.reconcile import LATER, Reconciler
 from dcp_operator.kube.view.cache import Cache

@@ -31,13 +31,13 @@ from dcp_operator.kube.client.api import (
     UnavailableError,
     refusal,
 )
+from dcp_operator.kube.feed import resync
+from dcp_operator.kube.feed.resync import Resync
 from dcp_operator.kube.kinds.registry import KINDS
 from dcp_operator.kube.kopf_seam.internals import read_any_retry_after
 from dcp_operator.kube.kopf_seam.watching import settings
-from dcp_operator.kube.loop import resync
 from dcp_operator.kube.loop.checkpoint import count
 from dcp_operator.kube.loop.queue import WorkQueue
-from dcp_operator.kube.loop.resync import Resync
 from dcp_operator.kube.process.runtime import Runtime
 from dcp_operator.kube.process.settings import Settings
 from dcp_operator.kube.view.cache import Cache

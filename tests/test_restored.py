@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dcp_operator.kube.client.api import CHECKPOINTS
-from dcp_operator.kube.loop import resync
-from dcp_operator.kube.loop.resync import Resync, WentBackError
+from dcp_operator.kube.feed import resync
+from dcp_operator.kube.feed.resync import Resync, WentBackError
 from fake_api import FakeApi, reconciling, seen
 from scenes import manifest
 

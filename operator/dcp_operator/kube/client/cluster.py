@@ -1,97 +1,41 @@
-"""The Kubernetes API as this operator uses it: the only module that writes Checkpoints and what belongs to them.
+"""What the operator writes: the only module that writes Checkpoints and what belongs to them to the API server.
 
-A thin layer over the transport of `kubernetes.aio`: JSON bodies go in and come out as dicts, without the generated
-models, which cost memory and time and drop fields that they do not know. Every write is safe to repeat, for an answer
-may get lost on its way: creation finds its own earlier object, a status write carries the resourceVersion that it was
-decided on, a deletion carries the uid of what was seen, an event's name derives from what it says. What is not watched,
-the Services and NetworkPolicies of attempts, is looked at before it is deleted: a name says nothing of whose it is.
+Every write is safe to repeat, for an answer may get lost on its way. A creation finds its own earlier object. A status
+write carries the resourceVersion that it was decided on. A deletion carries the uid of the object that was seen. An
+event's name derives from what the event says. Services and NetworkPolicies of attempts are not watched, and a name does
+not tell whose they are: each is read before it is deleted.
 """
 
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from http import HTTPStatus
-from typing import Any, Final, Self
-
-import aiohttp
-from kubernetes.aio.client.api_client import ApiClient
-from kubernetes.aio.client.configuration import Configuration
-from kubernetes.aio.config.config_exception import ConfigException
-from kubernetes.aio.config.incluster_config import load_incluster_config
-from kubernetes.aio.config.kube_config import load_kube_config
+from typing import Any, Final
 
 from dcp_operator.api.json_types import Body
-from dcp_operator.api.naming import JOB_LABEL
-from dcp_operator.kube.client import metrics
 from dcp_operator.kube.client.api import (
     EVENTS,
-    JSON,
-    METADATA_LIST,
     METADATA_ONLY,
-    PODS,
     ApiError,
     ApiRequest,
     ConflictError,
     GoneError,
     NameTakenError,
     Resource,
-    UnavailableError,
-    refusal,
 )
 from dcp_operator.kube.client.ownership import Claimed, Owner, belongs
-from dcp_operator.kube.client.shallow_json import read_json
+from dcp_operator.kube.client.reads import Reads
+from dcp_operator.kube.client.transport import COMPONENT
 
 logger = logging.getLogger(__name__)
 
-COMPONENT: Final = "dcp-operator"
-LOG_SECONDS: Final = 3.0
-LOG_BYTES: Final = 1_048_576
-LOG_LINES: Final = 500
-"""Rank 0 tells of its progress between what the workload prints."""
-CONNECT_SECONDS: Final = 5.0
-PAGE: Final = 500
 _STRICT: Final = {"fieldValidation": "Strict"}
 """What has a typo in its name is refused. By default it would be dropped, and nobody told."""
 
 
 @dataclass(frozen=True)
-class Listed:
-    """What a resync needs to know of an object in the API server."""
-
-    namespace: str
-    name: str
-    uid: str
-    version: str
-
-    @property
-    def number(self) -> int:
-        """The version, to be compared."""
-        return int(self.version)
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """One connection pool to the API server.
-
-    Args:
-        client: The transport; its configuration holds the address and the credentials, which it refreshes.
-        instance: The pod that reports events.
-    """
-
-    client: ApiClient
-    instance: str = ""
-
-    @classmethod
-    async def connect(cls, instance: str = "", connections: int = 64) -> Self:
-        """Connect as the pod's service account, or by the kubeconfig outside of a cluster."""
-        configuration = await load_configuration()
-        configuration.connection_pool_maxsize = connections
-        return cls(ApiClient(configuration), instance)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self.client.close()  # type: ignore[no-untyped-call]
+class Cluster(Reads):
+    """A connection pool by which objects are read and written."""
 
     async def create(self, resource: Resource, body: Body, owner: Owner) -> Body:
         """Create an object that belongs to an owner, or find it created already.
@@ -153,80 +97,6 @@ class Cluster:
         else:
             logger.warning("%s %s/%s is not ours; it stays", resource.kind, namespace, name)
 
-    async def get(self, resource: Resource, namespace: str, name: str) -> Body:
-        """Read one object.
-
-        Raises:
-            GoneError: There is none.
-        """
-        body = await self._json(ApiRequest("GET", resource, resource.path(namespace, name)))
-        return {"apiVersion": resource.api_version, "kind": resource.kind, **body}
-
-    async def pods_of(self, namespace: str, job: str) -> list[Body]:
-        """Read the pods of a Job past the watch."""
-        request = ApiRequest("GET", PODS, PODS.path(namespace), query={"labelSelector": f"{JOB_LABEL}={job}"})
-        pods: list[Body] = (await self._json(request)).get("items") or []
-        return pods
-
-    async def list_metadata(
-        self, resource: Resource, namespace: str | None, selector: str = ""
-    ) -> AsyncIterator[Listed]:
-        """Yield what identifies every object, as the API server's own watch has it.
-
-        Which may be behind by a moment. A list as of now would have it read all objects of the kind from its database,
-        those of everybody, to find ours.
-        """
-        async for item in self.list_bodies(resource, namespace, selector, METADATA_LIST, {"resourceVersion": "0"}):
-            metadata = item["metadata"]
-            yield Listed(metadata["namespace"], metadata["name"], metadata["uid"], metadata["resourceVersion"])
-
-    async def list_bodies(
-        self,
-        resource: Resource,
-        namespace: str | None,
-        selector: str = "",
-        accept: str = JSON,
-        how: Mapping[str, str] | None = None,
-    ) -> AsyncIterator[Body]:
-        """Yield every object, page by page, as of one moment: of now, or as `how` has it."""
-        query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
-        first = dict(how or {})
-        while True:
-            request = ApiRequest("GET", resource, resource.path(namespace), query=query | first, accept=accept)
-            page, first = await self._json(request), {}
-            for item in page.get("items") or ():
-                yield item
-            token = page["metadata"].get("continue")
-            if not token:
-                return
-            query = query | {"continue": token}
-
-    async def serves(self, resource: Resource) -> bool:
-        """Say whether the API server knows the kind, that is, whether its CRD is installed."""
-        try:
-            found = await self._json(ApiRequest("GET", None, resource.group_path))
-        except GoneError:
-            return False
-        return any(entry.get("name") == resource.plural for entry in found.get("resources") or ())
-
-    async def log_tail(self, namespace: str, pod: str, container: str, lines: int = LOG_LINES) -> str | None:
-        """Return the last lines of a log, or nothing: progress is decoration. None where it may not be read."""
-        query = {"container": container, "tailLines": str(lines), "limitBytes": str(LOG_BYTES)}
-        path = PODS.path(namespace, pod, "log")
-        try:
-            raw = await self._send(ApiRequest("GET", PODS, path, query=query, accept="*/*", seconds=LOG_SECONDS))
-        except ApiError as error:
-            logger.debug("no log of %s/%s: %s", namespace, pod, error)
-            return None if error.status == HTTPStatus.FORBIDDEN else ""
-        return raw.decode(errors="replace")
-
-    async def last_event(self, namespace: str, uid: str, reason: str) -> str:
-        """Return the message of the latest event of that reason about an object; empty where there is none."""
-        query = {"fieldSelector": f"involvedObject.uid={uid},reason={reason}"}
-        found = await self._json(ApiRequest("GET", EVENTS, EVENTS.path(namespace), query=query))
-        events = sorted(found.get("items") or (), key=lambda each: each.get("lastTimestamp") or "")
-        return str(events[-1].get("message") or "") if events else ""
-
     async def post_event(
         self, resource: Resource, body: Body, *, kind: str, reason: str, message: str, now: str
     ) -> None:
@@ -264,48 +134,3 @@ class Cluster:
         """Send a body; return it with the metadata that it has now. To hear the rest back would tell us nothing new."""
         written = await self._json(replace(request, accept=METADATA_ONLY))
         return {**(request.body or {}), "metadata": written["metadata"]}
-
-    async def _json(self, request: ApiRequest) -> Body:
-        answer: Body = read_json(await self._send(request))
-        return answer
-
-    async def _send(self, request: ApiRequest) -> bytes:
-        """Send one request, once: whoever asked does the whole reconcile again where no answer came."""
-        headers = {"Accept": request.accept, "Content-Type": JSON, "User-Agent": COMPONENT}
-        await self.client.update_params_for_auth(
-            headers, None, ["BearerToken"], request.path, request.method, request.body
-        )
-        timeout = aiohttp.ClientTimeout(total=request.seconds, sock_connect=CONNECT_SECONDS)
-        plural = request.resource.plural if request.resource else "discovery"
-        try:
-            response = await self.client.rest_client.request(  # type: ignore[no-untyped-call]
-                request.method,
-                self.client.configuration.host + request.target,
-                headers=headers,
-                body=request.body,
-                _request_timeout=timeout,
-            )
-            raw: bytes = await response.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            metrics.API_REQUESTS.labels(request.method, plural, "none").inc()
-            raise _silence(request, error) from error
-        metrics.API_REQUESTS.labels(request.method, plural, str(response.status)).inc()
-        if response.status >= HTTPStatus.BAD_REQUEST:
-            raise refusal(request, response.status, response.headers, raw)
-        return raw
-
-
-async def load_configuration() -> Configuration:
-    """Return the address and the credentials: the service account's in a pod, else the kubeconfig's."""
-    configuration = Configuration()
-    # As kopf does for the watches. To look for proxies in the environment costs two changes of thread per request.
-    configuration.client_session_kwargs = {"trust_env": False}
-    try:
-        load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-    except ConfigException:
-        await load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-    return configuration
-
-
-def _silence(request: ApiRequest, error: Exception) -> UnavailableError:
-    return UnavailableError(f"{request.method} {request.path}: {error or type(error).__name__}")

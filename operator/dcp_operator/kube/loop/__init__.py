@@ -1,1 +1,1 @@
-"""The control loop: watches feed a queue, and each key of the queue is reconciled."""
+"""The control loop: each key of the work queue is reconciled."""

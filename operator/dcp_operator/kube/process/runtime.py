@@ -13,16 +13,17 @@ from kubernetes.aio.client.api_client import ApiClient
 from dcp_operator.api.site import CLUSTER
 from dcp_operator.kube.client import metrics
 from dcp_operator.kube.client.api import CHECKPOINTS, ObjectKey, Resource
-from dcp_operator.kube.client.cluster import Cluster, load_configuration
+from dcp_operator.kube.client.cluster import Cluster
 from dcp_operator.kube.client.event_recorder import EventRecorder
+from dcp_operator.kube.client.transport import load_configuration
+from dcp_operator.kube.feed.initial_list import fill
+from dcp_operator.kube.feed.resync import Resync
+from dcp_operator.kube.feed.watches import watches
 from dcp_operator.kube.kinds.registry import KINDS
 from dcp_operator.kube.kopf_seam.watching import watch
 from dcp_operator.kube.loop.checkpoint import CheckpointReconciler
-from dcp_operator.kube.loop.initial_list import fill
 from dcp_operator.kube.loop.queue import WorkQueue
 from dcp_operator.kube.loop.reconcile import Common, Reconcilers
-from dcp_operator.kube.loop.resync import Resync
-from dcp_operator.kube.loop.watches import watches
 from dcp_operator.kube.process.health import STUCK_SECONDS, Health, serving
 from dcp_operator.kube.process.leader import Election
 from dcp_operator.kube.process.settings import Settings

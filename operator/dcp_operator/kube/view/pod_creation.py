@@ -11,7 +11,7 @@ from typing import Final
 from dcp_operator.controllers.checkpoint.observed import Attempt, Observed
 from dcp_operator.controllers.checkpoint.waiting_pods import PODS_DUE
 from dcp_operator.kube.client.api import ApiError
-from dcp_operator.kube.client.cluster import Cluster
+from dcp_operator.kube.client.reads import Reads
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class PodCreation:
         now: The clock.
     """
 
-    cluster: Cluster
+    cluster: Reads
     now: Callable[[], datetime]
     _told: OrderedDict[str, tuple[datetime, str]] = field(default_factory=OrderedDict, init=False)
 

@@ -10,7 +10,7 @@ from dcp_operator.api.naming import WORKER_CONTAINER
 from dcp_operator.controllers.checkpoint.jobs import Job
 from dcp_operator.controllers.checkpoint.pods import Pod
 from dcp_operator.kube.client.api import ObjectKey
-from dcp_operator.kube.client.cluster import Cluster
+from dcp_operator.kube.client.reads import Reads
 
 INTERVAL: Final = 5.0
 """Seconds between two looks at one attempt's log, at least: rank 0 writes no oftener."""
@@ -37,7 +37,7 @@ class ProgressReader:
         changed: Called with the Checkpoint whose progress is news.
     """
 
-    cluster: Cluster
+    cluster: Reads
     changed: Callable[[ObjectKey], None]
     _followed: dict[tuple[ObjectKey, str], _Followed] = field(default_factory=dict, init=False)
 

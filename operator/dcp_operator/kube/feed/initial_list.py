@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from dcp_operator.kube.client.api import ApiError, ObjectKey, Resource
-from dcp_operator.kube.client.cluster import Cluster
+from dcp_operator.kube.client.reads import Reads
+from dcp_operator.kube.feed.watches import enqueue_listed, selector
 from dcp_operator.kube.loop.queue import WorkQueue
-from dcp_operator.kube.loop.watches import enqueue_listed, selector
 from dcp_operator.kube.view.intake import View
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ AGAIN: Final = 1.0
 """Seconds until another try where the API server was in the way."""
 
 
-async def fill(cluster: Cluster, view: View, queue: WorkQueue[ObjectKey], namespaces: Sequence[str | None]) -> None:
+async def fill(cluster: Reads, view: View, queue: WorkQueue[ObjectKey], namespaces: Sequence[str | None]) -> None:
     """Take in all that there is, and have every object looked at: the live at once, the finished by and by."""
     while True:
         try:
@@ -34,7 +34,7 @@ async def fill(cluster: Cluster, view: View, queue: WorkQueue[ObjectKey], namesp
         enqueue_listed(view.cache, queue, key)
 
 
-async def _listed(cluster: Cluster, view: View, namespaces: Sequence[str | None]) -> None:
+async def _listed(cluster: Reads, view: View, namespaces: Sequence[str | None]) -> None:
     kinds = view.cache.kinds
 
     async def take_all(resource: Resource) -> None:

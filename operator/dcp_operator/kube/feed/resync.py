@@ -14,8 +14,8 @@ from typing import Final
 
 from dcp_operator.kube.client import metrics
 from dcp_operator.kube.client.api import ApiError, GoneError, ObjectKey, Resource
-from dcp_operator.kube.client.cluster import Cluster, Listed
-from dcp_operator.kube.loop.watches import selector
+from dcp_operator.kube.client.reads import Listed, Reads
+from dcp_operator.kube.feed.watches import selector
 from dcp_operator.kube.view.intake import View
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Resync:
         namespaces: Which are served; None means all.
     """
 
-    cluster: Cluster
+    cluster: Reads
     view: View
     add: Callable[[ObjectKey], None]
     namespaces: Sequence[str | None] = (None,)

@@ -1,0 +1,1 @@
+"""What keeps the view current: lists at the start, watches from then on, a resync for what a watch has lost."""
