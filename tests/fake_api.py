@@ -9,6 +9,7 @@ from dcp_operator.api.json_types import Body
 from dcp_operator.api.site import CLUSTER, Site
 from dcp_operator.kube.client.api import (
     CHECKPOINTS,
+    PODS,
     ApiRequest,
     ConflictError,
     GoneError,
@@ -143,3 +144,14 @@ def status(api: FakeApi, key: ObjectKey) -> Body:
     """Return the status of a Checkpoint."""
     found: Body = api.objects[CHECKPOINTS.path(key.namespace, key.name)].get("status", {})
     return found
+
+
+def put_pod(api: FakeApi, phase: str, state: Body) -> None:
+    """Have the pod of the only Job in this phase, and its worker container in this state."""
+    (job,) = [each for each in api.objects.values() if each["kind"] == "Job"]
+    name = job["metadata"]["name"]
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job["metadata"]["uid"], "controller": True}
+    labels = job["metadata"]["labels"] | {"batch.kubernetes.io/job-completion-index": "0"}
+    metadata = {"name": f"{name}-0", "namespace": "team", "labels": labels, "ownerReferences": [owner]}
+    body = {"phase": phase, "containerStatuses": [{"name": "worker", "state": state}]}
+    api.add(PODS, {"metadata": metadata, "spec": {}, "status": body})

@@ -9,7 +9,7 @@ from typing import Any
 from dcp_contract.checkpoint_info import CheckpointInfo
 from dcp_contract.reasons import Reason
 from dcp_contract.report import RankFailure, Report
-from dcp_operator.api.checkpoint.parsing import parse
+from dcp_operator.api.checkpoint.parsing import SpecError, parse
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Status
 from dcp_operator.api.site import LOCAL
@@ -17,6 +17,7 @@ from dcp_operator.controllers.checkpoint.actions import CreateAttempt, Decision,
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.inputs import Inputs
 from dcp_operator.controllers.checkpoint.observed import Attempt, Observed, Pod
+from dcp_operator.controllers.checkpoint.refused_spec import refuse_spec
 from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
 
 NOW = datetime(2026, 11, 24, 8, 0, 0, tzinfo=UTC)
@@ -66,6 +67,11 @@ def stamp(seconds: float) -> str:
 
 def running(index: int = 0, **fields: Any) -> Pod:
     return replace(Pod(index=index, name=f"pod-{index}", node=f"node-{index}", phase="Running", started=NOW), **fields)
+
+
+def pending(index: int = 0, **fields: Any) -> Pod:
+    """Return a pod whose worker container does not run yet."""
+    return running(index, **{"phase": "Pending", "started": None} | fields)
 
 
 def ended(index: int = 0, report: Report | None = None, **fields: Any) -> Pod:
@@ -132,6 +138,21 @@ def inputs(
     return Inputs(checkpoint=of or checkpoint(), attempts=attempts, status=status or Status(), now=now, **fields)
 
 
+def refused(
+    *attempts: Attempt,
+    problem: str = "spec.operation: is not one of its values; write 'Save'",
+    status: Mapping[str, Any] | None = None,
+    generation: int = 2,
+    run_id: str = "",
+    now: datetime = NOW,
+) -> Decision:
+    """Return the decision on a spec that can't be parsed."""
+    error = SpecError([problem])
+    return refuse_spec(
+        error, generation=generation, run_id=run_id, observed=observed(*attempts), status=status, now=now
+    )
+
+
 def phase(decision: Decision) -> tuple[str, str | None]:
     return decision.status["phase"], decision.status.get("reason")
 
@@ -152,6 +173,8 @@ def deleted(decision: Decision) -> list[int]:
     return [each.attempt for each in decision.actions if isinstance(each, DeleteAttempt)]
 
 
+SAVED_PODS: tuple[Pod, ...] = (ended(0, saved()), ended(1, Report()))
+"""The pods of an attempt that has committed a Save, and whose ranks have all ended."""
 STARTED: Mapping[str, Any] = decided().status
 RUNNING: Mapping[str, Any] = decided(attempt(running(0), running(1)), status=STARTED).status
 

@@ -18,8 +18,8 @@ from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.observed import Observed
 from dcp_operator.controllers.checkpoint.refused_creation import wait_for_creation
 from dcp_operator.controllers.checkpoint.refused_spec import refuse_spec
-from dcp_operator.kube.client.api import CHECKPOINTS, EVENTS, JOBS, PODS, ApiRequest, RefusedError
-from fake_api import FakeApi, reconciling, seen, status
+from dcp_operator.kube.client.api import CHECKPOINTS, EVENTS, JOBS, ApiRequest, RefusedError
+from fake_api import FakeApi, put_pod, reconciling, seen, status
 from scenes import (
     NOW,
     RUNNING,
@@ -36,7 +36,9 @@ from scenes import (
     manifest,
     message,
     observed,
+    pending,
     phase,
+    refused,
     running,
     saved,
     stamp,
@@ -63,26 +65,15 @@ def begun(changes: Body | None = None) -> FakeApi:
     return api
 
 
-def pod(api: FakeApi, phase_: str, state: Body) -> None:
-    """Have the pod of the only Job in this state."""
-    (job,) = [each for each in api.objects.values() if each["kind"] == "Job"]
-    name = job["metadata"]["name"]
-    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job["metadata"]["uid"], "controller": True}
-    labels = job["metadata"]["labels"] | {"batch.kubernetes.io/job-completion-index": "0"}
-    metadata = {"name": f"{name}-0", "namespace": "team", "labels": labels, "ownerReferences": [owner]}
-    body = {"phase": phase_, "containerStatuses": [{"name": "worker", "state": state}]}
-    api.add(PODS, {"metadata": metadata, "spec": {}, "status": body})
-
-
 def run_pod(api: FakeApi) -> None:
-    pod(api, "Running", {"running": {"startedAt": "2026-11-24T08:00:00Z"}})
+    put_pod(api, "Running", {"running": {"startedAt": "2026-11-24T08:00:00Z"}})
 
 
 def end_pod(api: FakeApi, report: Report) -> None:
     times = dict.fromkeys(("startedAt", "finishedAt"), "2026-11-24T08:00:00Z")
     code = 0 if report.result else 1
     state = {"terminated": {"exitCode": code, "message": report.encode(), **times}}
-    pod(api, "Failed" if code else "Succeeded", state)
+    put_pod(api, "Failed" if code else "Succeeded", state)
 
 
 def stricter_rule(monkeypatch: pytest.MonkeyPatch) -> Site:
@@ -189,8 +180,7 @@ def test_without_what_a_spec_is_about_it_is_left_alone(changes: Body) -> None:
 
 def test_an_invalid_new_run_ends_the_earlier_one() -> None:
     live = attempt(running(0), running(1))
-    error = SpecError(["spec.workers: no"])
-    found = refuse_spec(error, generation=2, run_id="two", observed=observed(live), status=RUNNING, now=NOW)
+    found = refused(live, run_id="two", status=RUNNING)
     assert (phase(found), deleted(found), found.status["runId"]) == (("Failed", "InvalidSpec"), [1], "two")
 
 
@@ -293,17 +283,16 @@ def test_a_later_attempt_waits_for_a_quota_too(before: Any, number: int, counted
 
 @pytest.mark.parametrize("changes", [{}, {"spec.suspend": True}, {"spec.runId": "2"}])
 def test_a_status_that_tells_of_no_refused_creation_has_no_time_of_one(changes: Body) -> None:
-    refused = wait_for_creation(checkpoint(), decided(), {}, "exceeded quota", at(0)).status
-    found = decided(of=checkpoint(changes), status=refused, now=at(60))
+    before = wait_for_creation(checkpoint(), decided(), {}, "exceeded quota", at(0)).status
+    found = decided(of=checkpoint(changes), status=before, now=at(60))
     assert "firstRefusedTime" not in found.status
     again = wait_for_creation(checkpoint(changes), found, found.status, "exceeded quota", at(60))
     assert again.status["firstRefusedTime"] == stamp(60)
 
 
 def test_a_spec_that_is_refused_later_has_no_time_of_a_refused_creation() -> None:
-    refused = wait_for_creation(checkpoint(), decided(), {}, "exceeded quota", at(0)).status
-    error = SpecError(["spec.workers: no"])
-    found = refuse_spec(error, generation=2, run_id="", observed=observed(), status=refused, now=at(60))
+    before = wait_for_creation(checkpoint(), decided(), {}, "exceeded quota", at(0)).status
+    found = refused(status=before, now=at(60))
     assert "firstRefusedTime" not in found.status
 
 
@@ -363,7 +352,7 @@ def test_an_attempt_whose_job_ran_out_of_time_without_a_pod_is_tried_again() -> 
 
 @pytest.mark.adversary
 def test_time_that_pods_wait_for_a_quota_counts_against_no_timeout() -> None:
-    waiting = running(0, phase="Pending", started=None, created=at(9000))
+    waiting = pending(0, created=at(9000))
     job = attempt(waiting, replace(waiting, index=1))
     assert phase(decided(job, status=STARTED, now=at(9599)))[0] == "Starting"
     assert phase(decided(job, status=STARTED, now=at(9600)))[0] == "Failed"

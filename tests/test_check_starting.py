@@ -5,9 +5,7 @@ from typing import Any
 import pytest
 
 from dcp_operator.controllers.checkpoint.checks.starting import report_starting
-from scenes import NOW, at, attempt, inputs, running
-
-WAITS: dict[str, Any] = {"phase": "Pending", "started": None}
+from scenes import NOW, at, attempt, inputs, pending, running
 
 
 @pytest.mark.parametrize(
@@ -31,7 +29,7 @@ WAITS: dict[str, Any] = {"phase": "Pending", "started": None}
     ],
 )
 def test_why_it_waits(pod: dict[str, str], reason: str | None, text: str) -> None:
-    found = report_starting(inputs(attempt(running(0), running(1, **WAITS, **pod))))
+    found = report_starting(inputs(attempt(running(0), pending(1, **pod))))
     assert found is not None
     assert (found.status.phase, found.status.reason, found.actions) == ("Starting", reason, ())
     assert text in found.message
@@ -43,7 +41,7 @@ def test_why_it_waits(pod: dict[str, str], reason: str | None, text: str) -> Non
         pytest.param([], 29, "Starting", None, "starts 2 pods.", id="the Job controller has time yet"),
         pytest.param([], 30, "Pending", "Forbidden", "0 of 2 pods were created; exceeded quota: few.", id="a quota"),
         pytest.param([running(0)], 30, "Starting", None, "1 of 2 pods were created; exceeded", id="room for some"),
-        pytest.param([running(0), running(1, **WAITS)], 30, "Starting", None, "starts 2 pods.", id="all are there"),
+        pytest.param([running(0), pending(1)], 30, "Starting", None, "starts 2 pods.", id="all are there"),
     ],
 )
 def test_pods_that_are_not_created(pods: Any, seconds: int, phase: str, reason: str | None, text: str) -> None:
@@ -55,7 +53,7 @@ def test_pods_that_are_not_created(pods: Any, seconds: int, phase: str, reason: 
 
 
 def test_a_pod_that_ended_is_not_said_to_wait() -> None:
-    over = running(1, **WAITS, waiting="ErrImagePull", exit_code=1)
+    over = pending(1, waiting="ErrImagePull", exit_code=1)
     found = report_starting(inputs(attempt(running(0), over)))
     assert found is not None
     assert "ErrImagePull" not in found.message
@@ -65,7 +63,7 @@ def test_a_pod_that_ended_is_not_said_to_wait() -> None:
     ("live", "wake_at"),
     [
         pytest.param(attempt(nodes=2), at(30), id="no pod"),
-        pytest.param(attempt(running(0), running(1, **WAITS)), at(600), id="all pods: the timeout"),
+        pytest.param(attempt(running(0), pending(1)), at(600), id="all pods: the timeout"),
         pytest.param(attempt(nodes=2, started=None), None, id="nobody has started the Job"),
     ],
 )

@@ -19,6 +19,7 @@ from dcp_operator.controllers.checkpoint.observed import observe
 from scenes import (
     NOW,
     RUNNING,
+    SAVED_PODS,
     STARTED,
     after_first_attempt,
     at,
@@ -30,6 +31,7 @@ from scenes import (
     failed,
     message,
     observed,
+    pending,
     phase,
     running,
     saved,
@@ -91,7 +93,7 @@ def test_running() -> None:
 
 
 def test_saved() -> None:
-    found = decided(attempt(ended(0, saved()), ended(1, Report())), status=RUNNING, now=at(72))
+    found = decided(attempt(*SAVED_PODS), status=RUNNING, now=at(72))
     assert phase(found) == ("Succeeded", "Saved")
     assert true(found) == {"Ready", "Complete"}
     assert message(found) == "Saved step 1000: 418 MiB in 4 files, saved by 2 ranks. It took 1m12s."
@@ -113,7 +115,7 @@ def test_after_the_commit_nothing_changes_the_result() -> None:
 
 def test_success_has_no_failure_of_an_earlier_attempt() -> None:
     first = after_first_attempt(ended(0, failed()), ended(1, failed(rank=1)))
-    second = attempt(ended(0, saved()), ended(1, Report()), number=2)
+    second = attempt(*SAVED_PODS, number=2)
     found = decided(second, status=first.status, now=at(20))
     assert phase(found) == ("Succeeded", "Saved")
     assert not {"failure", "failedRanks", "failedRankCount"} & found.status.keys()
@@ -144,7 +146,7 @@ def test_loads_and_verifies(operation: str, result: Reason, spec: dict[str, Any]
     ],
 )
 def test_why_it_did_not_start(pod: dict[str, str], reason: str, text: str) -> None:
-    waiting = running(1, phase="Pending", started=None, **pod)
+    waiting = pending(1, **pod)
     found = decided(attempt(running(0), waiting), status=STARTED, now=at(600))
     assert phase(found) == ("Failed", reason)
     assert text in message(found)
@@ -171,7 +173,7 @@ def test_no_pod_was_made() -> None:
     ],
 )
 def test_a_hopeless_image_fails_at_once(waiting: str, text: str, at_once: bool) -> None:  # noqa: FBT001
-    pod = running(0, phase="Pending", started=None, waiting=waiting, waiting_message=text)
+    pod = pending(0, waiting=waiting, waiting_message=text)
     found = decided(attempt(pod), status=STARTED, now=at(1))
     assert phase(found) == ("Failed" if at_once else "Starting", "ImagePullFailed")
 
@@ -189,7 +191,7 @@ def test_the_queue_decides_when_it_starts() -> None:
         assert (found.status, found.actions) == (first.status, ())
     admitted = replace(waiting, suspended=False)
     assert phase(decided(admitted, of=of, status=first.status, now=at(100_000)))[0] == "Starting"
-    pod = running(0, phase="Pending", started=None)
+    pod = pending(0)
     late = replace(admitted, started=at(100_000), pods=(pod, replace(pod, index=1)))
     assert phase(decided(late, of=of, status=first.status, now=at(100_599)))[0] == "Starting"
     assert phase(decided(late, of=of, status=first.status, now=at(100_600)))[0] == "Failed"

@@ -1,6 +1,5 @@
 """What people do under way: suspend, rerun, change, delete, and ask for what is refused."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,17 +7,16 @@ import pytest
 
 from dcp_contract.reasons import Reason
 from dcp_contract.report import Report
-from dcp_operator.api.checkpoint.parsing import SpecError
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Status
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt, Decision
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.observed import Attempt, Observed
-from dcp_operator.controllers.checkpoint.refused_spec import refuse_spec
 from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
 from scenes import (
     NOW,
     RUNNING,
+    SAVED_PODS,
     STARTED,
     after_first_attempt,
     at,
@@ -30,8 +28,8 @@ from scenes import (
     ended,
     failed,
     message,
-    observed,
     phase,
+    refused,
     running,
     saved,
     true,
@@ -83,7 +81,7 @@ def test_a_new_run_starts_afresh() -> None:
 
 
 @pytest.mark.adversary
-@pytest.mark.parametrize("pods", [(ended(0, saved()), ended(1, Report())), (running(0), running(1))])
+@pytest.mark.parametrize("pods", [SAVED_PODS, (running(0), running(1))])
 def test_a_run_id_that_comes_again_takes_no_earlier_report(pods: Any) -> None:
     """A, B and A again within a moment: the Job of the first A still stands there, under the very name of the next."""
     old = attempt(*pods, generation=1, uid="old")
@@ -98,7 +96,7 @@ def test_a_run_id_that_comes_again_takes_no_earlier_report(pods: Any) -> None:
         assert deleted(decided(each, of=again, status=found.status)) == deleted(found)
     started = decided(of=again, status=found.status)
     assert (created(started), started.status["runGeneration"]) == ([(1, False)], 3)
-    new = attempt(ended(0, saved()), ended(1, Report()), generation=3, uid="new")
+    new = attempt(*SAVED_PODS, generation=3, uid="new")
     assert phase(decided(new, of=again, status=started.status)) == ("Succeeded", "Saved")
     # The operator died before it had written that status, and something else was changed since.
     later = checkpoint({"metadata.generation": 4})
@@ -109,7 +107,7 @@ def test_a_run_id_that_comes_again_takes_no_earlier_report(pods: Any) -> None:
 def test_a_job_that_was_put_in_place_of_one_that_was_seen_is_no_attempt() -> None:
     """Whoever may delete and create Jobs would answer for an attempt that ran."""
     seen = decided(attempt(running(0), running(1), uid="ours"), status=STARTED)
-    forged = attempt(ended(0, saved()), ended(1, Report()), uid="forged")
+    forged = attempt(*SAVED_PODS, uid="forged")
     found = decided(forged, status=seen.status)
     assert found.status["failure"]["reason"] == "WorkerLost"
     assert created(found) == [(2, True)], "it is looked whether the first had committed"
@@ -185,7 +183,7 @@ def test_an_attempt_under_way_ends_on_the_spec_that_it_began_with(changes: dict[
     again = decided(under_way(running(0), running(1)), of=of, status=live.status)
     assert (again.status, again.events) == (live.status, ())
 
-    done = decided(under_way(ended(0, saved()), ended(1, Report())), of=of, status=live.status)
+    done = decided(under_way(*SAVED_PODS), of=of, status=live.status)
     assert phase(done) == ("Succeeded", "Saved")
     assert done.status["freeFormDigest"] == BEFORE.free_form_digest
     assert f"about the spec that the run began with (freeFormDigest {BEFORE.free_form_digest})" in told(done)
@@ -194,20 +192,20 @@ def test_an_attempt_under_way_ends_on_the_spec_that_it_began_with(changes: dict[
 
 @CHANGES
 def test_a_result_tells_of_which_spec_it_is(changes: dict[str, Any]) -> None:
-    done = decided(under_way(ended(0, saved()), ended(1, Report())), of=BEFORE, status=begun().status)
+    done = decided(under_way(*SAVED_PODS), of=BEFORE, status=begun().status)
     assert told(done) == ""
     later = decided(of=after(changes), status=done.status)
     assert phase(later) == ("Succeeded", "Saved")
     assert (BEFORE.free_form_digest in told(later), later.actions) == (True, ())
     without = [each for each in later.status["conditions"] if each["type"] != "SpecChanged"]
     assert later.status | {"conditions": without} == done.status
-    assert refused(later.status).status == later.status | {"observedGeneration": 2}, "nor is it lost"
+    assert refused(status=later.status).status == later.status | {"observedGeneration": 2}, "nor is it lost"
 
 
 @CHANGES
 def test_what_the_status_missed_the_job_tells(changes: dict[str, Any]) -> None:
     """The operator died after it had created the Job."""
-    for pods in ((running(0), running(1)), (ended(0, saved()), ended(1, Report()))):
+    for pods in ((running(0), running(1)), SAVED_PODS):
         found = decided(under_way(*pods), of=after(changes))
         assert found.status["freeFormDigest"] == BEFORE.free_form_digest
         assert told(found)
@@ -241,7 +239,7 @@ def test_a_spec_that_changes_before_it_began_is_just_that_spec(changes: dict[str
 
 
 def test_jobs_go_when_their_time_is_over_and_never_before_their_report_is_written() -> None:
-    job = attempt(ended(0, saved()), ended(1, Report()))
+    job = attempt(*SAVED_PODS)
     done = decided(job, status=RUNNING)
     assert done.wake_at == at(86_400)
     assert decided(job, status=done.status, now=at(86_399)).actions == ()
@@ -280,11 +278,6 @@ def test_what_is_being_deleted_is_not_deleted_again() -> None:
     assert decided(job, status=after_first_attempt(ended(0, saved())).status, now=at(9e6)).actions == ()
 
 
-def refused(status: Mapping[str, Any] | None = None, *attempts: Attempt) -> Decision:
-    error = SpecError(["spec.operation: is not one of its values; write 'Save'"])
-    return refuse_spec(error, generation=2, run_id="", observed=observed(*attempts), status=status, now=NOW)
-
-
 def test_a_spec_without_a_meaning() -> None:
     found = refused()
     assert phase(found) == ("Failed", "InvalidSpec")
@@ -292,7 +285,7 @@ def test_a_spec_without_a_meaning() -> None:
     assert "write 'Save'" in message(found)
     assert found.status["observedGeneration"] == 2
     assert [(each.type, each.reason) for each in found.events] == [("Warning", "InvalidSpec")]
-    again = refused(found.status)
+    again = refused(status=found.status)
     assert (again.status, again.events) == (found.status, ())
 
 
@@ -305,4 +298,4 @@ def test_a_mended_spec_is_worked_on() -> None:
 
 def test_a_result_stays_whatever_becomes_of_the_spec() -> None:
     done = after_first_attempt(ended(0, saved()))
-    assert refused(done.status).status == done.status | {"observedGeneration": 2}
+    assert refused(status=done.status).status == done.status | {"observedGeneration": 2}

@@ -4,14 +4,23 @@ from collections.abc import Callable
 
 import pytest
 
-from dcp_operator.api.checkpoint.parsing import SpecError
 from dcp_operator.api.checkpoint.status import Status
 from dcp_operator.controllers.checkpoint.actions import Decision
-from dcp_operator.controllers.checkpoint.observed import Observed
 from dcp_operator.controllers.checkpoint.refused_creation import wait_for_creation
-from dcp_operator.controllers.checkpoint.refused_spec import refuse_spec
 from dcp_operator.generate import crd
-from scenes import NOW, RUNNING, after_first_attempt, attempt, checkpoint, decided, ended, failed, running, saved
+from scenes import (
+    NOW,
+    RUNNING,
+    after_first_attempt,
+    attempt,
+    checkpoint,
+    decided,
+    ended,
+    failed,
+    refused,
+    running,
+    saved,
+)
 
 SCHEMA = crd.custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 
@@ -24,14 +33,7 @@ def test_an_object_that_no_operator_has_seen_is_in_progress() -> None:
 
 
 def invalid() -> Decision:
-    return refuse_spec(
-        SpecError(["spec: no"]),
-        generation=1,
-        run_id="",
-        observed=Observed(),
-        status={"observedGeneration": -1},
-        now=NOW,
-    )
+    return refused(generation=1, status={"observedGeneration": -1})
 
 
 @pytest.mark.adversary

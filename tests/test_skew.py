@@ -15,10 +15,8 @@ from dcp_contract.reasons import Reason
 from dcp_contract.report import Report
 from dcp_contract.sections import Device, Strategy
 from dcp_contract.task import Task
-from dcp_operator.api.checkpoint.parsing import SpecError
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt, Decision
 from dcp_operator.controllers.checkpoint.attempt_outcome import outcome_of
-from dcp_operator.controllers.checkpoint.refused_spec import refuse_spec
 from dcp_worker.launcher.main import main
 from scenes import (
     STARTED,
@@ -29,7 +27,7 @@ from scenes import (
     decided,
     ended,
     failed,
-    observed,
+    refused,
     running,
     saved,
 )
@@ -186,9 +184,7 @@ def test_what_can_not_be_read_is_left_alone(before: dict[str, Any], changes: dic
         (event,) = found.events
         assert (event.type, event.reason) == ("Warning", "StatusUnreadable")
         assert event.message.startswith(f"{names} can't be read")
-    found = refuse_spec(
-        SpecError(["spec: bad"]), generation=2, run_id="", observed=observed(), status=status, now=at(1)
-    )
+    found = refused(status=status, now=at(1))
     assert (found.actions, found.status) == ((), status)
 
 

@@ -15,8 +15,8 @@ from dcp_operator.api.checkpoint.status import Status
 from dcp_operator.api.json_types import Body
 from dcp_operator.api.site import LOCAL
 from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
-from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, ObjectKey
-from fake_api import FakeApi, reconciling, seen, status
+from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, ObjectKey
+from fake_api import FakeApi, put_pod, reconciling, seen, status
 from scenes import (
     NOW,
     RUNNING,
@@ -267,21 +267,11 @@ class Scene:
 
     def pod(self, phase_: str, report: Report | None = None) -> None:
         """Have the pod of `first` in this phase."""
-        (job,) = [each for each in self.api.objects.values() if each["kind"] == "Job"]
         state: Body = {"running": {"startedAt": stamp(0)}}
         if report is not None:
             state = {"terminated": {"exitCode": 1, "finishedAt": stamp(0), "startedAt": stamp(0)}}
             state["terminated"]["message"] = report.encode()
-        name = job["metadata"]["name"]
-        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job["metadata"]["uid"]}
-        metadata = {
-            "name": f"{name}-0",
-            "namespace": "team",
-            "labels": job["metadata"]["labels"] | {"batch.kubernetes.io/job-completion-index": "0"},
-            "ownerReferences": [owner | {"controller": True}],
-        }
-        body = {"phase": phase_, "containerStatuses": [{"name": "worker", "state": state}]}
-        self.api.add(PODS, {"metadata": metadata, "spec": {}, "status": body})
+        put_pod(self.api, phase_, state)
         seen(self.api, self.reconciler)
 
     def remove(self, kind: str) -> None:
