@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dcp_contract.checkpoint_info import Origin
-from dcp_contract.operations import Operation
+from dcp_contract.operations import Operation, SaveFields
 from dcp_contract.report import RankFailure
-from dcp_contract.sections import Parallelism, Storage, Strategy, Workers, Workload
+from dcp_contract.sections import LoadSelection, Parallelism, Storage, Strategy, Workers, Workload
 from dcp_contract.task import Task
 from dcp_worker.rank.result import Outcome
 
@@ -43,18 +43,19 @@ def task(
 ) -> Task:
     """Return a Task; `from_`, `allow` and `load` as in a spec; others, and `args`, are the workload's arguments."""
     entrypoint = workload if ":" in workload else f"workloads:{workload}"
-    spec = {"entrypoint": entrypoint, "steps": steps, "from": fields.pop("from_", None)}
-    spec["allow"] = fields.pop("allow", [])
-    load = fields.pop("load", {})
+    spec = {"entrypoint": entrypoint, "allow": fields.pop("allow", [])}
+    saves = {"steps": steps, "from": fields.pop("from_", None)}
+    loads = fields.pop("load", {})
     fields |= fields.pop("args", {})
     return Task(
         operation=operation,
         origin=Origin(name="matrix", uid="uid-1"),
+        save=SaveFields.model_validate(saves) if operation is Operation.SAVE else None,
+        load=LoadSelection.model_validate(loads) if operation is Operation.LOAD else None,
         storage=Storage(url=f"file://{url}"),
         workload=Workload.model_validate({**spec, "args": fields}),
         parallelism=Parallelism(strategy=cell.strategy, replicate=2 if cell.strategy is Strategy.HSDP else 1),
         workers=Workers.model_validate({"numProcPerNode": cell.ranks, "device": "cpu"}),
-        load=load,
         active_seconds=60,
     )
 

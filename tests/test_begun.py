@@ -154,7 +154,11 @@ def test_what_runs_of_a_spec_that_can_not_be_read_whole_ends_and_is_not_repeated
         pytest.param({"spec.invented": 1}, ["spec.invented"], id="an unknown field"),
         pytest.param({"spec.storage.invented": 1}, ["spec.storage.invented"], id="an unknown field of a section"),
         pytest.param({"spec.parallelism": {"strategy": "pp"}}, ["spec.parallelism.strategy"], id="an unknown value"),
-        pytest.param({"spec.load": {"include": [1, 2]}}, ["spec.load.include.0"], id="two findings in one field"),
+        pytest.param(
+            {"spec.save.from": {"url": "s3://b/x", "include": [1, 2]}},
+            ["spec.save.from.include.0"],
+            id="two findings in one field",
+        ),
         pytest.param({"spec.retries": "x", "spec.suspend": "y"}, ["spec.retries", "spec.suspend"], id="two fields"),
     ],
 )
@@ -213,7 +217,7 @@ def test_what_is_not_enabled_is_waited_for(changes: Body, narrow: Site, wide: Si
     [
         pytest.param({"spec.storage.url": "s3a://b/x"}, CLUSTER, "InvalidSpec", id="unknown to every operator"),
         pytest.param({"spec.storage.url": "memory://x"}, NO_S3, "InvalidSpec", id="never in a cluster"),
-        pytest.param({"spec.storage.overwrite": "no"}, NO_S3, "InvalidSpec", id="wrong beside it"),
+        pytest.param({"spec.save.ifExists": "No"}, NO_S3, "InvalidSpec", id="wrong beside it"),
         pytest.param({"spec.storage.options": {"a": "b"}}, NO_S3, "InvalidSpec", id="a rule beside it"),
     ],
 )

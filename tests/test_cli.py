@@ -21,7 +21,8 @@ kind: Checkpoint
 metadata: {name: one}
 spec:
   operation: Save
-  storage: {url: "s3://bucket/run", overwrite: true}
+  save: {ifExists: Replace}
+  storage: {url: "s3://bucket/run", options: {}}
   workload: {entrypoint: "gpt:Workload"}
   workers: {numNodes: 2, numProcPerNode: 4}
 """
@@ -32,11 +33,11 @@ def dcp(*arguments: str, stdin: str = "") -> Result:
 
 
 BAD = {
-    "unknown field": ("overwrite: true", "overwite: true", "overwite: unknown field; did you mean overwrite?"),
+    "unknown field": ("ifExists:", "ifExist:", "spec.save.ifExist: unknown field; did you mean ifExists?"),
     "chained URL": ("s3://bucket/run", "simplecache::s3://bucket/run", "spec.storage.url: chained URLs"),
     "protocol": ("s3://bucket/run", "ftp://bucket/run", "spec.storage.url: protocol 'ftp' is not allowed"),
     "relative path": ("s3://bucket/run", "file://run", "spec.storage.url: names no absolute path"),
-    "secret": ("overwrite: true", "options: {secret: hunter2}", "spec.storage.options.secret: looks like a secret"),
+    "secret": ("options: {}", "options: {secret: hunter2}", "spec.storage.options.secret: looks like a secret"),
     "too few ranks": (
         "workers:",
         "parallelism: {strategy: hsdp, replicate: 16}\n  workers:",
@@ -44,7 +45,7 @@ BAD = {
     ),
     "no workload": ('  workload: {entrypoint: "gpt:Workload"}\n', "", "spec.workload: is missing"),
     "entrypoint": ("gpt:Workload", "gpt.Workload", "spec.workload.entrypoint: "),
-    "wrong type": ("overwrite: true", 'overwrite: "yes"', "spec.storage.overwrite: has the wrong type"),
+    "wrong type": ("ifExists: Replace", "steps: '1'", "spec.save.steps: has the wrong type; write a whole number"),
     "operation": ("operation: Save", "operation: Sve", "spec.operation: "),
     "namespace": ("{name: one}", "{name: one, namespace: 5}", "metadata.namespace: has the wrong type"),
     "labels": ("{name: one}", "{name: one, labels: [x]}", "metadata.labels: has the wrong type; write a mapping"),
@@ -91,8 +92,8 @@ def test_a_rehearsal_lists_what_would_run_and_runs_nothing() -> None:
     result = dcp("run", "-f", "-", "--rehearse", stdin=SAVE)
     assert result.exit_code == 0, result.stderr
     header, row = result.stdout.splitlines()
-    assert header.split() == ["Name", "Operation", "Ranks", "Strategy", "Device", "Overwrite", "Entrypoint", "URL"]
-    assert row.split() == ["one", "Save", "8", "(2x4)", "fsdp2", "auto", "true", "gpt:Workload", "s3://bucket/run"]
+    assert header.split() == ["Name", "Operation", "Ranks", "Strategy", "Device", "IfExists", "Entrypoint", "URL"]
+    assert row.split() == ["one", "Save", "8", "(2x4)", "fsdp2", "auto", "Replace", "gpt:Workload", "s3://bucket/run"]
 
 
 @pytest.mark.parametrize(("form", "read"), [("json", json.loads), ("yaml", yaml.safe_load)])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dcp_contract.checkpoint_info import CheckpointInfo, Conflict, Origin
 from dcp_contract.environment import REPORT_LIMIT
-from dcp_contract.operations import Operation
+from dcp_contract.operations import Operation, SaveFields
 from dcp_contract.progress import Progress
 from dcp_contract.reasons import Reason
 from dcp_contract.report import RankFailure, Report
@@ -90,10 +90,11 @@ def test_a_task_is_read_back() -> None:
         operation=Operation.SAVE,
         origin=Origin(namespace="n", name="x", uid="u"),
         storage=Storage(url="s3://b/x", options={"anon": True}),
-        workload=Workload.model_validate({"entrypoint": "m:F", "from": {"url": "s3://b/y"}}),
+        save=SaveFields.model_validate({"ifExists": "Replace", "from": {"url": "s3://b/y", "strict": False}}),
+        workload=Workload(entrypoint="m:F"),
     )
     assert Task.model_validate_json(task.to_json()) == task
-    assert json.loads(task.to_json())["workload"]["from"] == {"url": "s3://b/y"}
+    assert json.loads(task.to_json())["save"] == {"ifExists": "Replace", "from": {"strict": False, "url": "s3://b/y"}}
 
 
 @pytest.mark.parametrize(("done", "total", "percent"), [(0, 0, 0), (5, 10, 50), (999, 1000, 99), (11, 10, 100)])

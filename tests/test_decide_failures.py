@@ -246,7 +246,7 @@ def conflict(origin: Origin | None) -> Report:
 @pytest.mark.parametrize(
     ("origin", "text"),
     [
-        pytest.param(None, "Write another spec.storage.url, or overwrite: true", id="unknown"),
+        pytest.param(None, "Write another spec.storage.url, or save.ifExists: Replace", id="unknown"),
         pytest.param(
             Origin(namespace="team", name="other", uid="u"), "saved by Checkpoint team/other (uid u)", id="other"
         ),

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.tier("pods")
 
 def manifest(name: str, url: Path | str, entrypoint: str = "run_workloads:Tiny", **spec: Any) -> dict[str, Any]:
     where = str(url) if "://" in str(url) else f"file://{url}"
-    workload = {"entrypoint": entrypoint, "args": spec.pop("args", {}), "steps": spec.pop("steps", 1)}
+    workload, steps = {"entrypoint": entrypoint, "args": spec.pop("args", {})}, spec.pop("steps", 1)
     body: dict[str, Any] = {"apiVersion": "dcp-operator.io/v1alpha1", "kind": "Checkpoint", "metadata": {"name": name}}
     body["spec"] = {
         "operation": "Save",
@@ -27,6 +27,8 @@ def manifest(name: str, url: Path | str, entrypoint: str = "run_workloads:Tiny",
         "retries": 0,
         **spec,
     }
+    if body["spec"]["operation"] == "Save":
+        body["spec"]["save"] = {"steps": steps}
     if body["spec"]["operation"] == "Verify":
         del body["spec"]["workload"]
     return body

@@ -88,6 +88,7 @@ print(json.dumps({
     "problems": [
         *problems(workload={"entrypoint": "a:B"}),
         *problems(workers={"numNodes": 2}),
+        *problems(save={"steps": 1}),
         *problems(parallelism={"strategy": "hsdp", "replicate": 2}, workers={"numNodes": 4}),
     ],
     "actions": [type(each).__name__ for each in decision.actions],
@@ -107,7 +108,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / OPERATOR_HALF).write_text(NOOP_RULES)
     (home / WORKER_HALF).write_text(NOOP_HALF)
     known = (home / REGISTRY).read_text()
-    last = re.findall(r"^    [A-Z]+ = .*\n", known, re.MULTILINE)[-1]
+    last = re.findall(r"^    [A-Z]+ = .*OperationTraits.*\n", known, re.MULTILINE)[-1]
     (home / REGISTRY).write_text(known.replace(last, last + REGISTERED))
     return home
 
@@ -149,6 +150,7 @@ def test_the_operator_knows_the_noop(operator_says: dict[str, Any]) -> None:
     assert operator_says["problems"] == [
         "spec.workload: a Noop builds no model; drop workload, or write operation: Load",
         "spec.workers: a Noop runs as one process; write numNodes: 1 and numProcPerNode: 1",
+        "spec.save: is for a Save, and this is a Noop; drop it, or write operation: Save",
         "spec.workers: a Noop runs as one process; write numNodes: 1 and numProcPerNode: 1",
         "spec.parallelism: a Noop has no replicas; drop parallelism",
     ]

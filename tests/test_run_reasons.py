@@ -122,8 +122,9 @@ def _body(name: str, url: Path, entrypoint: str = "", **spec: Any) -> dict[str, 
         **spec,
     }
     if entrypoint:
-        steps = {"steps": 1} if body["operation"] == "Save" else {}
-        body["workload"] = {"entrypoint": entrypoint, "args": args, **steps}
+        body["workload"] = {"entrypoint": entrypoint, "args": args}
+        if body["operation"] == "Save":
+            body["save"] = {"steps": 1}
     return {
         "apiVersion": "dcp-operator.io/v1alpha1",
         "kind": "Checkpoint",

@@ -45,15 +45,16 @@ def test_a_task_of_a_neighbour_is_read(version: int) -> None:
     task = Task.decode(frozen(f"task-{version}"))
     assert task.contract_version == version
     assert (task.operation, task.origin.run_id, task.attempt, task.probe) == (Operation.SAVE, "again", 2, True)
-    assert (task.storage.url, task.storage.overwrite) == ("s3://bucket/run/step-1000", True)
+    assert (task.storage.url, task.of_save.overwrites) == ("s3://bucket/run/step-1000", True)
     assert task.storage.options == {"endpoint_url": "http://s3:7070", "region": "eu-central-1"}
     assert task.workload is not None
-    assert (task.workload.entrypoint, task.workload.steps) == ("my_pkg.train:Workload", 3)
-    assert task.workload.from_ is not None
+    assert (task.workload.entrypoint, task.of_save.steps) == ("my_pkg.train:Workload", 3)
+    source = task.of_save.from_
+    assert source is not None
     assert (task.parallelism.strategy, task.parallelism.replicate) == (Strategy.HSDP, 2)
     assert (task.workers.world_size, task.workers.device) == (16, Device.CUDA)
     # What is known is kept, even where the newer version calls it ignorable.
-    assert (task.load.strict, task.load.include, task.load.exclude) == (False, ["model.*"], ["optim.*"])
+    assert (source.strict, source.include, source.exclude) == (False, ["model.*"], ["optim.*"])
     assert (task.active_seconds, task.hang_seconds) == (600, 120)
     # The ranks read what their launcher hands on.
     assert Task.model_validate_json(task.to_json()) == task

@@ -90,7 +90,9 @@ def test_who_it_is() -> None:
             {"spec.storage": "s3://b/x"}, "spec.storage: has the wrong type; write a mapping", id="no mapping"
         ),
         pytest.param(
-            {"spec.load": {"include": "m"}}, "spec.load.include: has the wrong type; write a list", id="no list"
+            {"spec.save.from": {"url": URL, "include": "m"}},
+            "spec.save.from.include: has the wrong type; write a list",
+            id="no list",
         ),
         pytest.param({"spec.retries": 21}, "spec.retries: is too large; write 20 or less", id="too large"),
         pytest.param(
@@ -130,26 +132,28 @@ def test_who_it_is() -> None:
             id="verify GPU",
         ),
         pytest.param(
-            {"spec.operation": "Load", "spec.storage.overwrite": True},
-            "spec.storage.overwrite: a Load writes nothing; drop overwrite",
-            id="load overwrite",
+            {"spec.operation": "Load", "spec.save": {"ifExists": "Replace"}},
+            "spec.save: is for a Save, and this is a Load; drop it, or write operation: Save",
+            id="save of a load",
         ),
         pytest.param(
-            {"spec.operation": "Load", "spec.workload.steps": 1},
-            "spec.workload.steps: steps run before a Save",
-            id="steps",
+            {"spec.load": {}},
+            "spec.load: is for a Load, and this is a Save; drop it, or write operation: Load",
+            id="load of a save",
         ),
         pytest.param(
-            {"spec.operation": "Load", "spec.workload.from": {"url": URL}},
-            "spec.workload.from: is for a Save",
-            id="load from",
+            {"spec.verify": {}},
+            "spec.verify: is for a Verify, and this is a Save; drop it, or write operation: Verify",
+            id="verify of a save",
         ),
         pytest.param(
-            {"spec.load": {"strict": False}}, "spec.load: this Save loads nothing; drop load", id="load of a save"
+            {"spec.save.ifExists": "Adopt"},
+            "spec.save.ifExists: is not one of its values; write 'Fail' or 'Replace'",
+            id="if exists",
         ),
         pytest.param(
-            {"spec.workload.from": {"url": "gs://b/x"}},
-            "spec.workload.from.url: is read with the options of spec.storage; write a URL of the same protocol",
+            {"spec.save.from": {"url": "gs://b/x"}},
+            "spec.save.from.url: is read with the options of spec.storage; write a URL of the same protocol",
             id="other store",
         ),
     ],

@@ -228,6 +228,16 @@ def test_only_parameters_without_state_get_one(pool: Pool) -> None:
 # Training
 
 
+def test_a_save_may_start_from_a_part_of_a_checkpoint(pool: Pool, saved: Callable[..., Path], tmp_path: Path) -> None:
+    start = {"url": f"file://{saved()}"}
+    part = start | {"exclude": ["optim.*"]}
+    succeed(pool.work(task(Operation.SAVE, tmp_path / "part", ONE, from_=part)))
+    wrong = start | {"include": ["module.*"]}
+    [found] = failures(pool.work(task(Operation.SAVE, tmp_path / "wrong", ONE, from_=wrong)))
+    assert found.stage == "loading save.from"
+    assert "spec.save.from.include: 'module.*' matches no entry" in found.message
+
+
 @pytest.mark.parametrize("cell", [Cell(Strategy.FSDP2, 2), Cell(Strategy.FSDP1, 2), Cell(Strategy.DDP, 2)], ids=str)
 def test_a_save_goes_on_where_another_ended(pool: Pool, tmp_path: Path, cell: Cell) -> None:
     """Two steps in one go, or one and then another from its checkpoint: the same to the last bit."""

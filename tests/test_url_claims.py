@@ -178,7 +178,7 @@ def test_a_save_waits_for_another_and_is_not_refused(other: UrlClaim, *, waits: 
     if waits:
         assert f"Checkpoint {other.name} " in message(found)
         assert f"the same URL ({URL})" in message(found)
-        assert "overwrite" not in message(found)
+        assert "ifExists" not in message(found)
         assert found.wake_at is not None
         assert found.wake_at <= at(60)
         assert not {"completionTime", "conflict", "failure"} & found.status.keys()
@@ -446,7 +446,7 @@ def test_who_holds_it_in_ones_own_namespace_is_named() -> None:
 
 
 def test_overwrite_is_no_advice_to_one_that_overwrites() -> None:
-    of = checkpoint({"spec.storage.overwrite": True})
+    of = checkpoint({"spec.save.ifExists": "Replace"})
     found = decided(attempt(ended(0, Report(conflict=Conflict(save_id="s0"))), ended(1), of=of), of=of, status=RUNNING)
     assert phase(found) == ("Conflict", "OverwriteConflict")
     assert message(found).endswith("To replace it, change spec.runId to run again.")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dcp_contract.environment import CA_FILE_ENV, CREDENTIALS_ENV, NODE_RANK_ENV, TASK_ENV
-from dcp_contract.operations import Operation
+from dcp_contract.operations import Operation, SaveFields
 from dcp_contract.reasons import Reason
 from dcp_contract.sections import Source
 from dcp_contract.storage_options import CREDENTIAL_KEYS
@@ -97,10 +97,10 @@ def test_nothing_at_the_url(operation: Operation, tmp_path: Path) -> None:
 
 def test_nothing_at_the_url_to_start_from(tmp_path: Path) -> None:
     work = task(tmp_path / "url")
-    assert work.workload is not None
     source = Source(url=f"file://{tmp_path}/nothing")
-    workload = work.workload.model_copy(update={"from_": source})
-    with started(work.model_copy(update={"workload": workload}), tmp_path / "pod") as pod:
+    with started(
+        work.model_copy(update={"save": SaveFields.model_validate({"from": source})}), tmp_path / "pod"
+    ) as pod:
         settled(pod)
     (failure,) = pod.report.failures
     assert failure.reason is Reason.CHECKPOINT_NOT_FOUND

@@ -13,7 +13,7 @@ from typing import Any
 
 from dcp_contract.checkpoint_info import Origin
 from dcp_contract.environment import MASTER_PORT_ENV, NODE_RANK_ENV, PROGRESS_SECONDS_ENV, TASK_ENV, TERMINATION_LOG_ENV
-from dcp_contract.operations import Operation
+from dcp_contract.operations import IfExists, Operation, SaveFields
 from dcp_contract.report import Report
 from dcp_contract.sections import Storage, Workers, Workload
 from dcp_contract.task import Task
@@ -59,8 +59,9 @@ def task(
     return Task(
         operation=operation,
         origin=Origin(namespace="team", name="one", uid=uid),
-        storage=Storage(url=where, overwrite=overwrite, options=options or {}),
-        workload=Workload(entrypoint=entrypoint, args=args or {}, steps=steps),
+        save=SaveFields(if_exists=IfExists.REPLACE if overwrite else IfExists.FAIL, steps=steps),
+        storage=Storage(url=where, options=options or {}),
+        workload=Workload(entrypoint=entrypoint, args=args or {}),
         workers=Workers.model_validate({"numNodes": nodes, "numProcPerNode": ranks, "device": "cpu"}),
         **{"active_seconds": 120, **fields},
     )

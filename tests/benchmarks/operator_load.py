@@ -182,12 +182,13 @@ def checkpoint(name: str, namespace: str) -> Body:
         "metadata": {"name": name, "namespace": namespace},
         "spec": {
             "operation": "Save",
+            "save": {"steps": 1},
             "storage": {
                 "url": f"s3://bucket/{namespace}/{name}",
                 "options": {"endpointUrl": "https://s3.example.com", "region": "us-east-1"},
                 "credentialsSecretRef": {"name": "s3"},
             },
-            "workload": {"entrypoint": "gpt:Workload", "args": {"size": "125M"}, "steps": 1},
+            "workload": {"entrypoint": "gpt:Workload", "args": {"size": "125M"}},
             "workers": {"numNodes": 2, "numProcPerNode": 8, "device": "cuda"},
         },
     }

@@ -131,9 +131,9 @@ def stored_at(url: str, options: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.adversary
 @pytest.mark.parametrize(("url", "said"), BAD_URLS.values(), ids=BAD_URLS)
-@pytest.mark.parametrize("field", ["spec.storage.url", "spec.workload.from.url"])
+@pytest.mark.parametrize("field", ["spec.storage.url", "spec.save.from.url"])
 def test_urls_that_are_refused(api: Api, field: str, url: str, said: str) -> None:
-    if field == "spec.workload.from.url" and "gone with the pod" in said:
+    if field == "spec.save.from.url" and "gone with the pod" in said:
         pytest.skip("what is read may lie in the image")
     body = stored_at(url, {}) if field == "spec.storage.url" else of(None, **{field: url})
     message = api.tried(body)
@@ -217,7 +217,8 @@ IMMUTABLE = "is immutable; apply another Checkpoint under another name, or delet
     [
         (("storage", "url"), "s3://b/other", "spec.storage.url: Forbidden: ", IMMUTABLE),
         (("operation",), "Save", "spec.operation: Forbidden: ", IMMUTABLE),
-        (("load",), {"include": ["model.*"]}, "spec.load: Forbidden: ", IMMUTABLE),
+        (("load", "include"), ["model.*"], "spec.load.include: Forbidden: ", IMMUTABLE),
+        (("load",), None, "spec.load: Forbidden: ", "can't be added or removed; apply another"),
         (("workload",), None, "spec.workload: Forbidden: ", "can't be added or removed; apply another"),
         (("workload", "args"), {"a": 1}, "spec.workload.args: Forbidden: ", "can't be added or removed"),
         (("workers", "gpuResource"), "amd.com/gpu", "spec.workers.gpuResource: Forbidden: ", IMMUTABLE),

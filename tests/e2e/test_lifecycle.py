@@ -23,7 +23,7 @@ KINDS = ("job", "pod", "service", "networkpolicy")
 def slow(facts: Facts, name: str, space: str) -> Body:
     """Return a Save that runs for as long as it is let."""
     workers = {"numNodes": 2, "device": "cpu", "podTemplate": MOUNTED}
-    return gpt(facts, name, f"{space}/{name}", workload=failing("Slow", 10_000), workers=workers)
+    return gpt(facts, name, f"{space}/{name}", **failing("Slow", 10_000), workers=workers)
 
 
 def left(kube: Kube, name: str) -> list[str]:
@@ -70,7 +70,7 @@ def test_suspended_resumed_run_again_deleted_while_running(kube: Kube, facts: Fa
 def test_a_job_that_its_queue_suspends_and_resumes_goes_on_as_the_same_attempt(kube: Kube, facts: Facts) -> None:
     """As Kueue does to preempt: the Job is suspended by somebody else, for longer than a start may take."""
     body = slow(facts, "queued", kube.namespace)
-    body["spec"] |= {"workload": failing("Slow", 15), "timeouts": {"startSeconds": 30}}
+    body["spec"] |= {**failing("Slow", 15), "timeouts": {"startSeconds": 30}}
     kube.apply(workloads(), body)
     status = kube.until_phase("queued", "Running", seconds=120)
     job = status["jobRef"]["name"]
@@ -88,7 +88,7 @@ def test_a_job_that_its_queue_suspends_and_resumes_goes_on_as_the_same_attempt(k
 
 def test_run_again_and_removed_when_its_time_is_over(kube: Kube, facts: Facts) -> None:
     again = gpt(facts, "again", f"{kube.namespace}/again", workers=ONE)
-    again["spec"]["storage"]["overwrite"] = True
+    again["spec"]["save"] = {"ifExists": "Replace"}
     kube.apply(again)
     first = kube.until_phase("again", "Succeeded", "Failed", seconds=90)
     assert first["reason"] == "Saved"

@@ -40,7 +40,9 @@ MOUNTED = {
 
 
 def failing(name: str, steps: int = 1) -> Body:
-    return {"entrypoint": f"workload_that_fails:{name}", "args": {"size": "1M"}, "steps": steps}
+    """Return the sections of a Save whose workload fails."""
+    workload = {"entrypoint": f"workload_that_fails:{name}", "args": {"size": "1M"}}
+    return {"workload": workload, "save": {"steps": steps}}
 
 
 def workloads() -> Body:
@@ -93,20 +95,20 @@ def cases(facts: Facts, space: str) -> dict[str, Case]:
         ),
         "raises": Case(
             "EntrypointError",
-            save("r", workload=failing("RaisesInRankOne"), workers={"numProcPerNode": 2, "podTemplate": MOUNTED}),
+            save("r", **failing("RaisesInRankOne"), workers={"numProcPerNode": 2, "podTemplate": MOUNTED}),
             says="rank 1 says no",
             failure={"rank": 1},
         ),
         "rank": Case(
             "RankFailed",
-            save("k", workload=failing("DiesInRankOne"), workers={"numProcPerNode": 2, "podTemplate": MOUNTED}),
+            save("k", **failing("DiesInRankOne"), workers={"numProcPerNode": 2, "podTemplate": MOUNTED}),
             failure={"rank": 1, "retriable": True},
         ),
         "hung": Case(
             "RankHung",
             save(
                 "h",
-                workload=failing("HangsInRankOne"),
+                **failing("HangsInRankOne"),
                 workers={**TWO_PODS, "podTemplate": MOUNTED},
                 timeouts={"activeSeconds": 180},
             ),
@@ -116,7 +118,7 @@ def cases(facts: Facts, space: str) -> dict[str, Case]:
             "DeadlineExceeded",
             save(
                 "s",
-                workload=failing("Slow", 1000),
+                **failing("Slow", 1000),
                 workers={**ONE, "podTemplate": MOUNTED},
                 timeouts={"activeSeconds": 20},
             ),
@@ -319,7 +321,7 @@ def test_unschedulable_is_shown_while_it_waits(kube: Kube, facts: Facts) -> None
 def test_a_pod_that_is_deleted_is_a_lost_worker(kube: Kube, facts: Facts) -> None:
     kube.apply(workloads())
     workers = {"numNodes": 2, "device": "cpu", "podTemplate": MOUNTED}
-    kube.apply(gpt(facts, "lost", f"{kube.namespace}/lost", workload=failing("Slow", 1000), workers=workers))
+    kube.apply(gpt(facts, "lost", f"{kube.namespace}/lost", **failing("Slow", 1000), workers=workers))
     kube.until_phase("lost", "Running", seconds=60)
     victim = kube.every("pod", "batch.kubernetes.io/job-completion-index=1")[0]["metadata"]["name"]
     kube("delete", "pod", victim, "--grace-period=0", "--force")
@@ -331,7 +333,7 @@ def test_a_pod_that_is_deleted_is_a_lost_worker(kube: Kube, facts: Facts) -> Non
 def test_an_evicted_pod_costs_no_attempt(kube: Kube, facts: Facts) -> None:
     kube.apply(workloads())
     workers = {**ONE, "podTemplate": MOUNTED}
-    kube.apply(gpt(facts, "moved", f"{kube.namespace}/moved", workload=failing("Slow", 25), workers=workers))
+    kube.apply(gpt(facts, "moved", f"{kube.namespace}/moved", **failing("Slow", 25), workers=workers))
     kube.until_phase("moved", "Running", seconds=60)
     (pod,) = kube.every("pod", "dcp-operator.io/checkpoint=moved")
     name = pod["metadata"]["name"]

@@ -3,13 +3,19 @@
 An operation is a member of `Operation` and two modules of its name: `dcp_operator.api.checkpoint.operations.save` (what
 its spec may say, when an attempt of it has ended) and `dcp_worker.operations.save` (what is asked of the store before
 ranks start, what a rank does). Nothing else in the project compares operations: it asks for their traits.
+
+An operation that has fields of its own has a member in `OperationMembers`, by the name of its modules.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
+from pydantic import Field
+
+from dcp_contract.message import Wire
 from dcp_contract.reasons import Reason
+from dcp_contract.sections import LoadSelection, Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,5 +50,57 @@ class Operation(StrEnum):
 
     @property
     def module(self) -> str:
-        """Name of the modules that are its two halves."""
+        """Name of the modules that are its two halves, and of its member in a spec, if it has one."""
         return self.name.lower()
+
+
+class IfExists(StrEnum):
+    """What a Save does where a committed checkpoint stands."""
+
+    FAIL = "Fail"
+    REPLACE = "Replace"
+
+
+class SaveFields(Wire):
+    """What a Save does before it commits, and where a checkpoint stands already."""
+
+    if_exists: IfExists = Field(
+        default=IfExists.FAIL,
+        description="Where a committed checkpoint stands: Fail refuses the Save; Replace replaces it atomically.",
+    )
+    steps: int = Field(default=0, ge=0, le=1_000_000, description="Optimisation steps to run before the Save.")
+    from_: Source | None = Field(default=None, alias="from", description="Load this checkpoint before the steps.")
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether a committed checkpoint is replaced."""
+        return self.if_exists is IfExists.REPLACE
+
+
+class VerifyFields(Wire):
+    """What a Verify checks: every byte, by its digests. It has no choice to make yet."""
+
+
+class OperationMembers(Wire):
+    """The union of operations: `operation` says which one it is, and its own fields stand in the member of its name."""
+
+    operation: Operation = Field(
+        description="Save writes a checkpoint, Load reads it into a model, Verify checks its bytes."
+    )
+    save: SaveFields | None = Field(
+        default=None, description="What a Save does first, and where a checkpoint stands already. For a Save alone."
+    )
+    load: LoadSelection | None = Field(
+        default=None, description="Which part of the checkpoint a Load reads. For a Load alone."
+    )
+    verify: VerifyFields | None = Field(default=None, description="How a Verify looks. For a Verify alone.")
+
+    @property
+    def of_save(self) -> SaveFields:
+        """A Save's own fields; with their defaults where the member is left out."""
+        return self.save or SaveFields()
+
+    @property
+    def of_load(self) -> LoadSelection:
+        """A Load's own fields; with their defaults where the member is left out."""
+        return self.load or LoadSelection()

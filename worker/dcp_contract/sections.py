@@ -37,16 +37,6 @@ class Storage(Wire):
         max_length=32,
         description="Non-secret storage options, such as endpointUrl and region. Secrets go to credentialsSecretRef.",
     )
-    overwrite: bool = Field(
-        default=False,
-        description="false refuses a URL that holds a committed checkpoint; true replaces that checkpoint atomically.",
-    )
-
-
-class Source(Wire):
-    """A committed checkpoint to start from."""
-
-    url: Url = Field(description="fsspec URL of a committed checkpoint, read with the storage options of this object.")
 
 
 class Workload(Wire):
@@ -61,8 +51,6 @@ class Workload(Wire):
     args: dict[str, Any] = Field(
         default_factory=dict, max_length=64, description="Keyword arguments of the entrypoint; the same in every rank."
     )
-    steps: int = Field(default=0, ge=0, le=1_000_000, description="Optimisation steps to run before a Save.")
-    from_: Source | None = Field(default=None, alias="from", description="Load this checkpoint before the steps.")
     allow: list[ClassName] = Field(
         default_factory=list,
         max_length=64,
@@ -95,7 +83,7 @@ class Workers(Wire):
 
 
 class LoadSelection(Wire):
-    """Which part of the checkpoint a Load reads."""
+    """Which part of a checkpoint is loaded."""
 
     strict: bool = Field(
         default=True,
@@ -111,3 +99,9 @@ class LoadSelection(Wire):
     def whole(self) -> bool:
         """Whether everything that the workload has is to be loaded."""
         return self.strict and not self.include and not self.exclude
+
+
+class Source(LoadSelection):
+    """A committed checkpoint to start from."""
+
+    url: Url = Field(description="fsspec URL of a committed checkpoint, read with the storage options of this object.")

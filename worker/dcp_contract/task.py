@@ -11,21 +11,19 @@ from pydantic import (
 from dcp_contract import partial_json
 from dcp_contract.checkpoint_info import Origin
 from dcp_contract.message import CONTRACT_VERSION, Versioned
-from dcp_contract.operations import Operation
-from dcp_contract.sections import LoadSelection, Parallelism, Storage, Workers, Workload
+from dcp_contract.operations import OperationMembers
+from dcp_contract.sections import Parallelism, Storage, Workers, Workload
 
 
-class Task(Versioned):
+class Task(OperationMembers, Versioned):
     """Everything that one attempt needs to know; the same in each of its pods. Holds no secret."""
 
-    operation: Operation
     origin: Origin
     attempt: int = Field(default=1, ge=1)
     storage: Storage
     workload: Workload | None = None
     parallelism: Parallelism = Parallelism()
     workers: Workers = Workers()
-    load: LoadSelection = LoadSelection()
     active_seconds: int = Field(default=3600, ge=1)
     hang_seconds: float = Field(default=300, gt=0)
     """A rank without a heartbeat for this long counts as hung. Below active_seconds, so that it can be named."""

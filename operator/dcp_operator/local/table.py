@@ -34,7 +34,7 @@ def _cell(body: Mapping[str, Any], column: PrinterColumn) -> str:
 
 def rehearsal(checkpoints: Iterable[Checkpoint]) -> Table:
     """Return what would run, in order."""
-    table = _table(["Name", "Operation", "Ranks", "Strategy", "Device", "Overwrite", "Entrypoint", "URL"])
+    table = _table(["Name", "Operation", "Ranks", "Strategy", "Device", "IfExists", "Entrypoint", "URL"])
     for checkpoint in checkpoints:
         spec = checkpoint.spec
         modelled = spec.workload is not None
@@ -47,7 +47,7 @@ def rehearsal(checkpoints: Iterable[Checkpoint]) -> Table:
                     human_ranks(spec.workers),
                     spec.parallelism.strategy if modelled else "",
                     spec.workers.device,
-                    "true" if spec.storage.overwrite else "",
+                    spec.of_save.if_exists if spec.operation.traits.writes else "",
                     spec.workload.entrypoint if spec.workload is not None else "",
                     spec.storage.url,
                 ),

@@ -39,7 +39,7 @@ from dcp_worker.launcher import pod_report
 from dcp_worker.launcher.supervisor import TICK_SECONDS, Orders, Site, StopAsked, Supervisor, TooLate
 from dcp_worker.operations import half_of
 from dcp_worker.rank.result import Warnings
-from dcp_worker.training.failures import in_spec_words
+from dcp_worker.training.failures import conflict_in_spec_words, in_spec_words
 
 JOB_INDEX_ENV: Final = "JOB_COMPLETION_INDEX"
 DEFAULT_PORT: Final = 29400
@@ -188,7 +188,7 @@ class Launcher:
 
         known = translate(error, url=self.task.storage.url)
         failure = _failure(known.reason, in_spec_words(known.message), PREFLIGHT)
-        return Report(failures=[failure], conflict=known.conflict)
+        return Report(failures=[failure], conflict=known.conflict and conflict_in_spec_words(known.conflict))
 
 
 class NoAnswer(Exception):

@@ -14,7 +14,6 @@ from torch.distributed.checkpoint.stateful import Stateful
 import dcp_engine
 from dcp_contract.checkpoint_info import CheckpointInfo
 from dcp_contract.sections import LoadSelection, Strategy
-from dcp_contract.sections import Workload as WorkloadSpec
 from dcp_worker.operations import RankContext, load_planner
 from dcp_worker.training import sharding, state_dict, workload
 from dcp_worker.training.failures import Stopped, WorkloadFailed, WorkloadRejected, user_code
@@ -27,7 +26,6 @@ class BuiltWorkload:
     """The workload's model, optimizer and extra state on one rank. What is collective says so."""
 
     rank: RankContext
-    spec: WorkloadSpec
     made: workload.Workload
     model: nn.Module
     optimizer: torch.optim.Optimizer | None
@@ -70,7 +68,7 @@ class BuiltWorkload:
         with rank.stage("making the optimizer"), user_code("optimizer()"):
             optimizer = made.optimizer(model.parameters())
             workload.need_own(optimizer, model)
-        built = cls(rank, spec, made, model, optimizer, {}, allowed)
+        built = cls(rank, made, model, optimizer, {}, allowed)
         built.ask_extra()
         return built
 
@@ -84,7 +82,7 @@ class BuiltWorkload:
         if not steps:
             return
         if not isinstance(self.made, workload.Steps):
-            raise WorkloadFailed(f"workload.steps is {steps}, and the workload has no method step()")
+            raise WorkloadFailed(f"save.steps is {steps}, and the workload has no method step()")
         for number in range(1, steps + 1):
             with self.rank.stage(f"step {number} of {steps}"), user_code(f"step() {number}"):
                 self.made.step(self.model, self.optimizer)
@@ -103,8 +101,14 @@ class BuiltWorkload:
         """Return the state dict to save."""
         return {**state_dict.state_dict(self.model, self.optimizer), **self.extra}
 
-    def load(self, url: str, selection: LoadSelection) -> CheckpointInfo:
-        """Load a checkpoint into model, optimizer and extra state; collective."""
+    def load(self, url: str, selection: LoadSelection, field: str) -> CheckpointInfo:
+        """Load a checkpoint into model, optimizer and extra state; collective.
+
+        Args:
+            url: Where the checkpoint stands.
+            selection: Which part of it is loaded.
+            field: Where the selection stands in the spec, for errors.
+        """
         state_dict.init_optimizer_state(self.optimizer)
         # What each rank has of its own is not even to be there, where it stays as it is on another number of ranks.
         asked = {
@@ -122,6 +126,7 @@ class BuiltWorkload:
             storage_options=self.rank.task.storage.options,
             planner=load_planner.SelectingLoadPlanner(
                 selection,
+                field,
                 objects if selection.whole else (),
                 frozen=frozen if self.optimizer is not None else (),
                 adopts_states=state_dict.needs_closure(self.optimizer),

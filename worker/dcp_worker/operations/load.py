@@ -14,8 +14,8 @@ def preflight(task: Task) -> None:
 def run(rank: RankContext) -> CheckpointInfo:
     """Load what `spec.load` selects into the workload."""
     task = rank.task
-    built = rank.built(overwritten=task.load.whole)
+    built = rank.built(overwritten=task.of_load.whole)
     with rank.stage("loading", transfers=True):
-        info = built.load(task.storage.url, task.load)
+        info = built.load(task.storage.url, task.of_load, "spec.load")
     built.check_loaded()
     return info

@@ -24,7 +24,7 @@ _GROUPS: Final = "optim.param_groups."
 
 
 class SelectingLoadPlanner(ByNameLoadPlanner):
-    """Loads what `spec.load` selects: globs over DCP names such as `model.blocks.0.*`; everything if there are none.
+    """Loads what a spec selects: globs over DCP names such as `model.blocks.0.*`; everything if there are none.
 
     If it is strict, the workload and the checkpoint must have the same entries, within each part that the workload has.
     Two things of the optimizer may stay behind all the same, with a warning: the state of what is frozen here, and
@@ -32,6 +32,7 @@ class SelectingLoadPlanner(ByNameLoadPlanner):
 
     Args:
         selection: What to load.
+        field: Where the selection stands in the spec, for errors.
         whole: Keys of objects that load their own state, of which all must be asked for.
         frozen: Parameters that the optimizer here leaves alone.
         adopts_states: Take the optimizer's state as the checkpoint has it, whatever is here.
@@ -40,6 +41,7 @@ class SelectingLoadPlanner(ByNameLoadPlanner):
     def __init__(
         self,
         selection: LoadSelection,
+        field: str,
         whole: Iterable[str] = (),
         *,
         frozen: Iterable[str] = (),
@@ -52,7 +54,7 @@ class SelectingLoadPlanner(ByNameLoadPlanner):
             flatten_sharded_tensors=False,
             allow_partial_load=not selection.strict,
         )
-        self.selection = selection
+        self.selection, self._field = selection, field
         self._unneeded = tuple(f"{_STATES}{name}." for name in frozen)
         self._adopts_states = adopts_states
 
@@ -77,7 +79,7 @@ class SelectingLoadPlanner(ByNameLoadPlanner):
         self._need_matches("exclude", self.selection.exclude, here | there.keys())
         self.state_dict = {name: value for name, value in self.state_dict.items() if self._is_selected(name)}
         if here and not self.state_dict:
-            raise InvalidOption("spec.load: include and exclude leave nothing to load")
+            raise InvalidOption(f"{self._field}: include and exclude leave nothing to load")
         self._take_names(there)
         if self.state_dict.keys().isdisjoint(there):
             raise StateMismatch(f"the checkpoint holds nothing of what is to be loaded; {_examples(there)}")
@@ -134,11 +136,10 @@ class SelectingLoadPlanner(ByNameLoadPlanner):
             self.state_dict[wrapped[name]] = self.state_dict.pop(name)
             self.mappings[wrapped[name]] = self.mappings[name]
 
-    @staticmethod
-    def _need_matches(field: str, patterns: Iterable[str], names: Collection[str]) -> None:
+    def _need_matches(self, field: str, patterns: Iterable[str], names: Collection[str]) -> None:
         for pattern in patterns:
             if not fnmatch.filter(names, pattern):
-                raise InvalidOption(f"spec.load.{field}: {pattern!r} matches no entry; {_examples(names)}")
+                raise InvalidOption(f"{self._field}.{field}: {pattern!r} matches no entry; {_examples(names)}")
 
     def _is_selected(self, name: str) -> bool:
         return selects(self.selection, name)

@@ -8,34 +8,34 @@ from dcp_worker.operations import SAVING, RankContext
 
 def preflight(task: Task) -> CheckpointInfo | None:
     """Return this very run's earlier commit, if there is one; raise if the save can't work."""
-    storage = task.storage
-    if task.workload is not None and task.workload.from_ is not None:
-        dcp_engine.preflight_load(task.workload.from_.url, storage_options=storage.options)
+    storage, fields = task.storage, task.of_save
+    if fields.from_ is not None:
+        dcp_engine.preflight_load(fields.from_.url, storage_options=storage.options)
     return dcp_engine.preflight_save(
-        storage.url, overwrite=storage.overwrite, storage_options=storage.options, origin=task.origin
+        storage.url, overwrite=fields.overwrites, storage_options=storage.options, origin=task.origin
     )
 
 
 def run(rank: RankContext) -> CheckpointInfo:
     """Save the workload after its steps."""
-    task, storage = rank.task, rank.task.storage
+    task, storage, fields = rank.task, rank.task.storage, rank.task.of_save
     built = rank.built(savable=True)
     before: int | None = 0
-    if built.spec.from_ is not None:
-        with rank.stage("loading workload.from", transfers=True):
-            before = built.load(built.spec.from_.url, task.load).step
-    built.run_steps(built.spec.steps)
+    if fields.from_ is not None:
+        with rank.stage("loading save.from", transfers=True):
+            before = built.load(fields.from_.url, fields.from_, "spec.save.from").step
+    built.run_steps(fields.steps)
     built.complete_state()
     with rank.stage(SAVING, transfers=True):
         info = dcp_engine.save(
             built.state(),
             storage.url,
-            overwrite=storage.overwrite,
+            overwrite=fields.overwrites,
             storage_options=storage.options,
             allow=built.allowed,
             unloadable="refuse",
             origin=task.origin,
-            step=None if before is None else before + built.spec.steps,
+            step=None if before is None else before + fields.steps,
             patience=task.active_seconds,
             on_progress=rank.on_progress,
         )

@@ -30,7 +30,14 @@ from dcp_worker.operations import half_of
 from dcp_worker.operations.built_workload import BuiltWorkload
 from dcp_worker.rank.heartbeat import Pulse, Slot
 from dcp_worker.rank.result import TRACEBACK_CHARS, Outcome, Place, Warnings
-from dcp_worker.training.failures import DeviceUnavailable, Stopped, explain, in_spec_words, last_lines
+from dcp_worker.training.failures import (
+    DeviceUnavailable,
+    Stopped,
+    conflict_in_spec_words,
+    explain,
+    in_spec_words,
+    last_lines,
+)
 
 COLLECTIVE_SLACK_SECONDS: Final = 60
 """By this much a collective may outlast the attempt: the launcher, who sees which rank is waited for, ends it first."""
@@ -139,7 +146,7 @@ class Rank:
         failed = error.failures or [error]
         return Outcome(
             self.place.rank,
-            conflict=error.conflict,
+            conflict=error.conflict and conflict_in_spec_words(error.conflict),
             failures=tuple(map(partial(self._failure, stage=stage), failed[:MAX_FAILED_RANKS])),
             failed_ranks=len(failed),
             warnings=tuple(self.warnings.texts),

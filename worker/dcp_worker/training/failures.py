@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from dcp_contract.checkpoint_info import Conflict
 from dcp_contract.reasons import Reason
 from dcp_contract.storage_options import SPEC_NAMES
 from dcp_engine import torch_messages
@@ -102,8 +103,13 @@ def _of_collective(raised: BaseException, text: str) -> EngineError | None:
 
 def in_spec_words(text: str) -> str:
     """Return a message of the engine as it is for somebody who writes a spec and calls no function."""
-    text = text.replace(ALLOW, "`spec.workload.allow`")
+    text = text.replace(ALLOW, "`spec.workload.allow`").replace("Set overwrite to", "Write save.ifExists: Replace to")
     return _OPTION.sub(lambda found: SPEC_NAMES[found[0]], text)
+
+
+def conflict_in_spec_words(conflict: Conflict) -> Conflict:
+    """Return who holds a URL, with the message as `in_spec_words` has it."""
+    return conflict.model_copy(update={"message": in_spec_words(conflict.message)})
 
 
 def last_lines(raised: BaseException) -> str:

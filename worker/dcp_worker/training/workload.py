@@ -21,9 +21,9 @@ class Workload(Protocol):
 
     Optional further methods:
 
-    - `step(model, optimizer)`: one optimisation step, collective as the model is; needed where `workload.steps` > 0.
+    - `step(model, optimizer)`: one optimisation step, collective as the model is; needed where `save.steps` > 0.
     - `extra_state() -> Mapping[str, Stateful]`: what is saved beside model and optimizer: data loader, scheduler. It
-      is asked before a load, and again after the steps of a Save. Only a Stateful gets back what `workload.from` holds;
+      is asked before a load, and again after the steps of a Save. Only a Stateful gets back what `save.from` holds;
       a plain value that is loaded is given to `loaded`.
     - `loaded(model, optimizer, extra)`: called after a Load; what it raises fails the Load with StateMismatch.
     - `init_buffers(model)`: fills the buffers that no checkpoint holds; with it, a model that has such buffers can be

@@ -49,7 +49,14 @@ def kept(at: tuple[str, ...], field: str) -> Rule:
     )
 
 
-def same_list(field: str) -> str:
+def still_selection(at: tuple[str, ...]) -> tuple[Rule, ...]:
+    """Return the rules that a selection of what is loaded stays as it is."""
+    immutable = f"is immutable; {ANOTHER}"
+    lists = (Rule(at, _same_list(field), immutable, field, FORBIDDEN) for field in ("include", "exclude"))
+    return (still(at, "strict"), *lists)
+
+
+def _same_list(field: str) -> str:
     """Return CEL for the same list below the rule's place: one that is empty says the same as none."""
     new, old = f"self.{field}", f"oldSelf.{field}"
     # Not by orValue: the API server could not tell what the comparison may cost.

@@ -8,7 +8,7 @@ free-form fields args and podTemplate have no schema that CEL could compare; `ad
 from collections.abc import Iterator
 from typing import Final
 
-from dcp_contract.operations import Operation
+from dcp_contract.operations import Operation, OperationMembers
 from dcp_operator.api.checkpoint.cel import Rule, kept, still, url_rules
 from dcp_operator.api.checkpoint.operations import rules_of
 from dcp_operator.api.storage_url import ADDRESS_OPTIONS, option_protocols
@@ -76,12 +76,13 @@ def _of_traits(operation: Operation) -> Iterator[Rule]:
             f"a {operation} runs as one process; write numNodes: 1 and numProcPerNode: 1",
             "workers",
         )
-    if not traits.writes:
+    if operation.module in OperationMembers.model_fields:
+        member = operation.module
         yield Rule(
             _SPEC,
-            f"{another} || !self.storage.overwrite",
-            f"a {operation} writes nothing; drop storage.overwrite, or write operation: Save",
-            "storage.overwrite",
+            f"!has(self.{member}) || self.operation == '{operation}'",
+            f"is for a {operation}; drop it, or write operation: {operation}",
+            member,
         )
 
 
@@ -115,7 +116,6 @@ RULES: Final = (
     ),
     still(_SPEC, "operation"),
     still(_STORAGE, "url"),
-    still(_STORAGE, "overwrite"),
     still(_STORAGE, "options", optional=True),
     still(_STORAGE, "credentialsSecretRef", optional=True),
     still(_STORAGE, "caSecretRef", optional=True),

@@ -25,7 +25,7 @@ REASONS: Final[dict[Reason, Meaning]] = {
     Reason.OVERWRITE_CONFLICT: Meaning(
         Phase.CONFLICT,
         "The URL holds another committed checkpoint.",
-        "Write another spec.storage.url, or overwrite: true to replace it, in a new Checkpoint.",
+        "Write another spec.storage.url, or save.ifExists: Replace, in a new Checkpoint.",
     ),
     Reason.INVALID_SPEC: Meaning(
         Phase.FAILED,
@@ -110,7 +110,7 @@ REASONS: Final[dict[Reason, Meaning]] = {
     Reason.STATE_MISMATCH: Meaning(
         Phase.FAILED,
         "The checkpoint and the workload's state differ in names, shapes or types.",
-        "Mend the workload, or choose with load.include, load.exclude and load.strict.",
+        "Mend the workload, or choose with include, exclude and strict of load, or of save.from.",
     ),
     Reason.SUSPENDED: Meaning(
         Phase.SUSPENDED, "spec.suspend is true.", "Write suspend: false to go on with a new attempt."

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from dcp_contract.operations import Operation
 from dcp_contract.sections import Device, Strategy
 from dcp_operator.api.checkpoint.operations import rules_of
 from dcp_operator.api.checkpoint.spec import CheckpointSpec
@@ -42,8 +43,10 @@ def _workload_problems(spec: CheckpointSpec) -> Iterator[str]:
 def _operation_problems(spec: CheckpointSpec) -> Iterator[str]:
     """Yield what follows from what the registry says of the operation."""
     operation, workers = spec.operation, spec.workers
-    if not operation.traits.writes and spec.storage.overwrite:
-        yield f"spec.storage.overwrite: a {operation} writes nothing; drop overwrite, or write operation: Save"
+    for other in Operation:
+        member = other.module
+        if other is not operation and getattr(spec, member, None) is not None:
+            yield f"spec.{member}: is for a {other}, and this is a {operation}; drop it, or write operation: {other}"
     if not operation.traits.needs_ranks:
         if workers.world_size > 1:
             yield f"spec.workers: a {operation} runs as one process; write numNodes: 1 and numProcPerNode: 1"

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from dcp_contract.checkpoint_info import Origin
 from dcp_contract.message import Wire
-from dcp_contract.operations import Operation
-from dcp_contract.sections import Device, LoadSelection, Parallelism, Storage, Workers, Workload
+from dcp_contract.operations import OperationMembers
+from dcp_contract.sections import Device, Parallelism, Storage, Workers, Workload
 from dcp_contract.storage_options import engine_options
 from dcp_contract.task import Task
 from dcp_operator.api.checkpoint.storage_key import place
@@ -78,17 +78,13 @@ class Timeouts(Wire):
     active_seconds: int = Field(default=3600, ge=1, le=604_800, description="Seconds of running, per attempt.")
 
 
-class CheckpointSpec(Wire):
+class CheckpointSpec(OperationMembers):
     """One operation on one checkpoint. Only suspend, ttlSecondsAfterFinished, runId, retries, timeouts may change."""
 
-    operation: Operation = Field(
-        description="Save writes a checkpoint, Load reads it into a model, Verify checks its bytes."
-    )
     storage: StorageSpec = Field(description="Where the checkpoint stands.")
     workload: Workload | None = Field(default=None, description="What builds the model; required for Save and Load.")
     parallelism: Parallelism = Field(default=Parallelism(), description="How the model is sharded.")
     workers: WorkersSpec = Field(default=WorkersSpec(), description="How many ranks, and on what.")
-    load: LoadSelection = Field(default=LoadSelection(), description="Which part of the checkpoint a Load reads.")
     retries: int = Field(
         default=2, ge=0, le=20, description="Attempts after the first; a preempted one is not counted."
     )
@@ -161,9 +157,10 @@ class Checkpoint(Wire):
             operation=spec.operation,
             origin=self.origin,
             attempt=attempt,
-            storage=Storage(
-                url=spec.storage.url, options=engine_options(spec.storage.options), overwrite=spec.storage.overwrite
-            ),
+            save=spec.save,
+            load=spec.load,
+            verify=spec.verify,
+            storage=Storage(url=spec.storage.url, options=engine_options(spec.storage.options)),
             workload=spec.workload,
             parallelism=spec.parallelism,
             workers=Workers(
@@ -171,7 +168,6 @@ class Checkpoint(Wire):
                 num_proc_per_node=1 if probe else spec.workers.num_proc_per_node,
                 device=Device.CPU if probe else spec.workers.device,
             ),
-            load=spec.load,
             active_seconds=spec.timeouts.active_seconds,
             hang_seconds=min(_HANG_SECONDS, spec.timeouts.active_seconds / 2),
             probe=probe,

@@ -3,33 +3,36 @@
 from collections.abc import Iterator
 from typing import Final
 
-from dcp_contract.sections import LoadSelection
-from dcp_operator.api.checkpoint.cel import still, url_rules
+from dcp_operator.api.checkpoint.cel import kept, still, still_selection, url_rules
 from dcp_operator.api.checkpoint.operations import OperationRules
 from dcp_operator.api.checkpoint.spec import CheckpointSpec
 from dcp_operator.api.site import Site
 from dcp_operator.api.storage_url import protocol, url_problems
 
-_WORKLOAD: Final = ("spec", "workload")
+_SPEC: Final = ("spec",)
+_SAVE: Final = (*_SPEC, "save")
+_FROM: Final = (*_SAVE, "from")
 
 
 def _problems(spec: CheckpointSpec, site: Site) -> Iterator[str]:
-    source = spec.workload.from_ if spec.workload is not None else None
+    source = spec.of_save.from_
     if source is None:
-        if spec.load != LoadSelection():
-            yield "spec.load: this Save loads nothing; drop load"
         return
-    yield from url_problems("spec.workload.from.url", source.url, site.protocols)
+    yield from url_problems("spec.save.from.url", source.url, site.protocols)
     if protocol(source.url) != protocol(spec.storage.url):
-        yield "spec.workload.from.url: is read with the options of spec.storage; write a URL of the same protocol"
+        yield "spec.save.from.url: is read with the options of spec.storage; write a URL of the same protocol"
 
 
 RULES: Final = OperationRules(
     problems=_problems,
     cel=(
-        *url_rules((*_WORKLOAD, "from")),
-        still(_WORKLOAD, "steps"),
-        still(_WORKLOAD, "from", optional=True),
+        *url_rules(_FROM),
+        kept(_SPEC, "save"),
+        still(_SAVE, "ifExists"),
+        still(_SAVE, "steps"),
+        kept(_SAVE, "from"),
+        still(_FROM, "url"),
+        *still_selection(_FROM),
     ),
     ends_with_commit=True,
     claims_url=True,
