@@ -52,6 +52,14 @@ def test_kubectl_explain_has_a_sentence_for_every_field(section: str) -> None:
     assert [path for path, node in fields if not node.get("description")] == []
 
 
+def test_every_field_of_the_spec_says_whether_it_may_change() -> None:
+    for path, node in nodes(SPEC, "spec"):
+        if path.endswith("[]") or node.get("properties") or path == "spec":
+            continue
+        word = "May change." if path.split(".")[1] in MUTABLE_FIELDS else "Immutable."
+        assert node["description"].endswith(f". {word}"), path
+
+
 def filled(schema: dict[str, Any], value: Any) -> Any:
     """Fill in defaults as the API server does."""
     if not isinstance(value, dict):

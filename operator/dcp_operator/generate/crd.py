@@ -13,7 +13,7 @@ from dcp_contract.sections import Storage
 from dcp_contract.storage_options import SPEC_OPTIONS, StorageOption
 from dcp_operator.api.checkpoint.cel_rules import RULES
 from dcp_operator.api.checkpoint.printer_columns import PRINTER_COLUMNS
-from dcp_operator.api.checkpoint.spec import CheckpointSpec
+from dcp_operator.api.checkpoint.spec import MUTABLE_FIELDS, CheckpointSpec
 from dcp_operator.api.checkpoint.status import Status
 from dcp_operator.api.naming import GROUP, KIND, PLURAL, VERSION
 from dcp_operator.generate import admission
@@ -70,6 +70,8 @@ def render() -> str:
 def _object_schema() -> Schema:
     spec = _structural(CheckpointSpec.model_json_schema(by_alias=True))
     spec["properties"]["storage"]["properties"]["options"] = _options()
+    for name, section in spec["properties"].items():
+        _say_whether_it_may_change(section, "May change." if name in MUTABLE_FIELDS else "Immutable.")
     status = _open(_structural(Status.model_json_schema(by_alias=True), with_defaults=False))
     # Without it an object that no operator has seen yet passes for done: kstatus reads no status as Current.
     status["default"] = {"observedGeneration": -1}
@@ -118,6 +120,16 @@ def _structural(schema: Schema, *, with_defaults: bool = True) -> Schema:
         return kept if bounded else kept | {"maxLength": REPORT_LIMIT}
 
     return convert(schema)
+
+
+def _say_whether_it_may_change(schema: Schema, sentence: str) -> None:
+    """Add to the description of each field whether it may change; a section's own fields say it for the section."""
+    inner = schema.get("properties")
+    if inner:
+        for each in inner.values():
+            _say_whether_it_may_change(each, sentence)
+    else:
+        schema["description"] = f"{schema['description']} {sentence}"
 
 
 def _open(schema: Schema) -> Schema:
