@@ -1,6 +1,6 @@
 """What a decision asks for, as data: `cluster` does it with the Kubernetes API, `local` with processes.
 
-Every action may be carried out twice: a Job that is there already, or gone already, is success.
+Every action may be carried out twice. To create a Job that is there, or to delete one that is gone, is success.
 """
 
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from dcp_contract.task import Task
 
 @dataclass(frozen=True, kw_only=True)
 class CreateAttempt:
-    """Create an attempt's Service, NetworkPolicy and, last, its Job: where the Job is, the others are."""
+    """Create an attempt's Service, its NetworkPolicy and, last, its Job: if the Job is there, the others are."""
 
     job_name: str
     attempt: int
     task: Task
     suspend: bool = False
-    """Leave it to Kueue to start the Job."""
+    """Create the Job suspended: Kueue starts it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeleteAttempt:
-    """Delete an attempt's Service, NetworkPolicy and, last, its Job with its pods."""
+    """Delete an attempt's Service, its NetworkPolicy and, last, its Job with the Job's pods."""
 
     job_name: str
     attempt: int

@@ -23,13 +23,14 @@ from dcp_operator.controllers.checkpoint.causes import (
 from dcp_operator.controllers.checkpoint.observed import Attempt
 
 _GRACE: Final = timedelta(seconds=60)
-"""How long the other pods of one that failed or is lost may take to report."""
+"""How long the other pods of an attempt may take to report when one of its pods failed or is lost."""
 _LAG: Final = timedelta(seconds=15)
 """How far the watch of pods may be behind the watch of Jobs."""
 _MAX_RANKS: Final = 4096 * 64
 _MAX_WARNINGS: Final = 16
 _MAX_TEXT: Final = 2048
-"""What a status may hold; an image of the user's own may report more."""
+"""Failed ranks, warnings, and characters of a warning that a status may hold. An image of the user's own may report
+more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +43,19 @@ class AttemptOutcome:
     counted: bool = True
     """Whether it uses up one of spec.retries."""
     lost: bool = False
-    """Node 0 ran and its Report is missing: a Save may have been committed all the same."""
+    """Node 0 ran and its Report is missing: a Save may have been committed."""
     failed_ranks: tuple[Failure, ...] = ()
+    """The ranks that failed first."""
     failed_rank_count: int = 0
+    """Failed ranks in all."""
     checkpoint: CheckpointInfo | None = None
+    """What stands at the URL, as far as node 0 reported it."""
     conflict: Conflict | None = None
+    """Who holds the URL, if the store refused the Save."""
     warnings: tuple[str, ...] = ()
     bytes_moved: int = 0
     seconds: float = 0.0
+    """How long the bytes took to move."""
 
     @property
     def succeeded(self) -> bool:
@@ -60,15 +66,16 @@ class AttemptOutcome:
 def outcome_of(attempt: Attempt, operation: Operation, now: datetime) -> AttemptOutcome | None:
     """Return how the attempt ended, or None while it has not.
 
-    A committed Save has ended, whatever its pods do now. A Load or a Verify has ended when every pod is over. A failure
-    or the loss of a pod waits a minute for the Reports of the other pods, so that the cause is named and not its echo;
-    not so what node 0 found out before its ranks started, such as a conflict.
+    A committed Save has ended, whatever its pods do now. A Load or a Verify has ended when every pod is over.
+
+    When a pod failed or is lost, the Reports of the other pods are awaited for a minute, so that the cause is named and
+    not its echo. What node 0 found out before its ranks started, such as a conflict, ends the attempt at once.
     """
     attempt = _believed(attempt, operation)
     chief = attempt.chief.report if attempt.chief is not None else None
     if chief is not None and chief.result is not None and rules_of(operation).ends_with_commit:
         return _success(chief, chief.result)
-    # A suspended Job's pods end because its queue took the admission back: the Job goes on when it is admitted again.
+    # The pods of a suspended Job end because its queue took the admission back. The Job may be admitted again.
     if attempt.suspended or not (_is_refused(chief) or _all_told(attempt, now)):
         return None
     causes = list(causes_of(attempt, now))
@@ -83,7 +90,7 @@ def outcome_of(attempt: Attempt, operation: Operation, now: datetime) -> Attempt
 
 
 def _believed(attempt: Attempt, operation: Operation) -> Attempt:
-    """Return the attempt without the result that node 0 reports of another operation: an image may report anything."""
+    """Return the attempt without a result of another operation: the image of node 0 may report anything."""
     chief = attempt.chief
     report = chief.report if chief is not None else None
     if chief is None or report is None or report.result in {None, operation.traits.result}:
@@ -104,7 +111,7 @@ def times_outcome_may_change(attempt: Attempt) -> Iterator[datetime]:
 
 
 def outcome_of_overdue(attempt: Attempt, failure: Failure) -> AttemptOutcome:
-    """Return the outcome of an attempt that a timeout ends; if it ran, it may have committed all the same."""
+    """Return the outcome of an attempt that a timeout ends. If the attempt ran, it may have committed."""
     ran = attempt.running_since is not None
     return AttemptOutcome(reason=failure.reason, failure=failure, lost=ran and _report_lost(attempt))
 
@@ -124,7 +131,7 @@ def _all_told(attempt: Attempt, now: datetime) -> bool:
 
 
 def _ends(attempt: Attempt) -> Iterator[datetime]:
-    """Yield when the pods end that the others do not outlive for long: node 0's, failed ones, and those given up."""
+    """Yield when those pods end whose end is soon the attempt's: the pod of node 0, failed pods, and pods given up."""
     for pod in attempt.pods:
         if pod.given_up_at is not None:
             yield pod.given_up_at
@@ -173,6 +180,9 @@ def _warnings(*reports: Report) -> tuple[str, ...]:
 
 
 def _report_lost(attempt: Attempt) -> bool:
-    """Return whether node 0 may have committed and could not say so; ranks wait for one another before they save."""
+    """Return whether node 0 may have committed without a Report.
+
+    It can't have committed if a pod never started: ranks wait for one another before they save.
+    """
     chief = attempt.chief
     return (chief is None or chief.report is None) and all(pod.started is not None for pod in attempt.pods)

@@ -27,14 +27,15 @@ class Cause(NamedTuple):
     """A candidate for why an attempt failed."""
 
     order: tuple[Weight, float]
-    """The first one is the cause."""
+    """The candidate with the smallest order is the cause."""
     failure: Callable[[], Failure]
-    """Makes the failure as it stands in the status: of tens of thousands in a large attempt it is wanted of a few."""
+    """Makes the failure as it stands in the status. A large attempt has tens of thousands of candidates, and few are
+    asked for it."""
     counted: bool = True
 
 
 def causes_of(attempt: Attempt, now: datetime) -> Iterator[Cause]:
-    """Yield what the cluster itself says of each pod, and what counts most of what its ranks say."""
+    """Yield what the cluster itself says of each pod, and the one failure that counts most among those of the ranks."""
     for pod in attempt.pods:
         if not pod.succeeded and (cause := _pod_cause(attempt, pod, now)) is not None:
             yield cause
@@ -84,7 +85,7 @@ def _pod_cause(attempt: Attempt, pod: Pod, now: datetime) -> Cause | None:
 
 
 def _is_told_by_ranks(attempt: Attempt, pod: Pod, now: datetime) -> bool:
-    """Return whether there is nothing to add to a pod's Report, as of nearly all pods of an attempt that failed."""
+    """Return whether a pod's Report says all: that is so of nearly all pods of an attempt that failed."""
     report = pod.report
     if report is None or report.terminated or not (report.failures or report.conflict or attempt.probe):
         return False
@@ -100,7 +101,7 @@ def no_report(attempt: Attempt) -> Cause:
 def first_failed_ranks(attempt: Attempt, ranks: int) -> list[tuple[Pod, RankFailure]]:
     """Return the failed ranks that count most, in their order.
 
-    They are in as many pods at most as they are themselves: those whose own first one comes first.
+    Only as many pods are read as ranks are asked for: the pods whose own first failure comes first.
     """
     told = [(first.order, pod) for pod in attempt.pods if (first := next(_failures_of_ranks(pod), None)) is not None]
     pods = [pod for _, pod in nsmallest(ranks, told, key=itemgetter(0))]
@@ -128,7 +129,7 @@ def rank_failure(attempt: Attempt, pod: Pod, failed: RankFailure) -> Failure:
 def failure_of(
     attempt: Attempt, reason: Reason, message: str, *, pod: Pod | None = None, exit_code: int | None = None
 ) -> Failure:
-    """Return the failure as it stands in the status: bounded, with the pod's place and its reason's retriability."""
+    """Return the failure as it stands in the status: its message bounded, retriable as its reason is."""
     return Failure(
         reason=reason,
         message=message.strip()[:1024],

@@ -1,4 +1,4 @@
-"""Which attempts go, and when: their data never does."""
+"""Which attempts are deleted, and when. The data of a Checkpoint are never deleted."""
 
 from datetime import datetime, timedelta
 from typing import Final
@@ -10,9 +10,9 @@ from dcp_operator.controllers.checkpoint.observed import Attempt, Observed
 from dcp_operator.controllers.checkpoint.runs import is_of_run
 
 _LINGER: Final = timedelta(seconds=60)
-"""How long pods may take to end after the result before they are stopped."""
+"""How long the pods of a finished Checkpoint may run on after its result."""
 _FLUSH: Final = timedelta(seconds=15)
-"""How long pods whose ranks have ended may take before another attempt, which wants what they hold."""
+"""How long pods whose ranks have ended may run on while another attempt waits for what they hold, such as GPUs."""
 
 
 def attempts_to_delete(
@@ -20,9 +20,10 @@ def attempts_to_delete(
 ) -> tuple[list[Action], list[datetime]]:
     """Return the attempts to delete now, and when to look again.
 
-    An attempt is deleted only once its outcome stands in the status as written: to stop what still runs, when the time
-    to keep it is over, or since a new runId asked for a fresh run. Pods that only another container keeps running hold
-    their GPUs like any other. They go a minute after the result, however long the logs of ended ones would be kept.
+    An attempt is deleted for one of three reasons: to stop what still runs, because the time to keep it is over, or
+    because a new runId asked for a new run. In the first two cases its outcome must stand in the status as written.
+    Pods that only another container keeps running hold their GPUs like any other pod: they go a minute after the
+    result, however long the logs of ended pods are kept.
     """
     actions: list[Action] = []
     times: list[datetime] = []
@@ -49,7 +50,7 @@ def _outcome_is_in(status: Status, attempt: Attempt) -> bool:
 
 
 def _due(checkpoint: Checkpoint, attempt: Attempt, status: Status, now: datetime) -> datetime | None:
-    """Return when the attempt may go; None while it is under way, or for as long as no time is set."""
+    """Return when the attempt may be deleted; None while it is under way, and where it is kept without end."""
     if not _outcome_is_in(status, attempt):
         return None
     end = status.completion_time or now

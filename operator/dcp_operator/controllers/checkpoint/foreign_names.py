@@ -1,7 +1,7 @@
-"""What a store tells of other namespaces stays out of a status: who may read this one need not know what is there.
+"""A status names no object of another namespace: who may read the status need not know what is in other namespaces.
 
-A manifest names the Checkpoint that saved it. A worker that meets it says so in its Report: in fields, and in the text
-of messages and tracebacks.
+The manifest of a checkpoint names the Checkpoint object that saved it. A worker that meets a foreign manifest repeats
+that name in its Report: in fields, and in the text of messages and tracebacks.
 """
 
 import re
@@ -15,9 +15,9 @@ from dcp_operator.controllers.checkpoint.attempt_outcome import AttemptOutcome
 
 ELSEWHERE: Final = "a Checkpoint of another namespace"
 _ORIGIN: Final = re.compile(r"Checkpoint ([\w.-]+)/[\w.-]+ \(uid [^)]*\)?")
-"""What `Origin` reads like in a text; the text may be cut."""
+"""How `str(Origin)` reads in a text. The text may have been cut."""
 _LIMIT: Final = 2048
-"""Characters of a text in a status."""
+"""Characters that a text in a status may have."""
 
 
 def without_foreign_names(ended: AttemptOutcome, checkpoint: Checkpoint) -> AttemptOutcome:

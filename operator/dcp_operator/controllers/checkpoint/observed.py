@@ -27,7 +27,7 @@ class Attempt:
     run_id: str = ""
     probe: bool = False
     suspended: bool = False
-    """Its Job is held back, mostly by its queue, or the Job controller has yet to see that it no longer is."""
+    """Its Job is suspended, mostly by its queue, or the Job controller has yet to see that the Job is not any more."""
     deleting: bool = False
     started: datetime | None = None
     """When the Job was created or last resumed."""
@@ -38,13 +38,13 @@ class Attempt:
     pods: tuple[Pod, ...] = ()
     progress: Progress | None = None
     uid: str = ""
-    """Of the Job."""
+    """uid of the Job."""
     generation: int | None = None
-    """Of the Checkpoint, when it was made; None where an earlier operator made it."""
+    """Generation of the Checkpoint when the Job was made; None if an earlier version of the operator made it."""
     digest: str = ""
-    """Of the free-form fields that it was made of; empty where an earlier operator made it."""
+    """Digest of the free-form fields that the Job was made of; empty if an earlier version of the operator made it."""
     uncreated: str = ""
-    """What the Job controller says of pods that it can't create."""
+    """Why the Job controller can't create pods, in its own words."""
 
     @property
     def running_since(self) -> datetime | None:
@@ -68,7 +68,7 @@ class Attempt:
 
     @property
     def lingers(self) -> bool:
-        """Whether its ranks have ended and its pods run on, since another container in them does."""
+        """Whether its ranks have ended, and another container keeps a pod of it running."""
         return self.finished is None and not self.active and any(pod.lingers for pod in self.pods)
 
 
@@ -134,7 +134,7 @@ def _attempt(job: Job, number: int, pods: list[Pod], progress: Progress | None) 
 
 
 def _before(pod: Pod, resumed: datetime | None) -> bool:
-    """Return whether a pod was deleted before the Job was resumed: the Job controller deletes those it suspends.
+    """Return whether a pod was deleted before the Job was resumed: suspending a Job deletes its pods.
 
     Creation time does not help: the Job controller creates the new pods before it sets the condition `Suspended=False`.
     """
@@ -142,7 +142,7 @@ def _before(pod: Pod, resumed: datetime | None) -> bool:
 
 
 def _latest(pods: list[Pod]) -> tuple[Pod, ...]:
-    """Return one pod per index: while the Job controller replaces one, the one that ended says more."""
+    """Return one pod per index. While the Job controller replaces a pod, the old pod, which has ended, says more."""
     chosen: dict[int, Pod] = {}
     for pod in pods:
         other = chosen.get(pod.index)

@@ -30,14 +30,14 @@ _PULL_ERRORS: Final = {
     "RegistryUnavailable", "SignatureValidationFailed",
 }  # fmt: skip
 _TERMINATION_SECONDS: Final = 60
-"""How long our pods have to end; what a deletion gives them where its body doesn't say otherwise."""
+"""Seconds that a worker pod has to end after its deletion, where its body does not say how many."""
 _TERMINAL: Final = {"Succeeded", "Failed"}
 _LATE: Final = timedelta(seconds=10)
-"""How much earlier than it is seen a pod may have ended that was seen to run before."""
+"""A pod that was seen to run is taken to have ended at most this long before it is seen to have ended."""
 
 
 class Told(NamedTuple):
-    """A failure that a rank or a launcher reported, with what orders it among those of the attempt."""
+    """A failure that a rank or a launcher reported, and its order among the failures of the attempt."""
 
     order: tuple[Weight, float]
     failure: RankFailure
@@ -50,7 +50,7 @@ class Pod:
     index: int
     name: str = ""
     phase: PodPhase = "Pending"
-    """Of all its containers together."""
+    """The pod's own phase, which tells of all its containers together."""
     node: str = ""
     unschedulable: str = ""
     """The scheduler's message while it finds no node."""
@@ -58,13 +58,13 @@ class Pod:
     """The kubelet's word for why the container does not run yet, such as ImagePullBackOff."""
     waiting_message: str = ""
     waiting_container: str = ""
-    """Which other container it is that waits, such as `init container fetch`; empty for the ranks' own."""
+    """Which other container it is that waits, such as `init container fetch`; empty for the worker container."""
     held_up: bool = True
     """Whether the ranks can't start before that container does."""
     started: datetime | None = None
     finished: datetime | None = None
     exit_code: int | None = None
-    """Of the worker container; None while it runs, and where the kubelet never said how it ended."""
+    """Exit code of the worker container; None while it runs, and if the kubelet never said how it ended."""
     exit_reason: str = ""
     """The kubelet's word for how the container ended, such as OOMKilled or StartError."""
     exit_message: str = ""
@@ -82,10 +82,11 @@ class Pod:
     deleted: datetime | None = None
     """When its deletion was asked for."""
     told: tuple[Told, ...] = field(default=(), init=False, repr=False, compare=False)
-    """What its Report says went wrong, what counts most first, whatever order an image of the user's own gave it."""
+    """The failures of its Report, the one that counts most first. An image of the user's own may report them in any
+    order."""
 
     def __post_init__(self) -> None:
-        """Order the failures once: each of thousands of reconciles asks for the first of thousands of pods."""
+        """Order the failures once per pod, not once per reconcile: there may be thousands of both."""
         failures = self.report.failures if self.report is not None else ()
         told = (Told((Weight.of(each.reason), each.time), each) for each in map(_of_a_failure, failures))
         object.__setattr__(self, "told", tuple(sorted(told, key=lambda each: each.order)))
@@ -102,22 +103,22 @@ class Pod:
 
     @property
     def succeeded(self) -> bool:
-        """Whether its worker container is done and succeeded, whatever became of the others."""
+        """Whether its worker container is done and succeeded, whatever became of the pod's other containers."""
         return self.ended and not self.failed
 
     @property
     def lingers(self) -> bool:
-        """Whether it runs on although its worker container is done: another container keeps it, and what it holds."""
+        """Whether the pod runs on although its worker container is done: another container keeps it running."""
         return self.ended and self.phase not in _TERMINAL
 
     @property
     def vanished(self) -> bool:
-        """Whether its kubelet lost sight of the container, which had run."""
+        """Whether the worker container ran, and the kubelet can't find it any more."""
         return self.exit_reason == LOST_SIGHT_OF
 
     @property
     def evicted(self) -> bool:
-        """Whether its kubelet ended it to relieve the node, as the pod that used most beyond its requests."""
+        """Whether the kubelet ended the pod to relieve its node: it used most beyond its requests."""
         return self.rejected.startswith("Evicted")
 
     @property
@@ -142,8 +143,8 @@ class Pod:
 def pod_of(body: ReadBody, seen: datetime | None = None, before: Pod | None = None) -> Pod:
     """Return what a Pod body shows.
 
-    Its node's clock may be wrong, and deadlines count from what it says. So a time lies between the pod's creation, by
-    the API server's clock, and its first sight here.
+    Deadlines count from the times in a Pod body, which are by the clock of the pod's node. That clock may be wrong. So
+    each time is brought between the pod's creation, by the API server's clock, and its first sight here.
 
     Args:
         body: The Pod.
@@ -203,14 +204,14 @@ def _start_and_end(
 
 
 def _of_a_failure(failure: RankFailure) -> RankFailure:
-    """Return a failure with a reason that failures have; the word of another one goes in front of its message."""
+    """Return a failure whose reason is one that failures have. Any other reason goes in front of the message."""
     if REASONS[failure.reason].phase in {Phase.FAILED, Phase.CONFLICT}:
         return failure
     return failure.model_copy(update={"reason": Reason.RANK_FAILED, "message": f"{failure.reason}: {failure.message}"})
 
 
 def _index(text: str) -> int:
-    """Return which node a pod is of; -1, which is none, for what the Job controller has not written."""
+    """Return the index of a pod; -1, which no node has, for a text that the Job controller has not written."""
     return int(text) if text.isdecimal() else -1
 
 

@@ -1,7 +1,7 @@
 """What to decide where a spec can't be parsed, or where no Job can be made of it.
 
-What has begun is never refused: it was accepted once, and a newer rule or another option of the operator must not cost
-the work that is under way. It waits for what can carry it on.
+A run that has begun is never refused. Its spec was accepted once, and a newer rule or another option of the operator
+must not cost the work that is under way. Such a run waits for an operator that can carry it on.
 """
 
 from collections.abc import Mapping
@@ -32,12 +32,12 @@ def refuse_spec(
 ) -> Decision:
     """Return the decision for an object whose spec can't be parsed.
 
-    It has Failed with InvalidSpec, for as long as its spec and the rules are what they are. Where only the operator's
-    configuration is in the way, it is Pending. Where it has begun all the same, its attempt is left alone. Where a
-    write would take the API server seconds, an event alone tells of it.
+    The object has Failed with InvalidSpec, for as long as its spec and the rules stay as they are. If only the
+    operator's configuration is in the way, it is Pending. If the run has begun, its attempt is left alone. If a write
+    would take the API server seconds, nothing is written, and an event tells of it.
 
-    Attempts of an earlier run are deleted along with the first write: nothing but their own end would bring another
-    look at the object.
+    Attempts of an earlier run are deleted along with the first write: nothing but the end of those attempts would bring
+    another look at the object.
     """
     unread = leave_unreadable_alone(status, run_id)
     if unread is not None:
@@ -56,7 +56,7 @@ def refuse_spec(
     else:
         base = status_before if written.run_id == run_id else new_run(written, run_id)
         final, message = _failed_or_waiting(base, error, message, now)
-    # A spec that can't be read is compared with nothing: what was said of it stands.
+    # A spec that can't be read is not compared with the digest: what was said of the comparison stands.
     final = with_conditions(
         final, message, written, generation, now, changed=has_begun(written, run_id) and spec_changed(written)
     )
@@ -65,9 +65,9 @@ def refuse_spec(
 
 
 def _report_unwritten(error: SpecError, run_id: str, observed: Observed, status: Mapping[str, Any] | None) -> Decision:
-    """Return the decision to write nothing, and to look again when something is heard of the object.
+    """Return the decision to write nothing, and to decide again when something is heard of the object.
 
-    Each write would be seconds of the API server's time, and of a worker's that others wait for.
+    Each write of such an object takes seconds of the API server, and of a worker of the queue that others wait for.
     """
     message = f"{'; '.join(error.problems)}. No status is written for it."
     return Decision(

@@ -1,4 +1,4 @@
-"""What the world sees of a status: its conditions and columns, and the events of a transition."""
+"""What users see of a status: its conditions and columns, and the events of a change."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -29,7 +29,7 @@ def with_conditions(
         written: The status as it stands in the cluster.
         generation: Of the spec that was decided on.
         now: The time.
-        changed: Whether that spec is another than the one that the run began with.
+        changed: Whether that spec is not the one that the run began with.
     """
     final = status.with_changes(
         observed_generation=generation,
@@ -40,29 +40,30 @@ def with_conditions(
 
 
 def minimal(status: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what has to stand in a status whose other fields the API server refuses.
+    """Return the fields that have to be written even if the API server refuses the others.
 
-    How it stands, and what `decide` has to remember: without that, finished work would begin again.
+    They say how the Checkpoint stands, and hold what `decide` has to remember: without them finished work would begin
+    again.
     """
     return {name: status[name] for name in _NEEDED if name in status}
 
 
 def status_refused(why: str) -> Event:
-    """Return the event of a Checkpoint of whose status the API server takes the bare minimum, if that."""
+    """Return the event of a Checkpoint of whose status the API server takes no more than the minimal fields."""
     message = f"The API server refuses the status: {why}. Apply the CRD that belongs to this operator."
     return Event(type="Warning", reason="StatusRefused", message=message[:_EVENT_LIMIT])
 
 
 def spec_changed(status: Status) -> bool:
-    """Return whether a status says that it is about another spec than the one beside it."""
+    """Return whether a status says that it is about another spec than the Checkpoint's present spec."""
     return any(each.type == SPEC_CHANGED for each in status.conditions)
 
 
 def events_of_change(written: Status, final: Status) -> Iterator[Event]:
     """Yield the events of a transition.
 
-    That is one for a spec that changed under way, one for a failed attempt that is followed by another, and one for a
-    change of phase or reason.
+    There is one event for a spec that changed under way, one for a failed attempt that is followed by another attempt,
+    and one for a change of phase or reason.
     """
     if spec_changed(final) and not spec_changed(written):
         yield Event(type="Warning", reason=SPEC_CHANGED, message=message_of(final.conditions, SPEC_CHANGED))

@@ -11,12 +11,12 @@ from dcp_operator.controllers.checkpoint.observed import Attempt, Pod
 from dcp_operator.controllers.checkpoint.waiting_pods import is_kept_from_starting, why_pod_waits, why_pods_are_missing
 
 GRACE = timedelta(seconds=30)
-"""The launcher ends its ranks at activeSeconds and says where they were; it gets this long before it is cut short."""
+"""At activeSeconds the launcher ends its ranks and reports where they were. It gets this long to do so."""
 _HOPELESS = ("not found", "manifest unknown", "denied", "unauthorized", "invalid reference", "no match for platform")
 
 
 def outcome_by_timeout(checkpoint: Checkpoint, attempt: Attempt, now: datetime) -> AttemptOutcome | None:
-    """Return the outcome that a timeout gives to the attempt, or None."""
+    """Return the outcome of an attempt that has run into a timeout; None if it has not."""
     due = next_timeout(checkpoint, attempt)
     if due is None:
         return None
@@ -46,13 +46,13 @@ def outcome_by_job_deadline(checkpoint: Checkpoint, attempt: Attempt) -> Attempt
 
 
 def next_timeout(checkpoint: Checkpoint, attempt: Attempt) -> datetime | None:
-    """Return when the attempt's present timeout strikes; none does while it is queued, or has no pod for a quota."""
+    """Return when the attempt runs into its timeout. There is none while the Job is queued or a quota allows no pod."""
     timeouts = checkpoint.spec.timeouts
     if attempt.suspended or not attempt.pods:
         return None
     if attempt.running_since is not None:
         return attempt.running_since + timedelta(seconds=timeouts.active_seconds) + GRACE
-    # A Job that its queue has just released has no start time until its controller saw it.
+    # A Job that its queue has just released has no start time until the Job controller has seen the release.
     start = attempt.started or (None if checkpoint.queue and not attempt.probe else attempt.created)
     if start is None:
         return None
@@ -87,5 +87,6 @@ def _not_started(checkpoint: Checkpoint, attempt: Attempt) -> AttemptOutcome:
     ended = outcome_of_overdue(attempt, failure_of(attempt, reason, message, pod=worst))
     if len(attempt.pods) >= attempt.nodes or ended.failure is None or reason is not Reason.START_TIMEOUT:
         return ended
-    # A quota has room for some of them. They go, lest two attempts wait for each other's, and all is tried again.
+    # A quota has room for some of the pods. They are let go: two attempts would wait for each other's room. The attempt
+    # is tried again.
     return replace(ended, failure=ended.failure.model_copy(update={"retriable": True}), counted=False)

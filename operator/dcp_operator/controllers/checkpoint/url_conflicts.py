@@ -1,7 +1,7 @@
-"""Two live Saves of a namespace on one URL: which of them goes first. Whether a Save is refused, the store alone says.
+"""Which of two live Saves of a namespace on one URL goes first. Only the store refuses a Save.
 
-A claim saves work: without it both would write all their data, and one would be refused at the commit. So it only ever
-makes a Save wait, and where it can't be told whether two Saves work on one place, they don't wait for one another.
+Claims save work: without them both Saves would write all their data, and the store would refuse one at its commit. So a
+claim only makes another Save wait. Two Saves that nobody can tell to work on one place do not wait for one another.
 """
 
 from collections.abc import Iterable
@@ -25,12 +25,12 @@ class UrlClaim:
     run_id: str = ""
     created: datetime
     place: str
-    """What two Checkpoints share exactly when they work on the same place: `Checkpoint.place`."""
+    """`Checkpoint.place`: equal for two Checkpoints exactly when they work on the same place."""
     begun: bool = False
-    """An attempt was started: a rerun of an older object does not push it aside."""
+    """An attempt was started. A Save that has begun goes before an older object that is run again."""
     ending: bool = False
-    """No attempt will be started: it is suspended, deleted or failed, or its spec changed under way. It claims until
-    its pods have stopped."""
+    """No attempt will be started: the Checkpoint is suspended, deleted or failed, or its spec changed under way. It
+    claims until its pods have stopped."""
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, status: Status) -> Self | None:
@@ -51,7 +51,7 @@ class UrlClaim:
 
     @property
     def order(self) -> tuple[bool, bool, datetime, str]:
-        """Sort key: pods that have yet to stop, one that has begun, the older object, the smaller uid."""
+        """Sort key: Saves whose pods have yet to stop, Saves that have begun, the older object, the smaller uid."""
         return (not self.ending, not self.begun, self.created, self.uid)
 
 

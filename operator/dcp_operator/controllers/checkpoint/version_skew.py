@@ -1,7 +1,7 @@
-"""A status that another version of the operator wrote: what can't be read is never taken for what was never written.
+"""A status that another version of the operator wrote: a field that can't be read was written all the same.
 
-A field that is dropped counts as its default: a finished Save would be pending and run again, and the book of attempts
-would begin at zero. So where a field that guards work can't be read, nothing is done.
+`Status.read` gives a field that it can't read its default. So a finished Save would be Pending and run again, and the
+book of attempts would begin at zero. Where a field can't be read on which such things depend, nothing is done.
 """
 
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ _RUN: Final = "runId"
 
 
 def leave_unreadable_alone(status: Mapping[str, Any] | None, run_id: str) -> Decision | None:
-    """Return the decision to do nothing where this version can't tell what has been done; None where it can."""
+    """Return the decision to do nothing if this version can't tell what has been done; None if it can."""
     dropped = Status.unreadable(status)
     guards: list[str] = [name for name in _GUARDS if name in dropped]
     if _RUN in dropped:
         guards.append(_RUN)
     elif (status or {}).get(_RUN, "") != run_id:
-        # A new run was asked for: what became of the old one does not matter.
+        # A new run was asked for: what became of the old run does not matter.
         return None
     if not guards:
         return None
@@ -39,7 +39,7 @@ def leave_unreadable_alone(status: Mapping[str, Any] | None, run_id: str) -> Dec
 
 
 def keep_newer_fields(decision: Decision, status: Mapping[str, Any] | None, generation: int) -> Decision:
-    """Return the decision on a finished Checkpoint with what a newer version wrote still in its status."""
+    """Return the decision on a finished Checkpoint with the fields kept that a newer version wrote into its status."""
     before, dropped = dict(status or {}), Status.unreadable(status)
     if dropped:
         return replace(decision, status=before | {"observedGeneration": generation}, events=())

@@ -50,10 +50,10 @@ class Waiting(NamedTuple):
 
 
 def what_it_waits_for(status: ReadBody, own: ReadBody) -> Waiting:
-    """Return what keeps the worker container from starting; its own trouble counts before that of others.
+    """Return what keeps the worker container from starting. Its own trouble counts before that of other containers.
 
-    Init containers come before it, native sidecars among them. Another container that can't start is worth a word, and
-    holds up nothing.
+    Init containers, native sidecars among them, start before the worker container and hold it up. Any other container
+    that can't start is told of, and holds up nothing.
     """
     mine = Waiting(own.get("reason", ""), own.get("message", ""))
     if mine.reason not in BENIGN:
@@ -69,7 +69,7 @@ def what_it_waits_for(status: ReadBody, own: ReadBody) -> Waiting:
 
 
 def _starting(init: ReadBody) -> bool:
-    """Return whether an init container runs, and as a native sidecar has not started up."""
+    """Return whether an init container keeps the worker waiting. A native sidecar does until it has started up."""
     return bool((init.get("state") or {}).get("running")) and not init.get("started")
 
 
@@ -84,14 +84,14 @@ def _failed_init(status: ReadBody) -> ReadBody:
 
 
 def start_time(state: ReadBody, status: ReadBody) -> datetime | None:
-    """Return when the container started; of one that its kubelet lost sight of only the pod's own start is known."""
+    """Return when the container started. If the kubelet can't find it any more, only the pod's own start is known."""
     return optional_time(
         state.get("startedAt") or (status.get("startTime") if state.get("reason") == LOST_SIGHT_OF else "")
     )
 
 
 def last_change(status: ReadBody, started: datetime | None) -> datetime | None:
-    """Return when a pod ended that has no container to say so: evicted, or failed by the node's loss."""
+    """Return when a pod ended whose containers say nothing of it: it was evicted, or failed when its node was lost."""
     return max(_times(status), default=started)
 
 
