@@ -19,7 +19,7 @@ _PRELOADED = [
     "torch.distributed.tensor",
     "triton",
 ]
-_CONTEXT.set_forkserver_preload([*_PRELOADED, "dcp_engine.api", "dcp_engine.background"])
+_CONTEXT.set_forkserver_preload([*_PRELOADED, "dcp_engine.background", "dcp_engine.loading"])
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ import torch.distributed.checkpoint as dcp
 
 import dcp_engine
 import engine_programs as programs
-from dcp_engine import failpoints
-from dcp_engine.commit import pending
+from dcp_engine import failpoints, pending
 from dcp_engine.errors import EngineError, StorageFull
 from rank_group import run_ranks, values
 from s3_server import free_port
@@ -168,7 +167,7 @@ first = []  # what a forked child does before all else
 os.register_at_fork(after_in_child=lambda: [act() for act in first])
 import torch
 import dcp_engine
-from dcp_engine import api, background, failpoints
+from dcp_engine import background, failpoints, loading
 
 # Python forgets that Ctrl-C ended it when a thread makes a dataclass later on, as an import does.
 dcp_engine.warm()

@@ -19,7 +19,7 @@ import dcp_engine
 import engine_programs as programs
 from dcp_engine import failpoints
 from dcp_engine.errors import CheckpointExists, EngineError, InvalidOption, StateMismatch
-from dcp_engine.transfer import writer
+from dcp_engine.transfer import save_transfer
 from rank_group import run_ranks, values
 
 pytestmark = pytest.mark.tier("ranks")
@@ -45,7 +45,7 @@ def test_a_load_fills_tensors_of_inference_mode(tmp_path: Path, *, inside: bool)
 def test_writers_and_readers_travel(kind: Callable[..., Any], url: str) -> None:
     options = {} if url.startswith("file") else {"max_attempts": 2, "anon": True}
     copy = pickle.loads(pickle.dumps(kind(url, storage_options=options)))
-    assert (copy.store.url, copy._options) == (url, options)
+    assert (copy.store.url, copy.options.storage_options) == (url, options)
 
 
 @pytest.mark.adversary
@@ -65,7 +65,7 @@ def test_ctrl_c_stops_all_files_of_a_save_and_removes_them(tmp_path: Path, monke
     dcp_engine.save(state, tmp_path / "whole")
     whole = len(written)
     written.clear()
-    monkeypatch.setattr(writer, "wait", interrupted)
+    monkeypatch.setattr(save_transfer, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         dcp_engine.save(state, tmp_path / "stopped")
     assert len(written) < whole / 2

@@ -184,7 +184,7 @@ def test_fsspec_follows_no_link_either(
 ) -> None:
     """E-C1."""
     store = FsspecStore(f"file://{run}", {})
-    monkeypatch.setattr("dcp_engine.transfer.writer.open_store", lambda *_: store)
+    monkeypatch.setattr("dcp_engine.saving.open_store", lambda *_: store)
     plant(run, home)
     (run / ".metadata").write_bytes(metadata_of(ID))
     dcp_engine.save(state(2), run, overwrite=True)

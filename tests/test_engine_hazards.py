@@ -22,6 +22,7 @@ import engine_programs as programs
 import flaky_proxy
 import s3_server
 from dcp_engine import failpoints
+from dcp_engine.call_options import LoadOptions
 from dcp_engine.commit import snapshot
 from dcp_engine.errors import (
     CheckpointCorrupted,
@@ -39,6 +40,7 @@ from dcp_engine.stores.fsspec_store import FsspecStore
 from dcp_engine.stores.local_store import LocalStore
 from dcp_engine.stores.opening import open_store
 from dcp_engine.stores.protocol import ATOMIC, BEST_EFFORT, Blob
+from dcp_engine.transfer.load_transfer import LoadTransfer
 from rank_group import run_ranks, values
 
 pytestmark = pytest.mark.tier("ranks")
@@ -273,7 +275,7 @@ class LateStore(LocalStore):
 def test_a_commit_that_may_still_arrive_keeps_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dcp_engine.save(state(1), tmp_path)
     store = LateStore(str(tmp_path))
-    monkeypatch.setattr("dcp_engine.transfer.writer.open_store", lambda *_: store)
+    monkeypatch.setattr("dcp_engine.saving.open_store", lambda *_: store)
     with pytest.raises(StorageUnavailable, match="not known whether the save was committed") as caught:
         dcp_engine.save(state(2), tmp_path, overwrite=True)
     assert caught.value.commit_unknown
@@ -295,7 +297,7 @@ class LostAnswerStore(LocalStore):
 
 def test_a_commit_is_recognised_by_its_save_id_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dcp_engine.save(state(1), tmp_path)
-    monkeypatch.setattr("dcp_engine.transfer.writer.open_store", lambda *_: LostAnswerStore(str(tmp_path)))
+    monkeypatch.setattr("dcp_engine.saving.open_store", lambda *_: LostAnswerStore(str(tmp_path)))
     info = dcp_engine.save(state(2), tmp_path, overwrite=True)
     assert seed_at(str(tmp_path)) == 2
     assert [path.name for path in tmp_path.glob("data-*")] == [layout.data_folder(info.save_id)]
@@ -308,11 +310,11 @@ def test_a_commit_that_somebody_else_forestalled_arrives_where_the_store_does_no
     dcp_engine.save(state(1), tmp_path)
     store = LateStore(str(tmp_path))
     monkeypatch.setattr(store, "guard", lambda _: guard)
-    monkeypatch.setattr("dcp_engine.transfer.writer.open_store", lambda *_: store)
+    monkeypatch.setattr("dcp_engine.saving.open_store", lambda *_: store)
 
     def overtaken(path: str, data: bytes, version: Any) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr("dcp_engine.transfer.writer.open_store", open_store)
+            patch.setattr("dcp_engine.saving.open_store", open_store)
             dcp_engine.save(state(3), tmp_path, overwrite=True)
         LateStore.replace(store, path, data, version)
 
@@ -356,7 +358,7 @@ def test_a_file_system_without_hard_links_is_best_effort(tmp_path: Path, monkeyp
 
 def test_another_file_system_never_shows_half_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = FsspecStore(f"file://{tmp_path}", {})
-    monkeypatch.setattr("dcp_engine.transfer.writer.open_store", lambda *_: store)
+    monkeypatch.setattr("dcp_engine.saving.open_store", lambda *_: store)
     dcp_engine.save(state(1), tmp_path)
 
     def breaks_off(path: str, data: bytes) -> None:
@@ -393,7 +395,7 @@ def test_a_file_system_of_fsspec_need_not_rename(
 ) -> None:
     store = FsspecStore(f"memory://{tmp_path.name}/{name}", {})
     monkeypatch.setattr(store, "_fs", kind())
-    monkeypatch.setattr("dcp_engine.transfer.writer.open_store", lambda *_: store)
+    monkeypatch.setattr("dcp_engine.saving.open_store", lambda *_: store)
     dcp_engine.save(state(1), store.url)
     with pytest.raises(CheckpointExists):
         dcp_engine.save(state(2), store.url)
@@ -415,7 +417,7 @@ def test_a_commit_that_breaks_off_where_nothing_is_renamed_leaves_nothing(
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(store._fs, "pipe_file", breaks_off)
-    monkeypatch.setattr("dcp_engine.transfer.writer.open_store", lambda *_: store)
+    monkeypatch.setattr("dcp_engine.saving.open_store", lambda *_: store)
     with pytest.raises(StorageFull):
         dcp_engine.save(state(1), store.url)
     assert list(store.list("")) == []
@@ -508,12 +510,10 @@ def test_damage_to_a_stock_checkpoint_is_damage_wherever_it_is(tmp_path: Path) -
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_a_stock_checkpoint_that_is_replaced_under_a_load_is_loaded_anew(tmp_path: Path) -> None:
     dcp.save(state(1), checkpoint_id=tmp_path, no_dist=True)
-    found = snapshot.read(open_store(str(tmp_path)))
-    reader = dcp_engine.CheckpointReader(tmp_path)
-    reader.use(found)
-    reader.read_metadata()
+    store = open_store(str(tmp_path))
+    transfer = LoadTransfer(store, LoadOptions(), snapshot.read(store))
     dcp_engine.save(state(2), tmp_path, overwrite=True)
-    assert isinstance(reader._gone("__0_0.distcp"), CheckpointReplaced)
+    assert isinstance(transfer._gone("__0_0.distcp"), CheckpointReplaced)
     (tmp_path / ".metadata").unlink()
     with pytest.raises(CheckpointNotFound):
         seed_at(str(tmp_path))

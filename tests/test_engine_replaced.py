@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 import dcp_engine
 import flaky_proxy
 import s3_server
+from dcp_contract.checkpoint_info import CheckpointInfo
 from dcp_engine import failpoints
 from dcp_engine.commit import replaced
 from dcp_engine.commit.replaced import Live, Tombstone
@@ -23,6 +24,7 @@ from dcp_engine.errors import CheckpointExists, InvalidOption, StorageDenied, St
 from dcp_engine.format import layout
 from dcp_engine.stores.opening import open_store
 from dcp_engine.stores.protocol import Entry
+from dcp_engine.transfer.save_transfer import SaveTransfer
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -279,13 +281,14 @@ def test_the_result_is_known_before_anything_is_removed(tmp_path: Path, monkeypa
     dcp_engine.save(state(1), tmp_path)
     writer = dcp_engine.CheckpointWriter(tmp_path, overwrite=True)
     seen: list[int] = []
-    publish = writer.publish
+    publish = SaveTransfer.publish
 
-    def published(*args: Any) -> None:
-        publish(*args)
+    def published(*args: Any) -> CheckpointInfo:
+        info = publish(*args)
         seen.append(saves(tmp_path))
+        return info
 
-    monkeypatch.setattr(writer, "publish", published)
+    monkeypatch.setattr(SaveTransfer, "publish", published)
     dcp.save(state(2), storage_writer=writer, no_dist=True)
     assert seen == [2]
     assert saves(tmp_path) == 1

@@ -12,20 +12,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dcp_engine.api import load, save
-    from dcp_engine.background import AsyncSave, async_save
+    from dcp_engine.background import async_save
     from dcp_engine.cleanup import clean
-    from dcp_engine.contents import read
     from dcp_engine.inspection import find, inspect, preflight_load, preflight_save
+    from dcp_engine.loading import load
+    from dcp_engine.pending import AsyncSave
     from dcp_engine.process_end import finish_on_sigterm
     from dcp_engine.rank_values import PerRank, per_rank
+    from dcp_engine.reading import read
+    from dcp_engine.saving import save
     from dcp_engine.transfer.reader import CheckpointReader
     from dcp_engine.transfer.writer import CheckpointWriter
     from dcp_engine.verification import verify
     from dcp_engine.warm_up import warm
 
 _HOMES = {
-    "AsyncSave": "background",
+    "AsyncSave": "pending",
     "CheckpointReader": "transfer.reader",
     "CheckpointWriter": "transfer.writer",
     "PerRank": "rank_values",
@@ -34,12 +36,12 @@ _HOMES = {
     "find": "inspection",
     "finish_on_sigterm": "process_end",
     "inspect": "inspection",
-    "load": "api",
+    "load": "loading",
     "per_rank": "rank_values",
     "preflight_load": "inspection",
     "preflight_save": "inspection",
-    "read": "contents",
-    "save": "api",
+    "read": "reading",
+    "save": "saving",
     "verify": "verification",
     "warm": "warm_up",
 }

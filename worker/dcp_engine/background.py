@@ -5,123 +5,115 @@ The caller is held up only for the copy to host memory. One save at a time is on
 collectives of the background run over a gloo group of their own, apart from those of the training.
 """
 
-import threading
-from collections.abc import Callable, Mapping
-from functools import partial
-from os import PathLike, fspath
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from os import PathLike
 from typing import Any
 
 import torch.distributed as dist
+from torch.distributed.checkpoint.planner import SavePlanner
 from torch.utils._pytree import tree_leaves
 
-from dcp_contract.checkpoint_info import CheckpointInfo
-from dcp_engine import api, process_end
+from dcp_contract.checkpoint_info import CheckpointInfo, Origin
+from dcp_engine import pending, process_end
+from dcp_engine.call_options import Drift, ProgressCallback, SaveOptions, Unloadable
 from dcp_engine.collective.ranks import PATIENCE_SECONDS, Ranks
-from dcp_engine.commit import pending
+from dcp_engine.pending import AsyncSave
+from dcp_engine.saving import SaveCall, refuse_unsavable
+from dcp_engine.stateful import state_of
+from dcp_engine.stores.protocol import MEMORY_LIMIT
 from dcp_engine.transfer import devices, staging
-from dcp_engine.translate import translate
 
 
-class AsyncSave:
-    """A save on its way. Every rank has one; `wait` ends the same way on each."""
-
-    def __init__(self, url: str | PathLike[str]) -> None:
-        self.url = fspath(url)
-        self.thread: threading.Thread | None = None
-        self._finished = threading.Event()
-        self._info: CheckpointInfo | None = None
-        self._error: BaseException | None = None
-        self._seen = False
-
-    def done(self) -> bool:
-        """Tell whether the save has ended, well or not."""
-        return self._finished.is_set()
-
-    def wait(self, timeout: float | None = None) -> CheckpointInfo:
-        """Return what was saved, or raise the EngineError that names the rank that failed.
-
-        Raises:
-            TimeoutError: it is still on its way after `timeout` seconds.
-        """
-        if not self._finished.wait(timeout):
-            raise TimeoutError
-        self._seen = True
-        if self._error is not None:
-            raise self._error
-        assert self._info is not None  # noqa: S101 - one of the two is set before the event
-        return self._info
-
-    def settle(self) -> None:
-        """Wait, and raise an error that nobody has been told of yet."""
-        self.await_end()
-        if not self._seen:
-            self.wait()
-
-    def await_end(self) -> None:
-        """Wait, and raise nothing: the error stays for whoever asks for the result."""
-        self._finished.wait()
-
-    def _run(
-        self,
-        on_device: Callable[[], None],
-        state: Mapping[str, Any],
-        url: str | PathLike[str],
-        ranks: Ranks,
-        options: dict[str, Any],
-    ) -> None:
-        try:
-            on_device()
-            self._info = api.save_now(state, url, ranks, **options)
-        except BaseException as error:  # noqa: BLE001 - raised again by wait
-            self._error = translate(error)
-        finally:
-            self._finished.set()
-
-
-def async_save(
+def async_save(  # noqa: PLR0913 - keyword-only, each with its default
     state_dict: Mapping[str, Any],
     url: str | PathLike[str],
     *,
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    origin: Origin | None = None,
+    step: int | None = None,
+    planner: SavePlanner | None = None,
     process_group: dist.ProcessGroup | None = None,
+    memory_limit: int = MEMORY_LIMIT,
     patience: float = PATIENCE_SECONDS,
+    on_progress: ProgressCallback | None = None,
+    keep_replaced: timedelta | None = None,
     no_dist: bool = False,
-    **options: Any,  # noqa: ANN401 - those of save
+    drift: Drift = "warn",
+    allow: Sequence[type] = (),
+    unloadable: Unloadable = "warn",
 ) -> AsyncSave:
-    """Copy the state to host memory, return, and save it in the background; takes what `save` takes.
+    """Copy the state to host memory, return, and save it in the background.
 
-    Collective, as `save` is: it returns once every rank has its copy. Waits first for an earlier save that is still on
-    its way, and raises its error. Whatever reads a checkpoint in this process (`load`, `find`, `inspect`, `verify`,
-    `clean`, both preflights) waits for the save, too; a `load` or `verify` of the same URL raises its error. A program
-    that ends without a wait ends the save first; an error that nobody has seen then makes its exit code 1. For SIGTERM
-    see `finish_on_sigterm`.
+    Each option is explained at `save`. Collective, as `save` is: every rank calls it, and it returns once every rank
+    has its copy. Waits first for an earlier save that is still on its way, and raises its error. Whatever reads a
+    checkpoint in this process (`load`, `find`, `inspect`, `verify`, `clean`, both preflights) waits for the save, too; a
+    `load` or `verify` of the same URL raises its error. A program that ends without a wait ends the save first; an
+    error that nobody has seen then makes its exit code 1. For SIGTERM see `finish_on_sigterm`.
+
+    Args:
+        state_dict: as for `save`. It may change as soon as `async_save` has returned.
+        url: where the checkpoint goes: an fsspec URL or a path.
+        overwrite: replace the checkpoint that is committed there; else it is CheckpointExists.
+        storage_options: options of the store that are no secret.
+        origin: who saves; goes into the manifest.
+        step: the training step; goes into the manifest.
+        planner: plans what each rank writes, in the thread of the save.
+        process_group: the ranks that save; by default all.
+        memory_limit: bytes that each rank may hold for parts in flight, beyond the state and its copy.
+        patience: seconds that a rank may lag behind the others; after that it counts as hung.
+        on_progress: called with (bytes done, bytes in all) of this rank: from any thread, one call at a time, until the
+            save has ended, while training goes on.
+        keep_replaced: how long the data of what this save replaces are kept.
+        no_dist: this process saves by itself, without any collective.
+        drift: what becomes of replicas of a tensor that are not equal bit for bit.
+        allow: classes, beyond the common ones, that every load of this checkpoint will name in its own `allow`.
+        unloadable: what becomes of objects that a load would refuse.
+
+    Returns:
+        The save on its way, on every rank; its `wait` returns what was committed, or raises what `save` would.
+
+    Raises:
+        EngineError: the state can't be saved or copied, or an earlier background save failed. The same on every rank.
     """
+    options = SaveOptions(
+        overwrite=overwrite,
+        storage_options=storage_options,
+        origin=origin,
+        step=step,
+        memory_limit=memory_limit,
+        on_progress=on_progress,
+        keep_replaced=keep_replaced,
+        drift=drift,
+        allow=allow,
+        unloadable=unloadable,
+    )
     staged: dict[str, Any] = {}
-
-    def stage() -> None:
-        pending.settle()
-        process_end.watch()
-        staged.update(_stage({key: api.plain(value) for key, value in state_dict.items()}))
-
     # What fails on one rank fails on all, so that none of them goes on to another save than the others.
-    Ranks(process_group, patience=patience, no_dist=no_dist).agree("staging", stage)
-    # Not by the thread: ranks that make this group and one of the caller's in different orders would never meet.
+    foreground = Ranks(process_group, patience=patience, no_dist=no_dist)
+    foreground.agree("staging", lambda: staged.update(_staged(state_dict)))
+    # All ranks must make their process groups in the same order, or they wait for one another: so it is made here, and
+    # not in the thread.
     ranks = Ranks(process_group, use="background", patience=patience, no_dist=no_dist)
-    handle = AsyncSave(url)
-    run = partial(handle._run, devices.own_device(), staged, url, ranks, options)  # noqa: SLF001
-    handle.thread = threading.Thread(target=run, name="dcp-save")
-    # Before it begins: a SIGTERM in between would find nothing to wait for.
-    pending.begin(handle)
-    try:
-        handle.thread.start()
-    except BaseException:
-        pending.drop(handle)
-        raise
-    return handle
+    own_device = devices.own_device()
+
+    def save_staged() -> CheckpointInfo:
+        own_device()
+        return SaveCall(staged, url, ranks, options, planner).run()
+
+    saving = AsyncSave(url)
+    saving.start(save_staged)
+    return saving
 
 
-def _stage(values: dict[str, Any]) -> dict[str, Any]:
-    """Copy all tensors to host memory, as they are once all that is queued on their devices is done."""
-    api.refuse_unsavable(values)
+def _staged(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy the state to host memory, once the save before has ended."""
+    pending.finish()
+    process_end.watch()
+    values = {key: state_of(value) for key, value in state_dict.items()}
+    refuse_unsavable(values)
+    # The copies are those of tensors as they are once all that is queued on their devices is done.
     used = devices.of(tree_leaves(values))
     devices.synchronize(used)
     staged = staging.copied(values, pinned=any(device.type == "cuda" for device in used))

@@ -14,7 +14,8 @@ from datetime import UTC, datetime, timedelta
 from os import PathLike, fspath
 from typing import Any, Final
 
-from dcp_engine.commit import pending, replaced
+from dcp_engine import pending
+from dcp_engine.commit import replaced
 from dcp_engine.errors import InvalidOption
 from dcp_engine.format import layout
 from dcp_engine.stores import options

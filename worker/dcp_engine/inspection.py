@@ -5,7 +5,8 @@ from os import PathLike, fspath
 from typing import Any
 
 from dcp_contract.checkpoint_info import CheckpointInfo, Origin
-from dcp_engine.commit import pending, protocol, snapshot
+from dcp_engine import pending
+from dcp_engine.commit import protocol, snapshot
 from dcp_engine.commit.stock import sized
 from dcp_engine.errors import CheckpointCorrupted, EngineError, StorageDenied
 from dcp_engine.format import layout

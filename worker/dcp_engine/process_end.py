@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-from dcp_engine.commit import pending
+from dcp_engine import pending
 from dcp_engine.errors import EngineError, InvalidOption
 
 LOG = logging.getLogger("dcp_engine")
@@ -109,7 +109,7 @@ def _exit(status: Any = None, /) -> NoReturn:  # noqa: ANN401 - as sys.exit take
 def _finish() -> None:
     """Wait for the save; see to it that its failure shows, once all else that the program does at its end is done."""
     try:
-        pending.settle()
+        pending.finish()
     except EngineError as error:
         LOG.error("the last async_save failed: %s", error)  # noqa: TRY400 - the message says where and why
         frame = _child_of_multiprocessing()

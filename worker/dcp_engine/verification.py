@@ -11,7 +11,9 @@ from typing import Any, Final
 import numpy as np
 
 from dcp_contract.checkpoint_info import CheckpointInfo
-from dcp_engine.commit import pending, snapshot, stored_sizes
+from dcp_engine import pending
+from dcp_engine.call_options import ProgressCallback
+from dcp_engine.commit import snapshot, stored_sizes
 from dcp_engine.commit.stock import sized
 from dcp_engine.errors import CheckpointCorrupted
 from dcp_engine.format import layout, torch_zip_read
@@ -21,7 +23,7 @@ from dcp_engine.stores.opening import open_store
 from dcp_engine.stores.protocol import Store
 from dcp_engine.transfer import ranges
 from dcp_engine.transfer.fetch import Digests, Fetcher
-from dcp_engine.transfer.meter import Meter, Progress
+from dcp_engine.transfer.meter import Meter
 from dcp_engine.translate import translate
 
 BY_DIGESTS: Final = "every byte, by its crc32c"
@@ -37,7 +39,7 @@ def verify(
     url: str | PathLike[str],
     *,
     storage_options: Mapping[str, Any] | None = None,
-    on_progress: Progress | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> CheckpointInfo:
     """Read the whole checkpoint at the URL and check it; `verified` of the result says how.
 
@@ -64,7 +66,7 @@ def verify(
         raise translate(error) from error
 
 
-def _verified(store: Store, found: snapshot.Snapshot, on_progress: Progress | None) -> CheckpointInfo:
+def _verified(store: Store, found: snapshot.Snapshot, on_progress: ProgressCallback | None) -> CheckpointInfo:
     manifest = found.manifest(store.url)
     if found.trailer:
         _check_pickle(store, found.trailer, manifest)
@@ -91,7 +93,7 @@ def _check_pickle(store: Store, trailer: layout.Trailer, manifest: Manifest) -> 
         raise CheckpointCorrupted(layout.METADATA, "does not have the sha256 that its manifest names")
 
 
-def _check_digests(store: Store, manifest: Manifest, on_progress: Progress | None) -> None:
+def _check_digests(store: Store, manifest: Manifest, on_progress: ProgressCallback | None) -> None:
     names = manifest.tensors_by_file()
     paths = {file.path for file in manifest.files}
     digests = Digests.read(store, manifest, layout.blocks_path(manifest.save_id), paths)
@@ -115,7 +117,7 @@ def _check_digests(store: Store, manifest: Manifest, on_progress: Progress | Non
         _raise([error for error in pool.map(check, manifest.files) if error])
 
 
-def _check_stock(store: Store, manifest: Manifest, on_progress: Progress | None) -> str:
+def _check_stock(store: Store, manifest: Manifest, on_progress: ProgressCallback | None) -> str:
     """Check what a stock checkpoint allows and return in words what that was."""
     bad: list[CheckpointCorrupted] = []
     wrong: list[CheckpointCorrupted] = []

@@ -10,7 +10,7 @@ import torch
 
 from dcp_engine import inspection
 
-_USED: Final = ("api", "background", "stores.local_store", "transfer.reader", "transfer.writer")
+_USED: Final = ("background", "loading", "saving", "stores.local_store", "transfer.reader", "transfer.writer")
 
 
 def warm(url: str | PathLike[str] | None = None, *, storage_options: Mapping[str, Any] | None = None) -> None:

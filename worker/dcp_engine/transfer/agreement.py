@@ -6,21 +6,31 @@ the bytes of another rank would be read as something that they are not.
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import SavePlan, WriteItem, WriteItemType
 
+from dcp_engine.call_options import Drift
 from dcp_engine.errors import InvalidOption, UnsavableState, some
 from dcp_engine.transfer import fingerprint
 from dcp_engine.transfer.fingerprint import Prints
 from dcp_engine.transfer.lookup import Lookup
 from dcp_engine.transfer.tensors import look
 
-Drift = Literal["warn", "refuse", "ignore"]
-"""What a save does about replicas of one tensor that differ between ranks; with `ignore` they are not compared."""
 LOG: Final = logging.getLogger(__name__)
 _SHOWN: Final = 8
+
+
+def refuse_other_calls(what: str, values: Sequence[object]) -> None:
+    """Refuse ranks that do not take part in one and the same call: `values` holds what each rank says of its own.
+
+    Raises:
+        InvalidOption: they differ; it names `what` they are and what each rank says.
+    """
+    if any(value != values[0] for value in values):
+        rank = next(rank for rank, value in enumerate(values) if value != values[0])
+        raise InvalidOption(f"{what} differs between ranks: {values[0]!r} on rank 0, {values[rank]!r} on rank {rank}")
 
 
 def refuse_unlike(plans: Iterable[SavePlan]) -> None:
@@ -55,8 +65,6 @@ class Comparison:
     """What this rank offers, and on rank 0 whether the others offer the same; a single rank compares nothing."""
 
     def __init__(self, lookup: Lookup, world_size: int, drift: Drift) -> None:
-        if drift not in get_args(Drift):
-            raise InvalidOption.none_of("drift", drift, Drift)
         self.entries: dict[str, Any] = {}
         """This rank's state by name."""
         self._lookup = lookup

@@ -16,7 +16,7 @@ from dcp_engine.errors import CheckpointCorrupted
 from dcp_engine.format import digest
 from dcp_engine.format.digest import BLOCK, Bytes, Words, as_bytes
 from dcp_engine.format.manifest import DataFile, Manifest
-from dcp_engine.stores.protocol import Store
+from dcp_engine.stores.protocol import Blob, Store
 from dcp_engine.stores.retry import retried
 from dcp_engine.transfer import devices
 from dcp_engine.transfer.ranges import Request
@@ -140,16 +140,24 @@ class Fetcher:
         return CheckpointCorrupted(file, detail, self._names(file, block, block + BLOCK))
 
 
-def _need_sizes(store: Store, files: Sequence[DataFile]) -> None:
-    """Compare the sizes of files with the manifest, before memory is taken for digests of what may not be there."""
+def ends_of(store: Store, paths: Sequence[str]) -> dict[str, Blob]:
+    """Read the last byte of each file, in parallel: what tells its size and its version."""
+    if not paths:
+        return {}
 
-    def size(file: DataFile) -> int:
-        return retried(lambda: store.read(file.path, tail=1).size, store.attempts)
+    def end(path: str) -> Blob:
+        return retried(lambda: store.read(path, tail=1), store.attempts)
 
     with ThreadPoolExecutor(store.readers, thread_name_prefix="dcp-read") as pool:
-        for file, there in zip(files, pool.map(size, files), strict=True):
-            if there != file.size:
-                raise CheckpointCorrupted(file.path, f"has {there} bytes, not {file.size}")
+        return dict(zip(paths, pool.map(end, paths), strict=True))
+
+
+def _need_sizes(store: Store, files: Sequence[DataFile]) -> None:
+    """Compare the sizes of files with the manifest, before memory is taken for digests of what may not be there."""
+    ends = ends_of(store, [file.path for file in files])
+    for file in files:
+        if (size := ends[file.path].size) != file.size:
+            raise CheckpointCorrupted(file.path, f"has {size} bytes, not {file.size}")
 
 
 def _read(store: Store, path: str, start: int, length: int) -> bytes:

@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, Literal
+from typing import Final
 
 import torch
 from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
@@ -13,8 +13,6 @@ from dcp_engine.format import torch_zip_read
 from dcp_engine.transfer import decode, payload, tensors
 from dcp_engine.transfer.lookup import Lookup
 
-Unloadable = Literal["warn", "refuse"]
-"""What a save does about objects of classes that a load would refuse."""
 _NAMED: Final = re.compile(rb"c([\w.]{1,120}\n[\w.]{1,120})\n")
 """What may be a class in a pickle of protocol 2, or text."""
 _ALWAYS_READ: Final = re.compile(

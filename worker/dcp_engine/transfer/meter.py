@@ -1,16 +1,14 @@
 """Counts the bytes that a rank has moved, for a progress callback."""
 
 import threading
-from collections.abc import Callable
 
-Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all) of this rank, from any thread."""
+from dcp_engine.call_options import ProgressCallback
 
 
 class Meter:
     """A thread-safe count with a callback; never says more than all."""
 
-    def __init__(self, total: int, on_progress: Progress | None) -> None:
+    def __init__(self, total: int, on_progress: ProgressCallback | None) -> None:
         self._total = total
         self._done = 0
         self._on_progress = on_progress

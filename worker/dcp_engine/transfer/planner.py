@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 
 import numpy as np
 import torch
@@ -12,12 +12,11 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 
 from dcp_contract.checkpoint_info import LoadSummary
+from dcp_engine.call_options import Strict
 from dcp_engine.errors import InvalidOption, StateMismatch, some
 from dcp_engine.transfer import names, tensors
 from dcp_engine.transfer.conversion import can_convert, short
 
-Strict = Literal["asked", "both"]
-"""`asked`: all that is asked for must be there, as under DCP. `both`: and all that is there must be asked for."""
 LOG: Final = logging.getLogger(__name__)
 _SHOWN: Final = 5
 

@@ -23,8 +23,9 @@ from dcp_contract.operations import Operation
 from dcp_contract.report import MAX_FAILED_RANKS, RankFailure
 from dcp_contract.sections import Device
 from dcp_contract.task import Task
-from dcp_engine import api as _preloaded  # noqa: F401 - in the forkserver, before the fork
-from dcp_engine import verification as _preloaded_too  # noqa: F401
+from dcp_engine import loading as _preloaded  # noqa: F401 - in the forkserver, before the fork
+from dcp_engine import saving as _preloaded_too  # noqa: F401
+from dcp_engine import verification as _preloaded_as_well  # noqa: F401
 from dcp_engine.errors import EngineError
 from dcp_worker.operations import half_of
 from dcp_worker.operations.built_workload import BuiltWorkload

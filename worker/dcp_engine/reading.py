@@ -11,11 +11,11 @@ from torch.distributed.checkpoint._traverse import OBJ_PATH, set_element
 from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.metadata import Metadata
 
-from dcp_engine import api
+from dcp_engine import loading
+from dcp_engine.call_options import ProgressCallback
 from dcp_engine.collective.ranks import PATIENCE_SECONDS
 from dcp_engine.errors import StateMismatch, some
 from dcp_engine.stores.protocol import MEMORY_LIMIT
-from dcp_engine.transfer.meter import Progress
 
 
 def read(
@@ -28,7 +28,7 @@ def read(
     allow: Sequence[type] = (),
     memory_limit: int = MEMORY_LIMIT,
     patience: float = PATIENCE_SECONDS,
-    on_progress: Progress | None = None,
+    on_progress: ProgressCallback | None = None,
     no_dist: bool = False,
 ) -> dict[str, Any]:
     """Return what the checkpoint at the URL holds, nested as it was saved: whole tensors on the CPU, and values.
@@ -44,7 +44,7 @@ def read(
     """
     found: dict[str, Any] = {}
     chosen = _Chosen(keys)
-    api.load(
+    loading.load(
         found,
         url,
         storage_options=storage_options,
