@@ -48,7 +48,7 @@ def async_save(  # noqa: PLR0913 - keyword-only, each with its default
 
     Each option is explained at `save`. Collective, as `save` is: every rank calls it, and it returns once every rank
     has its copy. Waits first for an earlier save that is still on its way, and raises its error. Whatever reads a
-    checkpoint in this process (`load`, `find`, `inspect`, `verify`, `clean`, both preflights) waits for the save, too; a
+    checkpoint in this process (`load`, `find`, `inspect`, `verify`, `clean`, both preflights) waits for it, too; a
     `load` or `verify` of the same URL raises its error. A program that ends without a wait ends the save first; an
     error that nobody has seen then makes its exit code 1. For SIGTERM see `finish_on_sigterm`.
 

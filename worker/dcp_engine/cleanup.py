@@ -35,14 +35,28 @@ def clean(
     keep_replaced: timedelta | None = None,
     dry_run: bool = False,
 ) -> list[str]:
-    """Remove orphans below a checkpoint's URL and abort its stale uploads; return their paths. One process calls it.
+    """Remove orphans below a checkpoint's URL and abort its stale uploads. Not collective: one process calls it.
 
-    Replaced saves go when they were kept for as long as the save said that replaced them, or for `keep_replaced`. The
-    path of an empty folder ends with `/`. The time is the store's: to learn it, an empty object is written and removed,
-    and a local folder's time of change becomes now.
+    Call it where nobody has been saving to the URL for `older_than`: a save that takes longer between two of its files
+    loses them, and notices before its commit. A background save of this process ends first. The time is the store's: to
+    learn it, an empty object is written and removed, and a local folder's time of change becomes now.
 
     Uploads are found on S3 only. Azure forgets the parts of one after a week; a Google bucket needs a lifecycle rule.
-    With `dry_run`, only say what would go.
+
+    Args:
+        url: where saves went: an fsspec URL or a path.
+        storage_options: options of the store that are no secret, by their neutral names
+            (`dcp_contract.storage_options.STORAGE_OPTIONS`). Secrets come from the environment.
+        older_than: the age, by the store's clock, from which a file that belongs to no checkpoint goes.
+        keep_replaced: how long the data of replaced saves are kept; None: as long as the save said that replaced them.
+        dry_run: only say what would go.
+
+    Returns:
+        The paths below the URL of what went, or would go; that of an empty folder ends with `/`.
+
+    Raises:
+        CheckpointCorrupted: nobody can tell what the damaged `.metadata` needs; nothing was removed.
+        EngineError: the URL can't be opened, or its store refuses.
     """
     try:
         pending.wait_before(url)

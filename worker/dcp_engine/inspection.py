@@ -17,7 +17,22 @@ from dcp_engine.translate import is_missing_file, translate
 
 
 def find(url: str | PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> CheckpointInfo | None:
-    """Return what is committed at the URL, or None. One process calls it."""
+    """Find out what is committed at the URL, by one or two small reads. Not collective: one process calls it.
+
+    A background save of this process ends first.
+
+    Args:
+        url: where the checkpoint stands: an fsspec URL or a path.
+        storage_options: options of the store that are no secret, by their neutral names
+            (`dcp_contract.storage_options.STORAGE_OPTIONS`). Secrets come from the environment.
+
+    Returns:
+        The checkpoint's summary, or None if nothing is committed.
+
+    Raises:
+        CheckpointCorrupted: something is committed, and its `.metadata` is damaged.
+        EngineError: the URL can't be opened, or its store can't be asked.
+    """
     try:
         pending.wait_before(url)
         store = open_store(fspath(url), storage_options)
@@ -28,9 +43,23 @@ def find(url: str | PathLike[str], *, storage_options: Mapping[str, Any] | None 
 
 
 def inspect(url: str | PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> Manifest:
-    """Return the manifest of the checkpoint at the URL.
+    """Return the manifest of the checkpoint at the URL: its files and tensors. Not collective: one process calls it.
 
-    A stock checkpoint has none; one is put together from its `.metadata`, which is read in a process of its own.
+    A stock checkpoint has none; one is put together from its `.metadata`, which is read in a process of its own. A
+    background save of this process ends first.
+
+    Args:
+        url: where the checkpoint stands: an fsspec URL or a path.
+        storage_options: options of the store that are no secret, by their neutral names
+            (`dcp_contract.storage_options.STORAGE_OPTIONS`). Secrets come from the environment.
+
+    Returns:
+        The manifest; offsets and sizes in it are bytes, shapes are elements.
+
+    Raises:
+        CheckpointNotFound: nothing is committed at the URL.
+        CheckpointCorrupted: its `.metadata` or its manifest is damaged.
+        EngineError: the URL can't be opened, or its store can't be asked.
     """
     try:
         pending.wait_before(url)
@@ -50,9 +79,16 @@ def preflight_save(
     storage_options: Mapping[str, Any] | None = None,
     origin: Origin | None = None,
 ) -> CheckpointInfo | None:
-    """Find out, before any rank starts, whether a save can work. One process calls it.
+    """Find out, before any rank starts, whether a save can work. Not collective: one process calls it.
 
     The store takes a new file and gives it up again, and nothing is committed at the URL unless `overwrite` is set.
+
+    Args:
+        url: where the checkpoint goes: an fsspec URL or a path.
+        overwrite: the save may replace what is committed there.
+        storage_options: options of the store that are no secret, by their neutral names
+            (`dcp_contract.storage_options.STORAGE_OPTIONS`). Secrets come from the environment.
+        origin: who is about to save.
 
     Returns:
         The earlier commit of the same `origin` if there is one, since then there is nothing left to do; else None.
@@ -77,7 +113,15 @@ def preflight_save(
 def preflight_load(
     url: str | PathLike[str], *, storage_options: Mapping[str, Any] | None = None
 ) -> CheckpointInfo | None:
-    """Return what is committed at the URL of a load or a verify, before any rank starts. One process calls it.
+    """Find out, before any rank starts, whether a load or a verify can work. Not collective: one process calls it.
+
+    Args:
+        url: where the checkpoint stands: an fsspec URL or a path.
+        storage_options: options of the store that are no secret, by their neutral names
+            (`dcp_contract.storage_options.STORAGE_OPTIONS`). Secrets come from the environment.
+
+    Returns:
+        What is committed at the URL.
 
     Raises:
         EngineError: CheckpointNotFound, CheckpointCorrupted, StorageDenied, StorageUnavailable and so on.

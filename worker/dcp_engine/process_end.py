@@ -41,8 +41,12 @@ def finish_on_sigterm(within: float = 25.0) -> None:
 
     Without this call SIGTERM ends the process as it always does, and a save in the background is lost: it is not
     committed. A handler that stands already is called after the save; without one the default action is taken then; a
-    SIGTERM that is ignored stays ignored. Kubernetes and torchrun kill after 30 s, unless told otherwise: choose
-    `within` below that. The main thread calls it, on every rank; a handler that is installed later replaces it.
+    SIGTERM that is ignored stays ignored. The main thread calls it, on every rank; a handler that is installed later
+    replaces it.
+
+    Args:
+        within: seconds to wait for the save at most. Kubernetes and torchrun kill after 30 s, unless told otherwise:
+            choose less than that.
 
     Raises:
         InvalidOption: this is not the main thread, or SIGTERM has a handler that Python can't call.

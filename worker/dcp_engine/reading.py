@@ -31,16 +31,33 @@ def read(
     on_progress: ProgressCallback | None = None,
     no_dist: bool = False,
 ) -> dict[str, Any]:
-    """Return what the checkpoint at the URL holds, nested as it was saved: whole tensors on the CPU, and values.
+    """Return what the checkpoint at the URL holds, nested as it was saved, without a state dict to load into.
 
-    `keys` chooses by DCP's names: `model` and all below it, `model.layers.0.weight`, or a glob such as `*.weight`. In a
-    list of which not all is chosen the rest is None.
-    Every rank of the group calls it, and each gets all of it; with `no_dist` one process reads by itself. The memory
-    for everything that is chosen must be there: a model that is sharded to fit is better loaded by `load`.
+    Collective: every rank of the group calls it, and each gets all of it; with `no_dist` one process reads by itself.
+    The memory for everything that is chosen must be there: a model that is sharded to fit is better loaded by `load`.
+
+    Args:
+        url: where the checkpoint stands: an fsspec URL or a path. The same on every rank, as all that follows is, but
+            for `on_progress`.
+        keys: what is read, by DCP's names: `model` and all below it, `model.layers.0.weight`, or a glob such as
+            `*.weight`; everything if there are none. In a list of which not all is chosen the rest is None.
+        storage_options: options of the store that are no secret, by their neutral names
+            (`dcp_contract.storage_options.STORAGE_OPTIONS`). Secrets come from the environment.
+        process_group: the ranks that read; by default all.
+        check: compare every byte with its digest before it reaches a tensor.
+        allow: classes, beyond the common ones, that entries which are no tensors may hold; each runs what it likes.
+        memory_limit: bytes that each rank may hold for transfers, beyond what is returned.
+        patience: seconds that a rank may lag behind the others; after that it counts as hung and is named.
+        on_progress: called with (bytes done, bytes in all) of this rank: from any thread, one call at a time, until
+            `read` returns. It must be cheap, since reading waits for it.
+        no_dist: this process reads by itself, without any collective.
+
+    Returns:
+        On every rank: whole tensors on the CPU, and the values that are no tensors.
 
     Raises:
         StateMismatch: a key chooses nothing.
-        EngineError: another subclass per cause, as of `load`.
+        EngineError: another subclass per cause, as of `load`. The same error on every rank.
     """
     found: dict[str, Any] = {}
     chosen = _Chosen(keys)

@@ -41,14 +41,26 @@ def verify(
     storage_options: Mapping[str, Any] | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> CheckpointInfo:
-    """Read the whole checkpoint at the URL and check it; `verified` of the result says how.
+    """Read the whole checkpoint at the URL and compare it with its digests. Not collective: one process calls it.
 
     A checkpoint that stock DCP saved has no digests: file sizes and the CRC-32 of its zip members are checked, where
-    there are any.
+    there are any. No accelerator and no model is needed. A background save of this process ends first; the error of one
+    to this very URL is raised, if nobody has seen it yet.
+
+    Args:
+        url: where the checkpoint stands: an fsspec URL or a path.
+        storage_options: options of the store that are no secret, by their neutral names
+            (`dcp_contract.storage_options.STORAGE_OPTIONS`). Secrets come from the environment.
+        on_progress: called with (bytes done, bytes in all) of the whole checkpoint: from any thread, one call at a
+            time, until `verify` returns. It must be cheap, since reading waits for it.
+
+    Returns:
+        What is committed at the URL; its `verified` says in words what was compared.
 
     Raises:
+        CheckpointNotFound: nothing is committed at the URL.
         CheckpointCorrupted: names every bad file in its message and what it holds in `tensors`.
-        EngineError: the other subclasses, as for a load.
+        EngineError: another subclass per cause, as of `load`.
     """
     try:
         pending.wait_before(url, raises=True)

@@ -14,9 +14,14 @@ _USED: Final = ("background", "loading", "saving", "stores.local_store", "transf
 
 
 def warm(url: str | PathLike[str] | None = None, *, storage_options: Mapping[str, Any] | None = None) -> None:
-    """Import what saves and loads use, and, with a URL, open its store and look there once, which connects.
+    """Import what saves and loads use, and, with a URL, ask its store once what is there, which connects.
 
-    Any rank may call it at any time, best before the first step; it is not collective. Nothing is written.
+    Not collective: any rank may call it at any time, best before the first step. Nothing is written.
+
+    Args:
+        url: where checkpoints will go: an fsspec URL or a path. None: only import.
+        storage_options: options of the store that are no secret, by their neutral names
+            (`dcp_contract.storage_options.STORAGE_OPTIONS`). Secrets come from the environment.
 
     Raises:
         EngineError: the URL can't be opened, or its store can't be asked.
