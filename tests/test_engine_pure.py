@@ -147,7 +147,7 @@ def test_split_boxes_cover_the_box_within_the_limit(data: st.DataObject) -> None
 @settings(deadline=None, max_examples=100)
 def test_requests_serve_every_read_once(wanted: list[tuple[str, int, int]], block: int) -> None:
     size = 50 << 20
-    reads = [ranges.Read(file, start, start + length, None) for file, start, length in wanted]
+    reads = [ranges.ByteRange(file, start, start + length, None) for file, start, length in wanted]
     found = ranges.requests(reads, block=block, sizes={"a": size, "b": size})
     served = [read for request in found for read in request.reads]
     assert sorted(served, key=id) == sorted(reads, key=id)
@@ -366,7 +366,7 @@ _OBJECT = Made(np.dtype, ("O",))
     ],
 )
 def test_what_numpy_would_trust_is_refused(value: Any) -> None:
-    with pytest.raises((decode.Refused, CheckpointCorrupted)):
+    with pytest.raises((decode.ClassesRefused, CheckpointCorrupted)):
         decode.decode("x", "f", _stream([value]))
 
 

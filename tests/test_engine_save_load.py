@@ -210,7 +210,9 @@ def test_the_readme_resumes_what_it_saves(tmp_path: Path) -> None:
     (block,) = [
         text for text in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "resumed =" in text
     ]
-    begin, saving, resuming = re.split(r"(?m)^(?=dcp_engine\.save|resumed =)", block.replace("s3://bucket", str(tmp_path)))
+    begin, saving, resuming = re.split(
+        r"(?m)^(?=dcp_engine\.save|resumed =)", block.replace("s3://bucket", str(tmp_path))
+    )
     model, optim = _trained(3)
     ran: dict[str, Any] = {"model": model, "optim": optim}
     exec(begin + saving, ran)  # noqa: S102 - it is ours

@@ -102,7 +102,7 @@ def load(  # noqa: PLR0913 - keyword-only, each with its default
 
 
 @dataclass(frozen=True)
-class _Offer:
+class _LoadOffer:
     """What each rank sends to rank 0 with its plan."""
 
     plan: LoadPlan
@@ -158,7 +158,7 @@ class LoadCall:
     def _read_snapshot(self) -> snapshot.Snapshot:
         return snapshot.read(self._opened())
 
-    def _plan_mine(self, found: snapshot.Snapshot) -> _Offer:
+    def _plan_mine(self, found: snapshot.Snapshot) -> _LoadOffer:
         """Plan what this rank reads."""
         transfer = self.transfer = LoadTransfer(self._opened(), self.options, found)
         if isinstance(self.planner, ByNameLoadPlanner):
@@ -167,7 +167,7 @@ class LoadCall:
         self._ask(metadata.state_dict_metadata)
         self.planner.set_up_planner(self.asked, metadata, self.ranks.coordinates)
         try:
-            return _Offer(self.planner.create_local_plan(), (transfer.store.url, self.ranks.patience))
+            return _LoadOffer(self.planner.create_local_plan(), (transfer.store.url, self.ranks.patience))
         except (RuntimeError, ValueError, KeyError) as error:
             raise StateMismatch(str(error).strip("'\"")) from error
 
@@ -182,7 +182,7 @@ class LoadCall:
             self.states = {key: state_of(self.state_dict[key]) for key in sorted(self.state_dict)}
         self.asked = {key: value for key, value in self.states.items() if key not in kept}
 
-    def _plan_all(self, offers: list[_Offer]) -> list[LoadPlan]:
+    def _plan_all(self, offers: list[_LoadOffer]) -> list[LoadPlan]:
         agreement.refuse_other_calls("(url, patience)", [offer.call for offer in offers])
         return self.planner.create_global_plan([offer.plan for offer in offers])
 

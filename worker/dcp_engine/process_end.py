@@ -22,7 +22,7 @@ from dcp_engine import pending
 from dcp_engine.errors import EngineError, InvalidOption
 
 LOG = logging.getLogger("dcp_engine")
-_LOOK_SECONDS: Final = 0.02
+_POLL_SECONDS: Final = 0.02
 
 
 @cache
@@ -88,7 +88,7 @@ class _OnSigterm:
             if time.monotonic() > until:
                 LOG.error("SIGTERM: the async_save to %s did not end within %g s; it is lost", save.url, self._within)
                 return
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
 
 class _Exit(SystemExit):

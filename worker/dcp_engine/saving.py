@@ -114,7 +114,7 @@ def save(  # noqa: PLR0913 - keyword-only, each with its default
 
 
 @dataclass(frozen=True)
-class _Offer:
+class _SaveOffer:
     """What each rank sends to rank 0 with its plan."""
 
     plan: SavePlan
@@ -177,7 +177,7 @@ class SaveCall:
             self._transfer().remove_replaced()
         return info
 
-    def _plan_mine(self) -> _Offer:
+    def _plan_mine(self) -> _SaveOffer:
         """Plan what this rank writes."""
         pending.finish()
         self.options.check()
@@ -194,9 +194,9 @@ class SaveCall:
             transfer.begin_examination()
         # A rank that gave up waiting is one call ahead of those that come late.
         call = f"call {self.ranks.call}" if self.options.step is None else f"step {self.options.step}"
-        return _Offer(plan, (transfer.store.url, call, self.ranks.patience), objects)
+        return _SaveOffer(plan, (transfer.store.url, call, self.ranks.patience), objects)
 
-    def _plan_all(self, offers: list[_Offer]) -> list[SavePlan]:
+    def _plan_all(self, offers: list[_SaveOffer]) -> list[SavePlan]:
         """On rank 0, plan what all write; whatever refuses the save comes before the planner's part in it."""
         what = "(url, step or number of the call, patience)"
         agreement.refuse_other_calls(what, [offer.call for offer in offers])

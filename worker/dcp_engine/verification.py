@@ -118,7 +118,7 @@ def _check_digests(store: Store, manifest: Manifest, on_progress: ProgressCallba
         if (size := there.get(file.path)) != file.size:
             found = "is missing" if size is None else f"has {size} bytes, not {file.size}"
             return CheckpointCorrupted(file.path, found, names.get(file.path, []))
-        reads = [ranges.Read(file.path, start, stop, None) for start, stop in ranges.windows(0, file.size)]
+        reads = [ranges.ByteRange(file.path, start, stop, None) for start, stop in ranges.windows(0, file.size)]
         try:
             fetcher.run(ranges.requests(reads, block=BLOCK, sizes={file.path: file.size}), meter.add)
         except CheckpointCorrupted as error:

@@ -160,15 +160,15 @@ def _happened(store: Store, save_id: str, error: Exception, expected: Committed 
     compares.
     """
     known = translate(error, url=store.url)
-    found, settled = None, isinstance(known, _REFUSALS)
+    found, decided = None, isinstance(known, _REFUSALS)
     with suppress(Exception):  # the first error says more
         found = committed(store)
         if found and found.save_id == save_id:
             return True
         # The guard of this very write: one that was never tried out decides nothing.
         guard = store.guard("create" if expected is None else "replace")
-        settled = settled or (_version(found) != _version(expected) and guard == ATOMIC)
-    if not settled:
+        decided = decided or (_version(found) != _version(expected) and guard == ATOMIC)
+    if not decided:
         raise _unknown(known)
     if found and not overwrite:
         raise conflict(store, found) from error

@@ -16,7 +16,7 @@ from dcp_engine.errors import InvalidOption, UnsavableState, some
 from dcp_engine.transfer import fingerprint
 from dcp_engine.transfer.fingerprint import Prints
 from dcp_engine.transfer.lookup import Lookup
-from dcp_engine.transfer.tensors import look
+from dcp_engine.transfer.tensors import shape_and_type
 
 LOG: Final = logging.getLogger(__name__)
 _SHOWN: Final = 8
@@ -140,4 +140,4 @@ def _kind(item: WriteItem) -> object:
 
 
 def _words(kind: object) -> str:
-    return "an object" if kind is None else look(*kind)  # type: ignore[misc] # shape and type of a tensor
+    return "an object" if kind is None else shape_and_type(*kind)  # type: ignore[misc] # shape and type of a tensor

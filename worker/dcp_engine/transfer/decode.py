@@ -42,7 +42,7 @@ class Item:
         self.chunk = chunk
         self.data = np.empty(chunk.length, dtype=np.uint8)
 
-    def reads(self) -> Iterator[ranges.Read]:
+    def reads(self) -> Iterator[ranges.ByteRange]:
         """Give the reads that fetch it."""
         return ranges.cut(self.file, self.chunk.offset, self.chunk.offset + self.chunk.length, self.data)
 
@@ -56,7 +56,7 @@ class Item:
         return CheckpointCorrupted(self.file, f"{self.name} can't be decoded: {why}", [self.name])
 
 
-class Refused(Exception):
+class ClassesRefused(Exception):
     """An entry holds classes that are not read."""
 
     def __init__(self, classes: Sequence[str], *, may_be_allowed: bool) -> None:
@@ -115,11 +115,11 @@ def place_all(items: Iterable[Item], planner: LoadPlanner, allow: Sequence[type]
         StateMismatch: some hold classes that are not allowed, or do not fit; it names all of the former.
         CheckpointCorrupted: one can't be decoded.
     """
-    refused: dict[str, Refused] = {}
+    refused: dict[str, ClassesRefused] = {}
     for item in items:
         try:
             _place(item, planner, allow)
-        except Refused as error:
+        except ClassesRefused as error:
             refused[item.name] = error
     if refused:
         listed = [f"{name} {why}" for name, why in refused.items()]
@@ -169,12 +169,12 @@ def decode(name: str, file: str, stream: io.BytesIO, allow: Sequence[type] = ())
     """Read with the restricted unpickler.
 
     Raises:
-        Refused: it holds classes that are not allowed, or that can't be.
+        ClassesRefused: it holds classes that are not allowed, or that can't be.
         CheckpointCorrupted: it can't be decoded.
     """
     try:
         return _restricted(stream, allow)
-    except Refused:
+    except ClassesRefused:
         raise
     except Exception as error:  # torch trips over damaged bytes in many ways
         said = _SAID.search(str(error))
@@ -197,9 +197,9 @@ def _restricted(stream: io.BytesIO, allow: Sequence[type]) -> object:
             except pickle.UnpicklingError as error:
                 stream.seek(0)
                 if unlisted := _unlisted(stream):
-                    raise Refused(unlisted, may_be_allowed=True) from error
+                    raise ClassesRefused(unlisted, may_be_allowed=True) from error
                 if unreadable := _UNREADABLE.search(str(error)):
-                    raise Refused([unreadable[1]], may_be_allowed=False) from error
+                    raise ClassesRefused([unreadable[1]], may_be_allowed=False) from error
                 raise
 
 

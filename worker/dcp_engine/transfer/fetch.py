@@ -19,7 +19,7 @@ from dcp_engine.format.manifest import DataFile, Manifest
 from dcp_engine.stores.protocol import Blob, Store
 from dcp_engine.stores.retry import retried
 from dcp_engine.transfer import devices
-from dcp_engine.transfer.ranges import Request
+from dcp_engine.transfer.ranges import RangeRequest
 
 _WHOLE_SIDECAR: Final = 4 << 20
 """A sidecar up to this size is read in one go; of a larger one only the parts for the files in question."""
@@ -100,11 +100,11 @@ class Fetcher:
         self._digests = digests
         self._names = names
 
-    def run(self, requests: Sequence[Request], moved: Callable[[int], None]) -> None:
+    def run(self, requests: Sequence[RangeRequest], moved: Callable[[int], None]) -> None:
         """Carry out all requests, in order and in parallel; the first error stops the rest and is raised."""
         stop = threading.Event()
 
-        def one(request: Request) -> None:
+        def one(request: RangeRequest) -> None:
             if not stop.is_set():
                 # The HTTP client tries again until the first byte of an answer; an answer that breaks off is ours.
                 retried(partial(self._one, request), self._store.attempts)
@@ -117,7 +117,7 @@ class Fetcher:
         for future in finished:
             future.result()
 
-    def _one(self, request: Request) -> None:
+    def _one(self, request: RangeRequest) -> None:
         failpoints.reach("reading")
         expected = self._digests.of(request.file) if self._digests else None
         check = _Check(expected, request.start) if expected is not None else None

@@ -149,7 +149,7 @@ def _taken_apart(value: object, kind: type) -> bytes:
     if kind in _SPECIAL:
         return _SPECIAL[kind](value)
     if isinstance(value, torch.Tensor):
-        return _hash(torch.Tensor, tensors.look(value.shape, value.dtype), of_tensor(value))
+        return _hash(torch.Tensor, tensors.shape_and_type(value.shape, value.dtype), of_tensor(value))
     if isinstance(value, np.ndarray | np.generic):
         return _of_array(np.asarray(value))
     if isinstance(value, type | FunctionType | BuiltinFunctionType):

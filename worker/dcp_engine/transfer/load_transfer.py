@@ -27,7 +27,7 @@ from dcp_engine.transfer.fetch import Digests, Fetcher
 from dcp_engine.transfer.meter import Meter
 from dcp_engine.translate import translate
 
-_Place = tuple[ReadItem, Chunk]
+_ItemChunk = tuple[ReadItem, Chunk]
 """What is to be read, and the manifest's entry for it."""
 
 
@@ -88,7 +88,7 @@ class LoadTransfer:
         self._decode(pickled, planner, fetcher, meter)
         self._need_unchanged()
 
-    def _decode(self, pickled: Sequence[_Place], planner: LoadPlanner, fetcher: Fetcher, meter: Meter) -> None:
+    def _decode(self, pickled: Sequence[_ItemChunk], planner: LoadPlanner, fetcher: Fetcher, meter: Meter) -> None:
         """Read what only `torch.load` can decode, as much at once as memory allows, and hand it to the planner."""
         harmless = decode.Harmless()
         for batch in layout.split(((place, place[1].length) for place in pickled), self.options.memory_limit // 2):
@@ -97,7 +97,7 @@ class LoadTransfer:
             harmless.need(items)
             decode.place_all(items, planner, self.options.allow)
 
-    def _need_stored(self, pickled: Sequence[_Place]) -> None:
+    def _need_stored(self, pickled: Sequence[_ItemChunk]) -> None:
         """Take memory for an item only if so much is really stored."""
         spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for _, chunk in pickled:
@@ -119,7 +119,7 @@ class LoadTransfer:
         if any(now[path].version != version for path, version in self._versions.items()):
             raise CheckpointReplaced(self.store.url, "")
 
-    def _requests(self, reads: Sequence[ranges.Read]) -> list[ranges.Request]:
+    def _requests(self, reads: Sequence[ranges.ByteRange]) -> list[ranges.RangeRequest]:
         if not self.manifest.save_id:
             return ranges.requests(reads, block=0, sizes={})
         sizes = {file.path: file.size for file in self.manifest.files}
@@ -158,7 +158,7 @@ def _is_raw(item: ReadItem, chunk: Chunk) -> bool:
     return chunk.payload is not None and item.type == LoadItemType.TENSOR
 
 
-def _reads(item: ReadItem, chunk: Chunk, target: torch.Tensor, manifest: Manifest) -> Iterator[ranges.Read]:
+def _reads(item: ReadItem, chunk: Chunk, target: torch.Tensor, manifest: Manifest) -> Iterator[ranges.ByteRange]:
     """Give the reads of values that lie in row-major order."""
     name = item.storage_index.fqn
     dtype = getattr(torch, manifest.tensors[name].dtype or "")

@@ -97,7 +97,7 @@ def _fault(name: str, prepared: payload.Payload, allow: Sequence[type]) -> str |
         return None
     try:
         decode.decode(name, "", io.BytesIO(stream.getbuffer()), allow)
-    except decode.Refused as error:
+    except decode.ClassesRefused as error:
         return str(error)
     except CheckpointCorrupted as error:
         why = error.message.partition("decoded: ")[2].partition("\n")[0]

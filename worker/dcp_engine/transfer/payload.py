@@ -89,7 +89,8 @@ def _refuse(item: WriteItem, tensor: torch.Tensor) -> None:
         planned = torch.Size(plan.chunk.sizes), plan.properties.dtype
         actual = tensor.shape, tensor.dtype
         if actual != planned:
-            why = f"is {tensors.look(*actual)} on this rank, where its plan says {tensors.look(*planned)}"
+            here, there = tensors.shape_and_type(*actual), tensors.shape_and_type(*planned)
+            why = f"is {here} on this rank, where its plan says {there}"
     if why:
         raise UnsavableState.of({item.index.fqn: why})
 

@@ -22,7 +22,7 @@ GAP: Final = 64 << 10
 
 
 @dataclass(frozen=True)
-class Read:
+class ByteRange:
     """Bytes `start` to `stop` of a file on their way to a tensor."""
 
     file: str
@@ -35,15 +35,15 @@ class Read:
 
 
 @dataclass(frozen=True)
-class Request:
+class RangeRequest:
     """One ranged read and the reads that it serves, which don't overlap, in their order."""
 
     file: str
     start: int
     stop: int
-    reads: tuple[Read, ...]
+    reads: tuple[ByteRange, ...]
 
-    def targets(self) -> Iterator[tuple[Bytes, Read | None]]:
+    def targets(self) -> Iterator[tuple[Bytes, ByteRange | None]]:
         """Give the memory that the request's bytes go to, in order; what no read wants goes to memory of no use."""
         at = self.start
         for read in self.reads:
@@ -60,9 +60,13 @@ class Box:
     """A box of a stored chunk that lies in row-major order: where its first byte to its last lie, and its shape."""
 
     offsets: tuple[int, ...]
+    """Where it begins in the chunk, by dimension, in elements."""
     sizes: tuple[int, ...]
+    """Its shape, in elements."""
     chunk: tuple[int, ...]
+    """The chunk's shape, in elements."""
     itemsize: int
+    """Bytes of one element."""
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -117,22 +121,22 @@ def windows(start: int, stop: int) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def cut(file: str, start: int, stop: int, target: Bytes) -> Iterator[Read]:
+def cut(file: str, start: int, stop: int, target: Bytes) -> Iterator[ByteRange]:
     """Give the reads that fill `target` from a range of a file."""
     for first, last in windows(start, stop):
         part = target[first - start : last - start]
-        yield Read(file, first, last, lambda part=part: part)  # type: ignore[misc]
+        yield ByteRange(file, first, last, lambda part=part: part)  # type: ignore[misc]
 
 
-def requests(reads: Iterable[Read], *, block: int, sizes: dict[str, int]) -> list[Request]:
+def requests(reads: Iterable[ByteRange], *, block: int, sizes: dict[str, int]) -> list[RangeRequest]:
     """Group reads into requests, file by file in the order of the bytes; `block` 0 widens nothing.
 
     `sizes` are the files' sizes, where known: widening stops there.
     """
-    by_file: dict[str, list[Read]] = defaultdict(list)
+    by_file: dict[str, list[ByteRange]] = defaultdict(list)
     for read in reads:
         by_file[read.file].append(read)
-    found: list[Request] = []
+    found: list[RangeRequest] = []
     for file, of_file in by_file.items():
         of_file.sort(key=lambda read: (read.start, read.stop))
         for group in _groups(of_file):
@@ -140,12 +144,12 @@ def requests(reads: Iterable[Read], *, block: int, sizes: dict[str, int]) -> lis
             if block:
                 start = start // block * block
                 stop = min(-(-stop // block) * block, sizes.get(file, stop))
-            found.append(Request(file, start, stop, tuple(group)))
+            found.append(RangeRequest(file, start, stop, tuple(group)))
     return found
 
 
-def _groups(reads: Sequence[Read]) -> Iterator[list[Read]]:
-    group: list[Read] = []
+def _groups(reads: Sequence[ByteRange]) -> Iterator[list[ByteRange]]:
+    group: list[ByteRange] = []
     stop = 0
     for read in reads:
         fits = group and stop <= read.start <= stop + GAP and read.stop <= (group[0].start // WINDOW + 1) * WINDOW

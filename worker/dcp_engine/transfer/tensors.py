@@ -99,8 +99,8 @@ def fill(name: str, target: torch.Tensor, source: torch.Tensor) -> bool:
             raise StateMismatch.of_settings(
                 f"{name}.{part}",
                 type(target).__qualname__,
-                look(values.shape, values.dtype),
-                look(into.shape, into.dtype),
+                shape_and_type(values.shape, values.dtype),
+                shape_and_type(into.shape, into.dtype),
             )
         if not fill(f"{name}.{part}", into, values):
             plain(into).copy_(plain(values))
@@ -111,7 +111,7 @@ def _equal(one: Any, other: Any) -> bool:  # noqa: ANN401 - whatever a class not
     return bool(one == other)
 
 
-def look(shape: torch.Size, dtype: torch.dtype) -> str:
+def shape_and_type(shape: torch.Size, dtype: torch.dtype) -> str:
     """Return a type and a shape as they stand in messages: `float32 (2, 3)`."""
     return f"{str(dtype).removeprefix('torch.')} {tuple(shape)}"
 
