@@ -29,8 +29,8 @@ _POLL_SECONDS: Final = 0.02
 def watch() -> None:
     """Let a program that ends without a wait end its save first.
 
-    Threads of a pool can't be started once concurrent.futures has heard of the end, which it does before the
-    interpreter waits for any thread. Whoever registers later hears of it earlier.
+    At the interpreter's exit, concurrent.futures forbids new threads before Python joins the thread of the save, which
+    needs some. Handlers run last-in first-out: this one registers after that of concurrent.futures, and so runs before.
     """
     threading._register_atexit(_finish)  # type: ignore[attr-defined] # noqa: SLF001 - as concurrent.futures does
     sys.exit = _exit
@@ -97,7 +97,8 @@ class _Exit(SystemExit):
     final: Any = None
 
     def __del__(self) -> None:
-        # Whoever catches it drops it in a frame of its own; the interpreter, at the end, has none left.
+        # Code that catches the exception drops it in a frame of its own. When the interpreter drops it, at the end of
+        # the program, no frame is left.
         if sys._getframe().f_back is None and threading.current_thread() is threading.main_thread():  # noqa: SLF001
             _Exit.final = self.code
 
@@ -118,10 +119,10 @@ def _finish() -> None:
         LOG.error("the last async_save failed: %s", error)  # noqa: TRY400 - the message says where and why
         frame = _child_of_multiprocessing()
         if frame is None and not (_raised() or _Exit.final):
-            # Registered last, it is called first, and calls the others itself.
+            # Registered last, `_fail` is called first, and calls the other handlers itself.
             atexit.register(_fail)
         elif frame is not None and not frame.f_locals.get("exitcode"):
-            raise  # multiprocessing makes 1 of it
+            raise  # multiprocessing makes exit code 1 of it
 
 
 def _fail() -> None:

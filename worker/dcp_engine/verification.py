@@ -157,7 +157,8 @@ def _check_stock(store: Store, manifest: Manifest, on_progress: ProgressCallback
             if detail:
                 wrong.append(CheckpointCorrupted(file.path, f"{name} {detail}", [name]))
             meter.add(length)
-    # Where not one CRC is right the writer had them switched off, which torch allows: then they say nothing.
+    # torch can write zip files without CRCs. If no CRC of the whole checkpoint is right, they were switched off, and a
+    # wrong CRC says nothing of the bytes.
     _raise(bad + (wrong if right else [error for error in wrong if "CRC" not in str(error)]))
     return BY_ZIP if right else BY_SIZE
 
