@@ -1,6 +1,8 @@
 """What the README and the pages below docs say is so."""
 
+import ast
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -131,6 +133,39 @@ def test_what_an_example_has_you_type_works_on_it_alone(path: Path) -> None:
     assert len([each for each in yaml.safe_load_all(text) if each["kind"] == "Checkpoint"]) <= 1
     listed = yaml.safe_load((MANIFESTS / "examples/kustomization.yaml").read_text())["resources"]
     assert path.name in {*listed, "kustomization.yaml"}
+
+
+def defined(path: Path) -> set[str]:
+    """Return the names that a module defines: functions, classes, constants, and what its classes define."""
+
+    def walk(body: list[ast.stmt], prefix: str) -> Iterator[str]:
+        for node in body:
+            match node:
+                case ast.FunctionDef() | ast.AsyncFunctionDef():
+                    yield f"{prefix}{node.name}"
+                case ast.ClassDef():
+                    yield f"{prefix}{node.name}"
+                    yield from walk(node.body, f"{prefix}{node.name}.")
+                case ast.AnnAssign(target=ast.Name(id=name)):
+                    yield f"{prefix}{name}"
+
+    return set(walk(ast.parse(path.read_text(encoding="utf-8")).body, ""))
+
+
+def test_every_name_of_the_architecture_page_is_defined_where_it_says() -> None:
+    named = re.findall(r"`(dcp_\w+/[\w/]+\.py)(?::([\w.]+))?`", PAGES["architecture.md"])
+    missing = []
+    for file, name in named:
+        there = [ROOT / each / file for each in ("operator", "worker") if (ROOT / each / file).exists()]
+        if not there or (name and name not in defined(there[0])):
+            missing.append(f"{file}:{name}")
+    assert missing == []
+    assert len(named) > 30
+
+
+def test_every_folder_of_the_architecture_page_exists() -> None:
+    named = re.findall(r"`(dcp_\w+(?:/\w+)+)`", PAGES["architecture.md"])
+    assert [each for each in named if not any((ROOT / base / each).is_dir() for base in ("operator", "worker"))] == []
 
 
 WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
