@@ -77,13 +77,14 @@ gpu-packages: ## The packages beside torch and numpy that gpu-check needs (under
 # What codespell reads.
 SPELT := README.md CONTRIBUTING.md CHANGELOG.md Makefile pyproject.toml .ci docs operator worker examples manifests tests
 
-check: .venv/stamp .venv/bin/codespell ## ruff, mypy --strict, import contracts, drift of generated files
+check: .venv/stamp .venv/bin/codespell ## ruff, mypy --strict, import contracts, drift of generated files, spelling, lengths
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	$(PYTHON) -m dcp_operator.generate --check
 	.venv/bin/codespell $(SPELT)
+	$(PYTHON) .ci/budget.py
 
 hooks: .venv/stamp .venv/bin/pre-commit ## Have git check each commit, by .pre-commit-config.yaml
 	.venv/bin/pre-commit install

@@ -1,4 +1,4 @@
-"""What holds the tree and its commits in shape: the subject of a commit, the hooks."""
+"""What holds the tree and its commits in shape: the budget, the subject of a commit, the hooks."""
 
 import importlib.util
 from pathlib import Path
@@ -19,7 +19,40 @@ def script(name: str) -> ModuleType:
     return module
 
 
-subject = script("subject")
+budget, subject = script("budget"), script("subject")
+
+
+def test_functions_files_and_names_are_counted(tmp_path: Path) -> None:
+    package = tmp_path / "worker" / "dcp_engine"
+    package.mkdir(parents=True)
+    body = "\n".join("        x = 1" for _ in range(60))
+    (package / "one.py").write_text(f"class Twice:\n    def long(self):\n{body}\n\n\ndef short():\n    return 1\n")
+    (package / "two.py").write_text("class Twice:\n    class Inner:\n        pass\n" + "\n" * 348)
+    assert budget.measured(tmp_path) == {
+        "functions": {"worker/dcp_engine/one.py:Twice.long": 61},
+        "files": {"worker/dcp_engine/two.py": 351},
+        "classes": {"Twice": 2},
+    }
+
+
+@pytest.mark.parametrize(
+    ("number", "allowed", "said"),
+    [
+        (61, None, ["x: 61, and the budget is 60 lines"]),
+        (61, 61, []),
+        (62, 61, ["x: 62, and the budget is 61"]),
+        (61, 70, []),
+        (None, 61, []),
+    ],
+)
+def test_an_exception_is_a_ceiling_and_is_named_once_it_is_not_needed(
+    number: int | None, allowed: int | None, said: list[str]
+) -> None:
+    found = {"functions": {} if number is None else {"x": number}, "files": {}, "classes": {}}
+    known = {} if allowed is None else {"functions": {"x": allowed}}
+    assert list(budget.complaints(found, known)) == said
+    gone = ["x: is within the budget by now; take it out of .ci/budget.toml"] if number is None else []
+    assert list(budget.unneeded(found, known)) == gone
 
 
 @pytest.mark.parametrize(
