@@ -115,7 +115,7 @@ def test_a_stricter_operator_starts_its_next_attempt_as_well(
     end_pod(api, failed())
     assert look(api)["phase"] == "Pending"
     reconciler = reconciling(api, stricter(monkeypatch))
-    reconciler.common.now = lambda: at(600)
+    reconciler.context.now = lambda: at(600)
     asyncio.run(reconciler(KEY))
     assert (status(api, KEY)["phase"], status(api, KEY)["attempts"]) == ("Starting", 2)
 
@@ -140,7 +140,7 @@ def test_what_runs_of_a_spec_that_can_not_be_read_whole_ends_and_is_not_repeated
     end_pod(api, failed())
     assert look(api)["phase"] == "Pending"
     reconciler = reconciling(api)
-    reconciler.common.now = lambda: at(600)
+    reconciler.context.now = lambda: at(600)
     asyncio.run(reconciler(KEY))
     found = status(api, KEY)
     assert (found["phase"], found["reason"], found["attempts"]) == ("Pending", "InvalidSpec", 1)
@@ -254,7 +254,7 @@ def test_a_quota_is_waited_for_without_end() -> None:
     object.__setattr__(api, "refuse", no_jobs)
     for seconds in (0, 600, 86_400 * 30):
         reconciler = reconciling(api)
-        reconciler.common.now = partial(at, seconds)
+        reconciler.context.now = partial(at, seconds)
         assert asyncio.run(reconciler(KEY)) == pytest.approx(30 if seconds < 300 else min(300, max(30, seconds / 10)))
         found = status(api, KEY)
         assert (found["phase"], found["reason"], found.get("attempts", 0)) == ("Pending", "Forbidden", 0)
@@ -307,7 +307,7 @@ def test_what_the_api_server_calls_invalid_by_now_waits_where_it_was_accepted_be
     refusal = RefusedError("strict decoding error: unknown field", 400)
     object.__setattr__(api, "refuse", lambda request: refusal if request.method == "POST" else None)
     reconciler = reconciling(api)
-    reconciler.common.now = lambda: at(600)
+    reconciler.context.now = lambda: at(600)
     asyncio.run(reconciler(KEY))
     found = status(api, KEY)
     assert (found["phase"], found["reason"]) == ("Pending", "InvalidSpec")
@@ -328,7 +328,7 @@ def test_pods_over_quota_are_waited_for_in_the_quotas_words() -> None:
     found = {}
     for seconds in (31, 601, 86_400):
         reconciler = reconciling(api)
-        reconciler._pod_creation.now = reconciler.common.now = partial(at, seconds)
+        reconciler._pod_creation.now = reconciler.context.now = partial(at, seconds)
         assert asyncio.run(reconciler(KEY)) == 30
         found = status(api, KEY)
         assert (found["phase"], found["reason"]) == ("Pending", "Forbidden")

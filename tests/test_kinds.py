@@ -23,9 +23,9 @@ from dcp_operator.kube.kinds.checkpoint import CHECKPOINT, OWNED_JOBS
 from dcp_operator.kube.kinds.kind import Kind, Kinds, OwnedResource, TwoReadersError, Values
 from dcp_operator.kube.kopf_seam.watching import Change
 from dcp_operator.kube.loop.queue import RetryLaterError, WorkQueue
-from dcp_operator.kube.loop.reconcile import Common, Reconcilers
+from dcp_operator.kube.loop.reconcile import ReconcileContext, Reconcilers
 from dcp_operator.kube.view.cache import Cache
-from dcp_operator.kube.view.intake import View
+from dcp_operator.kube.view.intake import ClusterView
 from fake_api import FakeApi
 from scenes import NOW, stamp
 
@@ -137,9 +137,9 @@ class Operator:
     api: FakeApi = field(default_factory=FakeApi)
 
     def __post_init__(self) -> None:
-        self.view = View(Cache(kinds=KINDS))
+        self.view = ClusterView(Cache(kinds=KINDS))
         self.recorder = EventRecorder(self.api, lambda: True)
-        reconcilers = Reconcilers.of(Common(self.api, self.view, self.recorder, now=lambda: NOW))
+        reconcilers = Reconcilers.of(ReconcileContext(self.api, self.view, self.recorder, now=lambda: NOW))
         self.reconcile, self.queue = reconcilers, WorkQueue[ObjectKey](reconcilers)
         self.watches = {each.resource.kind: each for each in watches(self.view, self.queue)}
 

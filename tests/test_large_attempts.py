@@ -16,9 +16,9 @@ from dcp_operator.kube.client.api import JOBS, PODS
 from dcp_operator.kube.kinds import checkpoint as kind_module
 from dcp_operator.kube.kinds.checkpoint import CHECKPOINT, jobs_and_pods
 from dcp_operator.kube.loop.queue import WorkQueue
-from dcp_operator.kube.loop.reconcile import MANY_OWNED, REST, Common, Reconciler
+from dcp_operator.kube.loop.reconcile import MANY_OWNED, REST, ReconcileContext, Reconciler
 from dcp_operator.kube.view.cache import Cache
-from dcp_operator.kube.view.intake import View
+from dcp_operator.kube.view.intake import ClusterView
 from dcp_operator.kube.view.unconfirmed import UnconfirmedJobs
 from large_attempt import KEY, RANKS, STATES, filled, pod_body
 from scenes import RUNNING, UID, at
@@ -102,8 +102,8 @@ def test_of_many_failed_ranks_the_first_are_listed_and_all_are_counted() -> None
 def test_only_a_large_attempt_is_left_in_peace(pods: int, rest: float) -> None:
     unused: Any = None
     cache, _, _ = filled(pods, "running")
-    assert Reconciler(Common(unused, View(cache), unused), CHECKPOINT).rest(KEY) == rest
-    assert Reconciler(Common(unused, View(), unused), CHECKPOINT).rest(KEY) == 0
+    assert Reconciler(ReconcileContext(unused, ClusterView(cache), unused), CHECKPOINT).rest(KEY) == rest
+    assert Reconciler(ReconcileContext(unused, ClusterView(), unused), CHECKPOINT).rest(KEY) == 0
 
 
 @pytest.mark.adversary

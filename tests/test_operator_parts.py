@@ -38,7 +38,7 @@ from dcp_operator.kube.kinds.checkpoint import jobs_and_pods
 from dcp_operator.kube.loop.queue import RetryLaterError, WorkQueue
 from dcp_operator.kube.loop.reconcile import LATER, Reconciler
 from dcp_operator.kube.view.cache import Cache
-from dcp_operator.kube.view.intake import View
+from dcp_operator.kube.view.intake import ClusterView
 from dcp_operator.kube.view.live_saves import LiveSaves
 from dcp_operator.kube.view.progress import last_progress
 from dcp_operator.objects.job import Builder
@@ -152,11 +152,11 @@ def save(name: str, url: str = "s3://bucket/a", **status: Any) -> Any:
     }
 
 
-def noted(*bodies: Body) -> tuple[View, LiveSaves]:
+def noted(*bodies: Body) -> tuple[ClusterView, LiveSaves]:
     """Return a view that has heard of these Checkpoints."""
     cache = Cache()
     live_saves = LiveSaves(cache)
-    view = View(cache, {CHECKPOINTS.kind: (live_saves,)})
+    view = ClusterView(cache, {CHECKPOINTS.kind: (live_saves,)})
     for body in bodies:
         view.ingest(CHECKPOINTS, body)
     return view, live_saves
@@ -227,7 +227,7 @@ def test_a_malformed_checkpoint_keeps_no_other_from_being_worked_on(template: st
     unused: Any = None
     cluster, queue = Listing(templated("bad", template), json.dumps(save("good"))), WorkQueue[ObjectKey](unused)
     cache = Cache()
-    asyncio.run(fill(cluster, View(cache, {CHECKPOINTS.kind: (LiveSaves(cache),)}), queue, [None]))
+    asyncio.run(fill(cluster, ClusterView(cache, {CHECKPOINTS.kind: (LiveSaves(cache),)}), queue, [None]))
     assert (cache.count(CHECKPOINTS), queue.depth) == (2, 2)
     assert isinstance(cache.parsed(CHECKPOINTS.key("team", "bad")), SpecError)
 

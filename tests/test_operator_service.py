@@ -37,10 +37,9 @@ from dcp_operator.kube.kinds.registry import KINDS
 from dcp_operator.kube.kopf_seam.internals import read_any_retry_after
 from dcp_operator.kube.kopf_seam.watching import settings
 from dcp_operator.kube.loop.checkpoint import count
-from dcp_operator.kube.loop.queue import WorkQueue
+from dcp_operator.kube.process.assembly import Assembly
 from dcp_operator.kube.process.runtime import Runtime
 from dcp_operator.kube.process.settings import Settings
-from dcp_operator.kube.view.cache import Cache
 from dcp_operator.kube.view.progress import ProgressReader
 from fake_api import FakeApi, reconciling
 from scenes import at, manifest, running, stamp
@@ -306,14 +305,12 @@ def test_a_workload_that_prints_much_has_progress() -> None:
 @pytest.mark.adversary
 def test_what_waits_and_what_is_here_is_counted_when_it_is_asked_for() -> None:
     """O S3-17: both were as old as the last probe."""
-    unused: Any = None
-    cache, queue = Cache(), WorkQueue[ObjectKey](unused)
-    runtime = Runtime(Settings(worker_image="w"), FakeApi())
-    runtime._watch_over(queue, Resync(FakeApi(), unused, queue.add), cache)
+    settings, api = Settings(worker_image="w"), FakeApi()
+    parts = Assembly.of(settings, api)
+    Runtime(settings, api).watch_over(parts)
     assert scraped()["dcp_queue_depth"] == {(): 0}
-    queue.add(CHECKPOINTS.key("team", "one"))
-    api = FakeApi()
-    cache.put(CHECKPOINTS, api.add(CHECKPOINTS, manifest()))
+    parts.queue.add(CHECKPOINTS.key("team", "one"))
+    parts.view.ingest(CHECKPOINTS, api.add(CHECKPOINTS, manifest()))
     assert scraped()["dcp_queue_depth"] == {(): 1}
     assert scraped()["dcp_cached_objects"][(("kind", "checkpoints"),)] == 1
 

@@ -351,7 +351,7 @@ def test_an_attempt_that_no_status_tells_of_yet_is_under_way() -> None:
     for body in (save("first", suspend=True), save("second", seconds=1)):
         api.add(CHECKPOINTS, body)
     reconciler = reconciling(api)
-    reconciler.common.busy = lambda: True
+    reconciler.context.busy = lambda: True
     asyncio.run(reconciler(keyed("second")))
     assert "phase" not in status(api, keyed("second"))
     resumed = save("first")

@@ -125,8 +125,8 @@ def main(  # noqa: PLR0913 - one parameter for each option
         worker_uid=_uid(worker_uid),
         isolation=network_policy,
     )
-    # A collection walks every object there is, and a start with many Checkpoints makes millions that are no garbage:
-    # by default a third of the time went there.
+    # A pass of the garbage collector walks all objects. A start with many Checkpoints makes millions of objects that
+    # stay: with Python's default thresholds a third of the start's time went into such passes.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)

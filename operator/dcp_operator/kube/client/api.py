@@ -21,7 +21,7 @@ from dcp_operator.api.json_types import Body
 
 REQUEST_SECONDS: Final = 15.0
 LONGEST_WAIT: Final = 300.0
-"""Seconds that an answer may put a request off: a clock that is wrong must not put it off for years."""
+"""Seconds by which an answer may put off the next try, at most. A wrong clock must not put it off for years."""
 JSON: Final = "application/json"
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"

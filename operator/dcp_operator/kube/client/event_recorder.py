@@ -1,4 +1,4 @@
-"""Events, posted in the background, giving way to the work that they speak of."""
+"""Kubernetes events, posted in the background. Reconciles come first: an event waits while others wait for a worker."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from dcp_operator.kube.client.api import Resource
 from dcp_operator.kube.client.cluster import Cluster
 
 LIMIT: Final = 10_000
-"""Events that may wait; what is beyond is dropped: the status says all that an event does."""
+"""Events that may wait. Those beyond are dropped: the status says all that an event says."""
 
 PAUSE: Final = 0.1
 LONGEST_DELAY: Final = 10.0
@@ -29,7 +29,7 @@ class EventRecorder:
 
     Args:
         cluster: Where to post.
-        busy: Says whether there is more urgent work; a burst of Checkpoints comes before what is said about it.
+        busy: Says whether reconciles wait. Then events wait too, for LONGEST_DELAY seconds at most.
         workers: Requests under way at most.
     """
 

@@ -1,8 +1,8 @@
 """JSON from the API server, read whatever its depth: one object must not keep all others from being read.
 
-The API server takes objects of 10,000 levels. How many Python's own reader takes depends on its version, and where it
-takes fewer, a list that holds such an object can't be read at all. So what lies deeper than any spec may be is left out
-of it; what is left is still deeper than that, and refused by `spec.parse`.
+The API server takes objects of 10,000 levels. How many levels Python's own reader takes depends on its version. Where
+the reader takes fewer, a list that holds such an object can't be read at all. So levels that are deeper than those of
+any valid spec are cut off. What is left of the spec is still deeper than a spec may be, and is refused for that.
 """
 
 import re

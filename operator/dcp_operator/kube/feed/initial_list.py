@@ -1,7 +1,7 @@
-"""The cache filled from lists of our own before kopf's watches begin, so that work begins in a third of the time.
+"""The view, filled from lists of our own before kopf's watches begin, so that work begins in a third of the time.
 
-kopf lists everything too, and makes a task of each object that it lists; with ten thousand finished Checkpoints that
-takes it half a minute. By then there is nothing new in it, and live Checkpoints have long been looked at.
+kopf lists everything as well, and makes a task of each object that it lists: with ten thousand finished Checkpoints
+that takes half a minute. By then kopf's list holds nothing new, and live Checkpoints have long been looked at.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from dcp_operator.kube.client.api import ApiError, ObjectKey, Resource
 from dcp_operator.kube.client.reads import Reads
 from dcp_operator.kube.feed.watches import enqueue_listed, selector
 from dcp_operator.kube.loop.queue import WorkQueue
-from dcp_operator.kube.view.intake import View
+from dcp_operator.kube.view.intake import ClusterView
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +21,10 @@ AGAIN: Final = 1.0
 """Seconds until another try where the API server was in the way."""
 
 
-async def fill(cluster: Reads, view: View, queue: WorkQueue[ObjectKey], namespaces: Sequence[str | None]) -> None:
-    """Take in all that there is, and have every object looked at: the live at once, the finished by and by."""
+async def fill(
+    cluster: Reads, view: ClusterView, queue: WorkQueue[ObjectKey], namespaces: Sequence[str | None]
+) -> None:
+    """Take in all objects, and have each served one looked at: live ones at once, finished ones within a minute."""
     while True:
         try:
             await _listed(cluster, view, namespaces)
@@ -34,7 +36,7 @@ async def fill(cluster: Reads, view: View, queue: WorkQueue[ObjectKey], namespac
         enqueue_listed(view.cache, queue, key)
 
 
-async def _listed(cluster: Reads, view: View, namespaces: Sequence[str | None]) -> None:
+async def _listed(cluster: Reads, view: ClusterView, namespaces: Sequence[str | None]) -> None:
     kinds = view.cache.kinds
 
     async def take_all(resource: Resource) -> None:

@@ -1,9 +1,9 @@
-"""The watches, checked against the API server: what a watch lost, a resync finds.
+"""The cache, compared with the API server: what a watch has lost, a resync finds.
 
-A watch may die silently, and a list after a gap tells nothing of what was deleted in between. So from time to time the
-names and versions of all objects are listed, without their bodies, and compared with the cache. What the watch does
-not deliver within a few seconds is read directly, and counted against that watch: a watch that falls behind in several
-resyncs on end is dead, and the process says so to its liveness probe.
+A watch may die silently, and the list that follows a gap does not tell what was deleted during the gap. So from time to
+time the names and versions of all objects are listed, without their bodies, and compared with the cache. What a watch
+does not deliver within a few seconds is read directly, and counted against that watch. A watch that falls behind in
+several resyncs in a row is dead: the liveness probe then fails.
 """
 
 import asyncio
@@ -16,23 +16,23 @@ from dcp_operator.kube.client import metrics
 from dcp_operator.kube.client.api import ApiError, GoneError, ObjectKey, Resource
 from dcp_operator.kube.client.reads import Listed, Reads
 from dcp_operator.kube.feed.watches import selector
-from dcp_operator.kube.view.intake import View
+from dcp_operator.kube.view.intake import ClusterView
 
 logger = logging.getLogger(__name__)
 
 INTERVAL: Final = 60.0
 DUTY: Final = 20
-"""A resync is followed by at least this many times its own length without one."""
+"""Between two resyncs passes at least this many times the length of the first."""
 PATIENCE: Final = 10.0
-"""Seconds that a watch may be behind."""
+"""Seconds that a watch may be behind the list."""
 POLL: Final = 0.05
 EACH: Final = 50e-6
-"""Seconds more between two looks, per object that is looked at: a look at many costs as much."""
+"""Seconds that are added to POLL for each object that is still awaited: to look at many takes longer."""
 TOO_MANY: Final = 500
-"""Objects read directly in one resync; the rest waits for the next, or for a new process."""
+"""Objects that one resync reads directly at most. The rest waits for the next resync, or for a new process."""
 STRIKES: Final = 3
 LOOKS_BACK: Final = 10
-"""Objects read in one resync to find out whether the API server went back in time: in truth one would do."""
+"""Objects that one resync reads to find out whether the API server went back in time. One would do."""
 
 
 class WentBackError(Exception):
@@ -57,14 +57,14 @@ class Resync:
     """
 
     cluster: Reads
-    view: View
+    view: ClusterView
     add: Callable[[ObjectKey], None]
     namespaces: Sequence[str | None] = (None,)
     _strikes: dict[str, int] = field(default_factory=dict, init=False)
 
     @property
     def dead(self) -> list[str]:
-        """The kinds whose watch has fallen behind in several resyncs on end."""
+        """The kinds whose watch has fallen behind in STRIKES resyncs in a row."""
         return [plural for plural, count in self._strikes.items() if count >= STRIKES]
 
     async def forever(self) -> None:
@@ -101,7 +101,7 @@ class Resync:
             await asyncio.sleep(POLL + EACH * (len(pending) + len(vanished)))
             pending = [each for each in pending if self._behind(resource, each)]
             vanished = [each for each in vanished if cache.version(resource, *each[:3]) == each[3]]
-        # The list may be behind the watch: what is not in it has vanished only if it is nowhere else either.
+        # The list may be behind the watch. An object that the list lacks has vanished only if a direct read says so.
         gone = sum([await self._read(resource, namespace, name, uid) for namespace, name, uid, _ in vanished])
         for each in pending[:TOO_MANY]:
             await self._read(resource, each.namespace, each.name, each.uid)
@@ -111,12 +111,13 @@ class Resync:
         return late
 
     async def _look_back(self, resource: Resource, known: Mapping[str, int], listed: Sequence[Listed]) -> None:
-        """Find out whether the API server went back in time: the cache would ignore all that it says from then on.
+        """Find out whether the API server went back in time: then the cache would ignore all that it says from then on.
 
-        The list may be older than the cache by itself. So what looks older in it is read, past every cache.
+        The list alone does not tell, since it may be older than the cache. So objects that look older in the list are
+        read directly.
 
         Raises:
-            WentBackError: It did.
+            WentBackError: The API server went back in time.
         """
         cache = self.view.cache
         older = [

@@ -11,7 +11,7 @@ from dcp_operator.kube.kinds.kind import Kinds
 from dcp_operator.kube.kopf_seam.watching import Change, Watch
 from dcp_operator.kube.loop.queue import WorkQueue
 from dcp_operator.kube.view.cache import Cache
-from dcp_operator.kube.view.intake import View
+from dcp_operator.kube.view.intake import ClusterView
 
 FIRST_LOOK: Final = 5
 LOOK_SPREAD: Final = 55
@@ -24,13 +24,13 @@ def selector(kinds: Kinds, resource: Resource) -> str:
     return "" if resource.kind in kinds.served else UID_LABEL
 
 
-def watches(view: View, queue: WorkQueue[ObjectKey]) -> list[Watch]:
+def watches(view: ClusterView, queue: WorkQueue[ObjectKey]) -> list[Watch]:
     """Return what to watch."""
     kinds = view.cache.kinds
     return [Watch(each, selector(kinds, each), listener(each, view, queue)) for each in kinds.watched]
 
 
-def listener(resource: Resource, view: View, queue: WorkQueue[ObjectKey]) -> Callable[[Change, Body], None]:
+def listener(resource: Resource, view: ClusterView, queue: WorkQueue[ObjectKey]) -> Callable[[Change, Body], None]:
     """Return what is called with each change of a resource's objects."""
 
     def hear(change: Change, body: Body) -> None:

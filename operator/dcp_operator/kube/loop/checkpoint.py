@@ -1,4 +1,4 @@
-"""What a reconcile of a Checkpoint does beyond that of any kind: it asks the cluster more, and takes no for an answer.
+"""What a reconcile of a Checkpoint does beyond that of any kind.
 
 It reads the pods of an attempt that has ended, the log of one that runs and the events of one that has no pods. A
 refusal of what it creates becomes a decision. A status of which the API server refuses a part is written without it.
@@ -40,7 +40,7 @@ from dcp_operator.objects.job import Builder
 logger = logging.getLogger(__name__)
 
 DECORATION: Final = ("warnings", "failedRanks", "progress")
-"""What a status can do without."""
+"""Fields that a status can do without."""
 
 
 @dataclass
@@ -99,7 +99,7 @@ class CheckpointReconciler(Reconciler):
     async def replace_status(self, body: Body, status: Body) -> Body:
         """Write a status, or as much of it as the API server takes.
 
-        Words of ranks and of stores are in there. How it ended must not depend on how they spell it.
+        A status quotes ranks and stores. Whether the outcome is written must not depend on what they said.
 
         Raises:
             RefusedError: Not even what has to stand there is taken.
@@ -128,9 +128,9 @@ class CheckpointReconciler(Reconciler):
         count(before, body, self.now())
 
     async def leave(self, key: ObjectKey, body: Body | None) -> None:
-        """Follow a Checkpoint no more that is gone, or going.
+        """Read no more logs of a Checkpoint that is gone or is being deleted, and end the attempts of the latter.
 
-        One that is going stays for as long as somebody else's finalizer does: its attempts end now.
+        A Checkpoint that is being deleted is there for as long as somebody else's finalizer is.
         """
         self.progress.forget(key)
         if body is None:
@@ -145,7 +145,7 @@ class CheckpointReconciler(Reconciler):
     async def _confirmed(self, key: ObjectKey, body: Body) -> tuple[list[Job], list[Pod]]:
         """Return Jobs and pods; read the pods of a Job that has ended while some of them are not known to have, once.
 
-        The watch of Pods may be behind the watch of Jobs. A Report that is on its way must not be taken for a lost one.
+        The watch of Pods may be behind the watch of Jobs. A Report that has yet to arrive must not be taken for lost.
         """
         uid = body["metadata"]["uid"]
         jobs, pods = jobs_and_pods(self.cache.owned(key, uid))
@@ -162,7 +162,7 @@ class CheckpointReconciler(Reconciler):
         try:
             return self.builder.objects(checkpoint, action)
         except Exception as error:
-            # To try again would change nothing: what is built depends on the spec alone.
+            # Another try would fail likewise: the Job depends on the spec alone.
             logger.exception("%s: no Job can be made of the spec", key)
             what = f"spec.workers.podTemplate: no Job can be made of it ({type(error).__name__})"
             named = list(wrong_types(checkpoint.spec.workers.pod_template))

@@ -1,12 +1,12 @@
-"""A keyed work queue: what turns watch events and wake-ups into reconciles.
+"""A keyed work queue: it turns watch events and wake-ups into reconciles.
 
 The rules are those of client-go's workqueue, on asyncio:
 
 - a key waits at most once, however often it is added (a burst of events costs one reconcile);
 - a key is never reconciled by two workers at once; added while it is being reconciled, it runs once more afterwards;
 - a key may ask to be woken later; of several wake-ups the earliest stands, and any reconcile replaces them all;
-- a key may be given a rest: what is added meanwhile is reconciled after it, together;
-- a key that fails comes back after an exponential backoff, and sooner if something is heard of it;
+- a key may be given a rest: all that is added during the rest is one reconcile after it;
+- a key that fails comes back after an exponential backoff, or sooner if it is added;
 - a key that took long waits for workers of its own from then on, until it is quick again: however many such keys there
   are, the others' workers are free.
 """
@@ -25,7 +25,7 @@ QueueKey = TypeVar("QueueKey", bound=Hashable)
 FIRST_BACKOFF: Final = 0.1
 LONGEST_BACKOFF: Final = 30.0
 SLOW: Final = 3.0
-"""Seconds that a reconcile takes which is none of the quick ones: they take some hundredths."""
+"""A reconcile that takes more seconds is slow. A quick one takes some hundredths."""
 
 
 class RetryLaterError(Exception):
@@ -117,7 +117,7 @@ class WorkQueue(Generic[QueueKey]):
 
     @property
     def depth(self) -> int:
-        """Keys that wait for a worker now, but for slow ones: those hold up nobody."""
+        """Keys that wait for a worker now. Slow keys are not counted: they have workers of their own."""
         return self._ready.qsize()
 
     @property
@@ -161,7 +161,7 @@ class WorkQueue(Generic[QueueKey]):
             logger.info("%s: %s; again in %.1f s", key, error, delay)
             self.add_after(key, delay)
         except Exception:
-            # A bug or an API server's surprise with one object must not stop the others.
+            # An error with one object, whatever it is, must not stop the others.
             delay = self._backoff(key)
             logger.exception("%s: the reconcile failed; again in %.1f s", key, delay)
             self.add_after(key, delay)

@@ -29,7 +29,7 @@ from dcp_operator.kube.client.event_recorder import EventRecorder
 from dcp_operator.kube.client.ownership import Owner
 from dcp_operator.kube.kinds.kind import Decided, Kind
 from dcp_operator.kube.loop.queue import RetryLaterError
-from dcp_operator.kube.view.intake import View
+from dcp_operator.kube.view.intake import ClusterView
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def _utc_now() -> datetime:
 
 
 @dataclass
-class Common:
+class ReconcileContext:
     """What the reconcilers of all kinds share.
 
     Args:
@@ -60,7 +60,7 @@ class Common:
     """
 
     cluster: Cluster
-    view: View
+    view: ClusterView
     recorder: EventRecorder
     busy: Callable[[], bool] = field(default=lambda: False)
     now: Callable[[], datetime] = field(default=_utc_now)
@@ -71,21 +71,21 @@ class Reconciler:
     """Brings objects of one kind in order. It suits a kind of pure code; a kind that asks the cluster more derives one.
 
     Args:
-        common: What the reconcilers of all kinds share.
+        context: What the reconcilers of all kinds share.
         kind: Which.
     """
 
-    common: Common
+    context: ReconcileContext
     kind: Kind
 
     def __post_init__(self) -> None:
         """Take up what is used all the time."""
-        self.cluster, self.view, self.recorder = self.common.cluster, self.common.view, self.common.recorder
+        self.cluster, self.view, self.recorder = self.context.cluster, self.context.view, self.context.recorder
         self.cache = self.view.cache
 
     def now(self) -> datetime:
         """Return the time."""
-        return self.common.now()
+        return self.context.now()
 
     async def __call__(self, key: ObjectKey) -> float | None:
         """Bring an object in order; return the seconds after which to look again.
@@ -126,8 +126,9 @@ class Reconciler:
             return None
         parsed, decision = await self.decide(key, body)
         decision = await self.create(key, body, parsed, decision)
-        if self.common.busy() and any(self.creates(action) for action in decision.actions):
-            # In a burst work starts first and is told afterwards: the next look finds the objects, as after a crash.
+        if self.context.busy() and any(self.creates(action) for action in decision.actions):
+            # In a burst the objects of all come before the status of any. The next reconcile finds the objects, as it
+            # would after a crash, and writes the status.
             return LATER
         body = await self._write(body, decision)
         for action in decision.actions:
@@ -136,7 +137,7 @@ class Reconciler:
                 await self.delete(key, body["metadata"]["uid"], name)
         return None if decision.wake_at is None else max(SOONEST, (decision.wake_at - self.now()).total_seconds())
 
-    # What a kind may do otherwise.
+    # What a kind may override.
 
     async def decide(self, key: ObjectKey, body: Body) -> tuple[Any, Decided]:
         """Return the parsed object, or what is wrong with it, and what to do."""
@@ -164,13 +165,13 @@ class Reconciler:
         """Count what has just been written over a status."""
 
     async def leave(self, key: ObjectKey, body: Body | None) -> None:
-        """Let go of an object that is gone (there is no body), or going.
+        """Let go of an object that is gone (then there is no body), or that is being deleted.
 
-        Owner references take along what belongs to one that is gone: there is nothing to clean up by hand, so no
-        finalizer either.
+        By their owner references, the cluster's garbage collector deletes the objects that belong to it. So there is
+        nothing to clean up, and no finalizer.
         """
 
-    # What all kinds do alike.
+    # What is the same for all kinds.
 
     def observed(self, key: ObjectKey, body: Body) -> Any:  # noqa: ANN401 - of the kind's own type
         """Return what the owned objects show."""
@@ -190,7 +191,7 @@ class Reconciler:
         try:
             created = await self.cluster.create(self._resource(last), last, owner)
         except RefusedError as error:
-            # Nothing leads to them without the last. What is forbidden is tried again, and may be there unseen.
+            # Without the last object nobody would find the others. But a creation that is forbidden is tried again.
             if error.status != HTTPStatus.FORBIDDEN:
                 await asyncio.gather(*(self._discard(each) for each in made))
             raise
@@ -211,7 +212,7 @@ class Reconciler:
         resource, before = self.kind.resource, body.get("status") or {}
         if decision.status == before:
             for event in decision.events:
-                # Only what is left alone is told without a write.
+                # There are events without a write only where the object is left alone.
                 logger.warning("%s/%s: %s", body["metadata"]["namespace"], body["metadata"]["name"], event.message)
                 self.recorder.record(resource, body, event)
             return body
@@ -230,7 +231,7 @@ class Reconciler:
         return self.kind.resource_of(body)
 
     async def _refresh(self, key: ObjectKey) -> None:
-        """Read an object past the watch, whose cached body turned out to be old."""
+        """Read an object directly, since its cached body turned out to be old."""
         resource = self.kind.resource
         try:
             self.view.ingest(resource, await self.cluster.get(resource, key.namespace, key.name))
@@ -253,10 +254,10 @@ class Reconcilers:
     by_kind: Mapping[str, Reconciler]
 
     @classmethod
-    def of(cls, common: Common, *special: Reconciler) -> "Reconcilers":
+    def of(cls, context: ReconcileContext, *special: Reconciler) -> "Reconcilers":
         """Return those of every kind that is served; the special ones in place of the plain ones of their kinds."""
-        kinds = common.view.cache.kinds.served
-        plain = {name: Reconciler(common, kind) for name, kind in kinds.items()}
+        kinds = context.view.cache.kinds.served
+        plain = {name: Reconciler(context, kind) for name, kind in kinds.items()}
         return cls(plain | {each.kind.resource.kind: each for each in special})
 
     async def __call__(self, key: ObjectKey) -> float | None:

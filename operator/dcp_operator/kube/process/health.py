@@ -10,7 +10,7 @@ from aiohttp import web
 from dcp_operator.kube.client import metrics
 
 STUCK_SECONDS: Final = 300.0
-"""A reconcile that takes this long hangs: every request in it has a timeout of its own."""
+"""A reconcile that takes this long hangs, since every request in it has a timeout."""
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Health:
     """What the probes ask about. Each check returns what is wrong, or an empty string."""
 
     ready: bool = False
-    """A standby is ready as well: it is there to take over."""
+    """True for a standby as well: it is ready to take over."""
     checks: list[Callable[[], str]] = field(default_factory=list)
 
     def problems(self) -> list[str]:

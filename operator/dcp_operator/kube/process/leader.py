@@ -1,8 +1,8 @@
 """Leader election: of several replicas one works, the one that holds the Lease.
 
-A standby does not even start to watch. A leader that can't renew its Lease in time stops at once; writes that are on
-their way then do no harm, since each of them is safe against a second leader's (see `cluster`). A leader that shuts
-down in good order gives the Lease back, so that the next one starts within a retry period.
+A standby does not start to watch. A leader that can't renew its Lease in time stops at once. Writes of it that are on
+their way then do no harm: each is safe to repeat, and carries what it was decided on (see `cluster`). A leader that
+shuts down in good order gives the Lease back, so that a standby takes over within a retry period.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ LEASE_SECONDS: Final = 15
 RENEW_SECONDS: Final = 10
 RETRY_SECONDS: Final = 2
 CALL_SECONDS: Final = 4.0
-"""Of one request, so that a hanging connection leaves time for another try before the Lease runs out."""
+"""Timeout of one request. It leaves time for another try before the Lease runs out."""
 
 _SILENT: Final = (aiohttp.ClientError, TimeoutError, OSError)
 

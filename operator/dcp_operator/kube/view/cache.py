@@ -19,7 +19,7 @@ from dcp_operator.kube.client.api import ObjectKey, Resource
 from dcp_operator.kube.client.ownership import Owner
 from dcp_operator.kube.kinds.kind import Kinds, Values
 from dcp_operator.kube.kinds.registry import KINDS
-from dcp_operator.kube.view.owned import OwnedObjects, Place
+from dcp_operator.kube.view.owned import OwnedObjects, OwnerId
 from dcp_operator.kube.view.served import ServedObjects
 
 TOMBSTONES: Final = 20_000
@@ -41,7 +41,7 @@ class Cache:
     kinds: Kinds = KINDS
     site: Site = CLUSTER
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
-    _keys: dict[Place, ObjectKey] = field(default_factory=dict)
+    _keys: dict[OwnerId, ObjectKey] = field(default_factory=dict)
     """Of the served objects, by namespace and uid."""
     _deleted: OrderedDict[str, int] = field(default_factory=OrderedDict)
     """By uid, the version as of which an object is gone."""

@@ -24,7 +24,7 @@ class Index(Protocol):
 
 
 @dataclass(frozen=True)
-class View:
+class ClusterView:
     """The cache and its indexes, fed together.
 
     Args:

@@ -1,4 +1,8 @@
-"""Which live Saves of a namespace claim the same URL."""
+"""Which live Saves of a namespace claim the same URL.
+
+A claim ends in two steps. While its Save is live it holds the URL. Once no attempt of the Save will be started any
+more, the claim is `ending`: it holds the URL until the Save's pods have stopped, since they may still write.
+"""
 
 import logging
 from collections import defaultdict, deque
@@ -31,7 +35,7 @@ def _utc_now() -> datetime:
 
 @dataclass
 class LiveSaves:
-    """Who claims which URL. Fed with every body of a Checkpoint before any of them is decided on.
+    """Who claims which URL. It is told of every body of a Checkpoint before any Checkpoint is decided on.
 
     Args:
         cache: Where the Checkpoints are parsed, and where it is seen whether pods of a Save that is to end still run.
@@ -44,20 +48,20 @@ class LiveSaves:
     now: Callable[[], datetime] = field(default=_utc_now)
     _uids: dict[ObjectKey, str] = field(default_factory=dict)
     _claims: dict[str, UrlClaim] = field(default_factory=dict)
-    """By the Checkpoint's uid: pods of one that is gone may still run when another of its name is there."""
+    """By the Checkpoint's uid, not by its name: pods of a deleted Checkpoint may outlive it, and its name."""
     _gone: deque[str] = field(default_factory=deque)
-    """Of Checkpoints that are gone while pods of theirs ran."""
+    """Uids of Checkpoints that were deleted while their pods ran; their claims are still held."""
     _by_place: dict[_Place, dict[str, UrlClaim]] = field(default_factory=lambda: defaultdict(dict))
 
     def note(self, key: ObjectKey, body: ReadBody) -> None:
-        """Take in what a body says about its Checkpoint's claim."""
+        """Take in what a body says about the claim of its Checkpoint."""
         uid = body["metadata"]["uid"]
         if self._uids.get(key, uid) != uid:
             self._end(self._uids[key])
         self._uids[key] = uid
         status = body.get("status") or {}
         if "completionTime" in status and status.get("runId", "") == run_id_of(body.get("spec")):
-            # Finished: no new claim, and so no need to parse it. A failed one's pods may have yet to stop.
+            # A finished Checkpoint makes no new claim, so it need not be parsed. Pods of a failed one may still run.
             self._end(uid, at_once=status.get("phase") != Phase.FAILED)
             return
         parsed = self.cache.parsed(key)
@@ -71,7 +75,7 @@ class LiveSaves:
         self._set(claim)
 
     def begin(self, key: ObjectKey) -> None:
-        """Note that an attempt was created, which may stand in the status only later."""
+        """Note that an attempt was created. The status that says so may be written later."""
         claim = self._claims.get(self._uids.get(key, ""))
         if claim is not None:
             self._set(replace(claim, begun=True))
@@ -87,13 +91,14 @@ class LiveSaves:
         self._end(uid)
         if uid in self._claims:
             self._gone.append(uid)
-        # Nobody may ever ask for a place again whose last Save is gone: with each that goes, two are asked for.
+        # A claim of a deleted Save is let go when somebody asks for its URL. Maybe nobody ever does: so whenever a
+        # Checkpoint goes, two of the claims that are left over are looked at.
         for each in [self._gone.popleft() for _ in range(min(2, len(self._gone)))]:
             if each in self._claims and self._holds(self._claims[each]):
                 self._gone.append(each)
 
     def _end(self, uid: str, *, at_once: bool = False) -> None:
-        """Let a claim go, once nothing may write any more."""
+        """End a claim: let it go if no pod of its Save may still write, else once none does."""
         claim = self._claims.get(uid)
         if claim is None:
             return
@@ -104,7 +109,7 @@ class LiveSaves:
             self._set(ending)
 
     def _holds(self, claim: UrlClaim) -> bool:
-        """Return whether a claim keeps others waiting: for ever while it is live, then until its pods have stopped."""
+        """Return whether a claim keeps others waiting: while its Save is live, and then until its pods have stopped."""
         if not claim.ending:
             return True
         key = CHECKPOINTS.key(claim.namespace, claim.name)
@@ -112,7 +117,7 @@ class LiveSaves:
         if observed.still_running(self.now()) is not None:
             return True
         if self._uids.get(key) != claim.uid:
-            # Nobody will speak of it again.
+            # The Checkpoint is gone, so no event of it will come that could let the claim go.
             self._release(claim)
         return False
 
@@ -137,7 +142,7 @@ class LiveSaves:
         self._wake(claim)
 
     def _wake(self, claim: UrlClaim) -> None:
-        """Have those looked at that may have waited for a claim, in their order."""
+        """Have the Saves looked at that may have waited for a claim, the next in turn first."""
         shelf = self._by_place.get((claim.namespace, claim.place), {})
         others = sorted((each for each in shelf.values() if each.uid != claim.uid), key=lambda each: each.order)
         for each in others[:WOKEN]:

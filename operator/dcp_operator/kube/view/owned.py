@@ -19,7 +19,7 @@ from dcp_operator.kube.kinds.kind import Kind, Kinds, OwnedResource, Values
 
 logger = logging.getLogger(__name__)
 
-Place = tuple[str, str]
+OwnerId = tuple[str, str]
 """Namespace and uid of the object that an object's label names."""
 _NOBODYS: Final = Claimed("", "", "", "", "", "", 0)
 
@@ -47,12 +47,12 @@ class OwnedObjects:
 
     kinds: Kinds
     now: Callable[[], datetime]
-    _shelves: dict[Place, _Shelves] = field(default_factory=dict)
-    _places: dict[str, dict[tuple[str, str], Place]] = field(default_factory=lambda: defaultdict(dict))
+    _shelves: dict[OwnerId, _Shelves] = field(default_factory=dict)
+    _places: dict[str, dict[tuple[str, str], OwnerId]] = field(default_factory=lambda: defaultdict(dict))
     """By kind, then by namespace and name: which shelf an object that exists is on."""
     _strangers: set[str] = field(default_factory=set)
 
-    def put(self, owned: OwnedResource, body: Body) -> Place | None:
+    def put(self, owned: OwnedResource, body: Body) -> OwnerId | None:
         """Keep what is read of a body; return whose it may be, None if it is no news or nobody's."""
         metadata, kind = body["metadata"], owned.resource.kind
         label = (metadata.get("labels") or {}).get(UID_LABEL)
@@ -74,7 +74,7 @@ class OwnedObjects:
         self._places[kind][at] = place
         return place
 
-    def remove(self, owned: OwnedResource, namespace: str, name: str, uid: str) -> Place | None:
+    def remove(self, owned: OwnedResource, namespace: str, name: str, uid: str) -> OwnerId | None:
         """Forget an object that is gone; return whose it may have been, None if it was not here.
 
         What was read of an object with a controller between it and its owner stays for as long as that is here: the
@@ -172,7 +172,7 @@ class OwnedObjects:
             if shelf[name].claimed.job not in through:
                 del shelf[name]
 
-    def _tidy(self, place: Place) -> None:
+    def _tidy(self, place: OwnerId) -> None:
         if not any(self._shelves[place].values()):
             del self._shelves[place]
 

@@ -1,4 +1,4 @@
-"""Why the Job controller can't create an attempt's pods: it says so in events only, and there a quota is named."""
+"""Why the Job controller can't create an attempt's pods. It says so in events only; a quota is named there."""
 
 import logging
 import re
@@ -16,10 +16,10 @@ from dcp_operator.kube.client.reads import Reads
 logger = logging.getLogger(__name__)
 
 _AGAIN: Final = timedelta(seconds=25)
-"""How old an answer may be. The attempt itself is looked at every thirty seconds."""
+"""For how long an answer is kept. The attempt is reconciled every thirty seconds."""
 _REMEMBERED: Final = 1000
 _POD: Final = re.compile(r'pods "[^"]*"')
-"""Each try has a pod name of its own, and would make a status of its own."""
+"""Each try of the Job controller names another pod. A status that held the name would change with each try."""
 _LONGEST: Final = 512
 
 

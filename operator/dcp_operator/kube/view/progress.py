@@ -1,4 +1,4 @@
-"""How far running attempts are, from the tail of rank 0's log. Decoration: losing it changes no decision."""
+"""How far running attempts are, read off the tail of rank 0's log. No decision depends on it."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -13,11 +13,11 @@ from dcp_operator.kube.client.api import ObjectKey
 from dcp_operator.kube.client.reads import Reads
 
 INTERVAL: Final = 5.0
-"""Seconds between two looks at one attempt's log, at least: rank 0 writes no oftener."""
+"""Seconds between two reads of one attempt's log, at least. Rank 0 writes no more often."""
 FORBIDDEN: Final = 300.0
-"""The same, where the operator may read no logs: that may be granted while it runs."""
+"""Seconds between two tries where the operator may not read logs. The permission may be granted while it runs."""
 READS_PER_SECOND: Final = 20.0
-"""Of all attempts together; with more than a hundred running, each is looked at less often."""
+"""Reads of all attempts together. With more than a hundred attempts running, each log is read less often."""
 
 
 @dataclass
