@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trace_save import Route, Tree, collapsed, is_up
+from trace_save import Route, Tree, collapsed, is_up, traced
 
 HERE = Tree(Path(__file__).resolve().parents[1])
 
@@ -44,3 +44,11 @@ def test_a_callback_is_a_call_up() -> None:
     assert is_up(levels, "dcp_engine.format.layout", "dcp_engine.transfer.writer")
     assert not is_up(levels, "dcp_engine.transfer.writer", "dcp_engine.format.layout")
     assert not is_up(levels, "dcp_worker.rank.run", "dcp_contract.task")
+
+
+@pytest.mark.tier("pods")
+def test_a_save_is_traced_from_the_object_to_the_commit() -> None:
+    operator, launcher, rank = traced(HERE)
+    assert "dcp_operator.controllers.checkpoint.decide" in operator.modules()
+    assert "dcp_worker.launcher.supervisor" in launcher.modules()
+    assert ("dcp_engine.commit", "dcp_engine.stores") in rank.moves(HERE.package)

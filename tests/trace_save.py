@@ -130,8 +130,10 @@ def run(folder: Path) -> None:
     )
     api = fake_api.FakeApi()
     api.add(fake_api.CHECKPOINTS, scenes.manifest())
-    # An earlier tree has another name for it.
-    key = getattr(fake_api, "ObjectKey" if hasattr(fake_api, "ObjectKey") else "Key")("team", "save-1000")
+    # An earlier tree has another name for the type, and fewer fields.
+    kind = fake_api.ObjectKey if hasattr(fake_api, "ObjectKey") else fake_api.Key
+    fields = {"namespace": "team", "name": "save-1000", "kind": "Checkpoint"}
+    key = kind(*(fields[each] for each in kind._fields))
     tracer.start("operator")
     reconciler = fake_api.reconciling(api)
     asyncio.run(reconciler(key))
