@@ -72,6 +72,7 @@ def test_what_the_engine_saves_now_is_as_the_page_says(tmp_path: Path) -> None:
     assert {path.name for path in found.data.iterdir()} == {"manifest.json", "blocks.crc32c", "__0_0.distcp"}
 
 
+@pytest.mark.tier("ranks")
 def test_a_replaced_checkpoint_has_the_note_of_the_page(tmp_path: Path) -> None:
     from datetime import timedelta
 
