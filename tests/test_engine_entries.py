@@ -203,7 +203,7 @@ before = set(sys.modules)
 state = {"w": torch.ones(3), "n": 1}
 dcp_engine.async_save(state, sys.argv[1]).wait()
 dcp_engine.load(state, sys.argv[1])
-print(sorted(name for name in sys.modules.keys() - before if name.startswith(("dcp_worker", "torch", "pydantic"))))
+print(sorted(name for name in sys.modules.keys() - before if name.startswith(("dcp_", "torch", "pydantic"))))
 """
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch.distributed as dist
 from torch.distributed.checkpoint.planner import SavePlanner
-from torch.utils._pytree import tree_leaves
 
 from dcp_contract.checkpoint_info import CheckpointInfo, Origin
 from dcp_engine import pending, process_end
@@ -22,6 +21,7 @@ from dcp_engine.pending import AsyncSave
 from dcp_engine.saving import SaveCall, refuse_unsavable
 from dcp_engine.stateful import state_of
 from dcp_engine.stores.protocol import MEMORY_LIMIT
+from dcp_engine.torch_internals import tree_leaves
 from dcp_engine.transfer import devices, staging
 
 

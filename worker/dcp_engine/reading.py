@@ -7,8 +7,6 @@ from os import PathLike
 from typing import Any
 
 import torch.distributed as dist
-from torch.distributed.checkpoint._traverse import OBJ_PATH, set_element
-from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.metadata import Metadata
 
 from dcp_engine import loading
@@ -16,6 +14,7 @@ from dcp_engine.call_options import ProgressCallback
 from dcp_engine.collective.ranks import PATIENCE_SECONDS
 from dcp_engine.errors import StateMismatch, some
 from dcp_engine.stores.protocol import MEMORY_LIMIT
+from dcp_engine.torch_internals import OBJ_PATH, EmptyStateDictLoadPlanner, set_element
 
 
 def read(
@@ -80,7 +79,7 @@ def read(
     return nested
 
 
-class _Chosen(_EmptyStateDictLoadPlanner):
+class _Chosen(EmptyStateDictLoadPlanner):
     """Makes room for what is chosen."""
 
     def __init__(self, keys: Sequence[str]) -> None:

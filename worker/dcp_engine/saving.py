@@ -11,12 +11,10 @@ from os import PathLike, fspath
 from typing import Any
 
 import torch.distributed as dist
-from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import WriteResult
-from torch.utils._pytree import tree_leaves
 
 from dcp_contract.checkpoint_info import CheckpointInfo, Origin
 from dcp_engine import failpoints, pending
@@ -27,6 +25,7 @@ from dcp_engine.rank_values import PerRank
 from dcp_engine.stateful import state_of
 from dcp_engine.stores.opening import open_store
 from dcp_engine.stores.protocol import MEMORY_LIMIT
+from dcp_engine.torch_internals import flatten_state_dict, tree_leaves
 from dcp_engine.transfer import agreement, devices, tensors
 from dcp_engine.transfer.fingerprint import Prints
 from dcp_engine.transfer.lookup import Lookup

@@ -44,4 +44,5 @@ OWN_FAULT: Final = (
 """What a collective says of its caller, or of the caller's device, and not of another rank; in lower case.
 
 "Invalid argument" and "not supported" alone are also what the kernel says of a connection.
+"Duplicate GPU" is of the NCCL of torch 2.13; later ones say "invalid usage" of that, too.
 """

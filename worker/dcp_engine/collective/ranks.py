@@ -11,15 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 import torch.distributed as dist
-from torch.distributed import distributed_c10d as c10d
 from torch.distributed.checkpoint.api import CheckpointException
 
-from dcp_engine import redact, torch_messages
+from dcp_engine import redact, torch_internals, torch_messages
 from dcp_engine.errors import EngineError, InvalidOption, PeerHung, PeerLost
 from dcp_engine.gc_pause import uncollected
 from dcp_engine.translate import translate
@@ -231,7 +230,7 @@ def _without_group() -> bool:
 
 _inherited: WeakSet[dist.ProcessGroup] = WeakSet()
 """Groups whose connections a forked child shares with its parent: it has no rank of its own in them."""
-os.register_at_fork(after_in_child=lambda: _inherited.update(c10d._world.pg_map))  # noqa: SLF001
+os.register_at_fork(after_in_child=lambda: _inherited.update(torch_internals.groups()))
 
 
 def _count(of: dist.ProcessGroup, use: str) -> int:
@@ -252,27 +251,19 @@ def own_group(group: dist.ProcessGroup | None, use: str, patience: float) -> dis
     if use not in own:
         own[use] = _made(of, use, patience, timeout)
     made = own[use]
-    backend = made._get_backend(torch.device("cpu"))  # noqa: SLF001 - dist.set_timeout came with torch 2.15
-    # TORCH_DISTRIBUTED_DEBUG=DETAIL wraps it.
-    getattr(backend, "wrapped_pg", backend)._set_default_timeout(timeout)  # noqa: SLF001
+    torch_internals.set_timeout(made, timeout)
     return made
 
 
 def _made(of: dist.ProcessGroup, use: str, patience: float, timeout: timedelta) -> dist.ProcessGroup:
-    """Wait for all ranks at the store that joined them first, and connect them.
-
-    `new_group` counts the groups that a process made, and names the next one by that: if only these ranks called it,
-    the next group that all ranks make would be another one here than elsewhere, and never come to be.
-    """
+    """Wait for all ranks of the group at the store by which they joined, then connect them."""
     ranks = dist.get_process_group_ranks(of)
     name = f"dcp-engine/{of.group_name}/{ranks[0]}/{use}"  # groups that are split off at once share a name
-    store = c10d.PrefixStore(name, c10d._get_default_store())  # noqa: SLF001 - as new_group does
+    store = torch_internals.default_store(name)
     try:
         store.set(str(of.rank()), "")
         store.wait([str(rank) for rank in range(len(ranks))], timedelta(seconds=patience))
-        made, _ = c10d._new_process_group_helper(  # noqa: SLF001 - new_group, once it has a name
-            len(ranks), of.rank(), ranks, "gloo", store, cast("Any", name), timeout=timeout
-        )
+        return torch_internals.connect_gloo(store, name, ranks, of.rank(), timeout)
     except RuntimeError as error:
         absent: list[int] = []
         with suppress(RuntimeError):  # the store may have gone with its rank
@@ -280,6 +271,3 @@ def _made(of: dist.ProcessGroup, use: str, patience: float, timeout: timedelta) 
         if absent:
             raise PeerHung.missing(absent, "joining", patience) from error
         raise PeerLost.told_by(error) from error
-    assert isinstance(made, dist.ProcessGroup)  # noqa: S101 - this rank is a member
-    c10d._world.pg_group_ranks[made] = {rank: number for number, rank in enumerate(ranks)}  # noqa: SLF001
-    return made

@@ -12,7 +12,7 @@ from math import prod
 from typing import Any, Final
 
 import torch
-from torch.distributed.checkpoint.filesystem import CURRENT_DCP_VERSION, _StorageInfo
+from torch.distributed.checkpoint.filesystem import CURRENT_DCP_VERSION
 from torch.distributed.checkpoint.metadata import (
     STORAGE_TYPES,
     BytesStorageMetadata,
@@ -28,6 +28,7 @@ from dcp_engine.errors import CheckpointCorrupted
 from dcp_engine.format.manifest import Chunk, Manifest, Tensor
 from dcp_engine.format.metadata_build import Written
 from dcp_engine.gc_pause import uncollected
+from dcp_engine.torch_internals import StorageInfo
 
 _PROPERTIES: Final = 5
 """What every torch keeps of a tensor's properties. Since 2.15 there are strides, too, on which earlier ones choke."""
@@ -57,7 +58,7 @@ class _Pickler(pickle.Pickler):
             return ChunkStorageMetadata, (once(of.offsets, of.offsets), once(of.sizes, of.sizes))
 
         def place(of: Written) -> tuple[Any, ...]:
-            return _StorageInfo, (once(of.relative_path, of.relative_path), of.offset, of.length)
+            return StorageInfo, (once(of.relative_path, of.relative_path), of.offset, of.length)
 
         def properties(of: TensorProperties) -> tuple[Any, ...]:
             new = copyreg.__newobj__  # type: ignore[attr-defined] # pickle has an opcode for it
@@ -79,15 +80,15 @@ def dump(metadata: Metadata) -> bytes:
     return file.getvalue()
 
 
-class Places(Mapping[MetadataIndex, _StorageInfo]):
+class Places(Mapping[MetadataIndex, StorageInfo]):
     """Metadata's storage_data, read from the manifest when it is asked for: a load asks the manifest itself."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
 
-    def __getitem__(self, index: MetadataIndex) -> _StorageInfo:
+    def __getitem__(self, index: MetadataIndex) -> StorageInfo:
         chunk = self._manifest.chunk(index.fqn, tuple(index.offset or ()))
-        return _StorageInfo(self._manifest.files[chunk.file].path, chunk.offset, chunk.length)
+        return StorageInfo(self._manifest.files[chunk.file].path, chunk.offset, chunk.length)
 
     def __iter__(self) -> Iterator[MetadataIndex]:
         for name, tensor in self._manifest.tensors.items():

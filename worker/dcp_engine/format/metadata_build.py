@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch.distributed.checkpoint.filesystem import CURRENT_DCP_VERSION, _StorageInfo
+from torch.distributed.checkpoint.filesystem import CURRENT_DCP_VERSION
 from torch.distributed.checkpoint.metadata import (
     STORAGE_TYPES,
     Metadata,
@@ -15,6 +15,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 
 from dcp_engine.format import layout
 from dcp_engine.format.manifest import Chunk, Chunks, DataFile, Manifest, Tensor
+from dcp_engine.torch_internals import StorageInfo
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class WrittenFile:
 
 
 @dataclass
-class Written(_StorageInfo):
+class Written(StorageInfo):
     """Where one item went, as a WriteResult's storage data: DCP's own note, and what the manifest says beyond it."""
 
     payload: int | None = None

@@ -17,6 +17,8 @@ from typing import Any, Final
 
 import torch
 
+from dcp_engine import torch_internals
+
 _ALIGNMENT: Final = 64
 _LIMIT: Final = 0xFFFFFFFF
 _UTF8: Final = 0x800
@@ -64,13 +66,13 @@ class _Tensor:
     def __reduce__(self) -> tuple[Any, ...]:
         stride = _contiguous_stride(self.shape)
         arguments: tuple[Any, ...]
-        if self.dtype in _new_dtypes():
+        if self.dtype in torch_internals.types_without_storage():
             storage = _Storage(torch.UntypedStorage, self.shape.numel() * self.dtype.itemsize)
             arguments = (storage, 0, tuple(self.shape), stride, False, OrderedDict(), self.dtype)
-            return torch._utils._rebuild_tensor_v3, arguments  # noqa: SLF001 - the format names it
+            return torch_internals.REBUILD_TENSOR_OF_TYPE, arguments
         storage = _Storage(_storage_type(self.dtype), self.shape.numel())
         arguments = (storage, 0, tuple(self.shape), stride, False, OrderedDict())
-        return torch._utils._rebuild_tensor_v2, arguments  # noqa: SLF001 - the format names it
+        return torch_internals.REBUILD_TENSOR, arguments
 
 
 class _Pickler(pickle.Pickler):
@@ -86,7 +88,7 @@ def can_frame(tensor: torch.Tensor) -> bool:
         and not tensor.is_quantized
         and not tensor.is_conj()
         and not tensor.is_neg()
-        and (tensor.dtype in _new_dtypes() or tensor.dtype in _old_dtypes())
+        and (tensor.dtype in torch_internals.types_without_storage() or tensor.dtype in torch_internals.storage_names())
     )
 
 
@@ -160,13 +162,5 @@ def _contiguous_stride(shape: torch.Size) -> tuple[int, ...]:
     return tuple(reversed(stride))
 
 
-def _new_dtypes() -> Any:  # noqa: ANN401 - torch leaves it untyped
-    return torch.storage._new_dtypes()  # noqa: SLF001 - decides which rebuild function the format wants
-
-
-def _old_dtypes() -> dict[torch.dtype, str]:
-    return torch.storage._dtype_to_storage_type_map()  # type: ignore[no-any-return] # noqa: SLF001 - as above
-
-
 def _storage_type(dtype: torch.dtype) -> type:
-    return getattr(torch, _old_dtypes()[dtype])  # type: ignore[no-any-return]
+    return getattr(torch, torch_internals.storage_names()[dtype])  # type: ignore[no-any-return]

@@ -13,12 +13,12 @@ from typing import Final
 
 import numpy as np
 import torch
-from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlanner, ReadItem
 
 from dcp_engine.errors import ALLOW, CheckpointCorrupted, StateMismatch, some
 from dcp_engine.format import safe_classes, sandbox, torch_zip_read
 from dcp_engine.format.manifest import Chunk
+from dcp_engine.torch_internals import narrow_tensor_by_index
 from dcp_engine.transfer import conversion, ranges, tensors
 
 _ALLOWING: Final = threading.Lock()

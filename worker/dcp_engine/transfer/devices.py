@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 import torch
-from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined] # torch exports nothing by name
+
+from dcp_engine.torch_internals import ShardedTensor
 
 
 class Layer(Protocol):

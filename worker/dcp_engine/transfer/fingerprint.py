@@ -18,12 +18,11 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from awscrt import checksums
-from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined] # torch exports nothing by name
 from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 from torch.distributed.tensor import DTensor
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from dcp_engine.torch_internals import ShardedTensor, group_of_shards, is_traceable_wrapper_subclass
 from dcp_engine.transfer import payload, tensors
 from dcp_engine.transfer.lookup import Lookup
 
@@ -82,7 +81,7 @@ def _may_be_shared(item: WriteItem, value: object, world_size: int) -> bool:
         replicated = any(one.is_replicate() and mesh.size(dim) > 1 for dim, one in enumerate(value.placements))
         return replicated or mesh.size() < world_size
     if isinstance(value, ShardedTensor):
-        return dist.get_world_size(value._process_group) < world_size  # noqa: SLF001 - it has no other way to ask
+        return dist.get_world_size(group_of_shards(value)) < world_size
     return item.type == WriteItemType.TENSOR
 
 

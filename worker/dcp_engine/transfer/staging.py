@@ -7,11 +7,10 @@ nobody filled. Here it does so for those whose values lie in their own memory; a
 from typing import Any
 
 import torch
-from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined] # torch exports nothing by name
-from torch.distributed.checkpoint._state_dict_stager import StateDictStager
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
 from dcp_engine.errors import EngineError
+from dcp_engine.torch_internals import ShardedTensor, StateDictStager
 from dcp_engine.transfer import tensors
 
 

@@ -10,16 +10,19 @@ from functools import cache
 from typing import Any, Final
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
-from torch._subclasses.functional_tensor import FunctionalTensor
-from torch.distributed._functional_collectives import AsyncCollectiveTensor
-from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined] # torch exports nothing by name
 from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.nn.parameter import is_lazy
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from dcp_engine import torch_internals
 from dcp_engine.errors import StateMismatch
+from dcp_engine.torch_internals import (
+    AsyncCollectiveTensor,
+    FakeTensor,
+    FunctionalTensor,
+    ShardedTensor,
+    compute_local_shape_and_global_offset,
+    is_traceable_wrapper_subclass,
+)
 
 PLAIN: Final[tuple[type, ...]] = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 Copy = Callable[[torch.Tensor], torch.Tensor]
@@ -42,7 +45,7 @@ def plain(tensor: torch.Tensor) -> torch.Tensor:
         return plain(tensor.wait())
     if type(tensor) is torch.Tensor or is_wrapper(tensor):
         return tensor.detach()
-    with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001 - the class may answer as it likes
+    with torch_internals.without_torch_function():  # the class may answer as it likes
         return tensor.detach().as_subclass(torch.Tensor)
 
 
@@ -124,7 +127,7 @@ def faults(entries: Mapping[str, object]) -> dict[str, str]:
 
 def fault(tensor: torch.Tensor) -> str | None:
     """Return why what would be saved of a tensor is not what it is, or None."""
-    with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001 - as above
+    with torch_internals.without_torch_function():
         return next(_faults(tensor), None)
 
 
@@ -132,7 +135,7 @@ _TRACED: Final = FakeTensor, FunctionalTensor
 
 
 def _stands_for_nothing(tensor: torch.Tensor) -> bool:
-    return isinstance(tensor, _TRACED) or torch._is_functional_tensor(tensor)  # noqa: SLF001 - torch's only way to ask
+    return isinstance(tensor, _TRACED) or torch_internals.is_functional(tensor)
 
 
 _UNFIT: Final[tuple[tuple[Callable[[torch.Tensor], bool], str], ...]] = (
@@ -142,7 +145,7 @@ _UNFIT: Final[tuple[tuple[Callable[[torch.Tensor], bool], str], ...]] = (
     ),
     (_stands_for_nothing, "is a {kind} of a trace, which stands for values that are nowhere"),
     (
-        torch._C._functorch.is_functorch_wrapped_tensor,  # noqa: SLF001 - as above
+        torch_internals.is_in_transform,
         "is a {kind} inside a function transform such as vmap: save what the transform returns",
     ),
     (lambda tensor: tensor.is_nested, "is a nested {kind}: save its values() and offsets()"),
@@ -191,7 +194,7 @@ def _faults_of_memory(tensor: torch.Tensor, kind: str) -> Iterator[str]:
 
 @cache
 def _known_types() -> frozenset[torch.dtype]:
-    return frozenset({*torch.storage._new_dtypes(), *torch.storage._dtype_to_storage_type_map()})  # noqa: SLF001 - the format's
+    return frozenset({*torch_internals.types_without_storage(), *torch_internals.storage_names()})
 
 
 def _faults_of_dtensor(tensor: DTensor) -> Iterator[str]:
@@ -201,7 +204,7 @@ def _faults_of_dtensor(tensor: DTensor) -> Iterator[str]:
         yield "is a DTensor of partial sums: redistribute() it first"
         return
     planned, _ = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-    local = tensor._local_tensor  # noqa: SLF001 - without the autograd of to_local()
+    local = torch_internals.local_tensor(tensor)
     if tuple(local.shape) != tuple(planned):
         yield (
             f"is a DTensor whose local tensor is {tuple(local.shape)}, where {tuple(tensor.shape)} under "

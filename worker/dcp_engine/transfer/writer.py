@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from dcp_contract.checkpoint_info import CheckpointInfo, Origin
-from dcp_engine import failpoints, pending
+from dcp_engine import failpoints, pending, torch_internals
 from dcp_engine.call_options import ProgressCallback, SaveOptions, Unloadable
 from dcp_engine.errors import InvalidOption
 from dcp_engine.stores.opening import only_one
@@ -110,9 +110,7 @@ class CheckpointWriter(StorageEndpoint, StorageWriter):
             raise InvalidOption("use_collectives=False would commit each rank by itself; a checkpoint has one commit")
         pending.finish()
         # With a plan that was kept a rank is told where to write by its last save, and by none of this one.
-        for kept in vars(SavePlanner):
-            if kept.startswith("_cached_"):
-                getattr(SavePlanner, kept).clear()
+        torch_internals.forget_kept_plans()
         self._coordinates = is_coordinator
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:

@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 import torch
-from torch.distributed.checkpoint._traverse import set_element
 from torch.distributed.checkpoint.default_planner import create_default_local_load_plan
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadPlan
 
 from dcp_contract.sections import LoadSelection
 from dcp_engine.errors import InvalidOption, StateMismatch, some
+from dcp_engine.torch_internals import set_element
 from dcp_engine.transfer.planner import ByNameLoadPlanner
 from dcp_worker.training.state_dict import plain_name
 

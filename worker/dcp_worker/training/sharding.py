@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dcp_contract.sections import Parallelism, Strategy
 from dcp_engine.errors import InvalidOption
+from dcp_engine.torch_internals import leave_to_ranks
 from dcp_engine.transfer import tensors
 
 _SENT: Final = {
@@ -66,11 +67,7 @@ def shard(model: nn.Module, parallelism: Parallelism, world_size: int, device: t
             # DDP sends buffers from rank 0 to all, and no backend sends every type, nor what is sparse. Those left are
             # equal by their seed.
             unsent = [name for name, each in whole.named_buffers() if each.dtype not in _SENT or tensors.fault(each)]
-            # What the model itself says goes on to hold; its name is torch's.
-            unsent += getattr(whole, "_ddp_params_and_buffers_to_ignore", ())
-            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call] # noqa: SLF001
-                whole, unsent
-            )
+            leave_to_ranks(whole, unsent)
             return DistributedDataParallel(whole, device_ids=[device] if device.type == "cuda" else None)
         case Strategy.NONE:
             return materialize(model, device).to(device)

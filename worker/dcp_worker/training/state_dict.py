@@ -17,7 +17,6 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
-    _get_fqns,
     get_model_state_dict,
     get_optimizer_state_dict,
     set_model_state_dict,
@@ -26,6 +25,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.nn.parallel import DistributedDataParallel
 
 from dcp_engine.errors import StateMismatch, some
+from dcp_engine.torch_internals import names_in_state_dict
 from dcp_engine.transfer import tensors
 from dcp_worker.training.failures import user_code
 
@@ -137,8 +137,8 @@ def groups(values: Mapping[str, Any]) -> list[set[str]]:
 def frozen(model: nn.Module) -> set[str]:
     """Return the names of the parameters that no optimizer changes."""
     model = _without_ddp(model)
-    names = _union(_get_fqns(model, name) for name, each in model.named_parameters() if not each.requires_grad)
-    return set(map(plain_name, names))
+    fixed = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    return set(map(plain_name, _union(names_in_state_dict(model, name) for name in fixed)))
 
 
 def check_groups(here: list[set[str]], there: list[set[str]], *, whole: bool, unneeded: Collection[str] = ()) -> None:
