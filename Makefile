@@ -40,7 +40,8 @@ profile-tests: .venv/stamp ## The 30 slowest tests and set-ups, and what each ti
 
 # One environment per torch, outside the tree; all but torch and what it brings is as locked.
 TORCHES := 2.13 2.14
-TORCH_TESTS := tests/test_torch_internals.py tests/test_torch_versions.py tests/test_engine_pure.py tests/test_engine_save_load.py \
+TORCH_TESTS := tests/test_torch_internals.py tests/test_torch_messages.py tests/test_torch_versions.py \
+	tests/test_engine_pure.py tests/test_engine_save_load.py \
 	tests/test_engine_faults.py tests/test_engine_states.py tests/test_engine_background.py \
 	tests/test_engine_tensors.py tests/test_engine_classes.py tests/test_engine_agreement.py \
 	tests/test_engine_entries.py tests/test_engine_missing.py tests/test_engine_reading.py tests/test_devices.py \

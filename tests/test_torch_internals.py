@@ -1,16 +1,9 @@
-"""What we assume of torch's private names, a test for each, under each torch; one module alone touches them."""
+"""What we assume of torch's private names, a test for each name, under each torch."""
 
-import ast
-import errno
 import io
-import mmap
-import os
 import pickle
-import time
 import zipfile
-from collections.abc import Iterator
 from datetime import timedelta
-from functools import cache
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -33,91 +26,7 @@ from rank_group import run_ranks, values
 WORKER = Path(__file__).parent.parent / "worker"
 PRIVATE_HERE = WORKER / "dcp_engine/torch_internals.py"
 
-
-# Nobody else touches them
-
-
-def _is_private(name: str) -> bool:
-    return name.startswith("_") and not name.startswith("__")
-
-
-def _touched(source: str) -> Iterator[str]:
-    """Give the private names of torch that a module imports, reaches through `torch`, or overrides by `getattr`."""
-    tree = ast.parse(source)
-    torches = {"torch"}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch":
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-            yield from (name for name in names if any(map(_is_private, name.split("."))))
-            torches.update(alias.asname or alias.name for alias in node.names)
-        if isinstance(node, ast.Import):
-            ours = [alias for alias in node.names if alias.name.split(".")[0] == "torch"]
-            yield from (alias.name for alias in ours if any(map(_is_private, alias.name.split("."))))
-            torches.update(alias.asname for alias in ours if alias.asname)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and _is_private(node.attr) and _root(node) in torches:
-            yield ast.unparse(node)
-
-
-def _root(node: ast.expr) -> str:
-    while isinstance(node, ast.Attribute):
-        node = node.value
-    return node.id if isinstance(node, ast.Name) else ""
-
-
-OWN_AND_OTHERS = {
-    "atexit._run_exitfuncs": "runs what was registered, without the end of the process",
-    "BaseProcess._bootstrap": "the frame in which multiprocessing runs a child",
-    "copyreg._slotnames": "the attributes of a class with __slots__, as pickle finds them",
-    "handle._run": "an AsyncSave, by the function that makes it",
-    "os._exit": "the documented name",
-    "part._split": "a Read of the same class",
-    "self._fs._parent": "fsspec's",
-    "sys._current_frames": "the documented name",
-    "sys._getframe": "the documented name",
-    "threading._register_atexit": "as concurrent.futures does",
-}
-"""Private names of other objects than `self` that stand in the worker and the engine: none is torch's."""
-
-
-def _modules() -> list[Path]:
-    return [
-        path
-        for name in ("dcp_engine", "dcp_worker")
-        for path in sorted((WORKER / name).rglob("*.py"))
-        if path != PRIVATE_HERE
-    ]
-
-
-@pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(WORKER)))
-def test_no_other_module_touches_a_private_name_of_torch(path: Path) -> None:
-    assert not list(_touched(path.read_text()))
-
-
-def test_every_private_attribute_of_another_object_is_known_not_to_be_torchs() -> None:
-    found = set()
-    for path in _modules():
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute) and _is_private(node.attr):
-                of = ast.unparse(node.value)
-                if of not in {"self", "cls", "super()"}:
-                    found.add(f"{of}.{node.attr}")
-    assert found <= OWN_AND_OTHERS.keys()
-
-
-@pytest.mark.parametrize(
-    ("source", "named"),
-    [
-        ("from torch._utils import a", ["torch._utils.a"]),
-        ("from torch.utils import _pytree", ["torch.utils._pytree"]),
-        ("import torch._dynamo", ["torch._dynamo"]),
-        ("import torch\ntorch._utils.a()", ["torch._utils"]),
-        ("from torch import distributed as dist\ndist._x.b", ["dist._x"]),
-        ("from torch.utils import data\nfrom other import _x\n_x._y", []),
-    ],
-)
-def test_the_check_sees_each_way_to_a_private_name(source: str, named: list[str]) -> None:
-    assert list(_touched(source)) == named
+pytestmark = pytest.mark.tier("ranks")
 
 
 # Tensors
@@ -353,100 +262,3 @@ def _on_ddp(rank: int) -> list[float]:
 
 def test_ddp_sends_neither_what_we_leave_out_nor_what_the_model_does() -> None:
     assert values(run_ranks(2, _on_ddp)) == [[0.0, 0.0, 0.0], [1.0, 1.0, 0.0]]
-
-
-# Texts
-
-
-@cache
-def _libraries() -> tuple[Path, ...]:
-    home = Path(torch.__file__).parent
-    beside = [path for path in home.parent.glob("nvidia/**/libnccl.so*") if path.is_file()]
-    return (*home.glob("lib/libtorch*.so"), *home.glob("lib/libc10*.so"), *beside)
-
-
-def _stands_in_torch(text: str) -> bool:
-    for path in _libraries():
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory:
-            if memory.find(text.encode()) >= 0:
-                return True
-    return False
-
-
-IN_LIBRARIES = {
-    "closed": "Connection closed by peer",
-    "barrier": " failed to pass monitoredBarrier",
-    "memory, CPU": "DefaultCPUAllocator: ",
-    "memory, CUDA": "out of memory",
-    "gloo": "gloo/transport/tcp/",
-    "a type": "Invalid scalar type",
-    "lengths": "op.preamble.length",
-}
-
-
-@pytest.mark.parametrize("text", IN_LIBRARIES.values(), ids=IN_LIBRARIES.keys())
-def test_the_text_stands_in_torchs_libraries(text: str) -> None:
-    assert _stands_in_torch(text)
-
-
-@pytest.mark.skipif(not any("nccl" in path.name for path in _libraries()), reason="a torch without NCCL")
-@pytest.mark.parametrize("text", ["NCCL", "invalid usage", "invalid argument"])
-def test_the_text_stands_in_nccl(text: str) -> None:
-    assert _stands_in_torch(text)
-
-
-def test_the_kernel_says_what_we_match() -> None:
-    assert os.strerror(errno.ECONNRESET) == torch_messages.CLOSED[1]
-    assert os.strerror(errno.ENOMEM).lower() in torch_messages.NO_MEMORY
-
-
-def _barrier_alone(rank: int) -> str:
-    if rank:
-        time.sleep(60)  # is ended once rank 0 has returned
-    try:
-        dist.monitored_barrier(timeout=timedelta(milliseconds=300), wait_all_ranks=True)
-    except RuntimeError as error:
-        return str(error)
-    return ""
-
-
-def test_the_barrier_names_the_ranks_that_did_not_come() -> None:
-    said = run_ranks(3, _barrier_alone, ends=[0])[0].value
-    found = torch_messages.ABSENT.search(said)
-    assert found is not None, said
-    assert found[1].replace(" ", "") == "1,2"
-
-
-def _reduces_what_none_sends(rank: int) -> str:
-    del rank
-    try:
-        dist.all_reduce(torch.zeros(2, dtype=torch.uint16))
-    except RuntimeError as error:
-        return str(error)
-    return ""
-
-
-def test_gloo_refuses_a_type_in_words_that_name_the_caller() -> None:
-    for said in values(run_ranks(2, _reduces_what_none_sends)):
-        assert any(mark in said.lower() for mark in torch_messages.OWN_FAULT), said
-
-
-def _peer_dies(rank: int) -> str:
-    if rank:
-        os._exit(0)
-    try:
-        dist.recv(torch.zeros(1), 1)
-    except RuntimeError as error:
-        return str(error)
-    return ""
-
-
-def test_gloo_says_that_a_peer_closed_the_connection() -> None:
-    [said, *_] = run_ranks(2, _peer_dies)
-    assert any(mark in str(said.value) for mark in torch_messages.CLOSED), said
-
-
-def test_an_allocation_that_fails_says_so() -> None:
-    with pytest.raises(RuntimeError) as raised:
-        torch.empty(1 << 60, dtype=torch.uint8)
-    assert any(mark in str(raised.value).lower() for mark in torch_messages.NO_MEMORY)

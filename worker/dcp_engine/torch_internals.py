@@ -1,7 +1,7 @@
 """Every private name of torch that we use, each with the reason why no public one does.
 
-No other module touches a private name of torch; `tests/test_torch_internals.py` holds that, and what we assume of each
-name here. Checked on torch 2.13, 2.14 and 2.15: when a new torch breaks one, that test says which.
+No other module touches a private name of torch (`tests/test_torch_private.py`). `tests/test_torch_internals.py` says
+what we assume of each name here: when a new torch breaks one, that test says which. Checked on torch 2.13 to 2.15.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence

@@ -1,6 +1,6 @@
 """What torch, gloo, NCCL and CUDA write into their errors, where no class tells one from another.
 
-Nothing here imports torch: a launcher reads errors without it. `tests/test_torch_internals.py` finds each text in the
+Nothing here imports torch: a launcher reads errors without it. `tests/test_torch_messages.py` finds each text in the
 torch that is installed, or makes torch write it. Checked on torch 2.13, 2.14 and 2.15.
 """
 

@@ -1,0 +1,93 @@
+"""One module alone touches torch's private names."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+WORKER = Path(__file__).parent.parent / "worker"
+PRIVATE_HERE = WORKER / "dcp_engine/torch_internals.py"
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def _touched(source: str) -> Iterator[str]:
+    """Give the private names of torch that a module imports, reaches through `torch`, or overrides by `getattr`."""
+    tree = ast.parse(source)
+    torches = {"torch"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch":
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name for name in names if any(map(_is_private, name.split("."))))
+            torches.update(alias.asname or alias.name for alias in node.names)
+        if isinstance(node, ast.Import):
+            ours = [alias for alias in node.names if alias.name.split(".")[0] == "torch"]
+            yield from (alias.name for alias in ours if any(map(_is_private, alias.name.split("."))))
+            torches.update(alias.asname for alias in ours if alias.asname)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and _is_private(node.attr) and _root(node) in torches:
+            yield ast.unparse(node)
+
+
+def _root(node: ast.expr) -> str:
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+OWN_AND_OTHERS = {
+    "atexit._run_exitfuncs": "runs what was registered, without the end of the process",
+    "BaseProcess._bootstrap": "the frame in which multiprocessing runs a child",
+    "copyreg._slotnames": "the attributes of a class with __slots__, as pickle finds them",
+    "handle._run": "an AsyncSave, by the function that makes it",
+    "os._exit": "the documented name",
+    "part._split": "a Read of the same class",
+    "self._fs._parent": "fsspec's",
+    "sys._current_frames": "the documented name",
+    "sys._getframe": "the documented name",
+    "threading._register_atexit": "as concurrent.futures does",
+}
+"""Private names of other objects than `self` that stand in the worker and the engine: none is torch's."""
+
+
+def _modules() -> list[Path]:
+    return [
+        path
+        for name in ("dcp_engine", "dcp_worker")
+        for path in sorted((WORKER / name).rglob("*.py"))
+        if path != PRIVATE_HERE
+    ]
+
+
+@pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(WORKER)))
+def test_no_other_module_touches_a_private_name_of_torch(path: Path) -> None:
+    assert not list(_touched(path.read_text()))
+
+
+def test_every_private_attribute_of_another_object_is_known_not_to_be_torchs() -> None:
+    found = set()
+    for path in _modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and _is_private(node.attr):
+                of = ast.unparse(node.value)
+                if of not in {"self", "cls", "super()"}:
+                    found.add(f"{of}.{node.attr}")
+    assert found <= OWN_AND_OTHERS.keys()
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        ("from torch._utils import a", ["torch._utils.a"]),
+        ("from torch.utils import _pytree", ["torch.utils._pytree"]),
+        ("import torch._dynamo", ["torch._dynamo"]),
+        ("import torch\ntorch._utils.a()", ["torch._utils"]),
+        ("from torch import distributed as dist\ndist._x.b", ["dist._x"]),
+        ("from torch.utils import data\nfrom other import _x\n_x._y", []),
+    ],
+)
+def test_the_check_sees_each_way_to_a_private_name(source: str, named: list[str]) -> None:
+    assert list(_touched(source)) == named
