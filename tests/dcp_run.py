@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,12 +10,28 @@ from typing import Any, Final
 
 import yaml
 
+from forked_pods import ForkedRun
+
 HERE: Final = Path(__file__).resolve().parent
 DEADLINE: Final = 90.0
 
 
 @contextmanager
-def started(*bodies: dict[str, Any], options: tuple[str, ...] = ("-o", "json")) -> Iterator[subprocess.Popen[str]]:
+def started(*bodies: dict[str, Any], options: tuple[str, ...] = ("-o", "json")) -> Iterator[ForkedRun]:
+    """Start one whose pods need not load torch each."""
+    arguments = ["run", "-f", "-", *options]
+    with tempfile.TemporaryDirectory() as folder:
+        process = ForkedRun(arguments, yaml.safe_dump_all(bodies), Path(folder), HERE)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait(10)
+
+
+@contextmanager
+def started_anew(*bodies: dict[str, Any], options: tuple[str, ...] = ("-o", "json")) -> Iterator[subprocess.Popen[str]]:
+    """Start one as a user's shell does: every pod loads torch."""
     process = subprocess.Popen(
         [sys.executable, "-m", "dcp_operator.cli.app", "run", "-f", "-", *options],
         cwd=HERE,
@@ -34,7 +51,7 @@ def started(*bodies: dict[str, Any], options: tuple[str, ...] = ("-o", "json")) 
         process.communicate()
 
 
-def ran(*bodies: dict[str, Any], options: tuple[str, ...] = ("-o", "json")) -> tuple[int, str, str]:
-    with started(*bodies, options=options) as process:
+def ran(*bodies: dict[str, Any], options: tuple[str, ...] = ("-o", "json"), anew: bool = False) -> tuple[int, str, str]:
+    with (started_anew if anew else started)(*bodies, options=options) as process:
         out, err = process.communicate(timeout=DEADLINE)
         return process.returncode, out, err

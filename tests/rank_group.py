@@ -19,7 +19,8 @@ _PRELOADED = [
     "torch.distributed.tensor",
     "triton",
 ]
-_CONTEXT.set_forkserver_preload([*_PRELOADED, "dcp_engine.background", "dcp_engine.loading"])
+_OURS = ["dcp_engine.background", "dcp_engine.loading", "dcp_worker.launcher.main", "dcp_worker.rank.run"]
+_CONTEXT.set_forkserver_preload([*_PRELOADED, *_OURS])
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dcp_run import started
+from forked_pods import ForkedRun
 
 DEADLINE = 500
 pytestmark = [pytest.mark.tier("pods"), pytest.mark.timeout(600)]
@@ -45,7 +46,7 @@ def _failing(folder: Path) -> dict[str, dict[str, Any]]:
             "entrypoint": "failing_workloads:Blocks",
             "args": {"folder": str(folder), "rank": 1},
             **two,
-            "timeouts": {"activeSeconds": 40},
+            "timeouts": {"activeSeconds": 8},
         },
     }
 
@@ -101,7 +102,7 @@ EXPECTED = {
 }
 
 
-def objects(process: "subprocess.Popen[str]") -> dict[str, Status]:
+def objects(process: ForkedRun) -> dict[str, Status]:
     out, err = process.communicate(timeout=DEADLINE)
     assert out, err
     found = json.loads(out)

@@ -12,7 +12,7 @@ from dcp_contract.environment import CA_ENV
 from dcp_contract.operations import Operation
 from dcp_contract.reasons import Reason
 from s3_server import S3Server
-from worker_process import ran, task
+from worker_process import ran_anew, task
 
 pytestmark = pytest.mark.tier("pods")
 
@@ -57,16 +57,16 @@ def test_the_secrets_authority_is_trusted_by_launcher_and_ranks(
     s3: S3Server, authority: Authority, tmp_path: Path
 ) -> None:
     url, trusted = s3.url("trusted"), {CA_ENV: authority.certificate}
-    saved = ran(task(url, ranks=2, options=s3.options), tmp_path / "save", **trusted)
+    saved = ran_anew(task(url, ranks=2, options=s3.options), tmp_path / "save", **trusted)
     assert saved.result is Reason.SAVED, saved.failures
-    loaded = ran(task(url, operation=Operation.LOAD, options=s3.options), tmp_path / "load", **trusted)
+    loaded = ran_anew(task(url, operation=Operation.LOAD, options=s3.options), tmp_path / "load", **trusted)
     assert loaded.result is Reason.LOADED, loaded.failures
 
 
 @pytest.mark.adversary
 def test_a_store_that_nobody_vouches_for_is_not_believed(s3: S3Server, tmp_path: Path) -> None:
     options = s3.options | {"max_attempts": 1}
-    report = ran(task(s3.url("stranger"), options=options), tmp_path / "save")
+    report = ran_anew(task(s3.url("stranger"), options=options), tmp_path / "save")
     assert report.result is None
     assert report.failures[0].reason is Reason.STORAGE_UNAVAILABLE
     assert "certificate" in report.failures[0].message.lower()

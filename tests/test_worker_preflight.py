@@ -16,7 +16,7 @@ from dcp_contract.operations import Operation, SaveFields
 from dcp_contract.reasons import Reason
 from dcp_contract.sections import Source
 from dcp_contract.storage_options import CREDENTIAL_KEYS
-from worker_process import Pod, ran, started, task
+from worker_process import Pod, ran, started, started_anew, task
 
 pytestmark = pytest.mark.tier("pods")
 
@@ -43,7 +43,7 @@ def settled(pod: Pod, within: float = 10) -> None:
 
 
 def test_a_refused_save_names_who_holds_the_url(saved: Path, tmp_path: Path) -> None:
-    with started(task(saved, uid="uid-2"), tmp_path) as pod:
+    with started_anew(task(saved, uid="uid-2"), tmp_path) as pod:
         settled(pod)
         report = pod.report
         assert pod.process.returncode == 1

@@ -8,7 +8,7 @@ import pytest
 
 from dcp_contract.reasons import Reason
 from dcp_contract.task import Task
-from worker_process import Pod, ran, started, task, until
+from worker_process import Pod, ran, started, started_anew, task, until
 
 pytestmark = pytest.mark.tier("pods")
 
@@ -31,7 +31,7 @@ def stopped(pod: Pod) -> None:
 
 
 def test_while_torch_is_loaded(tmp_path: Path) -> None:
-    with started(task(tmp_path / "url"), tmp_path) as pod:
+    with started_anew(task(tmp_path / "url"), tmp_path) as pod:
         until(lambda: "loading torch" in pod.log)
         pod.send(signal.SIGTERM)
         stopped(pod)
@@ -40,7 +40,7 @@ def test_while_torch_is_loaded(tmp_path: Path) -> None:
 
 def test_in_a_step(tmp_path: Path) -> None:
     args = {"folder": str(tmp_path), "rank": 1}
-    with started(task(tmp_path / "url", "Blocks", args, ranks=2), tmp_path) as pod:
+    with started_anew(task(tmp_path / "url", "Blocks", args, ranks=2), tmp_path) as pod:
         pod.rank(1)
         pod.send(signal.SIGTERM)
         stopped(pod)
@@ -78,7 +78,7 @@ def test_after_the_commit_it_is_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize("when", ["loading", "working"])
 def test_a_killed_launcher_leaves_no_process(when: str, tmp_path: Path) -> None:
     args = {"folder": str(tmp_path)}
-    with started(task(tmp_path / "url", "Blocks", args, ranks=2), tmp_path) as pod:
+    with started_anew(task(tmp_path / "url", "Blocks", args, ranks=2), tmp_path) as pod:
         if when == "loading":
             until(lambda: "loading torch" in pod.log and len(pod.processes()) > 1)
         else:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import forked_pods
 from dcp_contract.checkpoint_info import Origin
 from dcp_contract.environment import MASTER_PORT_ENV, NODE_RANK_ENV, PROGRESS_SECONDS_ENV, TASK_ENV, TERMINATION_LOG_ENV
 from dcp_contract.operations import IfExists, Operation, SaveFields
@@ -71,7 +72,7 @@ def task(
 class Pod:
     """A launcher that was started, and what it leaves."""
 
-    process: "subprocess.Popen[bytes]"
+    process: "subprocess.Popen[bytes] | forked_pods.Forked"
     folder: Path
 
     @property
@@ -122,7 +123,25 @@ class Pod:
 
 @contextmanager
 def started(work: Task | str, folder: Path, **environment: str) -> Iterator[Pod]:
-    """Start a launcher in a session of its own; whatever it left is killed at the end."""
+    """Start a launcher in a session of its own, forked from who has torch; whatever it left is killed at the end."""
+    with _started(forked_pods.Forked, work, folder, environment) as pod:
+        yield pod
+
+
+@contextmanager
+def started_anew(work: Task | str, folder: Path, **environment: str) -> Iterator[Pod]:
+    """Start `python -m dcp_worker` as a pod does: it has torch loaded for its ranks."""
+    with _started(_anew, work, folder, environment) as pod:
+        yield pod
+
+
+@contextmanager
+def _started(
+    start: "Callable[[dict[str, str], Path], subprocess.Popen[bytes] | forked_pods.Forked]",
+    work: Task | str,
+    folder: Path,
+    environment: dict[str, str],
+) -> Iterator[Pod]:
     folder.mkdir(exist_ok=True)
     given = {
         TASK_ENV: work if isinstance(work, str) else work.to_json(),
@@ -132,27 +151,36 @@ def started(work: Task | str, folder: Path, **environment: str) -> Iterator[Pod]
         "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
         "GLOO_SOCKET_IFNAME": "lo",
     }
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dcp_worker"],
-            env={**os.environ, **given, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    pod = Pod(process, folder)
+    pod = Pod(start({**os.environ, **given, **environment}, folder / "log"), folder)
     try:
         yield pod
     finally:
         for pid in pod.processes():
             os.kill(pid, signal.SIGKILL)
-        process.wait(10)
+        pod.process.wait(10)
+
+
+def _anew(environment: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dcp_worker"],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def ran(work: Task | str, folder: Path, **environment: str) -> Report:
     """Run a launcher to its end and return its Report."""
     with started(work, folder, **environment) as pod:
+        return pod.report
+
+
+def ran_anew(work: Task | str, folder: Path, **environment: str) -> Report:
+    """Run `python -m dcp_worker` to its end and return its Report."""
+    with started_anew(work, folder, **environment) as pod:
         return pod.report
 
 

@@ -25,6 +25,26 @@ KEPT_LINES: Final = 40
 """Output lines kept of a pod, to be shown if it fails."""
 
 
+def start(environment: Mapping[str, str]) -> "subprocess.Popen[str]":
+    """Start a pod's first process, its standard output and error in one pipe. Tests have it forked instead.
+
+    Args:
+        environment: Its whole environment.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "dcp_worker"],
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        # A group of its own: the terminal's Ctrl-C must not reach the ranks beside us, and ranks that outlive their
+        # launcher can be found.
+        start_new_session=True,
+    )
+
+
 class Process:
     """One node of an attempt.
 
@@ -58,18 +78,7 @@ class Process:
         self._output = output
         self._report = folder / f"report-{node}.json"
         self._kill: threading.Timer | None = None
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "dcp_worker"],
-            env={**environment, TERMINATION_LOG_ENV: str(self._report)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            # A group of its own: the terminal's Ctrl-C must not reach the ranks beside us, and ranks that outlive their
-            # launcher can be found.
-            start_new_session=True,
-        )
+        self._process = start({**environment, TERMINATION_LOG_ENV: str(self._report)})
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._waiter = threading.Thread(target=self._wait, daemon=True)
         self._reader.start()

@@ -36,6 +36,7 @@ from dcp_contract.report import RankFailure, Report
 from dcp_contract.storage_options import CREDENTIAL_KEYS
 from dcp_contract.task import Task
 from dcp_worker.launcher import pod_report
+from dcp_worker.launcher.rank_processes import RankProcesses
 from dcp_worker.launcher.supervisor import TICK_SECONDS, Orders, Site, StopAsked, Supervisor, TooLate
 from dcp_worker.operations import half_of
 from dcp_worker.rank.result import Warnings
@@ -51,18 +52,18 @@ COMMIT_LOOK_SECONDS: Final = 20.0
 _T = TypeVar("_T")
 
 
-def main(environment: Mapping[str, str] | None = None) -> int:
+def main(environment: Mapping[str, str] | None = None, processes: RankProcesses | None = None) -> int:
     """Run this pod's part of the Task in the environment, write the Report, and return the exit code."""
     given = dict(os.environ if environment is None else environment)
     with _authorities(given):
-        return _launched(given)
+        return _launched(given, processes or RankProcesses())
 
 
-def _launched(given: Mapping[str, str]) -> int:
+def _launched(given: Mapping[str, str], processes: RankProcesses) -> int:
     log = Path(given.get(TERMINATION_LOG_ENV, "/dev/termination-log"))
     launcher: Launcher | None = None
     try:
-        launcher = Launcher(_task(given), _site(given))
+        launcher = Launcher(_task(given), _site(given), processes)
     except ValueError as error:
         report = Report(
             failures=[_failure(Reason.INVALID_SPEC, " ".join(str(error).split())[:1000], "reading the Task")]
@@ -87,6 +88,7 @@ class Launcher:
 
     task: Task
     site: Site
+    processes: RankProcesses = field(default_factory=RankProcesses)
     stuck: bool = field(default=False, init=False)
     """Whether something is left that an orderly end of this process would wait for."""
     _orders: Orders = field(default_factory=Orders, init=False)
@@ -134,7 +136,7 @@ class Launcher:
 
     def _ran(self) -> Report:
         """Run the ranks; a Save of which they could not tell the end is looked up in the store."""
-        supervisor = Supervisor(self.task, self.site, self._orders, self._deadline)
+        supervisor = Supervisor(self.task, self.site, self._orders, self._deadline, self.processes)
         try:
             self._orders.check()
             report = supervisor.run()

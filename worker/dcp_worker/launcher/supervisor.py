@@ -1,6 +1,5 @@
 """The ranks of one pod: started, watched by their pipes, ends and heartbeats, and stopped when one has failed."""
 
-import multiprocessing
 import os
 import signal
 import time
@@ -18,8 +17,9 @@ from dcp_contract.reasons import Reason
 from dcp_contract.report import RankFailure, Report
 from dcp_contract.task import Task
 from dcp_worker.launcher import pod_report, stalls
+from dcp_worker.launcher.rank_processes import RankProcesses
 from dcp_worker.rank.heartbeat import Slot
-from dcp_worker.rank.process import LAUNCHER_ENV, enter
+from dcp_worker.rank.process import LAUNCHER_ENV
 from dcp_worker.rank.result import Outcome, Place
 
 TICK_SECONDS: Final = 0.2
@@ -29,9 +29,6 @@ STOP_SECONDS: Final = 15.0
 """Between SIGTERM and SIGKILL of a rank: less than a pod's grace period, so that the Report is still written."""
 REAP_SECONDS: Final = 5.0
 """For an ended rank to leave; one in an uninterruptible read of a dead file system never does."""
-_PRELOADED: Final = ("dcp_worker.launcher.forkserver_setup", "dcp_worker.rank.run")
-_OPTIMIZERS: Final = "torch._dynamo"
-"""What torch imports for the first optimizer of a process: 1.5 s that each rank would spend for itself."""
 _MEMORY_EVENTS: Final = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 
 
@@ -115,12 +112,14 @@ class Supervisor:
         site: Where.
         orders: What the launcher is told meanwhile.
         deadline: When the attempt has to be over, in `time.monotonic()`.
+        processes: How the ranks' processes are made.
     """
 
     task: Task
     site: Site
     orders: Orders
     deadline: float
+    processes: RankProcesses = field(default_factory=RankProcesses)
     _members: list[_Member] = field(default_factory=list, init=False)
     _shown: Progress | None = field(default=None, init=False)
     _show_at: float = field(default=-inf, init=False)
@@ -151,9 +150,7 @@ class Supervisor:
 
     def _start(self) -> None:
         """Fork the ranks from a server that has torch loaded; the first one waits until it has."""
-        context = multiprocessing.get_context("forkserver")
-        trains = self.task.operation.traits.needs_workload
-        context.set_forkserver_preload([*_PRELOADED, *([_OPTIMIZERS] if trains else [])])
+        context = self.processes.context(trains=self.task.operation.traits.needs_workload)
         os.environ[LAUNCHER_ENV] = str(os.getpid())
         slots = context.RawArray(Slot, self.task.workers.num_proc_per_node)
         self._print(Progress(stage="loading torch", time=time.time()))
@@ -162,7 +159,7 @@ class Supervisor:
             place = self._place(local_rank)
             receiver, sender = context.Pipe(duplex=False)
             arguments = (self.task.to_json(), place, slots, sender, dict(self.site.environment))
-            process = context.Process(target=enter, args=arguments)
+            process = context.Process(target=self.processes.run, args=arguments)
             self._fork(process)
             slot.alive = slot.moved = time.monotonic()
             sender.close()
