@@ -38,7 +38,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class _Member:
+class _ZipMember:
     name: bytes
     size: int
     crc: int
@@ -56,7 +56,7 @@ class _Storage:
         self.key = ("storage", kind, "0", "cpu", numel)
 
 
-class _Tensor:
+class _PickledTensor:
     """Pickles as a contiguous CPU tensor would."""
 
     def __init__(self, dtype: torch.dtype, shape: torch.Size) -> None:
@@ -75,7 +75,7 @@ class _Tensor:
         return torch_internals.REBUILD_TENSOR, arguments
 
 
-class _Pickler(pickle.Pickler):
+class _TensorPickler(pickle.Pickler):
     def persistent_id(self, obj: Any) -> Any:  # noqa: ANN401 - pickle's own signature
         return obj.key if isinstance(obj, _Storage) else None
 
@@ -96,9 +96,9 @@ def can_frame(tensor: torch.Tensor) -> bool:
 def frame(dtype: torch.dtype, shape: torch.Size) -> Frame:
     """Return the bytes around the payload of a contiguous tensor; a model has few shapes, each of them often."""
     head = bytearray()
-    members: list[_Member] = []
+    members: list[_ZipMember] = []
     pickled = io.BytesIO()
-    _Pickler(pickled, protocol=2).dump(_Tensor(dtype, shape))
+    _TensorPickler(pickled, protocol=2).dump(_PickledTensor(dtype, shape))
     for name, data in (
         ("data.pkl", pickled.getvalue()),
         (".format_version", b"1"),
@@ -107,7 +107,7 @@ def frame(dtype: torch.dtype, shape: torch.Size) -> Frame:
     ):
         _append(head, members, name, data, base=0)
     payload = shape.numel() * dtype.itemsize
-    member = _Member(b"archive/data/0", payload, 0, len(head))
+    member = _ZipMember(b"archive/data/0", payload, 0, len(head))
     members.append(member)
     head += _local_header(member)
     base = len(head) + payload
@@ -117,14 +117,14 @@ def frame(dtype: torch.dtype, shape: torch.Size) -> Frame:
     return Frame(bytes(head), bytes(tail))
 
 
-def _append(out: bytearray, members: list[_Member], name: str, data: bytes, *, base: int) -> None:
-    member = _Member(f"archive/{name}".encode(), len(data), zlib.crc32(data), base + len(out))
+def _append(out: bytearray, members: list[_ZipMember], name: str, data: bytes, *, base: int) -> None:
+    member = _ZipMember(f"archive/{name}".encode(), len(data), zlib.crc32(data), base + len(out))
     members.append(member)
     out += _local_header(member)
     out += data
 
 
-def _local_header(member: _Member) -> bytes:
+def _local_header(member: _ZipMember) -> bytes:
     """Return a local file header, padded by an extra field (`FB`, as torch names it) so that the data are aligned."""
     wide = struct.pack("<2H2Q", 1, 16, member.size, member.size) if member.wide else b""
     start = member.offset + _LOCAL.size + len(member.name) + len(wide) + 4
@@ -135,7 +135,7 @@ def _local_header(member: _Member) -> bytes:
     return _LOCAL.pack(b"PK\x03\x04", 0, _UTF8, 0, 0, 0, *lengths) + member.name + extra
 
 
-def _directory(members: list[_Member], start: int) -> bytes:
+def _directory(members: list[_ZipMember], start: int) -> bytes:
     """Return the central directory and its end records; the zip64 ones where an offset or size needs them."""
     out = bytearray()
     for member in members:

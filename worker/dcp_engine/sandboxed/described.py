@@ -141,7 +141,7 @@ def manifest(pickled: bytes) -> str:
         raise Refused(f"it holds a {type(found).__name__.lstrip('_')}, not DCP's Metadata")
     paths = _mapping(getattr(found, "planner_data", None) or {})
     numbers: dict[str, int] = {}
-    texts = _Texts()
+    texts = _BoxTexts()
     entries: dict[str, _Entry] = {}
     for name, stored in _mapping(found.state_dict_metadata).items():
         if type(name) is not str:
@@ -188,7 +188,7 @@ class _Entry:
         self.transformed = False
 
 
-class _Texts(dict[tuple[int, ...], str]):
+class _BoxTexts(dict[tuple[int, ...], str]):
     """Offsets or sizes -> their JSON; they are few beside the chunks that have them."""
 
     def __missing__(self, box: Any) -> str:

@@ -44,7 +44,7 @@ class _Budget:
         self.left = _FREE + _TIMES * (pickled + sum(stored.values()))
         self.expanded = _EXPANDED
         self.stored = stored
-        self.storages: dict[str, _Storage] = {}
+        self.storages: dict[str, _DescribedStorage] = {}
 
     def make(self, count: int) -> None:
         """Count what a call makes."""
@@ -105,7 +105,7 @@ class _Called(_Fixed):
         return self.make(*args)
 
 
-class _Storage(_Fixed):
+class _DescribedStorage(_Fixed):
     __slots__ = ("itemsize", "nbytes")
 
     def __init__(self, nbytes: int, itemsize: int) -> None:
@@ -113,7 +113,7 @@ class _Storage(_Fixed):
         self.itemsize = itemsize
 
 
-class _Tensor(_Fixed):
+class _DescribedTensor(_Fixed):
     __slots__ = ("numel",)
 
     def __init__(self, numel: int) -> None:
@@ -143,7 +143,7 @@ class _Anything:
         pass
 
 
-class _Array(_Anything):
+class _DescribedArray(_Anything):
     """Stands for numpy's array, which is given its bytes, and copies them."""
 
     nbytes = 0
@@ -229,59 +229,59 @@ def _itemsize(dtype: object) -> int:
     return dtype.itemsize if isinstance(dtype, _Sized) else _WIDEST
 
 
-def _laid(storage: Any, offset: Any, size: Any, stride: Any, itemsize: int) -> _Tensor:
+def _laid(storage: Any, offset: Any, size: Any, stride: Any, itemsize: int) -> _DescribedTensor:
     """Return a tensor over a storage; torch makes the storage larger for one that reaches beyond its end."""
     shape, strides = _shape(size), _shape(stride)
-    if not isinstance(storage, _Storage) or not _is_size(offset) or len(shape) != len(strides):
+    if not isinstance(storage, _DescribedStorage) or not _is_size(offset) or len(shape) != len(strides):
         raise Refused("it has a tensor that lies nowhere")
     numel = math.prod(shape)
     last = sum((length - 1) * step for length, step in zip(shape, strides, strict=True)) if numel else -1
     if (offset * bool(numel) + last + 1) * itemsize > storage.nbytes:
         raise Refused("it has a tensor that reaches beyond its bytes")
     _budget.expand(numel * itemsize - storage.nbytes)
-    return _Tensor(numel)
+    return _DescribedTensor(numel)
 
 
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: object) -> _Tensor:
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: object) -> _DescribedTensor:
     return _laid(storage, offset, size, stride, getattr(storage, "itemsize", _WIDEST))
 
 
-def _tensor_of_type(storage: Any, offset: Any, size: Any, stride: Any, *more: object) -> _Tensor:
+def _tensor_of_type(storage: Any, offset: Any, size: Any, stride: Any, *more: object) -> _DescribedTensor:
     _grad, _hooks, dtype, *_ = more
     return _laid(storage, offset, size, stride, _itemsize(dtype))
 
 
-def _quantized(storage: Any, offset: Any, size: Any, stride: Any, scheme: Any, *_: object) -> _Tensor:
+def _quantized(storage: Any, offset: Any, size: Any, stride: Any, scheme: Any, *_: object) -> _DescribedTensor:
     made = _tensor(storage, offset, size, stride)
     # It is made before its storage is put in place; scales may be lists, of which tensors are made.
     _budget.make(made.numel * storage.itemsize + 8 * _lengths(tuple(scheme)))
     return made
 
 
-def _of_parts(layout: object, data: Any) -> _Tensor:
+def _of_parts(layout: object, data: Any) -> _DescribedTensor:
     del layout
     if any(isinstance(each, (list, bytes, bytearray)) for each in data):
         raise Refused("it makes a sparse tensor of something else than tensors")
-    _budget.make(sum(each.numel for each in data if isinstance(each, _Tensor)))
-    return _Tensor(0)
+    _budget.make(sum(each.numel for each in data if isinstance(each, _DescribedTensor)))
+    return _DescribedTensor(0)
 
 
 def _parameter(data: object = None, *more: object) -> object:
-    if not isinstance(data, (_Tensor, _Anything)):
+    if not isinstance(data, (_DescribedTensor, _Anything)):
         raise Refused("it makes a parameter of something else than a tensor")
     _budget.make(_length(more[2]) if len(more) > 2 else 0)  # noqa: PLR2004 - the state, which is copied
     return data
 
 
-def _copied(data: object, dtype: object, *_: object) -> _Tensor:
+def _copied(data: object, dtype: object, *_: object) -> _DescribedTensor:
     """Return a tensor for another device: a copy, of perhaps another type."""
-    if isinstance(data, _Array):
+    if isinstance(data, _DescribedArray):
         _budget.make(2 * data.nbytes)
-        return _Tensor(data.nbytes)
-    if not isinstance(data, _Tensor):
+        return _DescribedTensor(data.nbytes)
+    if not isinstance(data, _DescribedTensor):
         raise Refused("it copies something else than a tensor")
     _budget.make(data.numel * _itemsize(dtype))
-    return _Tensor(data.numel)
+    return _DescribedTensor(data.numel)
 
 
 def _of_class(make: Any, kind: object, args: Any, state: object) -> object:
@@ -290,9 +290,9 @@ def _of_class(make: Any, kind: object, args: Any, state: object) -> object:
     return make(*args)
 
 
-def _anywhere(*_: object) -> _Tensor:
+def _anywhere(*_: object) -> _DescribedTensor:
     """Return a tensor without memory."""
-    return _Tensor(0)
+    return _DescribedTensor(0)
 
 
 class _Parameter:
@@ -320,14 +320,14 @@ _REAL: dict[str, Any] = {
 """What costs as much here as where it is wanted, as its hash may, and runs nothing."""
 _SIZED = _counted(lambda *_: _Anything())
 _STANDS_FOR: dict[str, Any] = {
-    **{f"numpy.{core}.multiarray._reconstruct": _Called(lambda *_: _Array()) for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray._reconstruct": _Called(lambda *_: _DescribedArray()) for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray.scalar": _SIZED for core in ("core", "_core")},
     **{
         f"pathlib.{local}{name}": _SIZED
         for local in ("", "_local.")
         for name in ("PosixPath", "PurePosixPath", "Path", "PurePath", "WindowsPath", "PureWindowsPath")
     },
-    "numpy.ndarray": _Array,
+    "numpy.ndarray": _DescribedArray,
     "uuid.UUID": _Id,
     "torch.Size": _Called(lambda *args: _shape(*args or ((),))),
     "torch.nn.parameter.Parameter": _Parameter,
@@ -375,12 +375,12 @@ class _Unpickler(pickle.Unpickler):
         )
         return _stand_in(f"{module}.{name}")
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: Any) -> _DescribedStorage:
         kind, of, key, _, count = pid
         kind = kind.decode() if isinstance(kind, bytes) else kind
         if kind != "storage" or type(of) is not _Sized or type(key) is not str or not _is_size(count):
             raise Refused("it refers to something else than a storage")
-        storage = _Storage(count * of.itemsize, of.itemsize)
+        storage = _DescribedStorage(count * of.itemsize, of.itemsize)
         if storage.nbytes > _budget.stored.get(key, 0):
             raise Refused("it refers to a storage that has more bytes than are stored")
         first = _budget.storages.setdefault(key, storage)

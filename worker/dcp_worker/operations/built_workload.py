@@ -26,7 +26,7 @@ class BuiltWorkload:
     """The workload's model, optimizer and extra state on one rank. What is collective says so."""
 
     rank: RankContext
-    made: workload.Workload
+    made: workload.UserWorkload
     model: nn.Module
     optimizer: torch.optim.Optimizer | None
     extra: dict[str, Any]
@@ -151,7 +151,7 @@ class BuiltWorkload:
             dist.barrier()
 
 
-def _model(made: workload.Workload, *, overwritten: bool) -> nn.Module:
+def _model(made: workload.UserWorkload, *, overwritten: bool) -> nn.Module:
     """Build the model, without memory where every value of it is about to be loaded."""
     if overwritten and (model := _without_memory(made)) is not None:
         return model
@@ -159,7 +159,7 @@ def _model(made: workload.Workload, *, overwritten: bool) -> nn.Module:
         return _seeded(made.model)
 
 
-def _without_memory(made: workload.Workload) -> nn.Module | None:
+def _without_memory(made: workload.UserWorkload) -> nn.Module | None:
     """Build the model on the meta device, or return None where a Load would then leave values missing."""
     try:
         with torch.device("meta"):

@@ -38,7 +38,7 @@ class WorkloadFailed(EngineError):
 
 
 class WorkloadRejected(EngineError):
-    """`Workload.loaded` raised: what was loaded is not what the workload expects."""
+    """`UserWorkload.loaded` raised: what was loaded is not what the workload expects."""
 
     reason = Reason.STATE_MISMATCH
 

@@ -16,7 +16,7 @@ _POISON: Final = 0xA5
 """A byte that memory is filled with to see whether somebody else fills it."""
 
 
-class Workload(Protocol):
+class UserWorkload(Protocol):
     """The least that a workload has; made by calling the entrypoint with `workload.args`, in every rank.
 
     Optional further methods:
@@ -72,7 +72,7 @@ class InitsBuffers(Protocol):
         """Fill the buffers that are not in the state dict; the model is sharded and on its device."""
 
 
-def make(entrypoint: str, args: Mapping[str, Any]) -> Workload:
+def make(entrypoint: str, args: Mapping[str, Any]) -> UserWorkload:
     """Import `module:Factory` and call it with the arguments.
 
     Raises:
@@ -218,7 +218,7 @@ def _is_poisoned(tensor: torch.Tensor) -> bool:
     return bool(tensor.numel()) and bool((_memory(tensor) == _POISON).all())
 
 
-def extra_state(workload: Workload) -> dict[str, Any]:
+def extra_state(workload: UserWorkload) -> dict[str, Any]:
     """Return the further state, under names of its own."""
     if not isinstance(workload, HasExtraState):
         return {}
