@@ -17,7 +17,7 @@ from dcp_contract.task import Task
 from dcp_worker.launcher import pod_report, stalls
 from dcp_worker.launcher import supervisor as supervisor_module
 from dcp_worker.launcher.stalls import Sight
-from dcp_worker.launcher.supervisor import Orders, Site, Supervisor, _Member
+from dcp_worker.launcher.supervisor import Orders, PodContext, Supervisor, _Member
 from dcp_worker.rank.heartbeat import Slot
 from dcp_worker.rank.result import Outcome
 
@@ -93,7 +93,7 @@ def test_progress_goes_on_after_the_clock_was_set_back(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = Task(operation=Operation.VERIFY, origin=Origin(), storage=Storage(url="file:///run"))
-    supervisor = Supervisor(task, Site(0, "", 0, 5, {}), Orders(), inf)
+    supervisor = Supervisor(task, PodContext(0, "", 0, 5, {}), Orders(), inf)
     slot = Slot()
     supervisor._members.append(_Member(0, slot, Process(), None))
     shown = []

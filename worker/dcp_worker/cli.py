@@ -25,14 +25,14 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 Url = Annotated[str, typer.Argument(help="URL of the checkpoint, such as s3://bucket/run/step-1000.")]
 
 
-class Output(StrEnum):
-    """Forms of the answer."""
+class ViewFormat(StrEnum):
+    """Forms of what `inspect` and `verify` print."""
 
     TABLE = "table"
     JSON = "json"
 
 
-OutputOption = Annotated[Output, typer.Option("-o", "--output", help="table or json.")]
+OutputOption = Annotated[ViewFormat, typer.Option("-o", "--output", help="table or json.")]
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -55,12 +55,12 @@ def run(arguments: Sequence[str]) -> int:
 
 
 @app.command()
-def inspect(url: Url, output: OutputOption = Output.TABLE) -> None:
+def inspect(url: Url, output: OutputOption = ViewFormat.TABLE) -> None:
     """Say what stands at a URL, from its manifest."""
     from dcp_engine import inspect as look  # noqa: PLC0415 - by then the arguments are known to be good
 
     manifest = look(url)
-    if output is Output.JSON:
+    if output is ViewFormat.JSON:
         typer.echo(json.dumps(_document(url, manifest), indent=2, default=str))
         return
     console = Console(soft_wrap=True)
@@ -69,15 +69,15 @@ def inspect(url: Url, output: OutputOption = Output.TABLE) -> None:
 
 
 @app.command()
-def verify(url: Url, output: OutputOption = Output.TABLE) -> None:
+def verify(url: Url, output: OutputOption = ViewFormat.TABLE) -> None:
     """Read every byte of a checkpoint and compare it with its digests."""
     from dcp_engine import verify as check  # noqa: PLC0415
 
     columns = (TextColumn("verifying"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=output is Output.JSON) as shown:
+    with Progress(*columns, console=Console(stderr=True), disable=output is ViewFormat.JSON) as shown:
         bar = shown.add_task("verify", total=None)
         info = check(url, on_progress=lambda done, total: shown.update(bar, completed=done, total=total))
-    if output is Output.JSON:
+    if output is ViewFormat.JSON:
         typer.echo(json.dumps(info.to_dict(), indent=2))
     else:
         typer.echo(_verified(url, info))

@@ -51,7 +51,7 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Source:
+class ManifestCheckpoint:
     """One Checkpoint of a file, as written and as parsed."""
 
     place: str
@@ -72,7 +72,7 @@ class Source:
 class Documents:
     """What the files hold that matters here: Checkpoints in order, and Secrets by namespace and name."""
 
-    checkpoints: list[Source] = field(default_factory=list)
+    checkpoints: list[ManifestCheckpoint] = field(default_factory=list)
     secrets: dict[tuple[str, str], Mapping[str, str]] = field(default_factory=dict, repr=False)
     notes: list[str] = field(default_factory=list)
     """One line for each document that is left out."""
@@ -121,7 +121,9 @@ def _sort(document: Document, site: Site, found: Documents, names: dict[tuple[st
         first = names.setdefault(_name(body), document.place)
         if first != document.place:
             raise InputError([f"{KIND} {'/'.join(_name(body))} stands in {first} already; give it another name"])
-        found.checkpoints.append(Source(document.place, document.folder, body, checkpoint, generated=generated))
+        found.checkpoints.append(
+            ManifestCheckpoint(document.place, document.folder, body, checkpoint, generated=generated)
+        )
     else:
         found.notes.append(f"{document.place}: {kind} left out, only {KIND} and Secret are used here")
 

@@ -28,7 +28,7 @@ from dcp_operator.api.storage_url import protocol
 from dcp_operator.controllers.checkpoint.actions import Decision
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.observed import Observed
-from dcp_operator.local.documents import Documents, Source, authorities, credentials
+from dcp_operator.local.documents import Documents, ManifestCheckpoint, authorities, credentials
 from dcp_operator.local.machine import Machine, now
 from dcp_operator.local.view import View
 
@@ -57,7 +57,7 @@ class Run:
             self.machine.kill()
         self.news.put(None)
 
-    def one(self, source: Source) -> dict[str, Any]:
+    def one(self, source: ManifestCheckpoint) -> dict[str, Any]:
         """Run one Checkpoint to its end; return the object with its status."""
         body = _admitted(source.body)
         checkpoint = parse(body, site=LOCAL).model_copy(update={"queue": ""})
@@ -135,7 +135,7 @@ class Run:
         if self.verbose:
             self.shown.say(_line(checkpoint, node, line))
 
-    def environment(self, source: Source, checkpoint: Checkpoint) -> dict[str, str]:
+    def environment(self, source: ManifestCheckpoint, checkpoint: Checkpoint) -> dict[str, str]:
         """Return what the processes of a Checkpoint get: this environment, the entrypoint's folders, credentials."""
         environment = {**os.environ}
         paths = [str(Path.cwd()), str(source.folder), environment.get("PYTHONPATH", "")]

@@ -37,7 +37,7 @@ from dcp_contract.storage_options import CREDENTIAL_KEYS
 from dcp_contract.task import Task
 from dcp_worker.launcher import pod_report
 from dcp_worker.launcher.rank_processes import RankProcesses
-from dcp_worker.launcher.supervisor import TICK_SECONDS, Orders, Site, StopAsked, Supervisor, TooLate
+from dcp_worker.launcher.supervisor import TICK_SECONDS, Orders, PodContext, StopAsked, Supervisor, TooLate
 from dcp_worker.operations import half_of
 from dcp_worker.rank.result import Warnings
 from dcp_worker.training.failures import conflict_in_spec_words, in_spec_words
@@ -63,7 +63,7 @@ def _launched(given: Mapping[str, str], processes: RankProcesses) -> int:
     log = Path(given.get(TERMINATION_LOG_ENV, "/dev/termination-log"))
     launcher: Launcher | None = None
     try:
-        launcher = Launcher(_task(given), _site(given), processes)
+        launcher = Launcher(_task(given), _pod_context(given), processes)
     except ValueError as error:
         report = Report(
             failures=[_failure(Reason.INVALID_SPEC, " ".join(str(error).split())[:1000], "reading the Task")]
@@ -87,7 +87,7 @@ class Launcher:
     """Runs one node's part of a Task."""
 
     task: Task
-    site: Site
+    pod: PodContext
     processes: RankProcesses = field(default_factory=RankProcesses)
     stuck: bool = field(default=False, init=False)
     """Whether something is left that an orderly end of this process would wait for."""
@@ -108,7 +108,7 @@ class Launcher:
 
     def _looked(self) -> Report | None:
         """Look at the store before torch is loaded; return the Report if that settles the Task."""
-        if self.site.node:
+        if self.pod.node:
             return None
         try:
             known = self._asked(self._preflight, self._deadline)
@@ -124,7 +124,7 @@ class Launcher:
 
     def _preflight(self) -> CheckpointInfo | None:
         """Return this very run's earlier commit, if there is one; raise if the operation can't work."""
-        _need_credentials(self.task.storage.url, self.site.environment)
+        _need_credentials(self.task.storage.url, self.pod.environment)
         return self._own_commit() if self.task.probe else half_of(self.task.operation).preflight(self.task)
 
     def _own_commit(self) -> CheckpointInfo | None:
@@ -136,22 +136,22 @@ class Launcher:
 
     def _ran(self) -> Report:
         """Run the ranks; a Save of which they could not tell the end is looked up in the store."""
-        supervisor = Supervisor(self.task, self.site, self._orders, self._deadline, self.processes)
+        supervisor = Supervisor(self.task, self.pod, self._orders, self._deadline, self.processes)
         try:
             self._orders.check()
             report = supervisor.run()
         except StopAsked:
-            report = Report(node=self.site.node)
+            report = Report(node=self.pod.node)
         except TooLate:
             late = f"torch was still loading after activeSeconds ({self.task.active_seconds} s)"
             report = Report(
-                node=self.site.node, failures=[_failure(Reason.DEADLINE_EXCEEDED, late, "starting the ranks")]
+                node=self.pod.node, failures=[_failure(Reason.DEADLINE_EXCEEDED, late, "starting the ranks")]
             )
         except Exception as error:  # noqa: BLE001 - as above
             message = f"{type(error).__name__}: {error}"
-            report = Report(node=self.site.node, failures=[_failure(Reason.RANK_FAILED, message, "starting the ranks")])
+            report = Report(node=self.pod.node, failures=[_failure(Reason.RANK_FAILED, message, "starting the ranks")])
         self.stuck |= supervisor.stuck
-        return self._settled(report) if self.site.node == 0 and pod_report.may_be_committed(report) else report
+        return self._settled(report) if self.pod.node == 0 and pod_report.may_be_committed(report) else report
 
     def _settled(self, report: Report) -> Report:
         """Look into the store for a commit that the ranks did not live to report."""
@@ -236,8 +236,8 @@ def _task(environment: Mapping[str, str]) -> Task:
         raise ValueError(f"{TASK_ENV}: {error}") from error
 
 
-def _site(environment: Mapping[str, str]) -> Site:
-    return Site(
+def _pod_context(environment: Mapping[str, str]) -> PodContext:
+    return PodContext(
         node=int(environment.get(NODE_RANK_ENV) or environment.get(JOB_INDEX_ENV) or 0),
         master_addr=environment.get(MASTER_ADDR_ENV, "127.0.0.1"),
         master_port=int(environment.get(MASTER_PORT_ENV) or DEFAULT_PORT),

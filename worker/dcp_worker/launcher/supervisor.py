@@ -62,7 +62,7 @@ class Orders:
 
 
 @dataclass(frozen=True)
-class Site:
+class PodContext:
     """Where a pod of an attempt runs: which node it is, where rank 0 listens, what its ranks inherit."""
 
     node: int
@@ -109,14 +109,14 @@ class Supervisor:
 
     Args:
         task: What the ranks do.
-        site: Where.
+        pod: which pod of the attempt this is.
         orders: What the launcher is told meanwhile.
         deadline: When the attempt has to be over, in `time.monotonic()`.
         processes: How the ranks' processes are made.
     """
 
     task: Task
-    site: Site
+    pod: PodContext
     orders: Orders
     deadline: float
     processes: RankProcesses = field(default_factory=RankProcesses)
@@ -141,7 +141,7 @@ class Supervisor:
             self._reap()
         outcomes = [member.outcome for member in self._members if member.outcome is not None]
         seen = [member.failure for member in self._members if member.failure is not None]
-        return pod_report.report(self.site.node, len(self._members), outcomes, seen)
+        return pod_report.report(self.pod.node, len(self._members), outcomes, seen)
 
     @property
     def stuck(self) -> bool:
@@ -158,7 +158,7 @@ class Supervisor:
             slot.stage = b"loading torch"
             place = self._place(local_rank)
             receiver, sender = context.Pipe(duplex=False)
-            arguments = (self.task.to_json(), place, slots, sender, dict(self.site.environment))
+            arguments = (self.task.to_json(), place, slots, sender, dict(self.pod.environment))
             process = context.Process(target=self.processes.run, args=arguments)
             self._fork(process)
             slot.alive = slot.moved = time.monotonic()
@@ -182,13 +182,13 @@ class Supervisor:
     def _place(self, local_rank: int) -> Place:
         workers = self.task.workers
         return Place(
-            rank=self.site.node * workers.num_proc_per_node + local_rank,
+            rank=self.pod.node * workers.num_proc_per_node + local_rank,
             local_rank=local_rank,
             world_size=workers.world_size,
             local_world_size=workers.num_proc_per_node,
-            node=self.site.node,
-            master_addr=self.site.master_addr,
-            master_port=self.site.master_port,
+            node=self.pod.node,
+            master_addr=self.pod.master_addr,
+            master_port=self.pod.master_port,
         )
 
     def _watch(self) -> None:
@@ -291,9 +291,9 @@ class Supervisor:
 
     def _print(self, progress: Progress) -> None:
         before, self._shown = self._shown, progress
-        self._show_at = time.monotonic() + self.site.progress_seconds
+        self._show_at = time.monotonic() + self.pod.progress_seconds
         changed = before is None or (before.stage, before.bytes) != (progress.stage, progress.bytes)
-        if changed and self.site.node == 0:
+        if changed and self.pod.node == 0:
             print(progress.to_line(), flush=True)  # noqa: T201 - the protocol
 
 

@@ -35,7 +35,7 @@ class SpecError(Exception):
         """Whether its status can be written without keeping the API server busy for seconds."""
 
 
-class _Metadata(Wire):
+class _ObjectMeta(Wire):
     """What is read of an object's metadata; the API server vouches for it, a file on this machine does not."""
 
     model_config = ConfigDict(extra="ignore")
@@ -138,12 +138,12 @@ def _without_nulls(value: object, at: tuple[str, ...] = ()) -> object:
 def _parsed(body: Mapping[str, Any], site: Site | None, *, measured: bool = True) -> Checkpoint:
     """Return the Checkpoint; no site, no rules."""
     found = list(_envelope_problems(body))
-    metadata: _Metadata | None = None
+    metadata: _ObjectMeta | None = None
     spec: CheckpointSpec | None = None
     try:
-        metadata = _Metadata.model_validate(body.get("metadata") or {})
+        metadata = _ObjectMeta.model_validate(body.get("metadata") or {})
     except ValidationError as error:
-        found += problems(error, _Metadata, "metadata")
+        found += problems(error, _ObjectMeta, "metadata")
     try:
         spec = _validated(body.get("spec"))
     except ValidationError as error:
