@@ -26,7 +26,6 @@ from dcp_engine.translate import translate
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _TRACEBACK_CHARS: Final = 4000
-_SLACK_SECONDS: Final = 30.0
 _PROBE_TAG: Final = 0x6463706F
 """Of a message that nobody sends."""
 
@@ -239,14 +238,19 @@ def _count(of: dist.ProcessGroup, use: str) -> int:
     return calls[use]
 
 
-def own_group(group: dist.ProcessGroup | None, use: str, patience: float) -> dist.ProcessGroup:
-    """Return a gloo group of the same ranks that nobody else uses; all of them make it the first time.
+def _lead_seconds(patience: float) -> float:
+    """Return how much longer than rank 0 the other ranks wait: as long again, within 2 s and 30 s."""
+    return min(30.0, max(2.0, patience))
 
-    In it a rank waits for rank 0 a little longer than rank 0 waits for the others, so that the one who knows speaks
-    first.
+
+def own_group(group: dist.ProcessGroup | None, use: str, patience: float) -> dist.ProcessGroup:
+    """Return a gloo group of the same ranks that nobody else uses. The first call for a group is collective.
+
+    The group's timeout is `patience` and some seconds. Rank 0 gives up after `patience`, so that rank 0 names the hung
+    rank before the other ranks time out on rank 0.
     """
     of = _joined(group)
-    timeout = timedelta(seconds=patience + _SLACK_SECONDS)
+    timeout = timedelta(seconds=patience + _lead_seconds(patience))
     own = _own.setdefault(of, {})
     if use not in own:
         own[use] = _made(of, use, patience, timeout)
