@@ -6,6 +6,8 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 export UV_PYTHON_DOWNLOADS ?= never
 export HF_HUB_OFFLINE := 1
+# Tests start hundreds of Pythons, each of which would compile our modules anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast test-faults test-adversary test-matrix profile-tests test-torch gpu-check gpu-packages check hooks docs docs-serve check-stacks format lock crd reference cluster cluster-down e2e e2e-long bench bench-operator bench-reading trace-save clean
