@@ -22,8 +22,9 @@ demo: .venv/stamp ## Save, conflict, overwrite, load on another world size: on t
 TIER = $(PYTEST) --durations=10 --durations-min=0.5 $(if $(REPORTS),--junit-xml=$(REPORTS)/$(1).xml) -m
 WITH_TORCH := ranks or pods
 
-test: test-fast ## All tests that need no server of their own and no cluster
-	$(call TIER,test) "$(WITH_TORCH)"
+# In two processes: whether a pure test loads torch shows only where nothing else has. Both run, whatever the first says.
+test: .venv/stamp ## All tests that need no server of their own and no cluster
+	@status=0; $(MAKE) -s test-fast || status=$$?; $(call TIER,test) "$(WITH_TORCH)" || status=$$?; exit $$status
 
 test-fast: .venv/stamp ## The tests that load no torch
 	$(call TIER,test-fast) pure
