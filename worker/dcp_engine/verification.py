@@ -32,7 +32,8 @@ BY_SIZE: Final = "file sizes only: a stock checkpoint without CRC-32 has no dige
 _FILES_AT_ONCE: Final = 4
 _FREE: Final = 16 << 20
 _TIMES: Final = 16
-"""A pickle takes about twice the bytes of its manifest. A file with a hole has any size, and takes hours to read."""
+"""`.metadata` may have _FREE bytes and _TIMES the size of the manifest. Its pickle needs about twice the manifest's
+size. A file with a hole has any size that somebody declares, and takes hours to read."""
 
 
 def verify(

@@ -27,18 +27,26 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 _TRACEBACK_CHARS: Final = 4000
 _PROBE_TAG: Final = 0x6463706F
-"""Of a message that nobody sends."""
+"""The tag of a message that no rank ever sends."""
 
 PATIENCE_SECONDS: Final = 1800.0
 """How long the ranks wait for the slowest one in a stage, before it counts as hung. The same on all of them."""
 
 
 class Ranks:
-    """The ranks of one save or load. Rank 0 of the group coordinates.
+    """The ranks of one save or load. Rank 0 of the group coordinates. Every rank of the group makes one.
 
-    `use` names a purpose whose messages must not meet those of another that goes on at the same time. Made for the
-    first time of a group and a use, it is a collective call, too, and raises PeerHung or PeerLost. With `no_dist` this
-    process is by itself, whatever others there are.
+    The first `Ranks` of a group and a use makes a gloo group, which is a collective call.
+
+    Args:
+        group: The ranks that take part; None for all.
+        use: Calls that may go on at the same time (foreground, background) have a gloo group each, by this name.
+        patience: Seconds that a rank may lag behind the others before it counts as hung; the same on every rank.
+        no_dist: This process is by itself, whatever process groups there are.
+
+    Raises:
+        PeerHung: a rank did not come to the making of the gloo group in time.
+        PeerLost: a rank died meanwhile.
     """
 
     def __init__(
@@ -51,7 +59,7 @@ class Ranks:
     ) -> None:
         self.alone = no_dist or _without_group()
         self.call = 0 if self.alone else _count(_joined(group), use)
-        """How many there were of this group and use: equal on ranks that are in one and the same call."""
+        """Number of this call among those of its group and use. Ranks in one and the same call have equal numbers."""
         # gloo alone can say which rank did not come.
         self.group = None if self.alone else own_group(group, use, patience)
         self.rank = 0 if self.alone else dist.get_rank(self.group)

@@ -1,6 +1,7 @@
-"""The commit protocol: who is committed at a URL, how a save becomes the one, and what goes away then.
+"""The commit protocol: which save is committed at a URL, how a save is committed, and what is removed then.
 
-A save is committed by one write of `.metadata`, which the store refuses if somebody else was first. No torch here.
+A save is committed by one conditional write of `.metadata`, which the store refuses if another save was first. Rank 0
+alone calls `commit`. No torch here.
 """
 
 import logging
@@ -33,7 +34,7 @@ from dcp_engine.translate import is_missing_file, translate
 LOG = logging.getLogger("dcp_engine")
 _REPLACE_TRIES: Final = 20
 _REFUSALS: Final = (StorageDenied, StorageFull, InvalidOption)
-"""Answers after which a write does not happen any more. A store gives them of its only try."""
+"""Errors of a write that was certainly not carried out: the store gives them as the answer to its only try."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ class Committed:
     """The end of the `.metadata` that stands at a URL."""
 
     trailer: layout.Trailer | None
-    """None where a stock writer saved."""
+    """None where stock DCP saved: its `.metadata` has no trailer."""
     version: Any
     modified: datetime | None = None
     damage: CheckpointCorrupted | None = None
-    """What is wrong with that end. The URL is taken all the same."""
+    """What is wrong with the end of `.metadata`. The URL counts as taken all the same."""
 
     @property
     def save_id(self) -> str:
@@ -54,7 +55,7 @@ class Committed:
 
 
 def committed(store: Store) -> Committed | None:
-    """Return who is committed, by one small read past any cache."""
+    """Return what is committed at the URL, by one read of a few KiB that no cache answers; any process may call it."""
     try:
         blob = store.read(layout.METADATA, tail=layout.TAIL_BYTES)
     except FileNotFoundError as error:

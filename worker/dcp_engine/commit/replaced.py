@@ -1,12 +1,12 @@
-"""What a save replaced is kept for a while, so that whoever reads it can finish: stock DCP, too, which looks once.
+"""The data of a replaced save are kept for a while, so that its readers can finish. Stock DCP reads `.metadata` once.
 
-A tombstone says so: `replaced/<save id>.<id of the save that replaced it>`, a line of JSON with how long to keep the
-data. Since when, its own time tells, which is the store's. It is written before the commit, lest there be a moment at
-which the data have neither `.metadata` nor a tombstone to spare them; that of a save which then fails says nothing,
-since what `.metadata` names is never removed.
+A tombstone says how long: `replaced/<save id>.<id of the save that replaced it>`, one line of JSON. The time since then
+is counted from the tombstone's own time in the store. The tombstone is written before the commit: otherwise there would
+be a moment at which neither `.metadata` nor a tombstone spares the data. If the commit fails, its tombstone says
+nothing, since data that `.metadata` names are never removed.
 
-A stock checkpoint has no id, and no folder of its own: its tombstones name its files, and a file that was written after
-the tombstone is another's.
+A stock checkpoint has no save id and no folder of its own. Its tombstone names its files, and a file that was written
+after the tombstone belongs to another save.
 """
 
 import json
@@ -26,9 +26,9 @@ from dcp_engine.stores.protocol import Entry, Store
 AT_MOST: Final = 2
 """Replaced saves that are kept at one URL, whatever their age."""
 _LONGEST: Final = timedelta(days=36_500)
-"""What stands for ever: more, in seconds, is more than a time span can hold again."""
+"""Stands for ever. The seconds of a longer time could not be made into a timedelta again."""
 _LARGEST: Final = 16 << 20
-"""Bytes of a tombstone; one of a stock checkpoint of half a million files has less."""
+"""Most bytes of a tombstone. That of a stock checkpoint of half a million files has fewer."""
 _STOCK: Final = "stock"
 PATH: Final = re.compile(rf"{layout.REPLACED}/([0-9a-f]{{32}}|{_STOCK})\.([0-9a-f]{{32}})")
 
@@ -57,19 +57,19 @@ class Live:
 
 
 def mark(store: Store, save_id: str, *, by: str, keep: timedelta, files: Iterable[str] = ()) -> None:
-    """Write the tombstone of what is about to be replaced; of a stock checkpoint, with its files."""
+    """On rank 0, write the tombstone of the save that is to be replaced; `files` are those of a stock checkpoint."""
     note = {
         "keepSeconds": min(keep, _LONGEST).total_seconds(),
         "time": datetime.now(UTC).isoformat(),
         "files": list(files),
     }
-    # Whoever is killed meanwhile leaves no half of one.
+    # `create` leaves no half of a file when its process is killed.
     with suppress(FileExistsError):  # another try of the same commit
         store.create(f"{layout.REPLACED}/{save_id or _STOCK}.{by}", json.dumps(note, separators=(",", ":")).encode())
 
 
 def unmark(store: Store, by: str) -> None:
-    """Remove the tombstones that a save wrote and that came to nothing."""
+    """On rank 0, remove the tombstones that the save `by` wrote before its commit failed."""
     store.delete([entry.path for entry in store.list(layout.REPLACED) if entry.path.endswith(f".{by}")])
 
 

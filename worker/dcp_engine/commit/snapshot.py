@@ -1,7 +1,7 @@
 """Reading what is committed at a URL, whoever wrote it: in bounds, and without unpickling anything in this process.
 
-One of our own saves is read along a chain: the end of `.metadata` names the manifest by its sha256, the manifest holds
-the digests of all else. Of a stock checkpoint a manifest is made in a process of its own (`sandbox`). No torch here.
+A save of ours is read along a chain. The trailer of `.metadata` has the manifest's sha256, and the manifest has the
+digests of all other files. For a stock checkpoint a process of its own makes a manifest (`sandbox`). No torch here.
 """
 
 import hashlib
@@ -18,11 +18,12 @@ from dcp_engine.stores.protocol import Store
 from dcp_engine.translate import is_missing_file
 
 _FREE: Final = 8 << 20
-"""Bytes that a manifest or a `.metadata` may have, whatever it describes. Beyond, each entry describes more bytes than
-it takes itself."""
+"""Bytes that a manifest or a `.metadata` may have, whatever it describes. A larger one must describe more bytes than it
+has itself."""
 _PIECE: Final = 8 << 20
 _HOLE: Final = bytes(1 << 12)
-"""What is read of a block that was never written. JSON has no such byte, a pickle of names and numbers not so many."""
+"""Zeros, as a file system returns them for a block that was never written. JSON has no zero byte, and a pickle of names
+and numbers never so many in a row."""
 _OWN_FILE: Final = re.compile(rb"data-[0-9a-f]{32}/__\d+_\d+\.distcp")
 _RANK_LOCAL: Final = re.compile(r"__\d+\.metadata")
 _LOOKED_AT: Final = 1000
@@ -38,7 +39,7 @@ class Snapshot:
     encoded: bytes
     """The manifest's JSON, which matched the trailer; or what was made of a stock `.metadata`."""
     version: Any = None
-    """Of a stock `.metadata`, what the store tells it by; nothing in it says which save it is of."""
+    """The store's version of a stock `.metadata`, which says nothing itself of the save that it belongs to."""
 
     def manifest(self, url: str) -> Manifest:
         """Return the manifest; that of a stock checkpoint knows no sizes and no digests of files.
@@ -58,7 +59,7 @@ def read(store: Store, name: str = layout.METADATA) -> Snapshot:
     """Return what is committed now; `.metadata` is read again where its data went away in between.
 
     Raises:
-        CheckpointNotFound: nothing is; says what stands there in its place.
+        CheckpointNotFound: nothing is committed; the message says what stands there instead.
         CheckpointCorrupted: it is damaged, or crafted to do harm.
     """
     end = _end(store, name)

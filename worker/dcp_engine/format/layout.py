@@ -153,9 +153,10 @@ def parse_trailer(data: bytes) -> tuple[Trailer | None, int]:
 
 
 def file_count(sizes: Sequence[int], *, at_once: int, best: int) -> int:
-    """Return how many files a rank's items of such sizes go to, in a store that takes `at_once` files of `best` bytes.
+    """Return how many files the items of one rank go to, given the items' sizes in bytes.
 
-    Files are written in rounds of `at_once`, none of which is left over at the end, and none is small but the only one.
+    The store takes `at_once` files at a time, and files of `best` bytes are the fastest. The count is a multiple of
+    `at_once`, so that no upload idles in the last round. Every file has 8 MiB or more, unless it is the only one.
     """
     rounds = max(1, round(sum(sizes) / best) // at_once)
     count = at_once * rounds if at_once * rounds <= _MANY else at_once

@@ -21,20 +21,21 @@ from dcp_engine.gc_pause import uncollected
 
 FORMAT: Final = 1
 UNKNOWN: Final = -1
-"""The size of a file of which it is not known: a stock `.metadata` does not say it."""
+"""Stands for a file size that is not known: a stock `.metadata` does not say how large its files are."""
 _CHUNKS: Final = re.compile(r'"chunks":\s*(\[[^"{}]*\])')
-"""Of one tensor. It can't be part of a name, where the quotes would have backslashes before them."""
+"""The chunks of one tensor. No name can contain this text: in a JSON string its quotes would have backslashes."""
 _DTYPE: Final = re.compile(r"[a-z][a-z0-9_]*")
 _MOST: Final = 1 << 62
-"""Bytes or elements of anything; numbers beyond are no sizes, and sums of some still fit an off_t."""
+"""The largest number of bytes or elements that is believed. Sums of a few such numbers still fit an off_t."""
 _DIMENSIONS: Final = 64
 _OVERHEAD: Final = 64 << 20
 _WIDEST: Final = 128
-"""Bytes of a part of a tensor, and for each of its elements, at most: a tensor that wraps others may hold more than
-values of its own type. A file with a hole would have any number of them, all read before one is decoded."""
+"""Most bytes that a part of a tensor may take for each of its elements, beyond `_OVERHEAD`. A tensor that wraps other
+tensors may hold more bytes than values of its own type would take. Without a limit a file with a hole could declare
+any number of bytes, and all of them are read before one is decoded."""
 _BRACKET_EACH: Final = 12
 _CHUNK_BRACKET_EACH: Final = 6
-"""Characters for each bracket in what the engine writes, at least. JSON of brackets alone takes 30 times its length."""
+"""Fewest characters per bracket that the engine writes. JSON of brackets alone takes 30 times its length in memory."""
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ def digest_of(pickled: bytes) -> str:
 class _Pickler(pickle.Pickler):
     """Writes the classes of which there are millions as calls of their constructors: faster, and half the size.
 
-    Names, paths, offsets and sizes come from many ranks: those that are equal are written once. A Written becomes what
-    stock readers know, of any release.
+    Names, paths, offsets and sizes come from many ranks; equal ones are written once. A `Written` is pickled as torch's
+    own storage info, which stock readers of any release know.
     """
 
     def __init__(self, file: io.BytesIO) -> None:

@@ -257,11 +257,14 @@ class ObjectStore:
             LOG.warning("%s/%s could not be removed: %s", self.url, path, translate(error))
 
     def _put_once(self, path: str, data: bytes, put: Callable[[], None]) -> None:
-        """Carry out a PUT with a condition, again where no answer came.
+        """Carry out a PUT with a condition, and repeat it where no answer came.
 
-        If the store refuses then, an earlier try may have got through: what stands there tells. If that is another's,
-        ours may have stood in between, and whoever replaced it has removed what it names: it must not be put again.
-        Whatever ends the tries, the first error is raised: that one may still arrive.
+        A try that was not answered may have been carried out all the same. So what ends the tries is read thus:
+
+        1. The store refuses, and the object there is ours: an earlier try was carried out, and the PUT has succeeded.
+        2. The store refuses, and the object there is another's: ours may have stood there and been replaced. Its data
+           are removed then, so ours is never put again.
+        3. No try is answered: the error of the *first* try is raised, since that request may still arrive.
         """
         unanswered: list[Exception] = []
 

@@ -1,4 +1,4 @@
-"""The few things that the engine asks of a store, whatever it is.
+"""The protocol of a store: the few operations that the engine needs of an object store or a file system.
 
 Paths are relative to the checkpoint's URL and use `/`. `FileNotFoundError` and `FileExistsError` are part of the
 protocol; every other error is the library's own, for `dcp_engine.translate`.
@@ -19,11 +19,11 @@ MEMORY_LIMIT: Final = 256 << 20
 ATOMIC: Final = "Atomic"
 BEST_EFFORT: Final = "BestEffort"
 Guarded: TypeAlias = Literal["create", "replace"]
-"""The writes that a store may refuse."""
+"""The conditional writes: they are refused where another writer was first."""
 
 
 def weaker(*guards: str) -> str:
-    """Return what several guards amount to together."""
+    """Return the weakest of several guards: one BestEffort makes all of a commit BestEffort."""
     return BEST_EFFORT if BEST_EFFORT in guards else ATOMIC
 
 

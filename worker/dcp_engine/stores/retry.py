@@ -1,8 +1,8 @@
-"""Trying again what a store failed to answer: bounded, with a growing pause and full jitter.
+"""Retries of a store's requests: a bounded number, with a growing pause and full jitter.
 
-A store that throttles answers, and asks for time: S3 takes minutes to split a prefix that many ranks begin to write at
-once. So such an answer is no try; it is waited out, as long as the whole does not take too long. Any other failure is
-tried as often as it is said.
+A throttled request was answered: the store asks for time. S3 takes minutes to split a prefix that many ranks begin to
+write at once. So a throttled try is not counted, and is repeated until PATIENCE_SECONDS have passed. Any other failure
+is tried as often as `tries` says.
 """
 
 import logging
@@ -18,9 +18,9 @@ from dcp_engine.translate import is_bad_digest, translate
 
 LOG = logging.getLogger("dcp_engine")
 TRIES: Final = 6
-"""Tries of one step in all, where nobody says otherwise."""
+"""Tries of one step in all, the first one included, where the caller gives no number."""
 PATIENCE_SECONDS = 180.0
-"""For one step in all, throttled or not."""
+"""Seconds that one step may take with all its tries and pauses."""
 LONGEST_PAUSE_SECONDS: Final = 10.0
 _PAUSE_SECONDS: Final = 0.2
 _T = TypeVar("_T")
@@ -29,12 +29,12 @@ _THROTTLED: Final = re.compile(
     r"\b503 Service Unavailable|\b429 Too Many Requests|SlowDown|RequestLimitExceeded|ServerBusy|TooManyRequests"
     r"|RequestThrottled|ThrottlingException|rateLimitExceeded|\b(?:answered|code:) (?:503|429)\b"
 )
-"""How stores say that there are too many requests."""
+"""The words of stores that throttle."""
 _REFUSED: Final = re.compile(r"\b(?:answered|status code:) 4\d\d\b")
 _PASSES: Final = re.compile(
     r"\b(?:answered|status code:) (?:408|425|429)\b|ConditionalRequestConflict|OperationAborted|RequestTimeout"
 )
-"""The answers with a 4 that another try may change."""
+"""The answers of class 4xx that another try may change."""
 _CREDENTIALS: Final = re.compile(r"169\.254\.169\.254|metadata\.google\.internal")
 """Where a node hands out credentials; if it does not answer, there are none to be had, or it is busy."""
 
@@ -42,7 +42,7 @@ _CREDENTIALS: Final = re.compile(r"169\.254\.169\.254|metadata\.google\.internal
 def retried(step: Callable[[], _T], tries: int = TRIES, *, on: Callable[[BaseException], bool] | None = None) -> _T:
     """Run a step that may be run twice, again on an error that `on` accepts; others are raised at once.
 
-    By default these are the errors of a store that was unavailable. Throttled tries count for nothing but the time.
+    By default `on` accepts the errors of a store that was unavailable. Throttled tries cost time, and no try.
     """
     retrying = Retrying(
         stop=stop_any(_Tries(tries), stop_before_delay(PATIENCE_SECONDS)),

@@ -1,8 +1,8 @@
-"""One model, sharded over the ranks by any strategy; and a model on the meta device brought to life.
+"""One model, sharded over the ranks by any strategy. A model on the meta device gets memory first.
 
-What both generations of FSDP can't shard is looked after here: a parameter without dimensions, or whose type is not
-that of the others in its unit. A layer of another type becomes a unit of its own; what is left stays whole in every
-rank, and its gradient is averaged as DDP would.
+Neither FSDP1 nor FSDP2 shards a parameter without dimensions, or a parameter whose type differs from the other types in
+its FSDP unit. Here a layer of another type becomes an FSDP unit of its own. Parameters that still can't be sharded stay
+whole in every rank, and their gradients are averaged as DDP averages them.
 """
 
 import functools
@@ -34,7 +34,7 @@ Holder: TypeAlias = tuple[nn.Module, str]
 
 
 def shard(model: nn.Module, parallelism: Parallelism, world_size: int, device: torch.device) -> nn.Module:
-    """Return the model sharded over all ranks, on its device; collective. A meta model has memory then, but no values.
+    """Return the model sharded over all ranks, on its device. Collective. A meta model has memory then, but no values.
 
     Args:
         model: The whole model, equal in every rank, on the CPU or on the meta device.

@@ -171,7 +171,7 @@ def _union(sets: Iterable[set[str]]) -> set[str]:
 
 
 def init_optimizer_state(optimizer: torch.optim.Optimizer | None) -> None:
-    """Give each parameter that has no optimizer state that of before its first step; the parameter stays as it is.
+    """Create the optimizer state that each parameter would have before its first step. No parameter changes.
 
     Left to themselves, the APIs of torch differ: one saves no state, the other that of one step of zero gradients. Only
     SGD with dampening, whose very first step has none, can't be started from a state. What an optimizer that is not
