@@ -249,7 +249,8 @@ def test_a_child_that_is_forked_under_a_lock_keeps_none(tmp_path: Path, monkeypa
 
 @pytest.fixture
 def proxy(s3: s3_server.S3Server) -> Iterator[flaky_proxy.FlakyProxy]:
-    """Return a store that is yet to be tried out."""
+    """Return a store that is yet to be tried out: its port may be one that an earlier store had."""
+    object_store._guards.clear()
     with flaky_proxy.before(s3) as proxy:
         yield proxy
 
