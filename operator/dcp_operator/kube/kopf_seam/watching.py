@@ -127,20 +127,19 @@ class _KopfEvent(TypedDict):
     object: Body
 
 
+_CHANGES: Final = {None: Change.LISTED, "DELETED": Change.DELETED}
+"""What an event's type says; any other type is a change."""
+
+
 def _filter(hear: Callable[[Change, Body], None]) -> Callable[..., bool]:
     """Return the filter that hands every event on, and lets none through to a handler."""
 
     def when(event: _KopfEvent, **_: Any) -> bool:  # noqa: ANN401 - what kopf passes beside the event
         kind = event["type"]
-        hear(
-            Change.LISTED if kind is None else Change.DELETED if kind == "DELETED" else Change.CHANGED, event["object"]
-        )
+        hear(_CHANGES.get(kind, Change.CHANGED), event["object"])
         return False
 
     return when
-
-
-_CHANGES: Final = {None: Change.LISTED, "DELETED": Change.DELETED}
 
 
 async def _never_called(**_: object) -> None:
