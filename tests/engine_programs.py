@@ -154,10 +154,6 @@ def save_failing(rank: int, url: str, failing_rank: int) -> None:
     dcp_engine.save({"model": Failing(failing_rank)}, url)
 
 
-def is_dtensor(value: object) -> bool:
-    return isinstance(value, DTensor)
-
-
 def save_and_die(rank: int, url: str, options: dict[str, Any] | None, point: str, dying: int, seed: int) -> None:
     """Replace the checkpoint, but the rank `dying` is killed where it reaches `point`."""
 
