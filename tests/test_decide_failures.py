@@ -53,7 +53,7 @@ def test_the_last_attempt() -> None:
         status = found.status
     assert phase(found) == ("Failed", "RankFailed")
     assert true(found) == {"Stalled", "Failed"}
-    assert "That was the last of 3 attempts. Look at failure.traceback" in message(found)
+    assert "That was the last of 3 attempts. Look at status.failure.traceback" in message(found)
     assert found.status["attempts"] == 3
 
 

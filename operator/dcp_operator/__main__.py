@@ -102,7 +102,7 @@ def main(  # noqa: PLR0913 - one parameter for each option
     ] = str(WORKER_UID),
     network_policy: Annotated[
         NetworkIsolation,
-        typer.Option(envvar="DCP_NETWORK_POLICY", help="What each attempt's NetworkPolicy is about; or none."),
+        typer.Option(envvar="DCP_NETWORK_POLICY", help="Each attempt's NetworkPolicy: both ways, ingress, none."),
     ] = NetworkIsolation.ATTEMPT,
     verbose: Annotated[bool, typer.Option("--verbose", envvar="DCP_VERBOSE", help="Log every step.")] = False,
 ) -> None:

@@ -37,7 +37,7 @@ class CheckpointInfo(Wire):
     """What stands at the URL, as far as it is known. `bytes` counts data files; `createdTime` is UTC."""
 
     url: Text = Field(default="", description="Where the checkpoint stands.")
-    save_id: Text = Field(default="", description="Identifies the save that was committed.")
+    save_id: Text = Field(default="", description="Id of the committed save; its folder is data-<id>.")
     step: MaybeCount = Field(default=None, description="The training step that it was saved at.")
     bytes: MaybeCount = Field(default=None, description="Bytes of its data files.")
     files: MaybeCount = Field(default=None, description="How many data files it has.")
@@ -48,7 +48,7 @@ class CheckpointInfo(Wire):
     created_time: Time = Field(default=None, description="When it was committed, in UTC.")
     origin: Origin | None = Field(default=None, description="The Checkpoint that saved it.")
     conflict_guard: Text = Field(
-        default="", description="Atomic where the store itself refuses a second commit, else BestEffort."
+        default="", description="Atomic if the store itself refuses a second commit, else BestEffort."
     )
     verified: Text = Field(default="", description="After a Verify: what was checked, in words.")
     entries: LoadSummary | None = Field(
@@ -60,7 +60,7 @@ class Conflict(Wire):
     """Who holds the URL that a Save was refused."""
 
     # The order counts: where the time or the message of one that was cut has begun, what comes before it is whole.
-    save_id: Text = Field(default="", description="Identifies the save that holds the URL.")
+    save_id: Text = Field(default="", description="Id of the save that is committed at the URL.")
     origin: Origin | None = Field(default=None, description="The Checkpoint that holds the URL, if of this namespace.")
     created_time: Time = Field(default=None, description="When that save was committed, in UTC.")
     message: Text = Field(default="", description="What the worker says of the conflict.")

@@ -66,9 +66,12 @@ class SaveFields(Wire):
 
     if_exists: IfExists = Field(
         default=IfExists.FAIL,
-        description="Where a committed checkpoint stands: Fail refuses the Save; Replace replaces it atomically.",
+        description="What a Save does if a committed checkpoint stands at the URL: Fail ends the Save as a Conflict; "
+        "Replace replaces the checkpoint atomically.",
     )
-    steps: int = Field(default=0, ge=0, le=1_000_000, description="Optimisation steps to run before the Save.")
+    steps: int = Field(
+        default=0, ge=0, le=1_000_000, description="Optimisation steps to run before the checkpoint is saved."
+    )
     from_: Source | None = Field(default=None, alias="from", description="Load this checkpoint before the steps.")
 
     @property
@@ -88,12 +91,15 @@ class OperationMembers(Wire):
         description="Save writes a checkpoint, Load reads it into a model, Verify checks its bytes."
     )
     save: SaveFields | None = Field(
-        default=None, description="What a Save does first, and where a checkpoint stands already. For a Save alone."
+        default=None,
+        description="What a Save does before it saves, and if a checkpoint stands there already. For a Save alone.",
     )
     load: LoadSelection | None = Field(
         default=None, description="Which part of the checkpoint a Load reads. For a Load alone."
     )
-    verify: VerifyFields | None = Field(default=None, description="How a Verify looks. For a Verify alone.")
+    verify: VerifyFields | None = Field(
+        default=None, description="A Verify checks every byte; no field yet. For a Verify alone."
+    )
 
     @property
     def of_save(self) -> SaveFields:

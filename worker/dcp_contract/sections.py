@@ -46,7 +46,8 @@ class Workload(Wire):
         min_length=3,
         max_length=253,
         pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$",
-        description="module:Factory, called with args in every rank, such as my_pkg.train:Workload.",
+        description="module:Class of the workload in the worker image, called with args in every rank, such as "
+        "my_pkg.train:Workload.",
     )
     args: dict[str, Any] = Field(
         default_factory=dict, max_length=64, description="Keyword arguments of the entrypoint; the same in every rank."
@@ -54,8 +55,8 @@ class Workload(Wire):
     allow: list[ClassName] = Field(
         default_factory=list,
         max_length=64,
-        description="Classes that the checkpoint's objects may be of, beside the common ones, such as my_pkg.Config. "
-        "Each is imported, and may run what it likes on a Load.",
+        description="Classes that objects in the checkpoint may be of, beside the common ones, such as my_pkg.Config. "
+        "Each is imported, and its code runs on a Load.",
     )
 
 
@@ -66,15 +67,21 @@ class Parallelism(Wire):
         default=Strategy.FSDP2,
         description="fsdp2 (fully_shard), fsdp1 (FullyShardedDataParallel), hsdp (replicated shards), ddp or none.",
     )
-    replicate: int = Field(default=1, ge=1, le=4096, description="hsdp: number of replica groups; divides the ranks.")
+    replicate: int = Field(
+        default=1, ge=1, le=4096, description="With hsdp: number of replica groups; divides the number of ranks."
+    )
 
 
 class Workers(Wire):
     """How many ranks, and on what."""
 
-    num_nodes: int = Field(default=1, ge=1, le=4096, description="Pods.")
-    num_proc_per_node: int = Field(default=1, ge=1, le=64, description="Ranks per pod; GPUs per pod on cuda.")
-    device: Device = Field(default=Device.AUTO, description="auto takes a GPU if the pod has one; cuda insists on it.")
+    num_nodes: int = Field(default=1, ge=1, le=4096, description="How many pods an attempt has.")
+    num_proc_per_node: int = Field(
+        default=1, ge=1, le=64, description="Ranks per pod; with device: cuda also GPUs per pod."
+    )
+    device: Device = Field(
+        default=Device.AUTO, description="auto uses a GPU if the pod has one, cuda fails without one, cpu uses none."
+    )
 
     @property
     def world_size(self) -> int:
@@ -87,13 +94,17 @@ class LoadSelection(Wire):
 
     strict: bool = Field(
         default=True,
-        description="Fail if a selected entry is not on both sides: the checkpoint's, and the workload's of each part "
-        "(model, optim, extra state) that it has.",
+        description="Fail if a selected entry is on one side alone: in the checkpoint, or in the workload. Of parts "
+        "(model, optim, each key of the extra state) that the workload does not have nothing is asked.",
     )
     include: list[Glob] = Field(
-        default_factory=list, max_length=64, description="Globs over DCP names (model.*, optim.*). Empty means all."
+        default_factory=list,
+        max_length=64,
+        description="Globs over names of entries (model.*, optim.*) to load. Empty means all.",
     )
-    exclude: list[Glob] = Field(default_factory=list, max_length=64, description="Globs over DCP names to leave out.")
+    exclude: list[Glob] = Field(
+        default_factory=list, max_length=64, description="Globs over names of entries to leave out."
+    )
 
     @property
     def whole(self) -> bool:

@@ -24,8 +24,8 @@ class StorageOption(NamedTuple):
 _KEPT: Final = {
     "keep_replaced": StorageOption(
         float,
-        "Seconds for which the data of what a Save replaces are kept for those who read them. Default an hour on "
-        "object stores, 0 on file systems.",
+        "Seconds for which the data of a replaced checkpoint are kept for those who read them. Default 3600 on object "
+        "stores, 0 on file systems.",
         zero=True,
     ),
 }
@@ -34,9 +34,11 @@ _NETWORK: Final = {
     "endpoint_url": StorageOption(str, "Address of the store where it is not the provider's own, with http or https."),
     "ca_bundle": StorageOption(str, "Path in the worker of the PEM file with the authorities to trust."),
     "proxy_url": StorageOption(str, "HTTP proxy for every request to the store."),
-    "connect_timeout": StorageOption(float, "Seconds to wait for a connection."),
-    "read_timeout": StorageOption(float, "Seconds to wait for the next bytes of an answer."),
-    "max_attempts": StorageOption(int, "Tries of one request in all, the first one included."),
+    "connect_timeout": StorageOption(float, "Seconds to wait for a connection. Default 10."),
+    "read_timeout": StorageOption(
+        float, "Seconds to wait for the next bytes of an answer. Default 30 where a load reads data, else 120."
+    ),
+    "max_attempts": StorageOption(int, "Tries of one request in all, the first one included. Default 6."),
     "anon": StorageOption(bool, "Send requests without credentials."),
 }
 _AZURE: Final = {
@@ -46,16 +48,19 @@ _AZURE: Final = {
 STORAGE_OPTIONS: Final[Mapping[str, Mapping[str, StorageOption]]] = {
     "s3": {
         **_NETWORK,
-        "region": StorageOption(str, "Region of the bucket, such as eu-central-1."),
+        "region": StorageOption(str, "Region of the bucket, such as eu-central-1. Default AWS_REGION, else us-east-1."),
         "addressing_style": StorageOption(
-            str, "Where the bucket's name goes in the address.", ("auto", "path", "virtual")
+            str,
+            "Where the bucket's name goes: in the path or in the host name. auto, the default, means path with an "
+            "endpointUrl, else virtual.",
+            ("auto", "path", "virtual"),
         ),
         "requester_pays": StorageOption(bool, "Accept the cost of requests to a requester-pays bucket."),
         "server_side_encryption": StorageOption(str, "Encryption at rest that writes ask for.", ("AES256", "aws:kms")),
         "sse_kms_key_id": StorageOption(str, "Name or ARN of the KMS key, where writes ask for aws:kms."),
         "upload_checksum": StorageOption(
             str,
-            "Digest by which the store checks what is sent to it; none where it knows none.",
+            "Digest by which the store checks what is sent to it; none for a store that knows none. Default crc64nvme.",
             ("crc64nvme", "sha256", "none"),
         ),
     },

@@ -118,7 +118,7 @@ def validate(
         typer.Option(help="Check for a cluster whose operator judges worker pods, or leaves that to their namespace."),
     ] = PodSecurity.RESTRICTED,
 ) -> None:
-    """Check manifests without running anything; what is wrong is said in one line each."""
+    """Check manifests without running anything. Each problem is one line that names the field and the fix."""
     found = _checked(files, LOCAL if for_local else CLUSTER.model_copy(update={"pod_security": pod_security}))
     for note in found.notes:
         typer.echo(note, err=True)

@@ -29,23 +29,23 @@ REASONS: Final[dict[Reason, Meaning]] = {
     ),
     Reason.INVALID_SPEC: Meaning(
         Phase.FAILED,
-        "The spec can't be worked on.",
+        "The spec holds what the operator or the worker can't work on; the message names the fields.",
         "Mend the named fields and apply the Checkpoint again.",
     ),
     Reason.ENTRYPOINT_ERROR: Meaning(
         Phase.FAILED,
         "The workload could not be imported or built.",
-        "Look at failure.traceback, mend the workload or the image, and apply a new Checkpoint.",
+        "Look at status.failure.traceback, mend the workload or the image, and apply a new Checkpoint.",
     ),
     Reason.RANK_FAILED: Meaning(
         Phase.FAILED,
         "A rank raised an exception or was killed by a signal.",
-        "Look at failure.traceback and the pod's log.",
+        "Look at status.failure.traceback and the pod's log.",
         retriable=True,
     ),
     Reason.RANK_HUNG: Meaning(
         Phase.FAILED,
-        "A rank made no progress; it is named, with the stage it was in.",
+        "A rank made no progress. The message names the rank and the stage that it was in.",
         "Look at that rank's node and at the store's latency.",
         retriable=True,
     ),
@@ -68,7 +68,7 @@ REASONS: Final[dict[Reason, Meaning]] = {
     ),
     Reason.UNSCHEDULABLE: Meaning(
         Phase.STARTING,
-        "The scheduler finds no node for a worker pod; if it stays so, the attempt ends as StartTimeout.",
+        "The scheduler finds no node for a worker pod. The attempt ends as StartTimeout if none is found in time.",
         "Add nodes, or mend resources, nodeSelector or tolerations in spec.workers.podTemplate.",
     ),
     Reason.START_TIMEOUT: Meaning(
@@ -79,11 +79,11 @@ REASONS: Final[dict[Reason, Meaning]] = {
     Reason.DEADLINE_EXCEEDED: Meaning(
         Phase.FAILED,
         "The attempt ran longer than timeouts.activeSeconds.",
-        "Raise timeouts.activeSeconds in a new Checkpoint, or find what is slow in the pods' logs.",
+        "Find what is slow in the pods' logs, or raise timeouts.activeSeconds; change spec.runId to run again.",
     ),
     Reason.STORAGE_UNAVAILABLE: Meaning(
         Phase.FAILED,
-        "The store could not be reached, or answered with errors that pass.",
+        "The store could not be reached, or answered with errors that may pass.",
         "Look at endpointUrl, the network and the store's health.",
         retriable=True,
     ),
@@ -124,17 +124,17 @@ REASONS: Final[dict[Reason, Meaning]] = {
     ),
     Reason.URL_IN_USE: Meaning(
         Phase.PENDING,
-        "Another Save of the namespace works on the URL; this one is tried when that has ended.",
+        "Another Save of the namespace works on the URL. This Save is tried when the other has ended.",
         "Suspend or delete the other to have this one go first, or write another spec.storage.url in a new Checkpoint.",
     ),
     Reason.NOT_ENABLED: Meaning(
         Phase.PENDING,
-        "The operator is configured not to accept what the spec asks for; it looks again when it is started anew.",
+        "The options of the operator do not allow what the spec asks for. The operator looks again at its next start.",
         "Ask whoever runs the operator for it, or write something else in a new Checkpoint.",
     ),
     Reason.FORBIDDEN: Meaning(
         Phase.PENDING,
-        "A quota or a policy of the cluster does not let the attempt's objects be created; it is tried again.",
+        "A quota or a policy of the cluster does not let the attempt's objects be created. The attempt is tried again.",
         "Raise the quota, or mend what the policy names; or delete what uses the quota up.",
     ),
 }

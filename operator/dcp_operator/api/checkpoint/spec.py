@@ -43,8 +43,7 @@ class StorageSpec(Storage):
     )
     ca_secret_ref: SecretRef | None = Field(
         default=None,
-        description="Secret whose ca.crt holds the authorities to trust, where they come without credentials, or from "
-        "another Secret than these.",
+        description="Secret whose ca.crt holds the authorities to trust; default that of credentialsSecretRef.",
     )
 
 
@@ -52,7 +51,7 @@ class WorkersSpec(Workers):
     """How many ranks, on what, and in which pods."""
 
     image: str | None = Field(
-        default=None, min_length=1, max_length=512, description="Worker image. Default: the one the operator runs with."
+        default=None, min_length=1, max_length=512, description="Worker image. Default: the operator's --worker-image."
     )
     pod_template: dict[str, Any] = Field(
         default_factory=dict,
@@ -73,9 +72,9 @@ class Timeouts(Wire):
         default=600,
         ge=1,
         le=604_800,
-        description="Seconds until every pod runs; they do not count while queued or suspended.",
+        description="Seconds within which every pod has to run. Time in a queue or suspended does not count.",
     )
-    active_seconds: int = Field(default=3600, ge=1, le=604_800, description="Seconds of running, per attempt.")
+    active_seconds: int = Field(default=3600, ge=1, le=604_800, description="Seconds that each attempt may run.")
 
 
 class CheckpointSpec(OperationMembers):
@@ -83,10 +82,10 @@ class CheckpointSpec(OperationMembers):
 
     storage: StorageSpec = Field(description="Where the checkpoint stands.")
     workload: Workload | None = Field(default=None, description="What builds the model; required for Save and Load.")
-    parallelism: Parallelism = Field(default=Parallelism(), description="How the model is sharded.")
+    parallelism: Parallelism = Field(default=Parallelism(), description="How the model is sharded over the ranks.")
     workers: WorkersSpec = Field(default=WorkersSpec(), description="How many ranks, and on what.")
     retries: int = Field(
-        default=2, ge=0, le=20, description="Attempts after the first; a preempted one is not counted."
+        default=2, ge=0, le=20, description="Attempts that may follow failed ones. A preempted attempt is not counted."
     )
     timeouts: Timeouts = Field(default=Timeouts(), description="How long an attempt may take.")
     suspend: bool = Field(
@@ -96,10 +95,12 @@ class CheckpointSpec(OperationMembers):
         default=86_400,
         ge=-1,
         le=31_536_000,
-        description="When the Jobs of a finished Checkpoint are removed; -1 keeps them as long as the Checkpoint. "
-        "Neither it nor its data ever goes by itself.",
+        description="Seconds that a finished Checkpoint keeps its Jobs, with their pods and logs; -1 keeps them as "
+        "long as the Checkpoint. The Checkpoint and its data are never removed.",
     )
-    run_id: RunId = Field(default="", description="Change it to run the operation again.")
+    run_id: RunId = Field(
+        default="", description="Change it, to a value that it has not had, to run the operation again."
+    )
 
 
 MUTABLE_FIELDS: Final = ("suspend", "ttlSecondsAfterFinished", "runId", "retries", "timeouts")

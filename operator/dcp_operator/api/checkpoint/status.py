@@ -44,7 +44,9 @@ class Condition(Wire):
     )
     status: Literal["True", "False", "Unknown"] = Field(description="Whether the condition holds.")
     reason: Annotated[str, Field(max_length=63)] = Field(description="The status's reason, or else its phase.")
-    message: LongText = Field(description="What a person reads. The message of Ready says how the Checkpoint stands.")
+    message: LongText = Field(
+        description="The same in words. The message of Ready says how the Checkpoint stands, and what to do."
+    )
     last_transition_time: datetime = Field(description="When the condition's status changed last.")
     observed_generation: int = Field(description="Generation of the spec that the condition is about.")
 
@@ -87,9 +89,13 @@ class Retries(Wire):
         default=0, description="Number of the last attempt that has ended and whose outcome stands in this status."
     )
     failed: int = Field(default=0, description="Ended attempts that count against spec.retries.")
-    uncounted: int = Field(default=0, description="Ended attempts that do not count: preempted, suspended, probes.")
-    probe: bool = Field(default=False, description="The next attempt only looks whether the lost one had committed.")
-    next_time: datetime | None = Field(default=None, description="Not before this time does the next attempt start.")
+    uncounted: int = Field(
+        default=0, description="Ended attempts that do not count against spec.retries: preempted, suspended, probes."
+    )
+    probe: bool = Field(
+        default=False, description="The next attempt is a probe: it only looks whether the lost Save had committed."
+    )
+    next_time: datetime | None = Field(default=None, description="The next attempt starts at this time or later.")
 
 
 class JobRef(Wire):
@@ -98,7 +104,9 @@ class JobRef(Wire):
     model_config = ConfigDict(extra="ignore")
 
     name: ShortText = Field(description="Name of the Job.")
-    uid: ShortText = Field(default="", description="Set once the Job was seen: a Job that is gone after that was lost.")
+    uid: ShortText = Field(
+        default="", description="uid of the Job, once it was created or seen. A Job of another uid is not this one."
+    )
 
 
 class Status(Wire):
@@ -107,9 +115,12 @@ class Status(Wire):
     model_config = ConfigDict(extra="ignore")
 
     observed_generation: int = Field(default=0, description="Generation of the spec that this status is about.")
-    run_id: Annotated[str, Field(max_length=63)] = Field(default="", description="spec.runId of the run it is about.")
+    run_id: Annotated[str, Field(max_length=63)] = Field(
+        default="", description="spec.runId of the run that this status is about."
+    )
     run_generation: int = Field(
-        default=0, description="The first generation of the run: an attempt of an earlier one is none of its own."
+        default=0,
+        description="Generation at which the run began. A Job of an earlier generation is no attempt of this run.",
     )
     free_form_digest: Annotated[str, Field(max_length=64)] = Field(
         default="", description="Digest of the args, options and podTemplate that this status is about."
@@ -129,19 +140,21 @@ class Status(Wire):
     retries: Retries = Field(default=Retries(), description="Which attempts have ended, and how many of them count.")
     first_refused_time: datetime | None = Field(
         default=None,
-        description="When the API server first refused to create the objects of the next attempt, while it does so. "
-        "Each further try comes after a tenth of the time since then, at least 30 and at most 300 seconds.",
+        description="When the API server first refused to create the objects of the next attempt; absent unless it "
+        "does so now. A further try comes after a tenth of the time since then, at least 30 and at most 300 seconds.",
     )
     size: ShortText = Field(default="", description="Bytes of the data files, for people.")
     duration: ShortText = Field(default="", description="From start to completion, for people.")
     throughput: ShortText = Field(default="", description="Bytes per second of the finished attempt, for people.")
     ranks: ShortText = Field(default="", description="World size, and pods x ranks per pod.")
     conflict_guard: ShortText = Field(
-        default="", description="Atomic where the store itself refuses a second commit, else BestEffort."
+        default="", description="Atomic if the store itself refuses a second commit, else BestEffort."
     )
     checkpoint: CheckpointInfo | None = Field(default=None, description="What stands at the URL.")
     progress: RunProgress | None = Field(default=None, description="How far the running attempt is.")
-    conflict: Conflict | None = Field(default=None, description="Who holds the URL already.")
+    conflict: Conflict | None = Field(
+        default=None, description="Who saved the checkpoint that stands at the URL already."
+    )
     failure: Failure | None = Field(default=None, description="Why the latest failed attempt failed.")
     failed_ranks: tuple[Failure, ...] = Field(
         default=(), max_length=MAX_FAILED_RANKS, description="The ranks that failed first in the latest failed attempt."

@@ -30,8 +30,8 @@ def commands() -> list[str]:
     return [
         *blocks,
         (
-            "Lists in a variable are parted by blanks or commas. A value that can't be meant, such as an unknown "
-            "protocol, ends the process at its start."
+            "A variable that holds a list parts its items by blanks or commas. A value that makes no sense, such as an "
+            "unknown protocol, ends the process at its start."
         ),
     ]
 

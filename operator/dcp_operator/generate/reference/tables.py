@@ -14,13 +14,16 @@ from dcp_operator.kube.client import metrics as counted
 _TYPES: Final = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 _SUFFIXES: Final = {"counter": "_total", "info": "_info"}
 _CONDITIONS: Final = (
-    ("Ready", "the Checkpoint succeeded; its message says what goes on, or what went wrong"),
+    ("Ready", "the Checkpoint succeeded; in every state its message says what goes on, or what went wrong"),
     ("Reconciling", "work is under way or waits"),
     ("Stalled", "the Checkpoint ended as a conflict or a failure"),
     ("Complete", "the Checkpoint succeeded: `kubectl wait --for=condition=Complete`"),
     ("Failed", "the Checkpoint ended as a conflict or a failure: `kubectl wait --for=condition=Failed`"),
     ("Suspended", "`spec.suspend` is true"),
-    ("SpecChanged", "the status is about another spec than the one that stands beside it; left out otherwise"),
+    (
+        "SpecChanged",
+        "the spec was changed since the run began, and the status is about the spec before; left out otherwise",
+    ),
 )
 
 
