@@ -1,4 +1,4 @@
-"""kubectl as a user types it, and waiting for what it shows."""
+"""kubectl as a user types it, and waiting for what it would show."""
 
 import json
 import subprocess
@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from cluster.builds import programs
 from cluster.places import TREE
+from e2e.reading import read
 
 Body = dict[str, Any]
 PAUSE = 0.2
@@ -74,12 +75,12 @@ class Kube:
 
     def get(self, kind: str, name: str) -> Body:
         """Return one object."""
-        found: Body = json.loads(self("get", kind, name, "-o", "json"))
+        found: Body = read(self.kubeconfig, self.namespace, kind, name)
         return found
 
     def every(self, kind: str, selector: str = "") -> list[Body]:
         """Return the objects of a kind."""
-        items: list[Body] = json.loads(self("get", kind, "-o", "json", "-l", selector))["items"]
+        items: list[Body] = read(self.kubeconfig, self.namespace, kind, labelSelector=selector)["items"]
         return items
 
     def status(self, name: str) -> Body:
@@ -111,7 +112,7 @@ class Kube:
     def events(self, name: str) -> list[Body]:
         """Return the events about a Checkpoint, oldest first."""
         field = f"involvedObject.name={name},involvedObject.kind=Checkpoint"
-        items: list[Body] = json.loads(self("get", "events", "-o", "json", "--field-selector", field))["items"]
+        items: list[Body] = read(self.kubeconfig, self.namespace, "events", fieldSelector=field)["items"]
         return sorted(items, key=lambda event: str(event["firstTimestamp"]))
 
     def heard(self, name: str, reason: str) -> list[Body]:

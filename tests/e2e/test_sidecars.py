@@ -36,5 +36,5 @@ def test_a_pod_with_a_sidecar_succeeds_and_fails_on_time(kube: Kube, facts: Fact
     assert "nowhere" in failed["failure"]["message"]
     if native:
         return
-    until(lambda: kube.every("pods"), lambda pods: not pods, "the end of what the sidecars hold", 200)
+    until(lambda: kube.every("pod"), lambda pods: not pods, "the end of what the sidecars hold", 200)
     assert kube.status("saves")["phase"] == "Succeeded"
