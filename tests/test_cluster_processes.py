@@ -1,6 +1,7 @@
 """What the cluster's tooling promises about processes and builds, without a cluster."""
 
 import dataclasses
+import socket
 import sys
 from pathlib import Path
 
@@ -45,6 +46,19 @@ def test_a_program_that_dies_is_reported_with_its_last_words(tmp_path: Path) -> 
     processes.start("program", [sys.executable, "-c", "raise SystemExit('no such flag')"])
     with pytest.raises(NotReadyError, match="no such flag"):
         processes.wait("program", lambda: False)
+
+
+def test_a_program_is_ready_once_somebody_listens(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        serve = f"import socket, time; server = socket.create_server(('127.0.0.1', {port})); time.sleep(600)"
+        program = Processes(tmp_path).start("program", FOREVER)
+        assert program.listens(port)
+    assert not program.listens(port)
+    program.end()
+    program = Processes(tmp_path).start("program", [sys.executable, "-c", serve])
+    Processes(tmp_path).wait("program", lambda: program.listens(port))
+    program.end()
 
 
 def test_a_failed_command_says_what_it_wrote() -> None:

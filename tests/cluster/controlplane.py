@@ -112,7 +112,9 @@ class ControlPlane:
             "initial-cluster": f"default={peer}",
             "quota-backend-bytes": 4 << 30,
         }
-        self.processes.start("etcd", ["etcd", "--unsafe-no-fsync", *_flags(options)])
+        etcd = self.processes.start("etcd", ["etcd", "--unsafe-no-fsync", *_flags(options)])
+        # The API server ends after 20 s without it, which is how long it may take to start on a busy machine.
+        self.processes.wait("etcd", lambda: etcd.listens(self.etcd_port))
 
     def _apiserver(self) -> list[str]:
         pki = self.folder / "pki"

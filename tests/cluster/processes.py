@@ -14,6 +14,7 @@ from typing import Any
 WAIT_SECONDS = 60.0
 DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
 """Before a command: it must not outlive a test run that was killed."""
+_LISTENING = "0A"  # TCP_LISTEN of include/net/tcp_states.h
 
 
 class NotReadyError(Exception):
@@ -37,6 +38,11 @@ class Process:
     def alive(self) -> bool:
         """Return whether it still runs."""
         return _start_ticks(self.pid) == self.start_ticks
+
+    def listens(self, port: int) -> bool:
+        """Return whether somebody listens on that port in the program's network, which may not be this one's."""
+        rows = [line.split() for line in Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]]
+        return any(row[1].endswith(f":{port:04X}") and row[3] == _LISTENING for row in rows)
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal; does nothing where it has ended."""
