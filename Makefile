@@ -148,11 +148,16 @@ bench: .venv/stamp ## The engine beside its peers; writes bench.json and bench.p
 clean: ## Remove what was made here
 	rm -rf .venv .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
-e2e: cluster ## The operator on the cluster that `make cluster` brings up, with kubectl as a user types it (20 min on 2 cores)
-	$(call TIER,e2e) "e2e and not long"
+# Most of these tests wait, each in a namespace of its own: tests/e2e/side_by_side.py.
+E2E := tests/e2e tests/test_e2e_cluster.py
+BESIDE_EACH_OTHER := --numprocesses 6 --dist loadscope
+
+e2e: cluster ## The operator on the cluster that `make cluster` brings up, with kubectl as a user types it (10 min on 2 cores)
+	@status=0; $(call TIER,e2e) "e2e and not long and not alone" $(BESIDE_EACH_OTHER) $(E2E) || status=$$?; \
+	$(call TIER,e2e-alone) "e2e and alone" $(E2E) || status=$$?; exit $$status
 
 e2e-long: cluster ## The end-to-end tests of rules that a shorter test proves as well
-	$(call TIER,e2e-long) "e2e and long"
+	$(call TIER,e2e-long) "e2e and long" $(E2E)
 
 bench-reading: .venv/stamp ## What it costs to read what a stranger's checkpoint says, beside unpickling it
 	$(PYTHON) tests/benchmarks/bench_reading.py

@@ -4,14 +4,28 @@ import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.facts import Facts
-from cluster.places import TREE
+from cluster.locks import exclusive
+from cluster.places import TREE, run_dir
 from e2e.kube import Body, Kube
+from e2e.side_by_side import SideBySide
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the slow tests first, so that none is left over when the others have ended."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SideBySide:
+    """Say what runs beside what, where there are processes for it."""
+    return SideBySide(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -50,9 +64,11 @@ def kustomization(facts: Facts, factory: pytest.TempPathFactory, base: str = "ma
 @pytest.fixture(scope="session")
 def operator(facts: Facts, admin: Kube, tmp_path_factory: pytest.TempPathFactory) -> Kube:
     """Install with `kubectl apply -k`; return kubectl in the operator's namespace."""
-    admin("apply", "-k", str(kustomization(facts, tmp_path_factory)))
     kube = admin.within("dcp-operator")
-    kube("rollout", "status", "deployment/dcp-operator", "--timeout=120s")
+    # Each process of a run installs: the first one does, the others find it done.
+    with exclusive(run_dir() / "install.lock"):
+        admin("apply", "-k", str(kustomization(facts, tmp_path_factory)))
+        kube("rollout", "status", "deployment/dcp-operator", "--timeout=120s")
     return kube
 
 

@@ -81,7 +81,7 @@ class OperatorProcess:
         except OSError:
             return 0, ""
 
-    def wait_in_service(self, seconds: float = 60) -> None:
+    def wait_in_service(self, seconds: float = 180) -> None:
         """Wait until it works on Checkpoints."""
         until(lambda: self.counter("dcp_in_service"), lambda value: value == 1, "the operator in service", seconds)
 

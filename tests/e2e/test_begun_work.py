@@ -4,7 +4,8 @@ etcd, kube-apiserver and its controllers are real; there is no kubelet, so the t
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,18 +43,22 @@ def kube(admin: Kube, request: pytest.FixtureRequest) -> Kube:
     return kube
 
 
-def operator(kube: Kube, folder: Path, *options: str) -> OperatorProcess:
-    process = OperatorProcess(kube.kubeconfig, folder / "operator.log", ("--no-elect", *options))
-    process.start()
-    process.wait_in_service()
-    return process
+@pytest.fixture
+def operator(kube: Kube, tmp_path: Path) -> Iterator[Callable[..., OperatorProcess]]:
+    """What starts an operator with options; none outlives its test, not even one that never came into service."""
+    with ExitStack() as running:
+
+        def start(*options: str) -> OperatorProcess:
+            process = OperatorProcess(kube.kubeconfig, tmp_path / "operator.log", ("--no-elect", *options))
+            running.enter_context(process).wait_in_service()
+            return process
+
+        yield start
 
 
 @pytest.fixture
-def running_operator(kube: Kube, tmp_path: Path) -> Iterator[OperatorProcess]:
-    process = operator(kube, tmp_path)
-    yield process
-    process.kill()
+def running_operator(operator: Callable[..., OperatorProcess]) -> OperatorProcess:
+    return operator()
 
 
 def save(name: str, **spec: Any) -> Body:
@@ -96,30 +101,25 @@ SAVED = {"result": "Saved", "checkpoint": {"saveId": "s1", "step": 1}}
 
 
 @pytest.mark.adversary
-def test_other_options_let_running_attempts_finish(kube: Kube, tmp_path: Path) -> None:
+def test_other_options_let_running_attempts_finish(kube: Kube, operator: Callable[..., OperatorProcess]) -> None:
     """O S1-3: it failed all of them, for good."""
-    first = operator(kube, tmp_path)
+    first = operator()
     kube.apply(save("begun"))
     say(kube, pod_of(kube, "begun"), "Running")
     kube.until_phase("begun", "Running")
     first.terminate()
 
-    second = operator(kube, tmp_path, "--protocol", "gs")
-    try:
-        kube.apply(save("new"))
-        waits = kube.until_phase("new", "Pending", seconds=30)
-        assert waits["reason"] == "NotEnabled"
-        assert kube.status("begun")["phase"] == "Running"
-        say(kube, pod_of(kube, "begun"), "Succeeded", SAVED)
-        assert kube.until_phase("begun", "Succeeded", seconds=30)["reason"] == "Saved"
-    finally:
-        second.terminate()
+    second = operator("--protocol", "gs")
+    kube.apply(save("new"))
+    waits = kube.until_phase("new", "Pending", seconds=30)
+    assert waits["reason"] == "NotEnabled"
+    assert kube.status("begun")["phase"] == "Running"
+    say(kube, pod_of(kube, "begun"), "Succeeded", SAVED)
+    assert kube.until_phase("begun", "Succeeded", seconds=30)["reason"] == "Saved"
+    second.terminate()
 
-    third = operator(kube, tmp_path)
-    try:
-        assert kube.until_phase("new", "Starting", seconds=30)["attempts"] == 1
-    finally:
-        third.terminate()
+    operator()
+    assert kube.until_phase("new", "Starting", seconds=30)["attempts"] == 1
 
 
 @pytest.mark.adversary
@@ -234,22 +234,21 @@ def posted(kube: Kube, body: Body, inside: str) -> None:
 
 
 @pytest.mark.adversary
-def test_deep_and_large_checkpoints_hold_up_nobody(admin: Kube, kube: Kube, tmp_path: Path) -> None:
+def test_deep_and_large_checkpoints_hold_up_nobody(
+    admin: Kube, kube: Kube, operator: Callable[..., OperatorProcess]
+) -> None:
     """No policy is there that would refuse them. The API server takes 5 s for a write to what is so deep."""
     levels = 9_900
     for number in range(2):
         posted(kube, save(f"deep-{number}"), '{"a":' * levels + "1" + "}" * levels)
     posted(kube, save("large"), json.dumps({"x": {str(at): "x" * 100 for at in range(10_000)}}))
-    process = operator(kube, tmp_path, "--workers", "1")
-    try:
-        admin("create", "namespace", "elsewhere")
-        other = admin.within("elsewhere")
-        other.apply(save("honest"))
-        other.until_phase("honest", "Starting", seconds=10)
-        for deep in ("deep-0", "deep-1"):
-            kube.heard(deep, "InvalidSpec")
-            assert kube("get", "checkpoint", deep, "-o", "jsonpath={.status.phase}") == ""
-        refused = kube.until_phase("large", "Failed", seconds=10)
-        assert "spec: is larger than 256 KiB" in condition(refused, "Ready")["message"]
-    finally:
-        process.kill()
+    operator("--workers", "1")
+    admin("create", "namespace", "elsewhere")
+    other = admin.within("elsewhere")
+    other.apply(save("honest"))
+    other.until_phase("honest", "Starting", seconds=10)
+    for deep in ("deep-0", "deep-1"):
+        kube.heard(deep, "InvalidSpec")
+        assert kube("get", "checkpoint", deep, "-o", "jsonpath={.status.phase}") == ""
+    refused = kube.until_phase("large", "Failed", seconds=10)
+    assert "spec: is larger than 256 KiB" in condition(refused, "Ready")["message"]

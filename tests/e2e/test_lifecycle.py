@@ -67,10 +67,11 @@ def test_suspended_resumed_run_again_deleted_while_running(kube: Kube, facts: Fa
     until(lambda: left(kube, "long"), lambda found: not found, "the deleted Checkpoint's end", 50)
 
 
+@pytest.mark.slow("the Job is suspended for longer than startSeconds")
 def test_a_job_that_its_queue_suspends_and_resumes_goes_on_as_the_same_attempt(kube: Kube, facts: Facts) -> None:
     """As Kueue does to preempt: the Job is suspended by somebody else, for longer than a start may take."""
     body = slow(facts, "queued", kube.namespace)
-    body["spec"] |= {**failing("Slow", 15), "timeouts": {"startSeconds": 30}}
+    body["spec"] |= {**failing("Slow", 8), "timeouts": {"startSeconds": 30}}
     kube.apply(workloads(), body)
     status = kube.until_phase("queued", "Running", seconds=120)
     job = status["jobRef"]["name"]
@@ -145,7 +146,7 @@ def test_the_secret_is_nowhere_but_in_the_secret(kube: Kube, operator: Kube, adm
     kube.apply(gpt(facts, "quiet", f"{kube.namespace}/quiet", workers=ONE))
     assert kube.until_phase("quiet", "Succeeded", "Failed", seconds=90)["reason"] == "Saved"
     kinds = admin("api-resources", "--verbs=list", "-o", "name").split()
-    seen = "".join(admin("get", kind, "-A", "-o", "yaml", "--ignore-not-found") for kind in kinds if kind != "secrets")
+    seen = admin("get", ",".join(kind for kind in kinds if kind != "secrets"), "-A", "-o", "yaml", "--ignore-not-found")
     seen += kube("logs", "-l", "dcp-operator.io/checkpoint=quiet", "--tail=-1")
     seen += operator("logs", "-l", "app.kubernetes.io/name=dcp-operator", "--tail=-1")
     seen += "".join(
@@ -172,6 +173,7 @@ def test_the_operator_may_not_read_secrets_nor_enter_pods(admin: Kube, operator:
     assert rules == []
 
 
+@pytest.mark.alone
 def test_the_standby_takes_over_when_the_leader_is_killed(kube: Kube, operator: Kube, facts: Facts) -> None:
     def holder() -> str:
         found: str = operator.get("lease", "dcp-operator")["spec"].get("holderIdentity", "")
@@ -192,6 +194,7 @@ def own(admin: Kube) -> Iterator[str]:
     admin("delete", "namespace", name, "--wait=false")
 
 
+@pytest.mark.alone
 def test_an_operator_of_one_namespace(
     own: str, admin: Kube, operator: Kube, facts: Facts, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -128,9 +128,10 @@ def ended(api: Kube, operator: OperatorProcess, kill: Kill, name: str) -> Any:
             operator.start()
         return api.status(name)
 
-    return until(look, lambda status: status.get("completionTime"), name, 60)
+    return until(look, lambda status: status.get("completionTime"), name, 180)
 
 
+@pytest.mark.slow("a minute is longer than any pause of the operator and than a watch may be silent")
 def test_an_api_server_that_is_away_for_a_minute(api: Kube, between: ApiProxy, operator: OperatorProcess) -> None:
     operator.wait_in_service()
     between.away = True
@@ -150,6 +151,7 @@ def test_watches_that_fall_silent(api: Kube, between: ApiProxy, operator: Operat
     api.until_phase("in-silence", "Starting", seconds=90)
 
 
+@pytest.mark.slow("the audit that finds it comes once a minute")
 def test_a_job_that_vanished_while_the_watch_had_a_gap(api: Kube, between: ApiProxy, operator: OperatorProcess) -> None:
     operator.wait_in_service()
     api.apply(checkpoint("gap", "default"))

@@ -21,7 +21,13 @@ def workers(facts: Facts, *, native: bool = False) -> Body:
 
 
 @pytest.mark.adversary
-@pytest.mark.parametrize("native", [False, True], ids=["classic", "native"])
+@pytest.mark.parametrize(
+    "native",
+    [
+        pytest.param(False, id="classic", marks=pytest.mark.slow("it takes no SIGTERM: the pod's grace passes")),
+        pytest.param(True, id="native"),
+    ],
+)
 def test_a_pod_with_a_sidecar_succeeds_and_fails_on_time(kube: Kube, facts: Facts, *, native: bool) -> None:
     space = f"sidecars/{uuid.uuid4().hex[:8]}"
     beside = workers(facts, native=native)
