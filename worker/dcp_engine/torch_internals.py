@@ -65,19 +65,12 @@ __all__ = [
 # Tensors
 
 
-def without_torch_function() -> AbstractContextManager[None]:
-    """Return a context in which a tensor subclass does not answer for itself: torch's C++ does."""
-    return torch._C.DisableTorchFunctionSubclass()
-
-
-def is_functional(tensor: torch.Tensor) -> bool:
-    """Tell whether a tensor is functorch's or AOT's stand-in for another; torch has no other way to ask."""
-    return bool(torch._is_functional_tensor(tensor))
-
-
-def is_in_transform(tensor: torch.Tensor) -> bool:
-    """Tell whether a tensor stands for a batch or a gradient level inside of vmap or grad."""
-    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+without_torch_function: Final[Callable[[], AbstractContextManager[None]]] = torch._C.DisableTorchFunctionSubclass
+"""A context in which a tensor subclass does not answer for itself: torch's C++ does."""
+is_functional: Final[Callable[[torch.Tensor], bool]] = torch._is_functional_tensor
+"""Whether a tensor is functorch's or AOT's stand-in for another; torch has no other way to ask."""
+is_in_transform: Final[Callable[[torch.Tensor], bool]] = torch._C._functorch.is_functorch_wrapped_tensor
+"""Whether a tensor stands for a batch or a gradient level inside of vmap or grad."""
 
 
 def local_tensor(tensor: DTensor) -> torch.Tensor:
@@ -97,16 +90,10 @@ REBUILD_TENSOR: Final[Callable[..., torch.Tensor]] = torch._utils._rebuild_tenso
 """The function that a pickled tensor names, for types that have a storage class of their own."""
 REBUILD_TENSOR_OF_TYPE: Final[Callable[..., torch.Tensor]] = torch._utils._rebuild_tensor_v3
 """The same for types that have none: it takes the type as its last argument."""
-
-
-def types_without_storage() -> Collection[torch.dtype]:
-    """Return the types for which torch.save writes UntypedStorage and REBUILD_TENSOR_OF_TYPE."""
-    return cast("Collection[torch.dtype]", torch.storage._new_dtypes())
-
-
-def storage_names() -> dict[torch.dtype, str]:
-    """Return the name of the storage class of each other type, such as FloatStorage, which is `torch.<name>`."""
-    return cast("dict[torch.dtype, str]", torch.storage._dtype_to_storage_type_map())
+types_without_storage: Final[Callable[[], Collection[torch.dtype]]] = torch.storage._new_dtypes
+"""The types for which torch.save writes UntypedStorage and REBUILD_TENSOR_OF_TYPE."""
+storage_names: Final[Callable[[], dict[torch.dtype, str]]] = torch.storage._dtype_to_storage_type_map
+"""The name of the storage class of each other type, such as FloatStorage, which is `torch.<name>`."""
 
 
 # Process groups
