@@ -71,18 +71,6 @@ def data_path(save_id: str, rank: int, number: int) -> str:
     return f"{data_folder(save_id)}/__{rank}_{number}.distcp"
 
 
-def names(path: str) -> list[str]:
-    """Return the names that a path below the checkpoint's URL consists of; none for the URL itself.
-
-    Raises:
-        CheckpointCorrupted: it may lead out of the checkpoint.
-    """
-    found = path.split("/") if path else []
-    if not {"", ".", ".."}.isdisjoint(found) or "\0" in path:
-        raise CheckpointCorrupted(path, "is no path below the checkpoint")
-    return found
-
-
 def is_own_folder(name: str) -> bool:
     """Tell whether a folder beside `.metadata` has the name of one that a save or a probe makes."""
     return _OWN_FOLDER.fullmatch(name) is not None

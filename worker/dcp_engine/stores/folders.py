@@ -204,9 +204,21 @@ def sync(folder: int) -> None:
             raise
 
 
+def parts(path: str) -> list[str]:
+    """Return the names that a path below the checkpoint's URL consists of; none for the URL itself.
+
+    Raises:
+        CheckpointCorrupted: it may lead out of the checkpoint.
+    """
+    found = path.split("/") if path else []
+    if not {"", ".", ".."}.isdisjoint(found) or "\0" in path:
+        raise CheckpointCorrupted(path, "is no path below the checkpoint")
+    return found
+
+
 def apart(path: str) -> tuple[str, str]:
     """Return the folder and the name of a path below the root."""
-    *above, name = layout.names(path)
+    *above, name = parts(path)
     return "/".join(above), name
 
 
@@ -214,7 +226,7 @@ def _open(root: Path, folder: str) -> int:
     with _named(root / folder):
         descriptor = os.open(root, _FOLDER)
         try:
-            for name in layout.names(folder):
+            for name in parts(folder):
                 inner = _enter(descriptor, name, root / folder)
                 os.close(descriptor)
                 descriptor = inner

@@ -15,8 +15,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from dcp_engine.errors import CheckpointCorrupted, StaleVersion
-from dcp_engine.format import layout
 from dcp_engine.format.layout import FILE_LIMIT
+from dcp_engine.stores import folders
 from dcp_engine.stores.protocol import BEST_EFFORT, PART_SIZE, Blob, Buffer, Entry, Guarded, copied
 from dcp_engine.stores.retry import TRIES
 
@@ -154,9 +154,9 @@ class FsspecStore:
 
     def _refuse_links(self, path: str) -> None:
         """Refuse a link on the way, where the file system knows them; it may change after the look."""
-        names = layout.names(path)
-        for number in range(len(names)):
-            part = "/".join(names[: number + 1])
+        parts = folders.parts(path)
+        for number in range(len(parts)):
+            part = "/".join(parts[: number + 1])
             try:
                 info = self._fs.info(self._full(part))
             except FileNotFoundError:
