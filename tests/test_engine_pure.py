@@ -38,7 +38,7 @@ from dcp_engine.format.manifest import UNKNOWN, Chunk, DataFile, Manifest, Tenso
 from dcp_engine.stores import object_store, options
 from dcp_engine.stores.object_store import ObjectStore
 from dcp_engine.stores.opening import open_store
-from dcp_engine.transfer import decode, ranges
+from dcp_engine.transfer import decode, file_plan, ranges
 from dcp_engine.transfer.payload import PIECE, Payload, rows
 from dcp_engine.translate import translate
 
@@ -399,7 +399,7 @@ def test_the_metadata_is_what_stock_readers_know_with_what_is_equal_written_once
 
 
 def test_files_are_split_at_the_limit() -> None:
-    assert list(layout.split([("a", 3), ("b", 3), ("c", 9), ("d", 1)], limit=6)) == [["a", "b"], ["c"], ["d"]]
+    assert list(file_plan.split([("a", 3), ("b", 3), ("c", 9), ("d", 1)], limit=6)) == [["a", "b"], ["c"], ["d"]]
 
 
 @pytest.mark.parametrize(
@@ -419,15 +419,15 @@ def test_files_are_split_at_the_limit() -> None:
     ],
 )
 def test_a_rank_divides_what_it_writes_to_an_object_store(sizes: list[int], files: int, largest: int) -> None:
-    count = layout.file_count(sizes, at_once=8, best=32 * MEBI)
+    count = file_plan.file_count(sizes, at_once=8, best=32 * MEBI)
     assert count == files
-    groups = layout.spread(((size, size) for size in sizes), count)
+    groups = file_plan.spread(((size, size) for size in sizes), count)
     assert max((sum(size for _, size in group) for group in groups), default=0) == largest
 
 
 def test_a_rank_writes_to_a_disk_as_many_files_as_that_takes_at_once() -> None:
-    assert layout.file_count([400 * MEBI] * 100, at_once=2, best=layout.FILE_LIMIT) == 2
-    assert layout.file_count([MEBI] * 9, at_once=2, best=layout.FILE_LIMIT) == 1
+    assert file_plan.file_count([400 * MEBI] * 100, at_once=2, best=layout.FILE_LIMIT) == 2
+    assert file_plan.file_count([MEBI] * 9, at_once=2, best=layout.FILE_LIMIT) == 1
 
 
 def test_only_what_lies_as_it_is_saved_needs_no_memory() -> None:

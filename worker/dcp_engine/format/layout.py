@@ -7,14 +7,12 @@ data-<save id>/blocks.crc32c
 replaced/<save id>.<save id>       see `replaced`
 """
 
-import heapq
 import json
 import pickle
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 from dcp_engine.errors import CheckpointCorrupted
 
@@ -26,10 +24,6 @@ TAIL_BYTES: Final = 4096
 """How much of the end of `.metadata` surely holds the trailer."""
 FILE_LIMIT: Final = 32 << 30
 """Bytes after which a rank begins its next file; keeps an upload below the 10,000 parts that S3 takes."""
-_LEAST: Final = 8 << 20
-"""Bytes for which another file is worth its request."""
-_MANY: Final = 64
-"""More files of a rank than this take too long to list and to delete."""
 
 BLOCK: Final = 64 << 10
 """Bytes under one digest. A small block keeps the widening of a ranged read small; 64 MiB of digests cover 1 TiB."""
@@ -41,7 +35,6 @@ _STOCK_NAME: Final = re.compile(r"__[0-9]+_[0-9]+\.distcp")
 _DATA_FOLDER: Final = re.compile(r"data-[0-9a-f]{32}(?:/|$)")
 _TRAILER: Final = "dcpOperator"
 _MARK: Final = f'\n{{"{_TRAILER}":'.encode()
-_Item = TypeVar("_Item")
 
 
 def new_save_id() -> str:
@@ -138,42 +131,3 @@ def parse_trailer(data: bytes) -> tuple[Trailer | None, int]:
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
     raise CheckpointCorrupted(METADATA, "was cut off or changed: its end is neither ours nor stock DCP's")
-
-
-def file_count(sizes: Sequence[int], *, at_once: int, best: int) -> int:
-    """Return how many files the items of one rank go to, given the items' sizes in bytes.
-
-    The store takes `at_once` files at a time, and files of `best` bytes are the fastest. The count is a multiple of
-    `at_once`, so that no upload idles in the last round. Every file has 8 MiB or more, unless it is the only one.
-    """
-    rounds = max(1, round(sum(sizes) / best) // at_once)
-    count = at_once * rounds if at_once * rounds <= _MANY else at_once
-    large = sum(size >= _LEAST for size in sizes)
-    small = sum(size for size in sizes if size < _LEAST)
-    return max(1, min(count, large + small // _LEAST))
-
-
-def spread(items: Iterable[tuple[_Item, int]], bins: int) -> list[list[tuple[_Item, int]]]:
-    """Spread (item, bytes) evenly over at most `bins` streams, the largest first, each in the order of the items."""
-    groups: list[list[tuple[int, _Item, int]]] = [[] for _ in range(bins)]
-    heap = [(0, number) for number in range(bins)]
-    for place, (item, length) in sorted(enumerate(items), key=lambda entry: -entry[1][1]):
-        size, number = heap[0]
-        groups[number].append((place, item, length))
-        heapq.heapreplace(heap, (size + length, number))
-    ordered = [sorted(group, key=lambda entry: entry[0]) for group in groups if group]
-    return [[(item, length) for _, item, length in group] for group in ordered]
-
-
-def split(items: Iterable[tuple[_Item, int]], limit: int = FILE_LIMIT) -> Iterator[list[_Item]]:
-    """Group a rank's (item, bytes) into files of at most `limit` bytes, or of one item that is larger."""
-    group: list[_Item] = []
-    size = 0
-    for item, length in items:
-        if group and size + length > limit:
-            yield group
-            group, size = [], 0
-        group.append(item)
-        size += length
-    if group:
-        yield group

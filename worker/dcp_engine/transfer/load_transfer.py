@@ -24,6 +24,7 @@ from dcp_engine.format.manifest import UNKNOWN, Chunk, DataFile, Manifest, need_
 from dcp_engine.stores.protocol import Store
 from dcp_engine.transfer import decode, destinations, devices, fetch, ranges
 from dcp_engine.transfer.fetch import Digests, Fetcher
+from dcp_engine.transfer.file_plan import split
 from dcp_engine.transfer.meter import Meter
 from dcp_engine.translate import translate
 
@@ -91,7 +92,7 @@ class LoadTransfer:
     def _decode(self, pickled: Sequence[_ItemChunk], planner: LoadPlanner, fetcher: Fetcher, meter: Meter) -> None:
         """Read what only `torch.load` can decode, as much at once as memory allows, and hand it to the planner."""
         harmless = decode.Harmless()
-        for batch in layout.split(((place, place[1].length) for place in pickled), self.options.memory_limit // 2):
+        for batch in split(((place, place[1].length) for place in pickled), self.options.memory_limit // 2):
             items = [decode.Item(item, self.manifest.files[chunk.file].path, chunk) for item, chunk in batch]
             fetcher.run(self._requests([read for item in items for read in item.reads()]), meter.add)
             harmless.need(items)
