@@ -28,7 +28,7 @@ from dcp_engine.stores.protocol import MEMORY_LIMIT
 from dcp_engine.torch_internals import flatten_state_dict, tree_leaves
 from dcp_engine.transfer import agreement, devices, tensors
 from dcp_engine.transfer.fingerprint import Prints
-from dcp_engine.transfer.lookup import Lookup
+from dcp_engine.transfer.payload import Lookup
 from dcp_engine.transfer.save_transfer import SaveTransfer
 
 

@@ -15,7 +15,7 @@ from dcp_engine.call_options import Drift
 from dcp_engine.errors import InvalidOption, UnsavableState, some
 from dcp_engine.transfer import fingerprint
 from dcp_engine.transfer.fingerprint import Prints
-from dcp_engine.transfer.lookup import Lookup
+from dcp_engine.transfer.payload import Lookup
 from dcp_engine.transfer.tensors import shape_and_type
 
 LOG: Final = logging.getLogger(__name__)

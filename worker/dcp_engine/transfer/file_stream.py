@@ -1,20 +1,55 @@
-"""One data file on its way to the store: streamed in bounded memory, digested as its bytes pass."""
+"""A rank's data files on their way to the store: streamed in bounded memory, digested as their bytes pass."""
 
 import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from torch.distributed.checkpoint.planner import WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
 
 from dcp_engine import failpoints
+from dcp_engine.call_options import ProgressCallback
 from dcp_engine.errors import CheckpointCorrupted
 from dcp_engine.format import digest, metadata_build
 from dcp_engine.stores.protocol import Buffer, Store
-from dcp_engine.transfer.file_plan import ONE_REQUEST, PlannedFile
-from dcp_engine.transfer.loadable import Examined
+from dcp_engine.transfer import devices
+from dcp_engine.transfer.file_plan import ONE_REQUEST, FilePlan, PlannedFile
 from dcp_engine.transfer.meter import Meter
-from dcp_engine.transfer.payload import Payload
+from dcp_engine.transfer.payload import Lookup, Payload
+from dcp_engine.translate import translate
+
+
+def write_files(
+    plan: FilePlan, store: Store, lookup: Lookup, on_progress: ProgressCallback | None
+) -> list[WriteResult]:
+    """Write files in parallel and return where their items are; the first that fails stops the others.
+
+    Raises:
+        EngineError: that of the file that failed first.
+    """
+    meter = Meter(plan.size, on_progress)
+    stopped = threading.Event()
+
+    def write(file: PlannedFile) -> list[WriteResult]:
+        try:
+            return FileStream(file, lookup, meter, stopped).write(store)
+        except BaseException:
+            stopped.set()
+            raise
+
+    with ThreadPoolExecutor(plan.at_once, "dcp-write", initializer=devices.own_device()) as pool:
+        running = [pool.submit(write, file) for file in plan.files]
+        try:
+            wait(running)
+        except BaseException:  # Ctrl-C: no file goes on to its end
+            stopped.set()
+            raise
+    errors = [error for step in running if (error := step.exception())]
+    if errors:
+        first = next((error for error in errors if not isinstance(error, OtherFileFailed)), errors[0])
+        raise translate(first) from first
+    return [result for step in running for result in step.result()]
 
 
 class OtherFileFailed(Exception):
@@ -33,9 +68,9 @@ class _StoredItem:
 class FileStream:
     """Writes one file, once."""
 
-    def __init__(self, file: PlannedFile, examined: Examined, meter: Meter, stopped: threading.Event) -> None:
+    def __init__(self, file: PlannedFile, lookup: Lookup, meter: Meter, stopped: threading.Event) -> None:
         self._file = file
-        self._examined = examined
+        self._lookup = lookup
         self._meter = meter
         self._stopped = stopped
         """Set by the first file that fails, for all."""
@@ -62,7 +97,7 @@ class FileStream:
 
     def _payloads(self) -> Iterable[Payload]:
         """Prepare the items: those of a small file now, those of a large one as they are sent."""
-        payloads = (self._examined.payload(item) for item in self._file.items)
+        payloads = (self._lookup.payload(item) for item in self._file.items)
         return list(payloads) if self._file.size <= ONE_REQUEST else payloads
 
     def _need_little_memory(self, payloads: list[Payload]) -> bool:

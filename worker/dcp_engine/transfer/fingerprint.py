@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 
 from dcp_engine.torch_internals import ShardedTensor, group_of_shards, is_traceable_wrapper_subclass
 from dcp_engine.transfer import payload, tensors
-from dcp_engine.transfer.lookup import Lookup
+from dcp_engine.transfer.payload import Lookup
 
 Prints = npt.NDArray[np.uint64]
 """One row per entry: what stands for its name, and what stands for its value."""

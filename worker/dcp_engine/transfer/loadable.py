@@ -2,7 +2,8 @@
 
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import torch
@@ -10,8 +11,8 @@ from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 
 from dcp_engine.errors import ALLOW, CheckpointCorrupted, EngineError, UnsavableState
 from dcp_engine.format import torch_zip_read
-from dcp_engine.transfer import decode, payload, tensors
-from dcp_engine.transfer.lookup import Lookup
+from dcp_engine.transfer import decode, devices, tensors
+from dcp_engine.transfer.payload import Lookup, Payload, size_of
 
 _NAMED: Final = re.compile(rb"c([\w.]{1,120}\n[\w.]{1,120})\n")
 """What may be a class in a pickle of protocol 2, or text."""
@@ -26,65 +27,60 @@ _DOUBTFUL: Final = re.compile(rb"X[\x02-\x08]\0\0\0[OV]\d|\x8b..\0\0", re.DOTALL
 """What may be numpy's type of objects or fields, or a number of more than 255 bytes."""
 
 
-class Examined:
-    """What one rank writes of what is no plain tensor, pickled, and looked at before anything is written."""
+def faults(items: Sequence[WriteItem], lookup: Lookup, allow: Sequence[type]) -> dict[str, str]:
+    """Return the entries that no load would take as they are, each with the reason; every rank asks for its own.
 
-    def __init__(self, items: Iterable[WriteItem], lookup: Lookup) -> None:
-        self._items = items
-        self._lookup = lookup
-        self._pickled: dict[int, payload.Payload] = {}
-        self._wrappers: dict[type, list[WriteItem]] = {}
+    What is no plain tensor is pickled for that, once all that the devices still compute of the values is there. Of the
+    tensors of one class that wraps others the smallest speaks for all. `lookup` keeps the objects that were pickled.
 
-    def tensors(self) -> Iterator[torch.Tensor]:
-        """Give the tensors, and note which of them wrap others."""
-        for item in self._items:
-            if item.tensor_data is None:
-                continue
-            tensor = self._lookup.data(item)
-            if isinstance(tensor, torch.Tensor):
-                if tensors.is_wrapper(tensor):
-                    self._wrappers.setdefault(type(tensor), []).append(item)
-                yield tensor
-
-    def faults(self, allow: Sequence[type]) -> dict[str, str]:
-        """Pickle the objects; return the entries that no load would take as they are, each with the reason.
-
-        Of the tensors of one class that wraps others the smallest speaks for all.
-
-        Raises:
-            UnsavableState: objects can't be pickled; it names all of them.
-        """
-        self._pickle()
-        found: dict[str, str] = {}
-        for item in self._items:
-            if (one := self._pickled.get(id(item))) and (why := _fault(item.index.fqn, one, allow)):
-                found[item.index.fqn] = why
-        for same in self._wrappers.values():
-            smallest = min(same, key=payload.size_of)
-            if why := _fault(smallest.index.fqn, payload.prepare(smallest, self._lookup), allow):
-                found |= {item.index.fqn: why for item in same}
-        return found
-
-    def payload(self, item: WriteItem) -> payload.Payload:
-        """Return what is written of an item; of an object once."""
-        return self._pickled.pop(id(item), None) or payload.prepare(item, self._lookup)
-
-    def _pickle(self) -> None:
-        unpicklable: dict[str, str] = {}
-        for item in self._items:
-            if item.type != WriteItemType.BYTE_IO:
-                continue
-            try:
-                self._pickled[id(item)] = payload.prepare(item, self._lookup)
-            except EngineError:
-                raise
-            except Exception as error:  # noqa: BLE001 - whatever a class does
-                unpicklable[item.index.fqn] = f"can't be pickled: {type(error).__name__}: {error}"
-        if unpicklable:
-            raise UnsavableState.of(unpicklable)
+    Raises:
+        UnsavableState: objects can't be pickled; it names all of them.
+    """
+    wrappers = _await_values(items, lookup)
+    found: dict[str, str] = {}
+    for item, pickled in _pickled(items, lookup):
+        if why := _fault(item.index.fqn, pickled, allow):
+            found[item.index.fqn] = why
+    for same in wrappers:
+        smallest = min(same, key=size_of)
+        if why := _fault(smallest.index.fqn, lookup.payload(smallest), allow):
+            found |= {item.index.fqn: why for item in same}
+    return found
 
 
-def _fault(name: str, prepared: payload.Payload, allow: Sequence[type]) -> str | None:
+def _await_values(items: Iterable[WriteItem], lookup: Lookup) -> Iterable[list[WriteItem]]:
+    """Wait for the devices on which the items' tensors lie; return the tensors that wrap others, by their class."""
+    wrappers: dict[type, list[WriteItem]] = defaultdict(list)
+    used: set[torch.device] = set()
+    for item in items:
+        tensor = lookup.data(item) if item.tensor_data is not None else None
+        if isinstance(tensor, torch.Tensor):
+            if tensors.is_wrapper(tensor):
+                wrappers[type(tensor)].append(item)
+            used.update(devices.of([tensor]))
+    devices.synchronize(used)
+    return wrappers.values()
+
+
+def _pickled(items: Iterable[WriteItem], lookup: Lookup) -> list[tuple[WriteItem, Payload]]:
+    """Pickle the objects."""
+    pickled: list[tuple[WriteItem, Payload]] = []
+    unpicklable: dict[str, str] = {}
+    for item in items:
+        if item.type != WriteItemType.BYTE_IO:
+            continue
+        try:
+            pickled.append((item, lookup.pickled(item)))
+        except EngineError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a class does
+            unpicklable[item.index.fqn] = f"can't be pickled: {type(error).__name__}: {error}"
+    if unpicklable:
+        raise UnsavableState.of(unpicklable)
+    return pickled
+
+
+def _fault(name: str, prepared: Payload, allow: Sequence[type]) -> str | None:
     stream = prepared.source
     if not isinstance(stream, io.BytesIO):
         return None

@@ -1,4 +1,4 @@
-"""The bytes of one item on their way to a file: straight from the tensor's memory, or copied piece by piece.
+"""The bytes of one item on their way to a file: looked up, then straight from the tensor's memory, or copied piecewise.
 
 No copy of a whole shard is ever made. A contiguous CPU tensor is sliced in place. Anything else (another device,
 another layout) passes through pieces of bounded size; from a CUDA device the next piece is copied while this one is
@@ -11,15 +11,16 @@ import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
+from weakref import WeakValueDictionary
 
 import torch
-from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
+from torch.distributed.checkpoint.metadata import MetadataIndex
+from torch.distributed.checkpoint.planner import SavePlanner, WriteItem, WriteItemType
 
 from dcp_engine.errors import UnsavableState
 from dcp_engine.format import torch_zip_write
 from dcp_engine.format.digest import Bytes, as_bytes
 from dcp_engine.transfer import tensors
-from dcp_engine.transfer.lookup import Lookup
 
 PIECE: Final = 4 << 20
 """Bytes handed on at once."""
@@ -60,9 +61,41 @@ def size_of(item: WriteItem) -> int:
     return data.chunk.sizes.numel() * data.properties.dtype.itemsize
 
 
-def prepare(item: WriteItem, lookup: Lookup) -> Payload:
-    """Look the item up and decide how its bytes are made."""
-    data = lookup.data(item)
+class Lookup:
+    """Looks up what the planner of one save has for the items of a plan, for all who ask; from any thread.
+
+    A tensor that the state holds anyway is not looked up again. One that a planner makes for the call is let go and
+    made again: together they may be as large as the state.
+    """
+
+    def __init__(self, planner: SavePlanner) -> None:
+        self.planner = planner
+        self._held = WeakValueDictionary[MetadataIndex, torch.Tensor]()
+        self._pickled: dict[MetadataIndex, Payload] = {}
+
+    def data(self, item: WriteItem) -> torch.Tensor | io.BytesIO:
+        """Return what is to be written of an item: a tensor, or the bytes of an object."""
+        held = self._held.get(item.index)
+        if held is not None:
+            return held
+        with torch.no_grad():  # of a DTensor, else, a new view each time
+            found = self.planner.resolve_data(item)
+        if isinstance(found, torch.Tensor):
+            self._held[item.index] = found
+        return found
+
+    def pickled(self, item: WriteItem) -> Payload:
+        """Return the payload of an object, and keep it until it is written: nothing is pickled twice."""
+        made = self._pickled[item.index] = _prepared(item, self.data(item))
+        return made
+
+    def payload(self, item: WriteItem) -> Payload:
+        """Return what is written of an item, ready to stream, and let it go."""
+        return self._pickled.pop(item.index, None) or _prepared(item, self.data(item))
+
+
+def _prepared(item: WriteItem, data: torch.Tensor | io.BytesIO) -> Payload:
+    """Decide how an item's bytes are made."""
     if isinstance(data, io.BytesIO):
         return Payload(len(data.getbuffer()), None, data, torch_zip_write.Frame(b"", b""))
     _refuse(item, data)

@@ -5,9 +5,8 @@
 
 import contextlib
 import dataclasses
-import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
@@ -15,17 +14,15 @@ from torch.distributed.checkpoint.planner import SavePlan
 from torch.distributed.checkpoint.storage import WriteResult
 
 from dcp_contract.checkpoint_info import CheckpointInfo
-from dcp_engine.call_options import ProgressCallback, SaveOptions
+from dcp_engine.call_options import SaveOptions
 from dcp_engine.commit import protocol
 from dcp_engine.errors import InvalidOption, UnsavableState
 from dcp_engine.format import layout
 from dcp_engine.stores.protocol import Store
-from dcp_engine.transfer import devices
-from dcp_engine.transfer.file_plan import FilePlan, PlannedFile, planned
-from dcp_engine.transfer.file_stream import FileStream, OtherFileFailed
-from dcp_engine.transfer.loadable import Examined
-from dcp_engine.transfer.lookup import Lookup
-from dcp_engine.transfer.meter import Meter
+from dcp_engine.transfer import loadable
+from dcp_engine.transfer.file_plan import planned
+from dcp_engine.transfer.file_stream import write_files
+from dcp_engine.transfer.payload import Lookup
 from dcp_engine.transfer.publication import Publication, examine
 from dcp_engine.translate import translate
 
@@ -98,9 +95,7 @@ class SaveTransfer:
             )
         assignment.used = True
         self.save_id = assignment.save_id
-        examined = Examined(plan.items, lookup)
-        devices.synchronize(devices.of(examined.tensors()))
-        self._need_loadable(examined.faults(self.options.allow))
+        self._need_loadable(loadable.faults(plan.items, lookup, self.options.allow))
         files = planned(
             plan.items,
             self.store,
@@ -109,7 +104,7 @@ class SaveTransfer:
             memory_limit=self.options.memory_limit,
         )
         try:
-            return _write_files(files, self.store, examined, self.options.on_progress)
+            return write_files(files, self.store, lookup, self.options.on_progress)
         except BaseException:
             self._remove_own(files.paths)
             raise
@@ -157,31 +152,3 @@ class SaveTransfer:
             protocol.LOG.warning(
                 "%s: files of a failed save could not be removed: %s", self.store.url, translate(error)
             )
-
-
-def _write_files(
-    plan: FilePlan, store: Store, examined: Examined, on_progress: ProgressCallback | None
-) -> list[WriteResult]:
-    """Write files in parallel; the first that fails stops the others, and its error is raised."""
-    meter = Meter(plan.size, on_progress)
-    stopped = threading.Event()
-
-    def write(file: PlannedFile) -> list[WriteResult]:
-        try:
-            return FileStream(file, examined, meter, stopped).write(store)
-        except BaseException:
-            stopped.set()
-            raise
-
-    with ThreadPoolExecutor(plan.at_once, "dcp-write", initializer=devices.own_device()) as pool:
-        running = [pool.submit(write, file) for file in plan.files]
-        try:
-            wait(running)
-        except BaseException:  # Ctrl-C: no file goes on to its end
-            stopped.set()
-            raise
-    errors = [error for step in running if (error := step.exception())]
-    if errors:
-        first = next((error for error in errors if not isinstance(error, OtherFileFailed)), errors[0])
-        raise translate(first) from first
-    return [result for step in running for result in step.result()]

@@ -22,7 +22,7 @@ from dcp_engine.errors import InvalidOption
 from dcp_engine.stores.opening import only_one
 from dcp_engine.stores.protocol import MEMORY_LIMIT
 from dcp_engine.transfer.endpoint import StorageEndpoint
-from dcp_engine.transfer.lookup import Lookup
+from dcp_engine.transfer.payload import Lookup
 from dcp_engine.transfer.save_transfer import SaveTransfer
 
 
