@@ -63,13 +63,10 @@ class Ranks:
         # gloo alone can say which rank did not come.
         self.group = None if self.alone else own_group(group, use, patience)
         self.rank = 0 if self.alone else dist.get_rank(self.group)
+        self.coordinates = self.rank == 0
+        """Whether this is the rank that plans for all and commits."""
         self.world_size = 1 if self.alone else dist.get_world_size(self.group)
         self.patience = patience
-
-    @property
-    def coordinates(self) -> bool:
-        """Whether this is the rank that plans for all and commits."""
-        return self.rank == 0
 
     def gather(self, stage: str, local: Callable[[], _T], combine: Callable[[list[_T]], _R]) -> _R:
         """Run `local` on every rank and `combine` on rank 0 over what they return; return its result everywhere."""

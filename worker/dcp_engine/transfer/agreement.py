@@ -69,21 +69,22 @@ class Comparison:
         """This rank's state by name."""
         self._lookup = lookup
         self._world_size = world_size
+        self._compares = world_size > 1
         self._drift = drift
         self._items: Sequence[WriteItem] = ()
 
     def offer(self, plan: SavePlan) -> Prints:
         """Note what this rank plans before any of it is left to another; return the fingerprints of its objects."""
-        if self._world_size == 1:
-            return fingerprint.of_objects({})
+        if not self._compares:
+            return fingerprint.NONE
         # A planner that keeps plans offers none where it is that of the last save.
         self._items = (plan if plan.usable else getattr(self._lookup.planner, "plan", plan)).items
         return fingerprint.of_objects(self.entries)
 
     def replicas(self) -> Prints:
         """Return the fingerprints of this rank's tensors that others may have, too."""
-        if self._world_size == 1 or self._drift == "ignore":
-            return fingerprint.of_objects({})
+        if not self._compares or self._drift == "ignore":
+            return fingerprint.NONE
         return fingerprint.of_replicas(self._items, self.entries, self._lookup, self._world_size)
 
     def refuse_different(self, ranks: Sequence[Prints], plans: Iterable[SavePlan]) -> None:
@@ -92,7 +93,7 @@ class Comparison:
         Raises:
             UnsavableState: it names each entry and the ranks.
         """
-        if found := fingerprint.differing(ranks):
+        if self._compares and (found := fingerprint.differing(ranks)):
             names = {fingerprint.of_name(item.index): item.index.fqn for plan in plans for item in plan.items}
             entries = some(f"{names.get(key, 'an entry')} ({_on(found[key])})" for key in found)
             raise UnsavableState(
@@ -106,7 +107,7 @@ class Comparison:
         Raises:
             UnsavableState: `drift` is `refuse`; it names each tensor and the ranks.
         """
-        if not (found := fingerprint.differing(ranks)):
+        if not self._compares or not (found := fingerprint.differing(ranks)):
             return
         texts: dict[str, str] = {}
         for name, stored in metadata.state_dict_metadata.items():

@@ -28,6 +28,8 @@ from dcp_engine.transfer.payload import Lookup
 
 Prints = npt.NDArray[np.uint64]
 """One row per entry: what stands for its name, and what stands for its value."""
+NONE: Final[Prints] = np.empty((0, 2), np.uint64)
+"""What a rank sends that compares nothing."""
 _ATOMS: Final = {type(None), bool, int, str, bytes}
 _WITHOUT_PARTS: Final = _ATOMS | {float, complex}
 _WORDS: Final = 8 << 20
@@ -35,7 +37,7 @@ _WORDS: Final = 8 << 20
 
 def differing(ranks: Sequence[Prints]) -> dict[int, list[int]]:
     """Return, by what stands for the name, the ranks whose value is not that of the first rank that has one."""
-    rows = np.concatenate([*ranks, np.empty((0, 2), np.uint64)])
+    rows = np.concatenate([*ranks, NONE])
     owners = np.repeat(np.arange(len(ranks)), [len(each) for each in ranks])
     order = np.lexsort((owners, rows[:, 0]))
     rows, owners = rows[order], owners[order]
