@@ -33,7 +33,7 @@ from dcp_contract.reasons import Reason
 from dcp_engine import errors
 from dcp_engine.commit import snapshot
 from dcp_engine.errors import CheckpointCorrupted
-from dcp_engine.format import digest, layout, metadata, metadata_build, torch_zip_write
+from dcp_engine.format import digest, layout, metadata, torch_zip_write
 from dcp_engine.format.manifest import UNKNOWN, Chunk, DataFile, Manifest, Tensor
 from dcp_engine.stores import object_store, options
 from dcp_engine.stores.object_store import ObjectStore
@@ -373,17 +373,17 @@ def test_what_numpy_would_trust_is_refused(value: Any) -> None:
 def test_the_metadata_is_what_stock_readers_know_with_what_is_equal_written_once() -> None:
     stored: dict[str, STORAGE_TYPES] = {"b": BytesStorageMetadata()}
     found = Metadata(stored)
-    written = [WriteResult(MetadataIndex("b"), 9, metadata_build.Written("__0_1.distcp", 0, 9))]
+    written = [WriteResult(MetadataIndex("b"), 9, metadata.Written("__0_1.distcp", 0, 9))]
     for name in "vw":
         chunks = [ChunkStorageMetadata(torch.Size([at, 0]), torch.Size([2, 4])) for at in range(0, 400, 2)]
         stored[name] = TensorStorageMetadata(TensorProperties(torch.bfloat16), torch.Size([400, 4]), chunks)
         written += [
             WriteResult(
-                MetadataIndex(name, chunk.offsets, number), 16, metadata_build.Written("__0_0.distcp", 0, 16, payload=8)
+                MetadataIndex(name, chunk.offsets, number), 16, metadata.Written("__0_0.distcp", 0, 16, payload=8)
             )
             for number, chunk in enumerate(chunks)
         ]
-    metadata_build.complete(found, [written], StorageMeta("s3://b/k"))
+    metadata.complete(found, [written], StorageMeta("s3://b/k"))
     stock = dataclasses.replace(
         found,
         storage_data={

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, Writ
 from torch.distributed.checkpoint.storage import WriteResult
 
 from dcp_engine import CheckpointReader, CheckpointWriter, gc_pause
-from dcp_engine.format import digest, layout, metadata_build
+from dcp_engine.format import digest, layout, metadata
 
 ROWS = 8
 COLUMNS = 1024
@@ -102,7 +102,7 @@ def engine(sent: list[bytes], folder: Path) -> None:
     writer = CheckpointWriter(folder)
     writer.prepare_global_plan(planned)
     size = len(planned[0].items) * SHARD_BYTES
-    file = metadata_build.WrittenFile(size, 0, b"\0" * (4 * -(-size // digest.BLOCK)))
+    file = metadata.WrittenFile(size, 0, b"\0" * (4 * -(-size // digest.BLOCK)))
     paths = [layout.data_path(writer.save_id, rank, 0) for rank in range(len(sent))]
     for path in paths:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def engine(sent: list[bytes], folder: Path) -> None:
             data.truncate(size)  # a hole of the right size
     written = results_of(
         planned,
-        lambda rank, number: metadata_build.Written(
+        lambda rank, number: metadata.Written(
             paths[rank], number * SHARD_BYTES, SHARD_BYTES, payload=512, file=None if number else file
         ),
     )

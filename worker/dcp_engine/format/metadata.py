@@ -1,13 +1,15 @@
-"""DCP's Metadata: pickled for stock readers, whom our trailer behind it does not disturb, and made from a manifest.
+"""DCP's Metadata: completed by what every rank wrote, pickled, put into a manifest, and made from one again.
 
-Nothing here unpickles: what DCP's planners are given is what the manifest says.
+The pickle is for stock readers, whom our trailer behind it does not disturb. Nothing here unpickles: what planners are
+given is what the manifest says. Pure: no IO.
 """
 
 import copyreg
 import hashlib
 import io
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Final
 
@@ -23,10 +25,11 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
+from torch.distributed.checkpoint.storage import WriteResult
 
 from dcp_engine.errors import CheckpointCorrupted
-from dcp_engine.format.manifest import Chunk, Manifest, Tensor
-from dcp_engine.format.metadata_build import Written
+from dcp_engine.format import layout
+from dcp_engine.format.manifest import Chunk, Chunks, DataFile, Manifest, Tensor
 from dcp_engine.gc_pause import uncollected
 from dcp_engine.torch_internals import StorageInfo
 
@@ -34,9 +37,129 @@ _PROPERTIES: Final = 5
 """What every torch keeps of a tensor's properties. Since 2.15 there are strides, too, on which earlier ones choke."""
 
 
-def digest_of(pickled: bytes) -> str:
-    """Return the digest of the pickle, which the manifest carries."""
-    return hashlib.sha256(pickled).hexdigest()
+@dataclass(frozen=True)
+class WrittenFile:
+    """A data file as its writer saw it pass: its size and the digests of its blocks."""
+
+    size: int
+    crc32c: int
+    blocks: bytes
+
+
+@dataclass
+class Written(StorageInfo):
+    """Where one item went, as a WriteResult's storage data: DCP's own note, and what the manifest says beyond it."""
+
+    payload: int | None = None
+    file: WrittenFile | None = None
+    """With a file's first item, the file itself."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a save says of itself beside its data files."""
+
+    manifest: Manifest
+    pickled: bytes
+    """What stands in `.metadata` before the trailer."""
+    blocks: bytes
+    """The digests of all blocks of all data files, for their sidecar."""
+
+
+def described(
+    metadata: Metadata, results: Iterable[Iterable[WriteResult]], storage_meta: StorageMeta, save: Manifest
+) -> Described:
+    """Describe what every rank wrote; rank 0 calls it.
+
+    Args:
+        metadata: What the planner made of all ranks' plans; it is completed.
+        results: What each rank wrote.
+        storage_meta: DCP's note of where the checkpoint lies.
+        save: What is known of the save beyond that: whose it is, when it was made.
+    """
+    places = complete(metadata, results, storage_meta)
+    pickled = dump(metadata)
+    files = _data_files(places)
+    manifest = replace(
+        save,
+        metadata_sha256=hashlib.sha256(pickled).hexdigest(),
+        files=tuple(file for file, _ in files.values()),
+        tensors=_tensors(metadata, places, {path: number for number, path in enumerate(files)}),
+    )
+    return Described(manifest, pickled, b"".join(digests for _, digests in files.values()))
+
+
+def complete(
+    metadata: Metadata, results: Iterable[Iterable[WriteResult]], storage_meta: StorageMeta
+) -> Mapping[MetadataIndex, Written]:
+    """Fill in what the storage layer owes to DCP's Metadata; return where everything is."""
+    places = {result.index: result.storage_data for rank_results in results for result in rank_results}
+    metadata.version = CURRENT_DCP_VERSION
+    metadata.storage_meta = storage_meta
+    metadata.storage_data = places
+    return places
+
+
+def _data_files(places: Mapping[MetadataIndex, Written]) -> dict[str, tuple[DataFile, bytes]]:
+    """Return path -> (file, its blocks' digests), in the order in which the digests go into the sidecar."""
+    files: dict[str, tuple[DataFile, bytes]] = {}
+    block = 0
+    for place in places.values():
+        if file := place.file:
+            path = place.relative_path
+            files[path] = (DataFile(path, file.size, file.crc32c, block), file.blocks)
+            block += len(file.blocks) // 4
+    return files
+
+
+def _tensors(
+    metadata: Metadata, places: Mapping[MetadataIndex, Written], files: Mapping[str, int]
+) -> dict[str, Tensor]:
+    """Return the manifest's entries; `files` numbers the data files. Their chunks are written as JSON at once."""
+    chunks: dict[str, list[str]] = {name: [] for name in metadata.state_dict_metadata}
+    sizes = {name: _chunk_sizes(stored) for name, stored in metadata.state_dict_metadata.items()}
+    texts = _Texts()
+    for index, place in places.items():
+        box = index.offset or ()
+        chunks[index.fqn].append(
+            f"[{texts[box]},{texts[sizes[index.fqn].get(box, ())]},{files[place.relative_path]},{place.offset},"
+            f"{place.length},{'null' if place.payload is None else place.payload}]"
+        )
+    return {name: _entry(metadata, name, Chunks(f"[{','.join(chunks[name])}]")) for name in chunks}
+
+
+class _Texts(dict[tuple[int, ...], str]):
+    """Offsets or sizes -> their JSON; they are few beside the chunks that have them."""
+
+    def __missing__(self, box: tuple[int, ...]) -> str:
+        text = self[box] = f"[{','.join(map(str, box))}]"
+        return text
+
+
+def _dtype_name(properties: object) -> str:
+    """Return a dtype as `float32`, without the module."""
+    return str(getattr(properties, "dtype", "")).removeprefix("torch.")
+
+
+def _entry(metadata: Metadata, name: str, chunks: Sequence[Chunk]) -> Tensor:
+    """Return the manifest's entry of one name in the state dict."""
+    stored = metadata.state_dict_metadata[name]
+    path = _path(metadata.planner_data, name)
+    if isinstance(stored, TensorStorageMetadata):
+        return Tensor(_dtype_name(stored.properties), tuple(stored.size), chunks, path)
+    return Tensor(None, (), chunks, path)
+
+
+def _path(paths: object, name: str) -> tuple[str | int, ...]:
+    """Return where DCP's own planner found an entry; () if that is its name, or a planner of another kind saved."""
+    path = tuple(paths.get(name, ())) if isinstance(paths, Mapping) else ()
+    plain = path != (name,) and all(type(key) in {str, int} for key in path)
+    return path if plain else ()
+
+
+def _chunk_sizes(stored: STORAGE_TYPES) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """Return offsets -> sizes of a tensor's chunks."""
+    return {chunk.offsets: chunk.sizes for chunk in stored.chunks} if isinstance(stored, TensorStorageMetadata) else {}
 
 
 class _Pickler(pickle.Pickler):
@@ -78,6 +201,11 @@ def dump(metadata: Metadata) -> bytes:
     with uncollected():
         _Pickler(file).dump(metadata)
     return file.getvalue()
+
+
+def stock_files(manifest: Manifest) -> list[str]:
+    """Return the data files that a stock checkpoint names; nothing that a stock writer would not write."""
+    return sorted(file.path for file in manifest.files if layout.is_stock_file(file.path))
 
 
 class Places(Mapping[MetadataIndex, StorageInfo]):

@@ -11,7 +11,8 @@ from torch.distributed.checkpoint.storage import WriteResult
 from dcp_engine import failpoints
 from dcp_engine.call_options import ProgressCallback
 from dcp_engine.errors import CheckpointCorrupted
-from dcp_engine.format import digest, metadata_build
+from dcp_engine.format import digest
+from dcp_engine.format.metadata import Written, WrittenFile
 from dcp_engine.stores.protocol import Buffer, Store
 from dcp_engine.transfer import devices
 from dcp_engine.transfer.file_plan import ONE_REQUEST, FilePlan, PlannedFile
@@ -124,12 +125,12 @@ class FileStream:
     def _results(self) -> list[WriteResult]:
         """Return what rank 0 needs for the manifest; the first result carries what is known of the file as a whole."""
         size = self._blocks.size
-        file = metadata_build.WrittenFile(size, digest.fold(self._digests, size), digest.pack(self._digests))
+        file = WrittenFile(size, digest.fold(self._digests, size), digest.pack(self._digests))
         return [
             WriteResult(
                 stored.item.index,
                 stored.payload.size,
-                metadata_build.Written(
+                Written(
                     self._file.path,
                     stored.start,
                     stored.payload.size,

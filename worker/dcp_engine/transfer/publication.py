@@ -14,7 +14,7 @@ from dcp_engine.call_options import SaveOptions
 from dcp_engine.commit import protocol, snapshot
 from dcp_engine.commit import replaced as grace
 from dcp_engine.errors import CheckpointCorrupted, CheckpointNotFound
-from dcp_engine.format import digest, layout, metadata_build
+from dcp_engine.format import layout
 from dcp_engine.format import metadata as dcp_metadata
 from dcp_engine.format.manifest import Manifest
 from dcp_engine.stores.protocol import Store, weaker
@@ -50,10 +50,7 @@ class Publication:
 
     def publish(self, metadata: Metadata, results: list[list[WriteResult]], meta: StorageMeta) -> CheckpointInfo:
         """Write the manifest and commit; return what was saved."""
-        places = metadata_build.complete(metadata, results, meta)
-        pickled = dcp_metadata.dump(metadata)
-        files = metadata_build.data_files(places)
-        manifest = Manifest(
+        save = Manifest(
             save_id=self._save_id,
             url=self._store.url,
             origin=self._options.origin,
@@ -62,24 +59,28 @@ class Publication:
             torch_version=torch.__version__,
             created_time=datetime.now(UTC).replace(microsecond=0),
             conflict_guard=self._guard,
-            metadata_sha256=dcp_metadata.digest_of(pickled),
-            block_size=digest.BLOCK,
-            files=tuple(file for file, _ in files.values()),
-            tensors=metadata_build.tensors(metadata, places, {path: number for number, path in enumerate(files)}),
+            block_size=layout.BLOCK,
         )
-        trailer = self._write_manifest(manifest, b"".join(digests for _, digests in files.values()))
-        self._replaced = self._commit(pickled + trailer.encode())
-        return manifest.info(trailer.sha256)
+        described = dcp_metadata.described(metadata, results, meta, save)
+        trailer, info = self._write_manifest(described.manifest, described.blocks)
+        self._replaced = self._commit(described.pickled + trailer.encode())
+        return info
 
     def remove_replaced(self) -> None:
         """Remove what was replaced and need not be kept; best when all ranks know of the commit."""
         if self._options.overwrite:
             protocol.remove_replaced(self._store, "" if self._keep > timedelta(0) else self._replaced)
 
-    def _write_manifest(self, manifest: Manifest, blocks: bytes) -> layout.Trailer:
-        """Write the sidecar and the manifest, and make sure, at the same time, that all data files are there."""
+    def _write_manifest(self, manifest: Manifest, blocks: bytes) -> tuple[layout.Trailer, CheckpointInfo]:
+        """Write the sidecar and the manifest, and make sure, at the same time, that all data files are there.
+
+        Returns:
+            The trailer that names the manifest, and what the save returns: after the commit nothing is to fail.
+        """
         failpoints.reach("before manifest")
         encoded = manifest.encode()
+        sha256 = hashlib.sha256(encoded).hexdigest()
+        info = manifest.info(sha256)
         place = layout.manifest_path(self._save_id)
         sizes = {file.path: file.size for file in manifest.files}
         with ThreadPoolExecutor(3) as pool:
@@ -90,7 +91,7 @@ class Publication:
             ]
         for step in steps:
             step.result()
-        return layout.Trailer(self._save_id, place, hashlib.sha256(encoded).hexdigest())
+        return layout.Trailer(self._save_id, place, sha256), info
 
     def _write(self, path: str, data: bytes) -> None:
         self._store.write(path, [data], part_size=ONE_REQUEST, parallel=1)
@@ -117,6 +118,6 @@ class Publication:
             found = protocol.committed(self._store)
             if found is None or found.trailer:
                 return []
-            return metadata_build.stock_files(snapshot.read(self._store).manifest(self._store.url))
+            return dcp_metadata.stock_files(snapshot.read(self._store).manifest(self._store.url))
         except (CheckpointNotFound, CheckpointCorrupted, FileNotFoundError):
             return []
