@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from dcp_contract.task import Task
-from dcp_worker.rank.result import Outcome, Place
+from dcp_worker.rank.result import Outcome
+from dcp_worker.rank_context import Place
 from rank_group import _CONTEXT, Result, _collect, values
 from s3_server import free_port
 
@@ -77,10 +78,11 @@ def running(size: int = 4) -> Iterator[Pool]:
 
 def work(place: Place, task: Task) -> Outcome:
     """Do a Task as a forked rank does it."""
-    from dcp_worker.rank.heartbeat import Pulse, Slot
-    from dcp_worker.rank.run import Rank
+    from dcp_worker.heartbeat import Slot
+    from dcp_worker.rank.run import carried_out
+    from dcp_worker.rank_context import RankContext
 
-    return Rank(task, place, Pulse(Slot())).run()
+    return carried_out(RankContext(task, place, Slot()))
 
 
 def joined(place: Place, program: Callable[..., Any], *args: Any) -> Any:

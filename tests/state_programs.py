@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 import dcp_engine
 import stock_dcp as dcp
 from dcp_engine.errors import StateMismatch
-from dcp_worker.rank.result import Place
+from dcp_worker.rank_context import Place
 from dcp_worker.training import sharding, state_dict
 from workloads import Awkward, AwkwardSeed, MyTestModule, Seed, differences
 

@@ -35,7 +35,7 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Sha
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import stock_names
-from dcp_worker.rank.result import Place
+from dcp_worker.rank_context import Place
 
 STOCK: Final = "stock"
 ENGINE: Final = "engine"

@@ -19,7 +19,7 @@ import dcp_engine
 import engine_programs as programs
 from dcp_engine import failpoints
 from dcp_engine.errors import CheckpointExists, EngineError, InvalidOption, StateMismatch
-from dcp_engine.transfer import save_transfer
+from dcp_engine.transfer import file_stream
 from rank_group import run_ranks, values
 
 pytestmark = pytest.mark.tier("ranks")
@@ -65,7 +65,7 @@ def test_ctrl_c_stops_all_files_of_a_save_and_removes_them(tmp_path: Path, monke
     dcp_engine.save(state, tmp_path / "whole")
     whole = len(written)
     written.clear()
-    monkeypatch.setattr(save_transfer, "wait", interrupted)
+    monkeypatch.setattr(file_stream, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         dcp_engine.save(state, tmp_path / "stopped")
     assert len(written) < whole / 2

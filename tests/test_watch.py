@@ -14,11 +14,11 @@ from dcp_contract.reasons import Reason
 from dcp_contract.report import RankFailure, Report
 from dcp_contract.sections import Storage
 from dcp_contract.task import Task
+from dcp_worker.heartbeat import Slot
 from dcp_worker.launcher import pod_report, stalls
 from dcp_worker.launcher import supervisor as supervisor_module
 from dcp_worker.launcher.stalls import Sight
 from dcp_worker.launcher.supervisor import Orders, PodContext, Supervisor, _Member
-from dcp_worker.rank.heartbeat import Slot
 from dcp_worker.rank.result import Outcome
 
 

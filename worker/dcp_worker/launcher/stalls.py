@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dcp_contract.progress import Progress
-from dcp_worker.rank.heartbeat import Slot
+from dcp_worker.heartbeat import Slot
 
 STILL_SECONDS: Final = 5.0
 """Without a heartbeat for this long a rank counts as stopped, once someone has to be blamed."""

@@ -16,11 +16,12 @@ from dcp_contract.progress import Progress
 from dcp_contract.reasons import Reason
 from dcp_contract.report import RankFailure, Report
 from dcp_contract.task import Task
+from dcp_worker.heartbeat import Slot
 from dcp_worker.launcher import pod_report, stalls
 from dcp_worker.launcher.rank_processes import RankProcesses
-from dcp_worker.rank.heartbeat import Slot
 from dcp_worker.rank.process import LAUNCHER_ENV
-from dcp_worker.rank.result import Outcome, Place
+from dcp_worker.rank.result import Outcome
+from dcp_worker.rank_context import Place
 
 TICK_SECONDS: Final = 0.2
 ECHO_SECONDS: Final = 5.0

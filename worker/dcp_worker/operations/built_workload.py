@@ -14,7 +14,8 @@ from torch.distributed.checkpoint.stateful import Stateful
 import dcp_engine
 from dcp_contract.checkpoint_info import CheckpointInfo
 from dcp_contract.sections import LoadSelection, Strategy
-from dcp_worker.operations import RankContext, load_planner
+from dcp_worker.operations import load_planner
+from dcp_worker.rank_context import RankContext
 from dcp_worker.training import sharding, state_dict, workload
 from dcp_worker.training.failures import Stopped, WorkloadFailed, WorkloadRejected, user_code
 
@@ -34,12 +35,11 @@ class BuiltWorkload:
     """What objects of a checkpoint may be of, beside the common classes."""
 
     @classmethod
-    def build(cls, rank: RankContext, join: Callable[[], torch.device], *, savable: bool, overwritten: bool) -> Self:
+    def build(cls, rank: RankContext, *, savable: bool = False, overwritten: bool = False) -> Self:
         """Import the workload, which fails fastest, join the other ranks, and build and shard the model; collective.
 
         Args:
             rank: Whose workload it is.
-            join: Joins the other ranks, and returns where the model is to live.
             savable: Refuse a model that can't be saved, before it is sharded.
             overwritten: Every value of the model is about to be loaded, so that it may be built without memory.
 
@@ -53,16 +53,16 @@ class BuiltWorkload:
             made = workload.make(spec.entrypoint, spec.args)
             allowed = workload.classes(spec.allow)
         with rank.stage("waiting for the other ranks"):
-            device = join()
+            device = rank.join()
         with rank.stage("building the model"):
             model = _model(made, overwritten=overwritten)
-            fills = made if sharding.has_meta(model) and isinstance(made, workload.InitsBuffers) else None
+            fills = made if isinstance(made, workload.InitsBuffers) and sharding.has_meta(model) else None
             buffers = workload.unsaved(model)[1] if fills else {}
         workload.need_shapes(model)
         if savable:
             workload.need_savable(model)
         with rank.stage("sharding the model"):
-            model = sharding.shard(model, rank.task.parallelism, rank.task.workers.world_size, device)
+            model = sharding.shard(model, rank.task.parallelism, rank.place.world_size, device)
             if fills:
                 workload.init_buffers(fills, model, buffers)
         with rank.stage("making the optimizer"), user_code("optimizer()"):
@@ -90,11 +90,10 @@ class BuiltWorkload:
 
     def complete_state(self) -> None:
         """Make the state what a checkpoint is to hold: no optimizer state missing, replicas the same; collective."""
-        task = self.rank.task
         with self.rank.stage("completing the state"):
             state_dict.init_optimizer_state(self.optimizer)
-            if task.workers.world_size > 1:
-                whole = task.parallelism.strategy is Strategy.NONE
+            if self.rank.place.world_size > 1:
+                whole = self.rank.task.parallelism.strategy is Strategy.NONE
                 state_dict.replicate(self.model, self.optimizer, whole=whole)
 
     def state(self) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 import dcp_engine
 from dcp_contract.checkpoint_info import CheckpointInfo
 from dcp_contract.task import Task
-from dcp_worker.operations import SAVING, RankContext
+from dcp_worker.operations import SAVING
+from dcp_worker.rank_context import RankContext
 
 
 def preflight(task: Task) -> CheckpointInfo | None:
@@ -18,8 +19,10 @@ def preflight(task: Task) -> CheckpointInfo | None:
 
 def run(rank: RankContext) -> CheckpointInfo:
     """Save the workload after its steps."""
+    from dcp_worker.operations.built_workload import BuiltWorkload  # noqa: PLC0415 - torch, which a launcher lacks
+
     task, storage, fields = rank.task, rank.task.storage, rank.task.of_save
-    built = rank.built(savable=True)
+    built = BuiltWorkload.build(rank, savable=True)
     before: int | None = 0
     if fields.from_ is not None:
         with rank.stage("loading save.from", transfers=True):

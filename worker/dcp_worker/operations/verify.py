@@ -3,7 +3,7 @@
 import dcp_engine
 from dcp_contract.checkpoint_info import CheckpointInfo
 from dcp_contract.task import Task
-from dcp_worker.operations import RankContext
+from dcp_worker.rank_context import RankContext
 
 
 def preflight(task: Task) -> None:

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from dcp_contract.reasons import Reason
 from dcp_contract.report import RankFailure
-from dcp_worker.rank.result import TRACEBACK_CHARS, Outcome, Place
+from dcp_worker.rank.result import TRACEBACK_CHARS, Outcome
+from dcp_worker.rank_context import Place
 
 LAUNCHER_ENV: Final = "DCP_LAUNCHER"
 """The launcher's pid, for the server that forks the ranks: whether its parent is still the one that started it."""

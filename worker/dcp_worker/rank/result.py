@@ -1,4 +1,4 @@
-"""What a rank is told and what it answers: its place among the others, its Outcome, its warnings."""
+"""What a rank answers: its Outcome, and its warnings."""
 
 import logging
 import sys
@@ -12,31 +12,6 @@ from dcp_worker.training.failures import in_spec_words
 
 TRACEBACK_CHARS: Final = 2000
 _MAX_WARNINGS: Final = 8
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a rank stands among the others, in torchrun's words."""
-
-    rank: int
-    local_rank: int
-    world_size: int
-    local_world_size: int
-    node: int
-    master_addr: str
-    master_port: int
-
-    def environment(self) -> dict[str, str]:
-        """Return what a workload written for torchrun looks for."""
-        return {
-            "RANK": str(self.rank),
-            "LOCAL_RANK": str(self.local_rank),
-            "WORLD_SIZE": str(self.world_size),
-            "LOCAL_WORLD_SIZE": str(self.local_world_size),
-            "GROUP_RANK": str(self.node),
-            "MASTER_ADDR": self.master_addr,
-            "MASTER_PORT": str(self.master_port),
-        }
 
 
 @dataclass(frozen=True)
