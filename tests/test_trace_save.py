@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trace_save import Route, Tree, collapsed, is_up, traced
+from trace_save import Route, Tree, calls_up, collapsed, is_up, traced
 
 HERE = Tree(Path(__file__).resolve().parents[1])
 
@@ -40,7 +40,7 @@ def test_moves_are_calls_between_names_without_loops() -> None:
 
 def test_a_callback_is_a_call_up() -> None:
     levels = HERE.levels()
-    assert is_up(levels, "dcp_engine.transfer.meter", "dcp_worker.rank.run")
+    assert is_up(levels, "dcp_engine.transfer.meter", "dcp_worker.rank_context")
     assert is_up(levels, "dcp_engine.format.layout", "dcp_engine.transfer.writer")
     assert not is_up(levels, "dcp_engine.transfer.writer", "dcp_engine.format.layout")
     assert not is_up(levels, "dcp_worker.rank.run", "dcp_contract.task")
@@ -52,3 +52,9 @@ def test_a_save_is_traced_from_the_object_to_the_commit() -> None:
     assert "dcp_operator.controllers.checkpoint.decide" in operator.modules()
     assert "dcp_worker.launcher.supervisor" in launcher.modules()
     assert ("dcp_engine.commit", "dcp_engine.stores") in rank.moves(HERE.package)
+    # The page about the architecture says why each of them has to be.
+    assert calls_up(HERE, [operator, launcher, rank]) == {
+        ("dcp_engine.collective.ranks", "dcp_engine.saving"),
+        ("dcp_engine.stores.local_store", "dcp_engine.transfer.file_stream"),
+        ("dcp_engine.transfer.meter", "dcp_worker.rank_context"),
+    }

@@ -154,19 +154,23 @@ def checkout(commit: str) -> Iterator[Tree]:
         yield Tree(Path(folder))
 
 
+def calls_up(tree: Tree, routes: Sequence[Route]) -> set[tuple[str, str]]:
+    """Return the pairs of modules between which a call goes up."""
+    levels = tree.levels()
+    return {call[:2] for route in routes for calls in route.threads for call in calls if is_up(levels, *call[:2])}
+
+
 def figures(tree: Tree, routes: Sequence[Route]) -> dict[str, Any]:
     """Return what is counted of one Save."""
-    levels = tree.levels()
     modules = set().union(*(route.modules() for route in routes))
     between = [move for route in routes for move in route.moves(tree.package)]
-    up = {call[:2] for route in routes for calls in route.threads for call in calls if is_up(levels, *call[:2])}
     found: dict[str, Any] = {}
     for route in routes:
         found[f"{route.name}: modules, moves"] = f"{len(route.modules())}, {len(route.moves())}"
     return found | {
         "packages entered": len({tree.package(each) for each in modules}),
         "moves between packages": len(between),
-        "pairs of modules with a call up": len(up) if levels else "no layers",
+        "pairs of modules with a call up": len(calls_up(tree, routes)) if tree.levels() else "no layers",
         "modules entered": len(modules),
         "moves between modules": sum(len(route.moves()) for route in routes),
     }

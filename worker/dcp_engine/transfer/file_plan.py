@@ -9,7 +9,6 @@ from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 
 from dcp_engine.format import layout
 from dcp_engine.stores.protocol import PART_SIZE, Store
-from dcp_engine.transfer import payload
 
 ONE_REQUEST: Final = 80 << 20
 """A file up to this size goes in one request if that takes no memory: what breaks off is sent again as a whole."""
@@ -64,7 +63,7 @@ class FilePlan:
 
 def planned(items: Sequence[WriteItem], store: Store, *, save_id: str, rank: int, memory_limit: int) -> FilePlan:
     """Decide which items go into one file together: objects first, tensors in the planner's order."""
-    sizes = [(item, payload.size_of(item)) for item in items]
+    sizes = [(item, size_of(item)) for item in items]
     sizes.sort(key=lambda entry: entry[0].type != WriteItemType.BYTE_IO)
     count = file_count([size for _, size in sizes], at_once=store.writers, best=store.file_size)
     groups = [group for stream in spread(sizes, count) for group in split((entry, entry[1]) for entry in stream)]
@@ -79,6 +78,14 @@ def planned(items: Sequence[WriteItem], store: Store, *, save_id: str, rank: int
         for number, group in enumerate(groups)
     ]
     return FilePlan(files, at_once, sum(size for _, size in sizes))
+
+
+def size_of(item: WriteItem) -> int:
+    """Return about how many bytes the item will take; objects count as nothing."""
+    data = item.tensor_data
+    if data is None or data.chunk is None:
+        return 0
+    return data.chunk.sizes.numel() * data.properties.dtype.itemsize
 
 
 def file_count(sizes: Sequence[int], *, at_once: int, best: int) -> int:

@@ -12,7 +12,8 @@ from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 from dcp_engine.errors import ALLOW, CheckpointCorrupted, EngineError, UnsavableState
 from dcp_engine.format import torch_zip_read
 from dcp_engine.transfer import decode, devices, tensors
-from dcp_engine.transfer.payload import Lookup, Payload, size_of
+from dcp_engine.transfer.file_plan import size_of
+from dcp_engine.transfer.payload import Lookup, Payload
 
 _NAMED: Final = re.compile(rb"c([\w.]{1,120}\n[\w.]{1,120})\n")
 """What may be a class in a pickle of protocol 2, or text."""

@@ -53,14 +53,6 @@ class Payload:
         yield as_bytes(self.frame.tail)
 
 
-def size_of(item: WriteItem) -> int:
-    """Return about how many bytes the item will take; objects count as nothing."""
-    data = item.tensor_data
-    if data is None or data.chunk is None:
-        return 0
-    return data.chunk.sizes.numel() * data.properties.dtype.itemsize
-
-
 class Lookup:
     """Looks up what the planner of one save has for the items of a plan, for all who ask; from any thread.
 

@@ -121,6 +121,8 @@ class Supervisor:
     orders: Orders
     deadline: float
     processes: RankProcesses = field(default_factory=RankProcesses)
+    stuck: bool = field(default=False, init=False)
+    """Whether a rank could not be ended: then this process must not wait for it either."""
     _members: list[_Member] = field(default_factory=list, init=False)
     _shown: Progress | None = field(default=None, init=False)
     _show_at: float = field(default=-inf, init=False)
@@ -144,22 +146,18 @@ class Supervisor:
         seen = [member.failure for member in self._members if member.failure is not None]
         return pod_report.report(self.pod.node, len(self._members), outcomes, seen)
 
-    @property
-    def stuck(self) -> bool:
-        """Whether a rank can't be ended: then this process must not wait for it either."""
-        return any(member.process.is_alive() for member in self._members)
-
     def _start(self) -> None:
         """Fork the ranks from a server that has torch loaded; the first one waits until it has."""
         context = self.processes.context(trains=self.task.operation.traits.needs_workload)
         os.environ[LAUNCHER_ENV] = str(os.getpid())
         slots = context.RawArray(Slot, self.task.workers.num_proc_per_node)
+        task_json = self.task.to_json()
         self._print(Progress(stage="loading torch", time=time.time()))
         for local_rank, slot in enumerate(slots):
             slot.stage = b"loading torch"
             place = self._place(local_rank)
             receiver, sender = context.Pipe(duplex=False)
-            arguments = (self.task.to_json(), place, slots, sender, dict(self.pod.environment))
+            arguments = (task_json, place, slots, sender, dict(self.pod.environment))
             process = context.Process(target=self.processes.run, args=arguments)
             self._fork(process)
             slot.alive = slot.moved = time.monotonic()
@@ -281,6 +279,7 @@ class Supervisor:
         self._signal(signal.SIGKILL)
         for member in self._members:
             member.process.join(TICK_SECONDS)
+        self.stuck = any(member.process.is_alive() for member in self._members)
 
     def _show_progress(self) -> None:
         """Print where the ranks stand, for the operator to read in the log of node 0."""
