@@ -20,9 +20,9 @@ from admission_cases import (
     worker,
 )
 from dcp_operator.api.checkpoint.parsing import SpecError, parse
-from dcp_operator.api.pod.rules import POD_RULES, PodRule, PodSecurity
-from dcp_operator.api.pod.template import template_problems
-from dcp_operator.api.pod.view import VARIABLES
+from dcp_operator.api.pod.cel import VARIABLES
+from dcp_operator.api.pod.rules import POD_RULES, PodRule, PodSecurity, template_problems
+from dcp_operator.api.pod.template import TemplateView
 from dcp_operator.generate import admission
 from scenes import manifest
 
@@ -36,7 +36,7 @@ def of(policy: admission.Policy) -> list[str]:
 @pytest.mark.adversary
 @pytest.mark.parametrize(("template", "said"), EVERYTHING.values(), ids=EVERYTHING)
 def test_what_is_refused_is_said_in_one_line(template: Template, said: str) -> None:
-    (found,) = template_problems(template)
+    (found,) = template_problems(TemplateView.of(template))
     assert found.startswith("spec.workers.podTemplate")
     assert said in found
     assert SECRET not in found
@@ -46,19 +46,19 @@ def test_what_is_refused_is_said_in_one_line(template: Template, said: str) -> N
 @pytest.mark.parametrize("template", GOOD.values(), ids=GOOD)
 @pytest.mark.parametrize("security", PodSecurity)
 def test_what_is_accepted(template: Template, security: PodSecurity) -> None:
-    assert list(template_problems(template, security)) == []
+    assert list(template_problems(TemplateView.of(template), security)) == []
 
 
 @pytest.mark.adversary
 @pytest.mark.parametrize("template", [each for each, _ in PROFILE.values()], ids=PROFILE)
 def test_where_the_namespace_judges_the_profile_is_its_own_affair(template: Template) -> None:
-    assert list(template_problems(template, PodSecurity.NAMESPACE)) == []
+    assert list(template_problems(TemplateView.of(template), PodSecurity.NAMESPACE)) == []
 
 
 @pytest.mark.adversary
 @pytest.mark.parametrize("template", [each for each, _ in BAD.values()], ids=BAD)
 def test_what_is_not_of_the_profile_is_refused_wherever_it_runs(template: Template) -> None:
-    assert list(template_problems(template, PodSecurity.NAMESPACE))
+    assert list(template_problems(TemplateView.of(template), PodSecurity.NAMESPACE))
 
 
 @pytest.mark.adversary
@@ -66,7 +66,7 @@ def test_what_is_not_of_the_profile_is_refused_wherever_it_runs(template: Templa
 def test_every_rule_has_its_twin_and_a_template_that_breaks_it(rule: PodRule) -> None:
     policy = admission.restricted() if rule.profile else admission.everywhere()
     assert rule.cel in of(policy)
-    assert any(list(rule.check(template)) for template, _ in EVERYTHING.values())
+    assert any(list(rule.check(TemplateView.of(template))) for template, _ in EVERYTHING.values())
 
 
 def test_variables_are_there_before_they_are_used() -> None:

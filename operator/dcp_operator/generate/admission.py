@@ -13,8 +13,8 @@ import yaml
 from dcp_operator.api.bounds import FREE_FORM, TOO_DEEP, cel
 from dcp_operator.api.checkpoint.cel import ANOTHER
 from dcp_operator.api.naming import GROUP, PLURAL, VERSION, WORKER_CONTAINER
+from dcp_operator.api.pod.cel import VARIABLES
 from dcp_operator.api.pod.rules import POD_RULES, PodRule
-from dcp_operator.api.pod.view import VARIABLES
 from dcp_operator.api.storage_url import ADDRESS_OPTIONS, FORBIDDEN_NETWORKS, METADATA_HOSTS
 
 MANIFESTS: Final = Path(__file__).parents[3] / "manifests"

@@ -4,6 +4,7 @@ Policies add up: one of the namespace that lets more in or out holds beside this
 `app.kubernetes.io/managed-by: dcp-operator`.
 """
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 from dcp_contract.storage_options import CREDENTIAL_KEYS
@@ -11,8 +12,8 @@ from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import JOB_LABEL
 from dcp_operator.api.pod.known_secrets import CREDENTIAL_ENV
-from dcp_operator.api.pod.template import worker_env
-from dcp_operator.api.storage_url import METADATA_NETWORKS, protocol
+from dcp_operator.api.pod.template import TemplateView
+from dcp_operator.api.storage_url import METADATA_NETWORKS, Network, protocol
 
 
 class NetworkIsolation(StrEnum):
@@ -39,7 +40,9 @@ def policy_spec(checkpoint: Checkpoint, job_name: str, isolation: NetworkIsolati
     }
     if isolation is NetworkIsolation.INGRESS:
         return inward
-    blocks = [_block("0.0.0.0/0", 4, checkpoint), _block("::/0", 6, checkpoint)]
+    # A worker that has credentials has no use for the addresses that hand out the identity of its node.
+    closed = METADATA_NETWORKS if has_credentials(checkpoint) else ()
+    blocks = [_block("0.0.0.0/0", 4, closed), _block("::/0", 6, closed)]
     dns = [{"protocol": each, "port": 53} for each in ("UDP", "TCP")]
     return {
         **inward,
@@ -55,10 +58,10 @@ def policy_spec(checkpoint: Checkpoint, job_name: str, isolation: NetworkIsolati
     }
 
 
-def _block(everything: str, version: int, checkpoint: Checkpoint) -> Body:
-    """Return a block of all addresses, but for those that hand out identities where the worker has its own."""
-    closed = [str(network) for network in METADATA_NETWORKS if network.version == version]
-    return {"cidr": everything} | ({"except": closed} if has_credentials(checkpoint) else {})
+def _block(everything: str, version: int, closed: Iterable[Network]) -> Body:
+    """Return a block of all addresses but those that are closed."""
+    but = [str(network) for network in closed if network.version == version]
+    return {"cidr": everything} | ({"except": but} if but else {})
 
 
 def has_credentials(checkpoint: Checkpoint) -> bool:
@@ -66,5 +69,6 @@ def has_credentials(checkpoint: Checkpoint) -> bool:
     storage = checkpoint.spec.storage
     keys = CREDENTIAL_KEYS.get(protocol(storage.url), ())
     by_secret = storage.credentials_secret_ref is not None and bool(keys)
-    by_template = any(entry.get("name") in CREDENTIAL_ENV for entry in worker_env(checkpoint.spec.workers.pod_template))
+    given = TemplateView.of(checkpoint.spec.workers.pod_template).worker_env
+    by_template = any(entry.get("name") in CREDENTIAL_ENV for entry in given)
     return by_secret or by_template or bool(storage.options.get("anon"))

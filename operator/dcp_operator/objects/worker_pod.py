@@ -22,8 +22,7 @@ from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import WORKER_CONTAINER
 from dcp_operator.api.pod.rules import HOST_FIELDS, PodSecurity
 from dcp_operator.api.pod.security_context import CONTAINER_PROFILE, POD_PROFILE, USER_IDS, permitted
-from dcp_operator.api.pod.template import merged, mounted_paths, worker_env
-from dcp_operator.api.pod.view import mappings, pod_of
+from dcp_operator.api.pod.template import TemplateView, merged
 from dcp_operator.api.storage_url import protocol
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt
 from dcp_operator.objects.resources import for_probe, set_resources
@@ -60,15 +59,16 @@ def pod_template(checkpoint: Checkpoint, action: CreateAttempt, labels: Body, se
     theirs: Body = copy.deepcopy(checkpoint.spec.workers.pod_template)
     if action.task.probe:
         theirs = for_probe(theirs, keep_place=protocol(checkpoint.spec.storage.url) == "file")
-    ours = {"metadata": {"labels": labels}, "spec": _pod(checkpoint, action, theirs, settings.image)}
+    view = TemplateView.of(theirs)
+    ours = {"metadata": {"labels": labels}, "spec": _pod(checkpoint, action, view, settings.image)}
     template = merged(theirs, ours)
-    _secure(template["spec"], pod_of(theirs), settings)
+    _secure(template["spec"], view.pod, settings)
     set_resources(template["spec"], checkpoint, action)
     _set_report_limit(template["spec"])
     return template
 
 
-def _pod(checkpoint: Checkpoint, action: CreateAttempt, theirs: Body, image: str) -> Body:
+def _pod(checkpoint: Checkpoint, action: CreateAttempt, theirs: TemplateView, image: str) -> Body:
     pod: Body = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -85,20 +85,20 @@ def _pod(checkpoint: Checkpoint, action: CreateAttempt, theirs: Body, image: str
         ],
         "volumes": [],
     }
-    scratch = {path: volume for path, volume in _SCRATCH.items() if path not in mounted_paths(theirs)}
-    known = {volume.get("name") for _, volume in mappings(pod_of(theirs).get("volumes"))}
+    scratch = {path: volume for path, volume in _SCRATCH.items() if path not in theirs.mounted_paths}
+    known = {volume.get("name") for _, volume in theirs.volumes}
     pod["volumes"] = [copy.deepcopy(volume) for volume in scratch.values() if volume["name"] not in known]
     mounts = [{"name": volume["name"], "mountPath": path} for path, volume in scratch.items()]
     pod["containers"] = [_container(checkpoint, action, theirs, image) | {"volumeMounts": mounts}]
     if action.task.workers.num_nodes > 1:
         pod["subdomain"] = action.job_name
-    if pod_of(theirs).get("hostNetwork") and not pod_of(theirs).get("dnsPolicy"):
+    if theirs.pod.get("hostNetwork") and not theirs.pod.get("dnsPolicy"):
         # On the node's network the node's name servers would be asked, which know no rank and no Service.
         pod["dnsPolicy"] = "ClusterFirstWithHostNet"
     return pod
 
 
-def _container(checkpoint: Checkpoint, action: CreateAttempt, theirs: Body, image: str) -> Body:
+def _container(checkpoint: Checkpoint, action: CreateAttempt, theirs: TemplateView, image: str) -> Body:
     nodes = action.task.workers.num_nodes
     ours = {
         TASK_ENV: action.task.to_json(),
@@ -111,7 +111,7 @@ def _container(checkpoint: Checkpoint, action: CreateAttempt, theirs: Body, imag
         # torch asks for the user's name, and a uid that the image does not know has none.
         "USER": "nonroot",
     }
-    given = {entry.get("name") for entry in worker_env(theirs)}
+    given = {entry.get("name") for entry in theirs.worker_env}
     environment = ours | {name: value for name, value in defaults.items() if name not in given}
     return {
         "name": WORKER_CONTAINER,

@@ -8,7 +8,8 @@ from dcp_contract.operations import Operation
 from dcp_contract.sections import Device, Strategy
 from dcp_operator.api.checkpoint.operations import rules_of
 from dcp_operator.api.checkpoint.spec import CheckpointSpec
-from dcp_operator.api.pod.template import mounted_paths, template_problems
+from dcp_operator.api.pod.rules import template_problems
+from dcp_operator.api.pod.template import TemplateView
 from dcp_operator.api.site import Site
 from dcp_operator.api.storage_url import option_problems, protocol, url_problems
 
@@ -24,8 +25,9 @@ def rule_problems(spec: CheckpointSpec, site: Site) -> Iterator[str]:
     yield from _operation_problems(spec)
     yield from rules_of(spec.operation).problems(spec, site)
     yield from _replica_problems(spec)
-    yield from template_problems(spec.workers.pod_template, site.pod_security)
-    yield from _place_problems(spec, site)
+    template = TemplateView.of(spec.workers.pod_template)
+    yield from template_problems(template, site.pod_security)
+    yield from _place_problems(spec, template, site)
 
 
 def _workload_problems(spec: CheckpointSpec) -> Iterator[str]:
@@ -71,14 +73,14 @@ def _replica_problems(spec: CheckpointSpec) -> Iterator[str]:
         yield f"{field}: {world} ranks can't be divided into {replicas} equal groups; write a divisor of {world}"
 
 
-def _place_problems(spec: CheckpointSpec, site: Site) -> Iterator[str]:
+def _place_problems(spec: CheckpointSpec, template: TemplateView, site: Site) -> Iterator[str]:
     url = spec.storage.url
-    if protocol(url) == "memory" and spec.workers.world_size > 1:
+    where = protocol(url)
+    if where == "memory" and spec.workers.world_size > 1:
         yield "spec.storage.url: memory lives in one process; write one rank, or file:///path"
-    template = spec.workers.pod_template
-    if protocol(url) == "file" and site.file_needs_volume and isinstance(template.get("spec", {}), Mapping):
+    if where == "file" and site.file_needs_volume and isinstance(template.template.get("spec", {}), Mapping):
         path = url.removeprefix("file://")
-        if not any(path.startswith(mount.rstrip("/") + "/") for mount in mounted_paths(template)):
+        if not any(path.startswith(mount.rstrip("/") + "/") for mount in template.mounted_paths):
             yield (
                 "spec.storage.url: a path of the pod's own file system is gone with the pod; mount a volume over it in "
                 "spec.workers.podTemplate (containers: [{name: worker, volumeMounts: [...]}]), or write s3://..."

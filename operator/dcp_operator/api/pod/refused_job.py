@@ -5,19 +5,17 @@ A Job's `spec.template` is the podTemplate with the operator's own fields merged
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from dcp_operator.api.naming import WORKER_CONTAINER
 from dcp_operator.api.pod.fields import FIELD, known_at
-from dcp_operator.api.pod.rules import MERGE_KEYS
+from dcp_operator.api.pod.template import MERGE_KEYS, Node
 from dcp_operator.api.problems import unknown_field
 
 _TEMPLATE: Final = "spec.template"
 _UNKNOWN: Final = re.compile(r'unknown field "([^"]+)"')
 _PATH: Final = re.compile(r"\bspec\.template((?:\.[A-Za-z][\w-]*|\[\d+\])*)")
 _PARTS: Final = re.compile(r"\.([A-Za-z][\w-]*)|\[(\d+)\]")
-
-Node = Mapping[str, Any]
 
 
 def explained(message: str, job: Node, template: Node) -> list[str]:

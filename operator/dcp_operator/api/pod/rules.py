@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 from dcp_contract.environment import (
     CA_ENV,
@@ -19,20 +19,18 @@ from dcp_contract.environment import (
     TASK_ENV,
 )
 from dcp_operator.api.naming import GROUP, WORKER_CONTAINER
-from dcp_operator.api.pod.known_secrets import CREDENTIAL_ENV, PASSWORD_URL, SECRET_ENV
-from dcp_operator.api.pod.security_context import CONTAINER_PROFILE, POD_PROFILE, context_cel, permitted
-from dcp_operator.api.pod.view import (
-    Template,
+from dcp_operator.api.pod.cel import (
     cel_at,
     cel_map,
     cel_maps,
     cel_names,
     cel_null_or,
     cel_pattern,
-    containers,
-    mappings,
-    pod_of,
 )
+from dcp_operator.api.pod.fields import FIELD
+from dcp_operator.api.pod.known_secrets import CREDENTIAL_ENV, PASSWORD_URL, SECRET_ENV
+from dcp_operator.api.pod.security_context import CONTAINER_PROFILE, POD_PROFILE, context_cel, permitted
+from dcp_operator.api.pod.template import MERGE_KEYS, Node, TemplateView, mapping, mappings
 
 Found = Iterator[tuple[str, str]]
 """Paths below the podTemplate at which a rule is broken, each with what the message begins with."""
@@ -54,22 +52,12 @@ class PodRule:
     field: str
     """Where it may not be, below the podTemplate: what the API server's refusal names."""
     message: str
-    check: Callable[[Template], Found]
+    check: Callable[[TemplateView], Found]
     cel: str
     """True where the rule holds, in the words of VARIABLES."""
     profile: bool = False
     """Whether it is of the `restricted` profile, which a namespace may judge by itself."""
 
-
-MERGE_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
-    "containers": ("name",),
-    "initContainers": ("name",),
-    "volumes": ("name",),
-    "env": ("name",),
-    "volumeMounts": ("mountPath",),
-    "tolerations": ("key", "effect"),
-}
-"""Lists that merge, by what tells their entries apart."""
 
 _OURS: Final = {
     "shareProcessNamespace": "drop it, the operator sets it so that a SIGTERM always arrives",
@@ -118,8 +106,8 @@ _PROFILE: Final = "is not accepted; write {} and leave the rest of the restricte
 
 
 def _of_pod(key: str, instead: str, *, profile: bool = False) -> PodRule:
-    def check(template: Template) -> Found:
-        value = pod_of(template).get(key)
+    def check(view: TemplateView) -> Found:
+        value = view.pod.get(key)
         if value is not None and value is not False:
             yield f".spec.{key}", ""
 
@@ -129,12 +117,12 @@ def _of_pod(key: str, instead: str, *, profile: bool = False) -> PodRule:
 
 
 def _of_containers(
-    below: str, message: str, check: Callable[[Mapping[str, Any]], Found], cel: str, *, profile: bool = False
+    below: str, message: str, check: Callable[[Node], Found], cel: str, *, profile: bool = False
 ) -> PodRule:
     """Return a rule that each container has to keep; in CEL the container is c."""
 
-    def everywhere(template: Template) -> Found:
-        for path, container in containers(template):
+    def everywhere(view: TemplateView) -> Found:
+        for path, container in view.containers:
             yield from ((f"{path}{inner}", subject) for inner, subject in check(container))
 
     return PodRule(
@@ -146,66 +134,57 @@ def _of_containers(
     )
 
 
-def _envelope(template: Template) -> Found:
-    if not all(isinstance(template.get(key), Mapping | None) for key in ("metadata", "spec")):
+def _envelope(view: TemplateView) -> Found:
+    if not all(isinstance(view.template.get(key), Mapping | None) for key in ("metadata", "spec")):
         yield "", ""
 
 
-def _unknown(template: Template) -> Found:
-    yield from ((f".{key}", "") for key in sorted(template.keys() - {"metadata", "spec"}))
+def _unknown(view: TemplateView) -> Found:
+    yield from ((f".{key}", "") for key in sorted(view.template.keys() - {"metadata", "spec"}))
 
 
-def _metadata(template: Template) -> Found:
-    metadata = template.get("metadata")
-    if isinstance(metadata, Mapping):
-        yield from ((f".metadata.{key}", "") for key in sorted(metadata.keys() - {"labels", "annotations"}))
+def _metadata(view: TemplateView) -> Found:
+    yield from ((f".metadata.{key}", "") for key in sorted(view.metadata.keys() - {"labels", "annotations"}))
 
 
-def _labels(template: Template) -> Found:
-    metadata = template.get("metadata")
-    labels = metadata.get("labels") if isinstance(metadata, Mapping) else None
-    if isinstance(labels, Mapping) and any(str(key).startswith(f"{GROUP}/") for key in labels):
+def _labels(view: TemplateView) -> Found:
+    if any(str(key).startswith(f"{GROUP}/") for key in mapping(view.metadata.get("labels"))):
         yield ".metadata.labels", ""
 
 
-def _token(template: Template) -> Found:
-    if pod_of(template).get("automountServiceAccountToken"):
+def _token(view: TemplateView) -> Found:
+    if view.pod.get("automountServiceAccountToken"):
         yield ".spec.automountServiceAccountToken", ""
 
 
-def _volume_types(template: Template) -> Found:
-    for index, volume in mappings(pod_of(template).get("volumes")):
+def _volume_types(view: TemplateView) -> Found:
+    for index, volume in view.volumes:
         for kind in sorted(volume.keys() - {"name"} - set(_VOLUMES)):
             yield f".spec.volumes[{index}].{kind}", ""
 
 
-def _projected_tokens(template: Template) -> Found:
-    for index, volume in mappings(pod_of(template).get("volumes")):
-        projected = volume.get("projected")
-        for _, source in mappings(projected.get("sources") if isinstance(projected, Mapping) else None):
+def _projected_tokens(view: TemplateView) -> Found:
+    for index, volume in view.volumes:
+        for _, source in mappings(mapping(volume.get("projected")).get("sources")):
             if "serviceAccountToken" in source and not _foreign(source["serviceAccountToken"]):
                 yield f".spec.volumes[{index}].projected", ""
 
 
-def _api_certificates(template: Template) -> Found:
-    for index, volume in mappings(pod_of(template).get("volumes")):
-        projected = volume.get("projected")
-        for _, source in mappings(projected.get("sources") if isinstance(projected, Mapping) else None):
-            certificate = source.get("podCertificate")
-            signer = certificate.get("signerName") if isinstance(certificate, Mapping) else None
+def _api_certificates(view: TemplateView) -> Found:
+    for index, volume in view.volumes:
+        for _, source in mappings(mapping(volume.get("projected")).get("sources")):
+            signer = mapping(source.get("podCertificate")).get("signerName")
             if str(signer or "").startswith(_API_SIGNERS):
                 yield f".spec.volumes[{index}].projected", ""
 
 
-def _app_armor(template: Template) -> Found:
-    metadata = template.get("metadata")
-    annotations = metadata.get("annotations") if isinstance(metadata, Mapping) else None
-    if isinstance(annotations, Mapping) and any(str(key).startswith(_APP_ARMOR) for key in annotations):
+def _app_armor(view: TemplateView) -> Found:
+    if any(str(key).startswith(_APP_ARMOR) for key in mapping(view.metadata.get("annotations"))):
         yield ".metadata.annotations", ""
 
 
 def _foreign(token: object) -> bool:
-    audience = token.get("audience") if isinstance(token, Mapping) else None
+    audience = mapping(token).get("audience")
     return isinstance(audience, str) and bool(audience) and not re.search(_API_AUDIENCE, audience)
 
 
@@ -216,21 +195,19 @@ _FOREIGN: Final = (
 )
 
 
-def _pod_context(template: Template) -> Found:
-    context = pod_of(template).get("securityContext")
-    for key, value in (context if isinstance(context, Mapping) else {}).items():
+def _pod_context(view: TemplateView) -> Found:
+    for key, value in mapping(view.pod.get("securityContext")).items():
         if not permitted(key, value, POD_PROFILE):
             yield f".spec.securityContext.{key}", ""
 
 
-def _container_context(container: Mapping[str, Any]) -> Found:
-    context = container.get("securityContext")
-    for key, value in (context if isinstance(context, Mapping) else {}).items():
+def _container_context(container: Node) -> Found:
+    for key, value in mapping(container.get("securityContext")).items():
         if not permitted(key, value, CONTAINER_PROFILE):
             yield f".securityContext.{key}", ""
 
 
-def _shapes(node: Mapping[str, Any], path: str, keys: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
+def _shapes(node: Node, path: str, keys: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
     """Yield what `merged` could not merge: path, and the type that is wanted there."""
     for key in keys:
         items = node.get(key)
@@ -255,21 +232,21 @@ _POD_LISTS: Final = ("containers", "initContainers", "volumes", "tolerations")
 _CONTAINER_LISTS: Final = ("env", "volumeMounts")
 
 
-def _pod_lists(wanted: str) -> Callable[[Template], Found]:
-    def check(template: Template) -> Found:
-        yield from ((path, "") for path, kind, _ in _shapes(pod_of(template), ".spec", _POD_LISTS) if kind == wanted)
+def _pod_lists(wanted: str) -> Callable[[TemplateView], Found]:
+    def check(view: TemplateView) -> Found:
+        yield from ((path, "") for path, kind, _ in _shapes(view.pod, ".spec", _POD_LISTS) if kind == wanted)
 
     return check
 
 
-def _container_lists(wanted: str) -> Callable[[Mapping[str, Any]], Found]:
-    def check(container: Mapping[str, Any]) -> Found:
+def _container_lists(wanted: str) -> Callable[[Node], Found]:
+    def check(container: Node) -> Found:
         yield from ((path, "") for path, kind, _ in _shapes(container, "", _CONTAINER_LISTS) if kind == wanted)
 
     return check
 
 
-def _sections(container: Mapping[str, Any]) -> Found:
+def _sections(container: Node) -> Found:
     resources = container.get("resources")
     if not isinstance(resources, Mapping):
         yield from () if resources is None else ((".resources", ""),)
@@ -279,21 +256,21 @@ def _sections(container: Mapping[str, Any]) -> Found:
         yield ".resources", ""
 
 
-def _context_shapes(template: Template) -> Found:
-    for path, node in ((".spec", pod_of(template)), *containers(template)):
+def _context_shapes(view: TemplateView) -> Found:
+    for path, node in ((".spec", view.pod), *view.containers):
         if not isinstance(node.get("securityContext"), Mapping | None):
             yield f"{path}.securityContext", ""
 
 
-def _named(container: Mapping[str, Any]) -> Found:
+def _named(container: Node) -> Found:
     if not container.get("name"):
         yield ".name", ""
 
 
-def _secrets(names: Iterable[str]) -> Callable[[Mapping[str, Any]], Found]:
+def _secrets(names: Iterable[str]) -> Callable[[Node], Found]:
     known = frozenset(names)
 
-    def check(container: Mapping[str, Any]) -> Found:
+    def check(container: Node) -> Found:
         for _, entry in mappings(container.get("env")):
             if str(entry.get("name")) in known and entry.get("value"):
                 yield ".env", f"{entry['name']} "
@@ -306,26 +283,26 @@ def _secret_cel(names: Iterable[str]) -> str:
     return f"{cel_maps('c', 'env')}.all(e, !({name} in {cel_names(names)}) || {value} == null || {value} == '')"
 
 
-def _password_urls(container: Mapping[str, Any]) -> Found:
+def _password_urls(container: Node) -> Found:
     for _, entry in mappings(container.get("env")):
         value = entry.get("value")
         if isinstance(value, str) and re.search(PASSWORD_URL, value):
             yield ".env", f"{entry.get('name')} "
 
 
-def _host_ports(container: Mapping[str, Any]) -> Found:
+def _host_ports(container: Node) -> Found:
     if any(port.get("hostPort") for _, port in mappings(container.get("ports"))):
         yield ".ports", ""
 
 
-def _token_mounts(container: Mapping[str, Any]) -> Found:
+def _token_mounts(container: Node) -> Found:
     for _, mount in mappings(container.get("volumeMounts")):
         if re.search(_TOKEN_PATH, str(mount.get("mountPath") or "")):
             yield ".volumeMounts", ""
 
 
 def _of_worker(key: str, instead: str) -> PodRule:
-    def check(container: Mapping[str, Any]) -> Found:
+    def check(container: Node) -> Found:
         if container.get("name") == WORKER_CONTAINER and container.get(key) is not None:
             yield f".{key}", ""
 
@@ -334,7 +311,7 @@ def _of_worker(key: str, instead: str) -> PodRule:
     return _of_containers(f".{key}", message, check, cel)
 
 
-def _operator_env(container: Mapping[str, Any]) -> Found:
+def _operator_env(container: Node) -> Found:
     for _, entry in mappings(container.get("env")):
         if container.get("name") == WORKER_CONTAINER and str(entry.get("name")) in OPERATOR_ENV:
             yield ".env", f"{entry['name']} "
@@ -504,3 +481,11 @@ POD_RULES: Final = (
     *(_of_worker(key, instead) for key, instead in _WORKER_OURS.items()),
 )
 """Every rule, in the order in which broken ones are listed."""
+
+
+def template_problems(view: TemplateView, security: PodSecurity = PodSecurity.RESTRICTED) -> Iterator[str]:
+    """Yield one line for each thing in a podTemplate that the operator refuses."""
+    for rule in POD_RULES:
+        if rule.profile and security is PodSecurity.NAMESPACE:
+            continue
+        yield from (f"{FIELD}{path}: {subject}{rule.message}" for path, subject in rule.check(view))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from dcp_operator.api.pod.view import cel_map, cel_names
+from dcp_operator.api.pod.cel import cel_map, cel_names
 
 USER_IDS: Final = ("runAsUser", "runAsGroup", "fsGroup")
 SECCOMP: Final = {"type": "RuntimeDefault"}

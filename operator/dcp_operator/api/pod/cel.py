@@ -1,31 +1,10 @@
-"""How rules look into a podTemplate, in Python and in CEL.
+"""How rules look into a podTemplate in CEL, as `template` does in Python.
 
 It is free-form: a key may be missing, null, or of another type than its name promises.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
-
-Template = Mapping[str, Any]
-
-
-def mappings(items: object) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield the entries of a list that are mappings, with their places; nothing for what is no list."""
-    if isinstance(items, list):
-        yield from ((index, item) for index, item in enumerate(items) if isinstance(item, Mapping))
-
-
-def pod_of(template: Template) -> Mapping[str, Any]:
-    """Return the template's pod spec; an empty one where there is none."""
-    spec = template.get("spec")
-    return spec if isinstance(spec, Mapping) else {}
-
-
-def containers(template: Template) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield every container of the template, with its path below it."""
-    for kind in ("containers", "initContainers"):
-        for index, container in mappings(pod_of(template).get(kind)):
-            yield f".spec.{kind}[{index}]", container
+from collections.abc import Iterable
+from typing import Final
 
 
 def cel_at(of: str, key: str) -> str:
