@@ -1,9 +1,11 @@
 """The check `wait_while_spec_is_unreadable`."""
 
+from dataclasses import replace
+
 from dcp_operator.controllers.checkpoint.checks.unreadable_spec import wait_while_spec_is_unreadable
 from scenes import attempt, checkpoint, inputs, running
 
-PARTIAL = checkpoint().model_copy(update={"unread": ("spec.invented: unknown field", "spec.retries: too large")})
+PARTIAL = replace(checkpoint(), unread=("spec.invented: unknown field", "spec.retries: too large"))
 
 
 def test_no_attempt_starts_of_a_spec_that_is_read_in_part() -> None:

@@ -131,7 +131,7 @@ def test_success_has_no_failure_of_an_earlier_attempt() -> None:
 )
 def test_loads_and_verifies(operation: str, result: Reason, spec: dict[str, Any]) -> None:
     of = checkpoint(spec)
-    pods = [ended(index, Report(result=result)) for index in range(of.nodes)]
+    pods = [ended(index, Report(result=result)) for index in range(of.spec.workers.num_nodes)]
     found = decided(attempt(*pods, of=of), of=of)
     assert of.spec.operation == operation
     assert phase(found) == ("Succeeded", result)
@@ -258,6 +258,6 @@ def test_a_field_that_can_not_be_read_does_not_cost_the_rest() -> None:
 
 def test_the_generation_is_always_observed() -> None:
     done = after_first_attempt(ended(0, saved())).status
-    newer = decide(checkpoint().model_copy(update={"generation": 7}), observed(), done, NOW)
+    newer = decide(replace(checkpoint(), generation=7), observed(), done, NOW)
     assert newer.status["observedGeneration"] == 7
     assert {each["observedGeneration"] for each in newer.status["conditions"]} == {7}

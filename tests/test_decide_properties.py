@@ -114,7 +114,7 @@ steps = st.one_of(
 
 
 def with_spec(of: Checkpoint, **changes: Any) -> Checkpoint:
-    return of.model_copy(update={"spec": of.spec.model_copy(update=changes)})
+    return replace(of, spec=of.spec.model_copy(update=changes))
 
 
 def happen(world: World, step: tuple[Any, Any, Any]) -> bool:
@@ -161,7 +161,7 @@ def settle_down(world: World) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(steps, min_size=2, max_size=12), st.sampled_from(("", "", "gpus")), st.integers(0, 2))
 def test_whatever_happens(story: list[tuple[Any, Any, Any]], queue: str, retries: int) -> None:
-    world = World(with_spec(checkpoint(), retries=retries).model_copy(update={"queue": queue}))
+    world = World(replace(with_spec(checkpoint(), retries=retries), queue=queue))
     result: tuple[str, dict[str, Any]] | None = None
     settle_down(world)
     for step in story:

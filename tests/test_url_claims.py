@@ -153,7 +153,7 @@ def test_two_places(one: str, two: str) -> None:
 def claimed(name: str, uid: str = "0", seconds: float = 0, status: Status | None = None, **spec: Any) -> UrlClaim:
     changes = {f"spec.{key}": value for key, value in spec.items()}
     other = checkpoint({"metadata.name": name, "metadata.uid": uid, **changes})
-    made = UrlClaim.of(other.model_copy(update={"created": at(seconds)}), status or Status())
+    made = UrlClaim.of(replace(other, created=at(seconds)), status or Status())
     assert made is not None
     return made
 

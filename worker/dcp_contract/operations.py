@@ -36,6 +36,8 @@ class Operation(StrEnum):
     """What a Checkpoint does, once, with the checkpoint at its URL."""
 
     traits: OperationTraits
+    module: str
+    """Name of the modules that are its two halves, and of its member in a spec, if it has one."""
 
     SAVE = "Save", OperationTraits(result=Reason.SAVED, needs_workload=True, needs_ranks=True, writes=True)
     LOAD = "Load", OperationTraits(result=Reason.LOADED, needs_workload=True, needs_ranks=True)
@@ -45,13 +47,8 @@ class Operation(StrEnum):
         """Make a member whose value is its word alone."""
         member = str.__new__(cls, word)
         member._value_ = word
-        member.traits = traits
+        member.traits, member.module = traits, word.lower()
         return member
-
-    @property
-    def module(self) -> str:
-        """Name of the modules that are its two halves, and of its member in a spec, if it has one."""
-        return self.name.lower()
 
 
 class IfExists(StrEnum):

@@ -60,7 +60,7 @@ class Run:
     def one(self, source: ManifestCheckpoint) -> dict[str, Any]:
         """Run one Checkpoint to its end; return the object with its status."""
         body = _admitted(source.body)
-        checkpoint = parse(body, site=LOCAL).model_copy(update={"queue": ""})
+        checkpoint = replace(parse(body, site=LOCAL), queue="")
         self.machine = machine = Machine(
             environment=self.environment(source, checkpoint),
             folder=Path(tempfile.mkdtemp(dir=self.folder)),
@@ -191,7 +191,7 @@ def _admitted(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _suspended(checkpoint: Checkpoint) -> Checkpoint:
-    return checkpoint.model_copy(update={"spec": checkpoint.spec.model_copy(update={"suspend": True})})
+    return replace(checkpoint, spec=checkpoint.spec.model_copy(update={"suspend": True}))
 
 
 def _stopped_by(number: signal.Signals, status: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def _asides(status: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _line(checkpoint: Checkpoint, node: int, line: str) -> str:
-    place = f"{checkpoint.name}/{node}" if checkpoint.nodes > 1 else checkpoint.name
+    place = f"{checkpoint.name}/{node}" if checkpoint.spec.workers.num_nodes > 1 else checkpoint.name
     return f"[{place}] {line}"
 
 

@@ -4,6 +4,7 @@ import copy
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -96,7 +97,7 @@ def _begun(body: Mapping[str, Any]) -> Checkpoint:
         unread += list(problems(error, CheckpointSpec, "spec"))[:1]
         if not _left_out(spec, error.errors()[0]["loc"]):
             break
-    return _parsed({**body, "spec": spec}, None).model_copy(update={"unread": tuple(unread)})
+    return replace(_parsed({**body, "spec": spec}, None), unread=tuple(unread))
 
 
 def _finding(spec: object) -> ValidationError | None:

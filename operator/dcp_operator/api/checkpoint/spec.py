@@ -5,7 +5,9 @@ The sections that the data plane needs extend those of `dcp_contract.sections`. 
 
 import hashlib
 import json
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Annotated, Any, Final
 
 from pydantic import Field
@@ -20,6 +22,7 @@ from dcp_operator.api.checkpoint.storage_key import place
 from dcp_operator.api.naming import job_name
 
 _HANG_SECONDS: Final = 300.0
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
 SecretName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 ResourceName = Annotated[
     str, Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")
@@ -106,19 +109,20 @@ class CheckpointSpec(OperationMembers):
 MUTABLE_FIELDS: Final = ("suspend", "ttlSecondsAfterFinished", "runId", "retries", "timeouts")
 
 
-class Checkpoint(Wire):
-    """A Checkpoint object: who it is, and what it asks for."""
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A Checkpoint object: who it is, what it asks for, and what follows from that."""
 
     name: str
     namespace: str = "default"
     uid: str = ""
     generation: int = 1
-    created: datetime = datetime.fromtimestamp(0, UTC)
+    created: datetime = _EPOCH
     deleting: bool = False
     queue: str = ""
     """Kueue's queue, from the label: its Jobs start suspended and are left to Kueue."""
     spec: CheckpointSpec
-    queue_labels: dict[str, str] = Field(default_factory=dict)
+    queue_labels: dict[str, str] = field(default_factory=dict)
     """Kueue's labels: the queue, and what else a Job says to Kueue (priority class, longest time)."""
     unread: tuple[str, ...] = ()
     """What is wrong with fields that were left out of a spec that had begun: no further attempt is made of it."""
@@ -128,19 +132,14 @@ class Checkpoint(Wire):
         """Who this run is in the manifest of what it saves."""
         return Origin(namespace=self.namespace, name=self.name, uid=self.uid, run_id=self.spec.run_id)
 
-    @property
-    def nodes(self) -> int:
-        """Pods of an attempt."""
-        return self.spec.workers.num_nodes
-
-    @property
+    @cached_property
     def place(self) -> str:
         """What two Checkpoints of one namespace share exactly when they work on the same place."""
         storage = self.spec.storage
         secret = storage.credentials_secret_ref.name if storage.credentials_secret_ref is not None else ""
         return place(storage, secret, self.spec.workers.pod_template, self.uid)
 
-    @property
+    @cached_property
     def free_form_digest(self) -> str:
         """Digest of the fields that the CRD's rules can't hold still, since they have no schema."""
         spec = self.spec

@@ -19,19 +19,24 @@ ShortText = Annotated[str, Field(max_length=253)]
 class Phase(StrEnum):
     """Where a Checkpoint stands, in one word; derived from the conditions' reasons."""
 
+    terminal: bool
+    """Whether nothing but a new runId changes it."""
+
     PENDING = "Pending"
     QUEUED = "Queued"
     STARTING = "Starting"
     RUNNING = "Running"
-    SUCCEEDED = "Succeeded"
-    CONFLICT = "Conflict"
-    FAILED = "Failed"
+    SUCCEEDED = "Succeeded", True
+    CONFLICT = "Conflict", True
+    FAILED = "Failed", True
     SUSPENDED = "Suspended"
 
-    @property
-    def terminal(self) -> bool:
-        """Whether nothing but a new runId changes it."""
-        return self in {Phase.SUCCEEDED, Phase.CONFLICT, Phase.FAILED}
+    def __new__(cls, word: str, terminal: bool = False) -> Self:  # noqa: FBT001, FBT002 - as its members are written
+        """Make a member whose value is its word alone."""
+        member = str.__new__(cls, word)
+        member._value_ = word
+        member.terminal = terminal
+        return member
 
 
 class Condition(Wire):

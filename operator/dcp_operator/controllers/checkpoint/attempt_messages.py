@@ -10,7 +10,7 @@ def job_starts(inputs: Inputs, job_name: str) -> str:
     if inputs.status.retries.probe:
         what = "looks whether the lost attempt had committed"
     else:
-        what = f"starts {counted(inputs.checkpoint.nodes, 'pod')}"
+        what = f"starts {counted(inputs.checkpoint.spec.workers.num_nodes, 'pod')}"
     return f"Attempt {inputs.attempt_number}: Job {job_name} {what}."
 
 

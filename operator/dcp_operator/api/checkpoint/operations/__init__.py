@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 
 from dcp_contract.operations import Operation
@@ -29,6 +30,7 @@ class OperationRules:
     """Two live objects of a namespace that work on one URL take turns."""
 
 
+@cache
 def rules_of(operation: Operation) -> OperationRules:
     """Return what the operation's own module says of it."""
     rules: OperationRules = import_module(f"{__name__}.{operation.module}").RULES
