@@ -2,9 +2,9 @@
 
 import pytest
 
-from dcp_operator.api.checkpoint.conditions import conditions
 from dcp_operator.api.checkpoint.status import Phase, Status
 from dcp_operator.controllers.checkpoint.checks.finished import leave_finished_alone
+from dcp_operator.controllers.checkpoint.reporting import conditions
 from scenes import NOW, attempt, inputs, running
 
 

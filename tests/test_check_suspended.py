@@ -2,10 +2,10 @@
 
 import pytest
 
-from dcp_operator.api.checkpoint.conditions import conditions
 from dcp_operator.api.checkpoint.status import Phase, Retries, Status
 from dcp_operator.controllers.checkpoint.checks.suspended import wait_while_suspended
 from dcp_operator.controllers.checkpoint.observed import Attempt
+from dcp_operator.controllers.checkpoint.reporting import conditions
 from scenes import NOW, attempt, checkpoint, inputs, running
 
 SUSPENDED = checkpoint({"spec.suspend": True})

@@ -5,8 +5,8 @@ from datetime import datetime
 import pytest
 
 from dcp_contract.reasons import Reason
-from dcp_operator.api.checkpoint.conditions import conditions, message_of
 from dcp_operator.api.checkpoint.status import Phase, Status
+from dcp_operator.controllers.checkpoint.reporting import conditions, message_of
 from scenes import NOW, at
 
 

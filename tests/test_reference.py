@@ -6,9 +6,9 @@ import pytest
 
 from dcp_contract.reasons import Reason
 from dcp_contract.storage_options import SPEC_OPTIONS
-from dcp_operator.api.checkpoint.conditions import SPEC_CHANGED, conditions
 from dcp_operator.api.checkpoint.reasons import REASONS
 from dcp_operator.api.checkpoint.status import Status
+from dcp_operator.controllers.checkpoint.reporting import SPEC_CHANGED, conditions
 from dcp_operator.generate.__main__ import files, main
 from dcp_operator.generate.reference import FOLDER
 from scenes import NOW

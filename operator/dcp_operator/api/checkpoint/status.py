@@ -174,12 +174,7 @@ class Status(Wire):
     @classmethod
     def read(cls, body: Mapping[str, Any] | None) -> Self:
         """Return the status of a live object; a field that can't be read is dropped, never the whole."""
-        return cls._read(body)[0]
-
-    @classmethod
-    def unreadable(cls, body: Mapping[str, Any] | None) -> frozenset[str]:
-        """Return the JSON names of the fields that `read` drops: they were written, so their defaults are not true."""
-        return cls._read(body)[1]
+        return cls.read_in_part(body)[0]
 
     @classmethod
     def names(cls) -> frozenset[str]:
@@ -187,7 +182,11 @@ class Status(Wire):
         return frozenset(str(field.alias) for field in cls.model_fields.values())
 
     @classmethod
-    def _read(cls, body: Mapping[str, Any] | None) -> tuple[Self, frozenset[str]]:
+    def read_in_part(cls, body: Mapping[str, Any] | None) -> tuple[Self, frozenset[str]]:
+        """Return the status as `read` does, and the JSON names of the fields that were dropped.
+
+        They were written, so the defaults that they have in the status are not true.
+        """
         fields, dropped = dict(body or {}), set[str]()
         while True:
             try:

@@ -6,7 +6,6 @@ something to say decides.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -70,17 +69,14 @@ def decide(
         now: The time, with a time zone.
         rivals: What other Saves of the namespace claim, as `UrlClaim.of` makes it.
     """
-    unread = leave_unreadable_alone(status, checkpoint.spec.run_id)
-    if unread is not None:
-        return unread
-    written = Status.read(status)
-    inputs = _inputs(checkpoint, observed, written, now, rivals)
-    recorded, message = record_ended_attempts(inputs)
-    inputs = replace(inputs, status=recorded, message=message)
+    written, dropped = Status.read_in_part(status)
+    if dropped and (left_alone := leave_unreadable_alone(status, dropped, checkpoint.spec.run_id)) is not None:
+        return left_alone
+    inputs = record_ended_attempts(_inputs(checkpoint, observed, written, now, rivals))
     result = next(result for check in CHECKS if (result := check(inputs)) is not None)
     decision = _decision(inputs, result, written, observed)
     finished_before = written.phase.terminal and inputs.status.phase is written.phase
-    return keep_newer_fields(decision, status, checkpoint.generation) if finished_before else decision
+    return keep_newer_fields(decision, status, dropped, checkpoint.generation) if finished_before else decision
 
 
 def _inputs(

@@ -5,7 +5,6 @@ from dataclasses import replace
 from dcp_contract.checkpoint_info import CheckpointInfo
 from dcp_contract.reasons import Reason
 from dcp_operator.api.checkpoint.spec import Checkpoint
-from dcp_operator.api.checkpoint.status import Status
 from dcp_operator.controllers.checkpoint.attempt_outcome import AttemptOutcome, outcome_of
 from dcp_operator.controllers.checkpoint.causes import failure_of
 from dcp_operator.controllers.checkpoint.foreign_names import without_foreign_names
@@ -15,15 +14,14 @@ from dcp_operator.controllers.checkpoint.recorded_outcome import record_outcome
 from dcp_operator.controllers.checkpoint.timeouts import outcome_by_job_deadline, outcome_by_timeout
 
 
-def record_ended_attempts(inputs: Inputs) -> tuple[Status, str]:
-    """Return the status with every attempt recorded that has ended, and what is to be said of the last one."""
-    status, message = inputs.status, ""
+def record_ended_attempts(inputs: Inputs) -> Inputs:
+    """Return the inputs with every attempt that has ended recorded in the status, and what is said of the last one."""
     ended = _vanished_attempt(inputs) or _ended_attempt(inputs)
     while ended is not None:
         status, message = record_outcome(inputs, *ended)
-        inputs = replace(inputs, status=status)
+        inputs = replace(inputs, status=status, message=message)
         ended = _ended_attempt(inputs)
-    return status, message
+    return inputs
 
 
 def _ended_attempt(inputs: Inputs) -> tuple[Attempt, AttemptOutcome] | None:
@@ -47,7 +45,7 @@ def _vanished_attempt(inputs: Inputs) -> tuple[Attempt, AttemptOutcome] | None:
     A Job that was created and never seen has no uid in the status. It is created again, or found.
     """
     status, number = inputs.status, inputs.attempt_number
-    name, seen = inputs.checkpoint.job_name(number), status.job_ref
+    name, seen = inputs.job_name, status.job_ref
     is_there = any(each.attempt == number for each in inputs.attempts)
     if status.phase.terminal or is_there or seen is None or not seen.uid or seen.name != name:
         return None

@@ -1,14 +1,13 @@
 """The one thing that every check is given, and the one thing that it answers with."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Status
 from dcp_operator.controllers.checkpoint.actions import Action
 from dcp_operator.controllers.checkpoint.observed import Attempt, Pod
-from dcp_operator.controllers.checkpoint.runs import free_form_fields_changed
 from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
 
 
@@ -30,26 +29,23 @@ class Inputs:
     now: datetime
     rivals: tuple[UrlClaim, ...] = ()
     """What the other Saves of the namespace claim."""
+    stamp: datetime = field(init=False)
+    """The time as a status holds it: in whole seconds."""
+    attempt_number: int = field(init=False)
+    """Number of the attempt that is under way, or of the next one to start."""
+    job_name: str = field(init=False)
+    """Name that the Job of that attempt has, or will have."""
+    current_attempt: Attempt | None = field(init=False)
+    """The attempt under way, if its Job is there."""
 
-    @property
-    def stamp(self) -> datetime:
-        """The time as a status holds it: in whole seconds."""
-        return self.now.replace(microsecond=0)
-
-    @property
-    def attempt_number(self) -> int:
-        """Number of the attempt that is under way, or of the next one to start."""
-        return self.status.retries.last_ended + 1
-
-    @property
-    def current_attempt(self) -> Attempt | None:
-        """The attempt under way, if its Job is there."""
-        return next((each for each in self.attempts if each.attempt == self.attempt_number and not each.deleting), None)
-
-    @property
-    def spec_changed(self) -> bool:
-        """Whether the free-form fields of the spec are other ones than those that this run began with."""
-        return free_form_fields_changed(self.checkpoint, self.status)
+    def __post_init__(self) -> None:
+        """Work out once what nearly every check asks for."""
+        number = self.status.retries.last_ended + 1
+        current = next((each for each in self.attempts if each.attempt == number and not each.deleting), None)
+        object.__setattr__(self, "stamp", self.now.replace(microsecond=0))
+        object.__setattr__(self, "attempt_number", number)
+        object.__setattr__(self, "job_name", self.checkpoint.job_name(number))
+        object.__setattr__(self, "current_attempt", current)
 
     def digest_at_start(self, attempt: Attempt) -> str:
         """Return the digest of the free-form fields that the run began with; an attempt of the run carries it."""

@@ -39,12 +39,11 @@ def refuse_spec(
     Attempts of an earlier run are deleted along with the first write: nothing but the end of those attempts would bring
     another look at the object.
     """
-    unread = leave_unreadable_alone(status, run_id)
-    if unread is not None:
-        return unread
+    written, dropped = Status.read_in_part(status)
+    if dropped and (left_alone := leave_unreadable_alone(status, dropped, run_id)) is not None:
+        return left_alone
     if not error.writable:
         return _report_unwritten(error, run_id, observed, status)
-    written = Status.read(status)
     over = written.phase.terminal and (written.reason is not Reason.INVALID_SPEC or written.attempts > 0)
     if over and written.run_id == run_id:
         return Decision(actions=(), status=written.with_changes(observed_generation=generation).to_dict())

@@ -4,7 +4,7 @@
 book of attempts would begin at zero. Where a field can't be read on which such things depend, nothing is done.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -15,9 +15,14 @@ _GUARDS: Final = ("phase", "retries", "attempts", "freeFormDigest", "jobRef", "r
 _RUN: Final = "runId"
 
 
-def leave_unreadable_alone(status: Mapping[str, Any] | None, run_id: str) -> Decision | None:
-    """Return the decision to do nothing if this version can't tell what has been done; None if it can."""
-    dropped = Status.unreadable(status)
+def leave_unreadable_alone(status: Mapping[str, Any] | None, dropped: Collection[str], run_id: str) -> Decision | None:
+    """Return the decision to do nothing if this version can't tell what has been done; None if it can.
+
+    Args:
+        status: As it stands in the cluster.
+        dropped: Its fields that can't be read.
+        run_id: Of the run that the spec asks for.
+    """
     guards: list[str] = [name for name in _GUARDS if name in dropped]
     if _RUN in dropped:
         guards.append(_RUN)
@@ -38,9 +43,11 @@ def leave_unreadable_alone(status: Mapping[str, Any] | None, run_id: str) -> Dec
     )
 
 
-def keep_newer_fields(decision: Decision, status: Mapping[str, Any] | None, generation: int) -> Decision:
+def keep_newer_fields(
+    decision: Decision, status: Mapping[str, Any] | None, dropped: Collection[str], generation: int
+) -> Decision:
     """Return the decision on a finished Checkpoint with the fields kept that a newer version wrote into its status."""
-    before, dropped = dict(status or {}), Status.unreadable(status)
+    before = dict(status or {})
     if dropped:
         return replace(decision, status=before | {"observedGeneration": generation}, events=())
     unknown = {name: value for name, value in before.items() if name not in Status.names()}

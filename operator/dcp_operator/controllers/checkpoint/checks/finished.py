@@ -1,7 +1,7 @@
 """A finished Checkpoint is left alone."""
 
-from dcp_operator.api.checkpoint.conditions import message_of
 from dcp_operator.controllers.checkpoint.inputs import CheckResult, Inputs
+from dcp_operator.controllers.checkpoint.reporting import message_of
 
 
 def leave_finished_alone(inputs: Inputs) -> CheckResult | None:

@@ -10,9 +10,8 @@ def wait_for_previous_attempt(inputs: Inputs) -> CheckResult | None:
     if inputs.current_attempt is not None:
         return None
     observed = Observed(attempts=(*inputs.earlier, *inputs.attempts), leftover=inputs.leftover)
-    name = inputs.checkpoint.job_name(inputs.attempt_number)
     # A Job of an earlier run with the same runId has the very name that the next Job needs.
-    name_taken = next((f"Job {each.job_name}" for each in inputs.earlier if each.job_name == name), None)
+    name_taken = next((f"Job {each.job_name}" for each in inputs.earlier if each.job_name == inputs.job_name), None)
     runs = observed.still_running(inputs.now) or name_taken
     if runs is None:
         return None

@@ -2,9 +2,8 @@
 
 from dcp_contract.reasons import Reason
 from dcp_operator.api.checkpoint.status import Phase
-from dcp_operator.controllers.checkpoint.attempt_messages import job_is_queued
 from dcp_operator.controllers.checkpoint.inputs import CheckResult, Inputs
-from dcp_operator.controllers.checkpoint.under_way import with_attempt
+from dcp_operator.controllers.checkpoint.under_way import job_is_queued, with_attempt
 
 
 def report_queued(inputs: Inputs) -> CheckResult | None:

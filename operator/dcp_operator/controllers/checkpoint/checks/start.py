@@ -4,8 +4,8 @@ from dcp_contract.reasons import Reason
 from dcp_operator.api.checkpoint.status import JobRef, Phase
 from dcp_operator.api.checkpoint.text import human_ranks
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt
-from dcp_operator.controllers.checkpoint.attempt_messages import job_is_queued, job_starts
 from dcp_operator.controllers.checkpoint.inputs import CheckResult, Inputs
+from dcp_operator.controllers.checkpoint.under_way import job_is_queued, job_starts
 
 
 def start_attempt(inputs: Inputs) -> CheckResult | None:
@@ -13,7 +13,7 @@ def start_attempt(inputs: Inputs) -> CheckResult | None:
     if inputs.current_attempt is not None:
         return None
     checkpoint, status, number = inputs.checkpoint, inputs.status, inputs.attempt_number
-    name, probe = checkpoint.job_name(number), status.retries.probe
+    name, probe = inputs.job_name, status.retries.probe
     # A probe needs next to nothing. In the queue it would wait for the GPUs of others.
     queued = bool(checkpoint.queue) and not probe
     return CheckResult(

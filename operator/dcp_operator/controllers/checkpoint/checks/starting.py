@@ -5,10 +5,9 @@ from datetime import datetime
 from dcp_contract.reasons import Reason
 from dcp_operator.api.checkpoint.status import Phase
 from dcp_operator.api.checkpoint.text import sentence
-from dcp_operator.controllers.checkpoint.attempt_messages import job_starts
 from dcp_operator.controllers.checkpoint.inputs import CheckResult, Inputs
 from dcp_operator.controllers.checkpoint.observed import Attempt, Pod
-from dcp_operator.controllers.checkpoint.under_way import next_possible_end, with_attempt
+from dcp_operator.controllers.checkpoint.under_way import job_starts, next_possible_end, with_attempt
 from dcp_operator.controllers.checkpoint.waiting_pods import (
     PODS_DUE,
     is_kept_from_starting,

@@ -1,9 +1,9 @@
 """While spec.suspend is true no attempt runs."""
 
 from dcp_contract.reasons import Reason
-from dcp_operator.api.checkpoint.conditions import message_of
 from dcp_operator.api.checkpoint.status import Phase
 from dcp_operator.controllers.checkpoint.inputs import CheckResult, Inputs
+from dcp_operator.controllers.checkpoint.reporting import message_of
 
 
 def wait_while_suspended(inputs: Inputs) -> CheckResult | None:

@@ -19,8 +19,10 @@ def wait_for_save_on_same_url(inputs: Inputs) -> CheckResult | None:
 
     It waits, and is never refused here: the other Save may fail, and then it is this Save's turn.
     """
+    if inputs.current_attempt is not None or not inputs.rivals:
+        return None
     own = UrlClaim.of(inputs.checkpoint, inputs.status)
-    rival = claim_ahead_of(own, inputs.rivals) if own is not None and inputs.current_attempt is None else None
+    rival = claim_ahead_of(own, inputs.rivals) if own is not None else None
     if rival is None:
         return None
     url = inputs.checkpoint.spec.storage.url
