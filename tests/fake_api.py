@@ -18,10 +18,10 @@ from dcp_operator.kube.client.api import (
 )
 from dcp_operator.kube.client.cluster import Cluster
 from dcp_operator.kube.client.event_recorder import EventRecorder
+from dcp_operator.kube.client.metrics import PHASES
 from dcp_operator.kube.loop.checkpoint import CheckpointReconciler
 from dcp_operator.kube.loop.reconcile import ReconcileContext, Reconciler
-from dcp_operator.kube.view.cache import Cache
-from dcp_operator.kube.view.intake import ClusterView, CountedPhases
+from dcp_operator.kube.view.cache import Cache, ClusterView
 from dcp_operator.kube.view.live_saves import LiveSaves
 from dcp_operator.kube.view.progress import ProgressReader
 from dcp_operator.objects.job import Builder
@@ -119,7 +119,7 @@ def checkpoints(
     woken: list[ObjectKey] = []
     cache = Cache(site=site)
     live_saves = LiveSaves(cache, woken.append, now)
-    view = ClusterView(cache, {CHECKPOINTS.kind: (CountedPhases(), live_saves)})
+    view = ClusterView(cache, {CHECKPOINTS.kind: (PHASES, live_saves)})
     return CheckpointReconciler(
         ReconcileContext(cluster, view, EventRecorder(cluster, lambda: True), busy, now),
         live_saves=live_saves,

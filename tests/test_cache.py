@@ -52,7 +52,7 @@ def test_only_a_newer_body_is_news(cache: Cache, *, version: int, news: bool) ->
 def test_a_job_and_its_pods_are_found_by_the_checkpoint(cache: Cache) -> None:
     assert cache.put(JOBS, owned(J1, 11)) == KEY
     assert cache.put(PODS, owned(f"{J1}-0", 12, J1)) == KEY
-    jobs, pods = jobs_and_pods(cache.owned(KEY, "uid-save"))
+    jobs, pods = jobs_and_pods(cache.owned.of(KEY, "uid-save"))
     assert ([each.name for each in jobs], [each.name for each in pods]) == ([J1], [f"{J1}-0"])
 
 
@@ -60,7 +60,7 @@ def test_objects_of_a_checkpoint_that_is_not_here_yet_wait_for_it() -> None:
     cache = Cache()
     assert cache.put(JOBS, owned(J1, 11)) is None
     assert cache.put(CHECKPOINTS, body("save", 10)) == KEY
-    assert len(jobs_and_pods(cache.owned(KEY, "uid-save"))[0]) == 1
+    assert len(jobs_and_pods(cache.owned.of(KEY, "uid-save"))[0]) == 1
 
 
 def forged(made: Any, **metadata: Any) -> Any:
@@ -87,9 +87,9 @@ def forged(made: Any, **metadata: Any) -> Any:
 def test_a_label_alone_makes_nothing_an_attempt(cache: Cache, resource: Resource, made: Any) -> None:
     cache.put(JOBS, owned(J1, 11))
     cache.put(PODS, owned(f"{J1}-0", 12, J1))
-    before = jobs_and_pods(cache.owned(KEY, "uid-save"))
+    before = jobs_and_pods(cache.owned.of(KEY, "uid-save"))
     key = cache.put(resource, made)
-    assert jobs_and_pods(cache.owned(KEY, "uid-save")) == before
+    assert jobs_and_pods(cache.owned.of(KEY, "uid-save")) == before
     assert key is None or made["metadata"]["namespace"] == "team"
     # It is known all the same: an audit would take what is left out for a watch that has fallen behind.
     where = made["metadata"]
@@ -102,14 +102,14 @@ def test_pods_of_a_job_that_is_gone_are_there_until_they_are_gone_as_well(cache:
     for index in (0, 1):
         cache.put(PODS, owned(f"{J1}-{index}", 12, J1))
     cache.remove(JOBS, "team", J1, f"uid-{J1}")
-    jobs, pods = jobs_and_pods(cache.owned(KEY, "uid-save"))
+    jobs, pods = jobs_and_pods(cache.owned.of(KEY, "uid-save"))
     assert (jobs, [each.name for each in pods]) == ([], [f"{J1}-0", f"{J1}-1"])
 
     assert cache.remove(PODS, "team", f"{J1}-0", f"uid-{J1}-0") == KEY
     cache.put(JOBS, owned(J2, 13))
-    assert [each.name for each in jobs_and_pods(cache.owned(KEY, "uid-save"))[1]] == [f"{J1}-1"]
+    assert [each.name for each in jobs_and_pods(cache.owned.of(KEY, "uid-save"))[1]] == [f"{J1}-1"]
     cache.remove(PODS, "team", f"{J1}-1", f"uid-{J1}-1")
-    assert jobs_and_pods(cache.owned(KEY, "uid-save"))[1] == []
+    assert jobs_and_pods(cache.owned.of(KEY, "uid-save"))[1] == []
     assert cache.count(PODS) == 0
 
 
@@ -131,7 +131,7 @@ def test_what_is_deleted_does_not_come_back_with_a_late_answer(cache: Cache, res
 def test_an_object_made_anew_under_the_same_name_survives_the_old_ones_deletion(cache: Cache) -> None:
     assert cache.put(CHECKPOINTS, body("save", 20, uid="new")) == KEY
     assert cache.remove(CHECKPOINTS, "team", "save", "uid-save") is None
-    found = cache.body(KEY)
+    found = cache.served.body(KEY)
     assert found is not None
     assert found["metadata"]["uid"] == "new"
 
@@ -140,16 +140,16 @@ def test_a_pods_last_state_is_kept_until_its_job_goes(cache: Cache) -> None:
     cache.put(JOBS, owned(J1, 11))
     cache.put(PODS, owned(f"{J1}-0", 12, J1, status={"phase": "Running"}))
     assert cache.remove(PODS, "team", f"{J1}-0", f"uid-{J1}-0") == KEY
-    assert jobs_and_pods(cache.owned(KEY, "uid-save"))[1][0].phase == "Running"
+    assert jobs_and_pods(cache.owned.of(KEY, "uid-save"))[1][0].phase == "Running"
     assert list(cache.known(PODS)) == []
     cache.remove(JOBS, "team", J1, f"uid-{J1}")
-    assert jobs_and_pods(cache.owned(KEY, "uid-save")) == ([], [])
+    assert jobs_and_pods(cache.owned.of(KEY, "uid-save")) == ([], [])
 
 
 def test_what_is_finished_is_packed_and_reads_the_same(cache: Cache) -> None:
     made = body("save", 20, status={"phase": "Succeeded", "completionTime": "now"})
     cache.put(CHECKPOINTS, made)
-    found = cache.body(KEY)
+    found = cache.served.body(KEY)
     assert found is not None
     assert found["status"] == made["status"]
     assert cache.version(CHECKPOINTS, "team", "save", "uid-save") == 20
@@ -159,7 +159,7 @@ def test_what_nobody_reads_is_left_out(cache: Cache) -> None:
     heavy = owned(J1, 12, spec={"parallelism": 2, "template": ["much"]}, status={})
     heavy["metadata"]["managedFields"] = ["much"]
     cache.put(JOBS, heavy)
-    ((found,), _) = jobs_and_pods(cache.owned(KEY, "uid-save"))
+    ((found,), _) = jobs_and_pods(cache.owned.of(KEY, "uid-save"))
     assert found.nodes == 2
     assert "much" not in repr(cache)
     heavy = body("save", 13, spec={"operation": "Save"})
@@ -169,7 +169,7 @@ def test_what_nobody_reads_is_left_out(cache: Cache) -> None:
         "dcp-operator.io/kept": "x",
     }
     cache.put(CHECKPOINTS, heavy)
-    kept = cache.body(KEY)
+    kept = cache.served.body(KEY)
     assert kept is not None
     assert kept["metadata"]["annotations"] == {"dcp-operator.io/kept": "x"}
     assert "managedFields" not in kept["metadata"]
@@ -183,17 +183,17 @@ def test_a_job_that_ended_before_its_pods_did_is_to_be_confirmed_once(cache: Cac
     cache.put(PODS, owned(f"{J1}-0", 12, J1, status={"phase": "Succeeded"}))
     cache.put(PODS, owned(f"{J1}-1", 13, J1, status={"phase": "Running"}))
     unconfirmed = UnconfirmedJobs()
-    assert unconfirmed.among(*jobs_and_pods(cache.owned(KEY, "uid-save"))) == []
+    assert unconfirmed.among(*jobs_and_pods(cache.owned.of(KEY, "uid-save"))) == []
     cache.put(JOBS, owned(J1, 14, spec={"parallelism": 2}, status=COMPLETE))
-    (job,) = unconfirmed.among(*jobs_and_pods(cache.owned(KEY, "uid-save")))
+    (job,) = unconfirmed.among(*jobs_and_pods(cache.owned.of(KEY, "uid-save")))
     unconfirmed.confirm(job)
-    assert unconfirmed.among(*jobs_and_pods(cache.owned(KEY, "uid-save"))) == []
+    assert unconfirmed.among(*jobs_and_pods(cache.owned.of(KEY, "uid-save"))) == []
 
 
 def test_a_job_whose_pods_have_all_ended_needs_no_confirmation(cache: Cache) -> None:
     cache.put(JOBS, owned(J1, 14, spec={"parallelism": 1}, status=COMPLETE))
     cache.put(PODS, owned(f"{J1}-0", 15, J1, status={"phase": "Failed"}))
-    assert UnconfirmedJobs().among(*jobs_and_pods(cache.owned(KEY, "uid-save"))) == []
+    assert UnconfirmedJobs().among(*jobs_and_pods(cache.owned.of(KEY, "uid-save"))) == []
 
 
 @pytest.mark.parametrize(
@@ -209,4 +209,4 @@ def test_what_rests_can_wait_at_a_start(cache: Cache, status: dict[str, Any], *,
     made = body("save", 20, status=status)
     made["metadata"]["generation"] = 2
     cache.put(CHECKPOINTS, made)
-    assert cache.at_rest(KEY) is rests
+    assert cache.served.at_rest(KEY) is rests

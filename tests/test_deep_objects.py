@@ -197,6 +197,6 @@ def test_what_is_large_and_has_begun_is_carried_on() -> None:
     path = CHECKPOINTS.path(KEY.namespace, KEY.name)
     spec = manifest({"spec.workload.args": {"x": "y" * BYTES}})["spec"]
     api.add(CHECKPOINTS, api.objects[path] | {"spec": spec})
-    kept = reconciling(api).cache.body(KEY)
+    kept = reconciling(api).cache.served.body(KEY)
     assert kept is not None
     assert kept["spec"] == spec

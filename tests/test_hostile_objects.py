@@ -153,7 +153,7 @@ def test_a_label_that_changes_again_and_again_leaves_nothing_behind() -> None:
     cache = Cache()
     for number in range(100):
         cache.put(PODS, labelled(number + 1, labels={UID_LABEL: f"uid-{number}"}))
-    assert len(cache._owned._shelves) == 1
+    assert len(cache.owned._shelves) == 1
 
 
 def test_what_labels_say_is_shared_and_not_kept_for_ever() -> None:
@@ -161,7 +161,7 @@ def test_what_labels_say_is_shared_and_not_kept_for_ever() -> None:
     for number in range(2):
         named = {"name": f"p{number}", "uid": f"p{number}", "labels": {JOB_LABEL: "a-job-of-some-name"}}
         cache.put(PODS, labelled(number + 1, **named))
-    one, two = (held.value for held in cache._owned._shelves["evil", UID]["Pod"].values())
+    one, two = (held.value for held in cache.owned._shelves["evil", UID]["Pod"].values())
     assert one.job is two.job
     assert shared.cache_info().maxsize == 8192, "Python 3.12 never forgets what sys.intern was given"
     assert "intern(" not in inspect.getsource(bodies) + inspect.getsource(pods) + inspect.getsource(ownership)

@@ -24,8 +24,7 @@ from dcp_operator.kube.kinds.kind import Kind, Kinds, OwnedResource, TwoReadersE
 from dcp_operator.kube.kopf_seam.watching import Change
 from dcp_operator.kube.loop.queue import RetryLaterError, WorkQueue
 from dcp_operator.kube.loop.reconcile import ReconcileContext, Reconcilers
-from dcp_operator.kube.view.cache import Cache
-from dcp_operator.kube.view.intake import ClusterView
+from dcp_operator.kube.view.cache import Cache, ClusterView
 from fake_api import FakeApi
 from scenes import NOW, stamp
 
@@ -182,14 +181,14 @@ def test_it_is_cached_queued_and_reconciled_and_its_status_is_written() -> None:
         operator = Operator()
         operator.apply()
         assert (operator.view.cache.count(NOOPS), operator.queue.depth) == (1, 1)
-        assert operator.view.cache.parsed(KEY) == Noop("one", "uid-one", done=False)
+        assert operator.view.cache.served.parsed(KEY) == Noop("one", "uid-one", done=False)
         assert await operator.work() == 60
         writes = [f"POST services/{NAME}", f"POST configmaps/{NAME}", "PUT noops/one"]
         assert operator.api.writes() == writes
         assert operator.status() == {"phase": "Waiting", "observedGeneration": 1}
         # The ConfigMap's own news brings the Noop to the queue, and to no other write.
         operator.hear_of_config_maps()
-        assert operator.view.cache.owned(KEY, "uid-one") == {"ConfigMap": [NAME]}
+        assert operator.view.cache.owned.of(KEY, "uid-one") == {"ConfigMap": [NAME]}
         assert await operator.work() == 60
         assert operator.api.writes() == []
 
@@ -203,7 +202,7 @@ def test_what_it_owns_is_deleted_by_the_same_check() -> None:
         forged = {"name": "theirs", "namespace": "team", "labels": {UID_LABEL: "uid-one", ATTEMPT_LABEL: "1"}}
         operator.api.add(CONFIG_MAPS, {"metadata": forged})
         operator.hear_of_config_maps()
-        assert operator.view.cache.owned(KEY, "uid-one") == {"ConfigMap": [NAME]}
+        assert operator.view.cache.owned.of(KEY, "uid-one") == {"ConfigMap": [NAME]}
         operator.api.writes()
         operator.apply(done=True)
         assert await operator.work() is None
@@ -212,7 +211,7 @@ def test_what_it_owns_is_deleted_by_the_same_check() -> None:
         assert operator.api.names(CONFIG_MAPS) == ["theirs"]
         event = operator.recorder._waiting.get_nowait()
         assert (event[1].reason, event[3]) == ("Done", NOOPS)
-        assert operator.view.cache.at_rest(KEY) is False, "its status tells of no generation"
+        assert operator.view.cache.served.at_rest(KEY) is False, "its status tells of no generation"
 
     asyncio.run(scenario())
 
@@ -259,7 +258,7 @@ def test_a_start_lists_it_and_a_resync_finds_what_a_watch_lost(monkeypatch: pyte
         assert operator.api.names(CONFIG_MAPS) == [NAME]
         operator.api.objects.pop(NOOPS.path("team", "one"))
         assert await compared.compare(NOOPS) == 1
-        assert operator.view.cache.body(KEY) is None
+        assert operator.view.cache.served.body(KEY) is None
 
     asyncio.run(scenario())
 
@@ -276,7 +275,7 @@ def test_a_body_of_the_kind_is_json() -> None:
     cache = Cache(kinds=KINDS)
     metadata = {"name": "one", "namespace": "team", "uid": "uid-one", "resourceVersion": "1"}
     cache.put(NOOPS, {"metadata": metadata, "spec": {"done": True}, "status": {"completionTime": stamp(0)}})
-    body = cache.body(KEY)
+    body = cache.served.body(KEY)
     assert body is not None
     assert json.loads(json.dumps(body))["spec"] == {"done": True}
-    assert cache.parsed(KEY) == Noop("one", "uid-one", done=True)
+    assert cache.served.parsed(KEY) == Noop("one", "uid-one", done=True)

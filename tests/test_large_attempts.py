@@ -17,8 +17,7 @@ from dcp_operator.kube.kinds import checkpoint as kind_module
 from dcp_operator.kube.kinds.checkpoint import CHECKPOINT, jobs_and_pods
 from dcp_operator.kube.loop.queue import WorkQueue
 from dcp_operator.kube.loop.reconcile import MANY_OWNED, REST, ReconcileContext, Reconciler
-from dcp_operator.kube.view.cache import Cache
-from dcp_operator.kube.view.intake import ClusterView
+from dcp_operator.kube.view.cache import Cache, ClusterView
 from dcp_operator.kube.view.unconfirmed import UnconfirmedJobs
 from large_attempt import KEY, RANKS, STATES, filled, pod_body
 from scenes import RUNNING, UID, at
@@ -26,7 +25,7 @@ from scenes import RUNNING, UID, at
 
 def unconfirmed(cache: Cache) -> list[Job]:
     """Return the Jobs whose pods a reconcile would read past the watch."""
-    return UnconfirmedJobs().among(*jobs_and_pods(cache.owned(KEY, UID)))
+    return UnconfirmedJobs().among(*jobs_and_pods(cache.owned.of(KEY, UID)))
 
 
 COMPLETE = {"startTime": "2026-11-24T08:00:00Z", "conditions": [{"type": "Complete", "status": "True"}]}
@@ -52,7 +51,7 @@ def test_no_pod_is_read_twice(state: str, monkeypatch: pytest.MonkeyPatch) -> No
         phase, worker = STATES[state](index)
         cache.put(PODS, pod_body(job, index, 1000 + index, phase, worker))
         unconfirmed(cache)
-        decide(of, observe(*jobs_and_pods(cache.owned(KEY, UID))), RUNNING, at(60))
+        decide(of, observe(*jobs_and_pods(cache.owned.of(KEY, UID))), RUNNING, at(60))
     assert reads["pods"] == 100
     assert reads["reports"] == (0 if state == "running" else 100)
 
@@ -66,7 +65,7 @@ def test_a_reconcile_of_as_many_pods_as_there_may_be_is_short(state: str) -> Non
     for _ in range(5):
         began = time.process_time()
         unconfirmed(cache)
-        decide(of, observe(*jobs_and_pods(cache.owned(KEY, UID))), RUNNING, at(60))
+        decide(of, observe(*jobs_and_pods(cache.owned.of(KEY, UID))), RUNNING, at(60))
         spans.append(time.process_time() - began)
     assert min(spans) < 0.2
 
@@ -91,7 +90,7 @@ def test_ended_pods_are_counted_as_they_come_and_go() -> None:
 
 def test_of_many_failed_ranks_the_first_are_listed_and_all_are_counted() -> None:
     cache, of, _ = filled(200, "failed")
-    found = decide(of, observe(*jobs_and_pods(cache.owned(KEY, UID))), RUNNING, at(60)).status
+    found = decide(of, observe(*jobs_and_pods(cache.owned.of(KEY, UID))), RUNNING, at(60)).status
     assert found["failedRankCount"] == 200 * RANKS
     assert [each["rank"] for each in found["failedRanks"]] == [index * RANKS for index in range(MAX_FAILED_RANKS)]
     assert found["failure"]["rank"] == 0

@@ -37,8 +37,7 @@ from dcp_operator.kube.feed.initial_list import fill
 from dcp_operator.kube.kinds.checkpoint import jobs_and_pods
 from dcp_operator.kube.loop.queue import RetryLaterError, WorkQueue
 from dcp_operator.kube.loop.reconcile import LATER, Reconciler
-from dcp_operator.kube.view.cache import Cache
-from dcp_operator.kube.view.intake import ClusterView
+from dcp_operator.kube.view.cache import Cache, ClusterView
 from dcp_operator.kube.view.live_saves import LiveSaves
 from dcp_operator.kube.view.progress import last_progress
 from dcp_operator.objects.job import Builder
@@ -167,7 +166,7 @@ def test_live_saves_to_one_url_are_rivals_and_others_are_not() -> None:
         save("one"), save("two"), save("elsewhere", "s3://bucket/b"), save("done", completionTime="now")
     )
     one = CHECKPOINTS.key("team", "one")
-    parsed = view.cache.parsed(one)
+    parsed = view.cache.served.parsed(one)
     assert not isinstance(parsed, SpecError)
     assert [rival.name for rival in live_saves.rivals(one, parsed)] == ["two"]
     done = save("two", phase="Succeeded", completionTime="now")
@@ -178,7 +177,7 @@ def test_live_saves_to_one_url_are_rivals_and_others_are_not() -> None:
 def test_a_claim_goes_with_its_checkpoint() -> None:
     view, live_saves = noted(save("one"), save("two"))
     one = CHECKPOINTS.key("team", "one")
-    parsed = view.cache.parsed(one)
+    parsed = view.cache.served.parsed(one)
     assert not isinstance(parsed, SpecError)
     view.forget(CHECKPOINTS, "team", "two", "uid-two")
     assert live_saves.rivals(one, parsed) == ()
@@ -186,7 +185,7 @@ def test_a_claim_goes_with_its_checkpoint() -> None:
 
 def test_a_spec_that_can_not_be_parsed_claims_nothing() -> None:
     view, live_saves = noted(save("broken", "s3a://bucket/a"))
-    assert isinstance(view.cache.parsed(CHECKPOINTS.key("team", "broken")), SpecError)
+    assert isinstance(view.cache.served.parsed(CHECKPOINTS.key("team", "broken")), SpecError)
     assert live_saves._claims == {}
 
 
@@ -229,7 +228,7 @@ def test_a_malformed_checkpoint_keeps_no_other_from_being_worked_on(template: st
     cache = Cache()
     asyncio.run(fill(cluster, ClusterView(cache, {CHECKPOINTS.kind: (LiveSaves(cache),)}), queue, [None]))
     assert (cache.count(CHECKPOINTS), queue.depth) == (2, 2)
-    assert isinstance(cache.parsed(CHECKPOINTS.key("team", "bad")), SpecError)
+    assert isinstance(cache.served.parsed(CHECKPOINTS.key("team", "bad")), SpecError)
 
 
 def test_what_can_not_be_read_is_logged_once_with_its_cause(
@@ -238,7 +237,7 @@ def test_what_can_not_be_read_is_logged_once_with_its_cause(
     monkeypatch.setattr(parsing, "rule_problems", lambda *_: 1 / 0)
     view, _ = noted(save("one"))
     for _ in range(2):
-        assert isinstance(view.cache.parsed(CHECKPOINTS.key("team", "one")), SpecError)
+        assert isinstance(view.cache.served.parsed(CHECKPOINTS.key("team", "one")), SpecError)
     (record,) = caplog.records
     assert record.getMessage() == "team/one: the spec can't be read"
     assert record.exc_info is not None
@@ -378,7 +377,7 @@ def test_what_was_made_for_a_job_that_is_forbidden_waits_for_it() -> None:
 def test_a_job_is_deleted_as_the_one_that_was_seen() -> None:
     cluster = Written()
     reconciler = asyncio.run(after_a_failed_rank(cluster))
-    (job,), _ = jobs_and_pods(reconciler.cache.owned(CHECKPOINTS.key("team", "one"), "uid-one"))
+    (job,), _ = jobs_and_pods(reconciler.cache.owned.of(CHECKPOINTS.key("team", "one"), "uid-one"))
     asyncio.run(once(reconciler))
     *_, last = cluster.__dict__["seen"]
     assert last == f"DELETE jobs {job.uid}"
@@ -404,7 +403,7 @@ async def after_a_failed_rank(cluster: Written, posted: Callable[[str], object] 
     reconciler = reconciling(cluster)
     reconciler.recorder = Told(posted)
     await once(reconciler)
-    (job,), _ = jobs_and_pods(reconciler.cache.owned(CHECKPOINTS.key("team", "one"), "uid-one"))
+    (job,), _ = jobs_and_pods(reconciler.cache.owned.of(CHECKPOINTS.key("team", "one"), "uid-one"))
     name, of = job.name, {"checkpoint-uid": "uid-one", "job": job.name, "run-id": "", "attempt": "1"}
     labels = {f"dcp-operator.io/{label}": value for label, value in of.items()}
     ended = {"exitCode": 1, "finishedAt": NOW, "message": failed(Reason.STORAGE_FULL).encode()}

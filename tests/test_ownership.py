@@ -135,10 +135,10 @@ def test_a_job_whose_label_names_another_checkpoint_by_now_is_that_ones() -> Non
         api.add(CHECKPOINTS, {"metadata": {"name": name, "namespace": "team"}, "spec": MANIFEST["spec"]})
     api.add(JOBS, job(OWN_NAME, OTHER_RUN, OWNER))
     reconciler = reconciling(api)
-    assert len(jobs_and_pods(reconciler.cache.owned(KEY, UID))[0]) == 1
+    assert len(jobs_and_pods(reconciler.cache.owned.of(KEY, UID))[0]) == 1
     api.add(JOBS, job(OWN_NAME, OTHER_RUN | {"dcp-operator.io/checkpoint-uid": "uid-theirs"}, OWNER))
     seen(api, reconciler)
-    assert jobs_and_pods(reconciler.cache.owned(KEY, UID)) == ([], [])
+    assert jobs_and_pods(reconciler.cache.owned.of(KEY, UID)) == ([], [])
 
 
 POD_OWNER: Body = {"apiVersion": "batch/v1", "kind": "Job", "name": OWN_NAME, "uid": "uid-job", "controller": True}

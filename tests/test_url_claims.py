@@ -393,7 +393,7 @@ def test_a_claim_of_one_that_is_gone_is_not_kept_for_ever() -> None:
 
 def test_a_spec_that_can_not_be_parsed_claims_nothing() -> None:
     scene = Scene(storage={"url": "s3a://bucket/a"})
-    assert isinstance(scene.reconciler.cache.parsed(keyed("first")), SpecError)
+    assert isinstance(scene.reconciler.cache.served.parsed(keyed("first")), SpecError)
     assert scene.state("second")[0] == "Starting"
 
 

@@ -34,7 +34,7 @@ def reconcile_ms(nodes: int, state: str) -> float:
     gc.set_threshold(50_000, 20, 50)
     for _ in range(ROUNDS):
         began = time.process_time()
-        jobs, pods = jobs_and_pods(cache.owned(KEY, UID))
+        jobs, pods = jobs_and_pods(cache.owned.of(KEY, UID))
         UnconfirmedJobs().among(jobs, pods)
         decide(of, observe(jobs, pods), RUNNING, at(60))
         best = min(best, time.process_time() - began)

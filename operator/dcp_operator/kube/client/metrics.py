@@ -13,6 +13,9 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from dcp_operator.api.json_types import ReadBody
+from dcp_operator.kube.client.api import ObjectKey
+
 REGISTRY: Final = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 PlatformCollector(registry=REGISTRY)
@@ -28,25 +31,25 @@ def _version(package: str) -> str:
 
 
 class Phases(Collector):
-    """How many Checkpoints there are in each phase and namespace, as of the moment that it is asked for."""
+    """How many Checkpoints there are in each phase and namespace, as of the moment that it is asked for: an index."""
 
     def __init__(self) -> None:
-        self._phases: dict[tuple[str, str], str] = {}
+        self._phases: dict[ObjectKey, str] = {}
 
-    def note(self, namespace: str, name: str, phase: str) -> None:
+    def note(self, key: ObjectKey, body: ReadBody) -> None:
         """Take in where a Checkpoint stands; one that no operator has looked at yet is Pending."""
-        self._phases[namespace, name] = phase or "Pending"
+        self._phases[key] = str((body.get("status") or {}).get("phase") or "Pending")
 
-    def drop(self, namespace: str, name: str) -> None:
+    def drop(self, key: ObjectKey) -> None:
         """Forget a Checkpoint that is gone."""
-        self._phases.pop((namespace, name), None)
+        self._phases.pop(key, None)
 
     def collect(self) -> Iterable[Metric]:
         """Yield the gauge."""
         family = GaugeMetricFamily(
             "dcp_checkpoints", "Checkpoints by namespace and phase.", labels=("namespace", "phase")
         )
-        counts = Counts((namespace, phase) for (namespace, _), phase in self._phases.items())
+        counts = Counts((key.namespace, phase) for key, phase in self._phases.items())
         for labels, count in sorted(counts.items()):
             family.add_metric(labels, count)
         yield family

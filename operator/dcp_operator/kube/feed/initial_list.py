@@ -13,7 +13,7 @@ from dcp_operator.kube.client.api import ApiError, ObjectKey, Resource
 from dcp_operator.kube.client.reads import Reads
 from dcp_operator.kube.feed.watches import enqueue_listed, selector
 from dcp_operator.kube.loop.queue import WorkQueue
-from dcp_operator.kube.view.intake import ClusterView
+from dcp_operator.kube.view.cache import ClusterView
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ async def fill(
         except ApiError as error:
             logger.warning("the cache can't be filled yet: %s", error)
             await asyncio.sleep(AGAIN)
-    for key in view.cache.served():
+    for key in view.cache.served.here():
         enqueue_listed(view.cache, queue, key)
 
 

@@ -16,7 +16,7 @@ from dcp_operator.kube.client import metrics
 from dcp_operator.kube.client.api import ApiError, GoneError, ObjectKey, Resource
 from dcp_operator.kube.client.reads import Listed, Reads
 from dcp_operator.kube.feed.watches import selector
-from dcp_operator.kube.view.intake import ClusterView
+from dcp_operator.kube.view.cache import ClusterView
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,7 @@ from dcp_operator.kube.client.api import ObjectKey, Resource
 from dcp_operator.kube.kinds.kind import Kinds
 from dcp_operator.kube.kopf_seam.watching import Change, Watch
 from dcp_operator.kube.loop.queue import WorkQueue
-from dcp_operator.kube.view.cache import Cache
-from dcp_operator.kube.view.intake import ClusterView
+from dcp_operator.kube.view.cache import Cache, ClusterView
 
 FIRST_LOOK: Final = 5
 LOOK_SPREAD: Final = 55
@@ -49,7 +48,7 @@ def listener(resource: Resource, view: ClusterView, queue: WorkQueue[ObjectKey])
 
 def enqueue_listed(cache: Cache, queue: WorkQueue[ObjectKey], key: ObjectKey) -> None:
     """Have an object looked at that a list names: a live one at once, a finished one within the minute."""
-    if cache.at_rest(key):
+    if cache.served.at_rest(key):
         queue.add_after(key, FIRST_LOOK + zlib.crc32(str(key).encode()) % LOOK_SPREAD)
     else:
         queue.add(key)

@@ -69,7 +69,7 @@ class CheckpointReconciler(Reconciler):
         jobs, pods = await self._confirmed(key, body)
         observed = observe(jobs, pods, self.progress.of(key, jobs, pods))
         observed = await self._pod_creation.explained(key.namespace, observed)
-        parsed: Checkpoint | SpecError = self.cache.parsed(key, body)
+        parsed: Checkpoint | SpecError = self.cache.served.parsed(key, body)
         if isinstance(parsed, SpecError):
             return parsed, self._refuse(body, parsed, observed)
         rivals = self.live_saves.rivals(key, parsed)
@@ -148,7 +148,7 @@ class CheckpointReconciler(Reconciler):
         The watch of Pods may be behind the watch of Jobs. A Report that has yet to arrive must not be taken for lost.
         """
         uid = body["metadata"]["uid"]
-        jobs, pods = jobs_and_pods(self.cache.owned(key, uid))
+        jobs, pods = jobs_and_pods(self.cache.owned.of(key, uid))
         if "completionTime" in (body.get("status") or {}):
             return jobs, pods
         unconfirmed = self._unconfirmed.among(jobs, pods)
@@ -156,7 +156,7 @@ class CheckpointReconciler(Reconciler):
             for pod in await self.cluster.pods_of(key.namespace, job.name):
                 self.view.ingest(PODS, pod)
             self._unconfirmed.confirm(job)
-        return jobs_and_pods(self.cache.owned(key, uid)) if unconfirmed else (jobs, pods)
+        return jobs_and_pods(self.cache.owned.of(key, uid)) if unconfirmed else (jobs, pods)
 
     def _built(self, key: ObjectKey, checkpoint: Checkpoint, action: CreateAttempt) -> tuple[Body, ...]:
         try:

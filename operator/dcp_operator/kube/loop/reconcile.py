@@ -29,7 +29,7 @@ from dcp_operator.kube.client.event_recorder import EventRecorder
 from dcp_operator.kube.client.ownership import Owner
 from dcp_operator.kube.kinds.kind import Decided, Kind
 from dcp_operator.kube.loop.queue import RetryLaterError
-from dcp_operator.kube.view.intake import ClusterView
+from dcp_operator.kube.view.cache import ClusterView
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class Reconciler:
         return REST if self.cache.most_owned(key) > MANY_OWNED else 0.0
 
     async def _reconcile(self, key: ObjectKey) -> float | None:
-        body = self.cache.body(key)
+        body = self.cache.served.body(key)
         if body is None or body["metadata"].get("deletionTimestamp"):
             await self.leave(key, body)
             return None
@@ -141,7 +141,7 @@ class Reconciler:
 
     async def decide(self, key: ObjectKey, body: Body) -> tuple[Any, Decided]:
         """Return the parsed object, or what is wrong with it, and what to do."""
-        parsed, observed = self.cache.parsed(key, body), self.observed(key, body)
+        parsed, observed = self.cache.served.parsed(key, body), self.observed(key, body)
         if isinstance(parsed, SpecError):
             return parsed, self.kind.refuse(parsed, body, observed, self.now())
         return parsed, self.kind.decide(parsed, observed, body.get("status") or {}, self.now())
@@ -175,7 +175,7 @@ class Reconciler:
 
     def observed(self, key: ObjectKey, body: Body) -> Any:  # noqa: ANN401 - of the kind's own type
         """Return what the owned objects show."""
-        return self.kind.observe(self.cache.owned(key, body["metadata"]["uid"]))
+        return self.kind.observe(self.cache.owned.of(key, body["metadata"]["uid"]))
 
     async def create_all(self, key: ObjectKey, body: Body, bodies: Sequence[Body]) -> Body:
         """Create objects, the last one last: where it is, the others are. Return the last one as it was created.
@@ -204,7 +204,7 @@ class Reconciler:
         unwatched = (self.cluster.delete_owned(each, key.namespace, name, owner) for each in self.kind.unwatched)
         await asyncio.gather(*unwatched)
         for each in self.kind.owned:
-            if each.through is None and (its := self.cache.owned_uid(key, uid, each.resource, name)):
+            if each.through is None and (its := self.cache.owned.uid_of(key, uid, each.resource, name)):
                 await self.cluster.delete(each.resource, key.namespace, name, its)
 
     async def _write(self, body: Body, decision: Decided) -> Body:
@@ -236,7 +236,7 @@ class Reconciler:
         try:
             self.view.ingest(resource, await self.cluster.get(resource, key.namespace, key.name))
         except GoneError:
-            body = self.cache.body(key)
+            body = self.cache.served.body(key)
             if body is not None:
                 self.view.forget(resource, key.namespace, key.name, body["metadata"]["uid"])
         except UnavailableError as error:

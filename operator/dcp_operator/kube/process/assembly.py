@@ -7,13 +7,13 @@ from dcp_operator.api.site import CLUSTER
 from dcp_operator.kube.client.api import CHECKPOINTS, ObjectKey
 from dcp_operator.kube.client.cluster import Cluster
 from dcp_operator.kube.client.event_recorder import EventRecorder
+from dcp_operator.kube.client.metrics import PHASES
 from dcp_operator.kube.feed.resync import Resync
 from dcp_operator.kube.loop.checkpoint import CheckpointReconciler
 from dcp_operator.kube.loop.queue import WorkQueue
 from dcp_operator.kube.loop.reconcile import ReconcileContext, Reconcilers
 from dcp_operator.kube.process.settings import Settings
-from dcp_operator.kube.view.cache import Cache
-from dcp_operator.kube.view.intake import ClusterView, CountedPhases
+from dcp_operator.kube.view.cache import Cache, ClusterView
 from dcp_operator.kube.view.live_saves import LiveSaves
 from dcp_operator.kube.view.progress import ProgressReader
 from dcp_operator.objects.job import Builder
@@ -44,7 +44,7 @@ class Assembly:
         site = CLUSTER.model_copy(update={"protocols": protocols, "pod_security": settings.pod_security})
         cache = Cache(site=site)
         live_saves = LiveSaves(cache, add)
-        view = ClusterView(cache, {CHECKPOINTS.kind: (CountedPhases(), live_saves)})
+        view = ClusterView(cache, {CHECKPOINTS.kind: (PHASES, live_saves)})
         recorder, progress = EventRecorder(cluster, busy), ProgressReader(cluster, add)
         context = ReconcileContext(cluster, view, recorder, busy)
         builder = Builder(

@@ -4,23 +4,26 @@ Two sources feed it: the watches, and the answers to our own writes, which arriv
 one that is here is ignored, so that a late watch event never takes a reconcile back in time; what was deleted stays
 deleted, however late an answer about it comes. But a watch by label tells of an object that loses the label as of one
 that is deleted, so what is newer than that undoes it.
+
+All that is heard of an object goes in by `ClusterView`: the cache first, then whoever keeps an index of its kind.
 """
 
+import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final, Protocol
 
-from dcp_operator.api.checkpoint.parsing import SpecError
 from dcp_operator.api.json_types import Body, ReadBody
 from dcp_operator.api.site import CLUSTER, Site
 from dcp_operator.kube.client.api import ObjectKey, Resource
-from dcp_operator.kube.client.ownership import Owner
-from dcp_operator.kube.kinds.kind import Kinds, Values
+from dcp_operator.kube.kinds.kind import Kinds
 from dcp_operator.kube.kinds.registry import KINDS
 from dcp_operator.kube.view.owned import OwnedObjects, OwnerId
 from dcp_operator.kube.view.served import ServedObjects
+
+logger = logging.getLogger(__name__)
 
 TOMBSTONES: Final = 20_000
 """How many deleted uids are remembered: far more than there can be answers on their way."""
@@ -41,14 +44,18 @@ class Cache:
     kinds: Kinds = KINDS
     site: Site = CLUSTER
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
-    _keys: dict[OwnerId, ObjectKey] = field(default_factory=dict)
+    served: ServedObjects = field(init=False)
+    owned: OwnedObjects = field(init=False)
+    """What the served objects own."""
+    _keys: dict[OwnerId, ObjectKey] = field(default_factory=dict, init=False)
     """Of the served objects, by namespace and uid."""
-    _deleted: OrderedDict[str, int] = field(default_factory=OrderedDict)
+    _deleted: OrderedDict[str, int] = field(default_factory=OrderedDict, init=False)
     """By uid, the version as of which an object is gone."""
 
     def __post_init__(self) -> None:
-        self._served = ServedObjects(self.site)
-        self._owned = OwnedObjects(self.kinds, lambda: self.now())  # noqa: PLW0108 - a test may set another clock
+        """Begin with nothing."""
+        self.owned = OwnedObjects(self.kinds)
+        self.served = ServedObjects(self.kinds, self.site, self.owned)
 
     def put(self, resource: Resource, body: Body) -> ObjectKey | None:
         """Take in a body; return the object to look at again, None where there is nothing new or nobody's."""
@@ -57,14 +64,13 @@ class Cache:
         if self.is_deleted(uid, int(metadata["resourceVersion"])):
             return None
         self._deleted.pop(uid, None)
-        kind = self.kinds.served.get(resource.kind)
-        if kind is not None:
+        if resource.kind in self.kinds.served:
             key = resource.key(metadata["namespace"], metadata["name"])
-            if not self._served.put(kind, key, body):
+            if not self.served.put(key, body):
                 return None
             self._keys[key.namespace, uid] = key
             return key
-        place = self._owned.put(self.kinds.owned[resource.kind], body)
+        place = self.owned.put(resource.kind, body, self.now())
         return None if place is None else self._keys.get(place)
 
     def remove(
@@ -85,51 +91,13 @@ class Cache:
         if resource.kind in self.kinds.served:
             key = resource.key(namespace, name)
             self._keys.pop((namespace, uid), None)
-            return key if self._served.remove(key, uid) else None
-        place = self._owned.remove(self.kinds.owned[resource.kind], namespace, name, uid)
+            return key if self.served.remove(key, uid) else None
+        place = self.owned.remove(resource.kind, namespace, name, uid)
         return None if place is None else self._keys.get(place)
-
-    def body(self, key: ObjectKey) -> Body | None:
-        """Return a served object's body; not to be changed. None if it is not here."""
-        return self._served.body(key)
-
-    def parsed(self, key: ObjectKey, body: ReadBody | None = None) -> Any:  # noqa: ANN401 - of the kind's own type, or a SpecError
-        """Return a served object as its kind parses it, or the SpecError that says what is wrong with it.
-
-        Args:
-            key: Which object.
-            body: What `body` returned, where that was asked already.
-
-        Raises:
-            KeyError: It is not here.
-        """
-        kind = self.kinds.served[key.kind]
-        found = self._served.parsed(kind, key, body)
-        if not isinstance(found, SpecError):
-            return found
-        body = self._served.body(key) if body is None else body
-        if body is None or kind.has_begun(body, None):
-            return found
-        observed = kind.observe(self.owned(key, body["metadata"]["uid"]))
-        # An attempt that no status tells of yet: the operator ended between two writes.
-        return self._served.parse(kind, key, body, begun=True) if kind.has_begun(body, observed) else found
-
-    def at_rest(self, key: ObjectKey) -> bool:
-        """Return whether an object is finished, and nothing was asked of it since."""
-        return self._served.at_rest(key)
-
-    def owned(self, key: ObjectKey, uid: str) -> Values:
-        """Return what was read of the objects that belong to an object, which itself may be gone."""
-        return self._owned.of(self.kinds.served[key.kind], key, uid)
-
-    def owned_uid(self, key: ObjectKey, uid: str, resource: Resource, name: str) -> str:
-        """Return the uid of an object that a served object controls; empty if there is none of that name."""
-        owner = Owner(self.kinds.served[key.kind].resource, key.name, uid)
-        return self._owned.uid_of(owner, key.namespace, resource, name)
 
     def most_owned(self, key: ObjectKey) -> int:
         """Return how many objects of one kind belong to an object, of the kind that has most."""
-        return self._owned.most(key.namespace, self._served.uid(key))
+        return self.owned.most(key.namespace, self.served.uid(key))
 
     def version(self, resource: Resource, namespace: str, name: str, uid: str) -> int:
         """Return the cached version of an object; 0 if it is unknown, one above all others if it was deleted.
@@ -140,8 +108,8 @@ class Cache:
             return self._deleted[uid]
         if resource.kind in self.kinds.served:
             key = resource.key(namespace, name)
-            return self._served.version(key) if self._served.uid(key) == uid else 0
-        there, version = self._owned.entry(resource.kind, namespace, name)
+            return self.served.version(key) if self.served.uid(key) == uid else 0
+        there, version = self.owned.entry(resource.kind, namespace, name)
         return version if there == uid else 0
 
     def is_deleted(self, uid: str, version: int = 0) -> bool:
@@ -150,13 +118,54 @@ class Cache:
 
     def known(self, resource: Resource) -> Iterator[tuple[str, str, str, int]]:
         """Yield (namespace, name, uid, version) of every object of a kind that is here, as of now."""
-        where = self._served if resource.kind in self.kinds.served else self._owned
+        where = self.served if resource.kind in self.kinds.served else self.owned
         yield from where.known(resource.kind)
-
-    def served(self) -> list[ObjectKey]:
-        """Return every served object that is here."""
-        return self._served.keys()
 
     def count(self, resource: Resource) -> int:
         """Return how many objects of a kind are here."""
-        return (self._served if resource.kind in self.kinds.served else self._owned).count(resource.kind)
+        return (self.served if resource.kind in self.kinds.served else self.owned).count(resource.kind)
+
+
+class Index(Protocol):
+    """Something that is kept of all objects of a kind, beside the cache."""
+
+    def note(self, key: ObjectKey, body: ReadBody) -> None:
+        """Take in a body that is news; the cache has it already."""
+
+    def drop(self, key: ObjectKey) -> None:
+        """Forget an object that is gone."""
+
+
+@dataclass(frozen=True)
+class ClusterView:
+    """The cache and its indexes, fed together.
+
+    Args:
+        cache: What is here.
+        indexes: By kind, what else is kept of its objects.
+    """
+
+    cache: Cache = field(default_factory=Cache)
+    indexes: Mapping[str, Sequence[Index]] = field(default_factory=dict)
+
+    def ingest(self, resource: Resource, body: Body) -> ObjectKey | None:
+        """Take in a body from wherever it came; return the object to look at again."""
+        key = self.cache.put(resource, body)
+        if key is not None and key.kind == resource.kind:
+            for index in self.indexes.get(key.kind, ()):
+                try:
+                    index.note(key, body)
+                except Exception:
+                    # One object must not keep the others from being listed, watched or compared.
+                    logger.exception("%s: what it claims can't be read", key)
+        return key
+
+    def forget(
+        self, resource: Resource, namespace: str, name: str, uid: str, version: int | None = None
+    ) -> ObjectKey | None:
+        """Forget an object that is gone, as `Cache.remove` does; return the object to look at again."""
+        key = self.cache.remove(resource, namespace, name, uid, version)
+        if key is not None and key.kind == resource.kind:
+            for index in self.indexes.get(key.kind, ()):
+                index.drop(key)
+        return key

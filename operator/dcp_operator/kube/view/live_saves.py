@@ -64,7 +64,7 @@ class LiveSaves:
             # A finished Checkpoint makes no new claim, so it need not be parsed. Pods of a failed one may still run.
             self._end(uid, at_once=status.get("phase") != Phase.FAILED)
             return
-        parsed = self.cache.parsed(key)
+        parsed = self.cache.served.parsed(key)
         claim = UrlClaim.of(parsed, Status.read(status)) if not isinstance(parsed, SpecError) else None
         if claim is None:
             self._end(uid)
@@ -113,7 +113,7 @@ class LiveSaves:
         if not claim.ending:
             return True
         key = CHECKPOINTS.key(claim.namespace, claim.name)
-        observed = CHECKPOINT.observe(self.cache.owned(key, claim.uid))
+        observed = CHECKPOINT.observe(self.cache.owned.of(key, claim.uid))
         if observed.still_running(self.now()) is not None:
             return True
         if self._uids.get(key) != claim.uid:

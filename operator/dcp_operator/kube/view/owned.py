@@ -6,7 +6,7 @@ somebody is kept apart by that alone, since a resync would take what is left out
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -15,7 +15,7 @@ from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import UID_LABEL
 from dcp_operator.kube.client.api import ObjectKey, Resource
 from dcp_operator.kube.client.ownership import Claimed, Owner, belongs
-from dcp_operator.kube.kinds.kind import Kind, Kinds, OwnedResource, Values
+from dcp_operator.kube.kinds.kind import Kinds, OwnedResource, Values
 
 logger = logging.getLogger(__name__)
 
@@ -42,19 +42,23 @@ class OwnedObjects:
 
     Args:
         kinds: What owns what.
-        now: The clock, by which a reader bounds the times that it reads.
     """
 
     kinds: Kinds
-    now: Callable[[], datetime]
     _shelves: dict[OwnerId, _Shelves] = field(default_factory=dict)
     _places: dict[str, dict[tuple[str, str], OwnerId]] = field(default_factory=lambda: defaultdict(dict))
     """By kind, then by namespace and name: which shelf an object that exists is on."""
     _strangers: set[str] = field(default_factory=set)
 
-    def put(self, owned: OwnedResource, body: Body) -> OwnerId | None:
-        """Keep what is read of a body; return whose it may be, None if it is no news or nobody's."""
-        metadata, kind = body["metadata"], owned.resource.kind
+    def put(self, kind: str, body: Body, now: datetime) -> OwnerId | None:
+        """Keep what is read of a body; return whose it may be, None if it is no news or nobody's.
+
+        Args:
+            kind: The object's.
+            body: The object.
+            now: The time, by which a reader bounds the times that it reads.
+        """
+        metadata = body["metadata"]
         label = (metadata.get("labels") or {}).get(UID_LABEL)
         if label is None:
             return None
@@ -70,18 +74,17 @@ class OwnedObjects:
         before = shelf.get(metadata["name"])
         if before is not None and int(metadata["resourceVersion"]) <= before.version:
             return None
-        shelf[metadata["name"]] = self._read(owned, body, before, shelf)
+        shelf[metadata["name"]] = _read(self.kinds.owned[kind], body, now, before, shelf)
         self._places[kind][at] = place
         return place
 
-    def remove(self, owned: OwnedResource, namespace: str, name: str, uid: str) -> OwnerId | None:
+    def remove(self, kind: str, namespace: str, name: str, uid: str) -> OwnerId | None:
         """Forget an object that is gone; return whose it may have been, None if it was not here.
 
         What was read of an object with a controller between it and its owner stays for as long as that is here: the
         last state of a Pod holds its Report, or shows that somebody deleted the Pod while it ran.
         """
-        kind = owned.resource.kind
-        place = self._places[kind].get((namespace, name))
+        owned, place = self.kinds.owned[kind], self._places[kind].get((namespace, name))
         if place is None or (held := self._shelves[place][kind].get(name)) is None or held.uid != uid:
             return None
         del self._places[kind][namespace, name]
@@ -95,12 +98,12 @@ class OwnedObjects:
         self._tidy(place)
         return place
 
-    def of(self, kind: Kind, key: ObjectKey, uid: str) -> Values:
-        """Return what was read of the objects that belong to an object, by their kind.
+    def of(self, key: ObjectKey, uid: str) -> Values:
+        """Return what was read of the objects that belong to an object, which itself may be gone, by their kind.
 
         The objects of a controller that is gone are among them: Pods run on until the kubelet has stopped them.
         """
-        shelves = self._shelves.get((key.namespace, uid), {})
+        kind, shelves = self.kinds.served[key.kind], self._shelves.get((key.namespace, uid), {})
         owner = Owner(kind.resource, key.name, uid)
         found: dict[str, list[Any]] = {}
         uids: dict[str, dict[str, str]] = {}
@@ -114,9 +117,10 @@ class OwnedObjects:
                 found[each.resource.kind] = _through(each, shelf, owner, uids.get(each.through.kind, {}))
         return found
 
-    def uid_of(self, owner: Owner, namespace: str, resource: Resource, name: str) -> str:
-        """Return the uid of an object that its owner controls; empty if there is none of that name."""
-        held = self._shelves.get((namespace, owner.uid), {}).get(resource.kind, {}).get(name)
+    def uid_of(self, key: ObjectKey, uid: str, resource: Resource, name: str) -> str:
+        """Return the uid of an object that a served object controls; empty if there is none of that name."""
+        owner = Owner(self.kinds.served[key.kind].resource, key.name, uid)
+        held = self._shelves.get((key.namespace, uid), {}).get(resource.kind, {}).get(name)
         return held.uid if held is not None and belongs(held.claimed, name, owner) else ""
 
     def most(self, namespace: str, uid: str) -> int:
@@ -137,22 +141,6 @@ class OwnedObjects:
     def count(self, kind: str) -> int:
         """Return how many objects of a kind are here."""
         return len(self._places[kind])
-
-    def _read(self, owned: OwnedResource, body: Body, before: _Held | None, shelf: dict[str, _Held]) -> _Held:
-        metadata = body["metadata"]
-        same = before is not None and before.uid == metadata["uid"]
-        try:
-            claimed, value = Claimed.of(body), owned.read(body, before.value if before and same else None, self.now())
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-            # Anybody may write an object with our label. It must not keep those of others from being listed or watched.
-            what = owned.resource.kind.lower()
-            logger.warning("%s %s/%s can't be read; it is nobody's", what, metadata["namespace"], metadata["name"])
-            claimed, value = _NOBODYS, owned.unread(body)
-        # The Pods of an attempt say the same of whose they are: one value for all of them.
-        last = next(reversed(shelf.values()), None)
-        if last is not None and last.claimed == claimed:
-            claimed = last.claimed
-        return _Held(metadata["uid"], int(metadata["resourceVersion"]), claimed, value)
 
     def _belongs(self, owned: OwnedResource, name: str, held: _Held, owner: Owner, key: ObjectKey) -> bool:
         """Return whether an object that has the owner's label belongs to it; say once of one that does not."""
@@ -175,6 +163,24 @@ class OwnedObjects:
     def _tidy(self, place: OwnerId) -> None:
         if not any(self._shelves[place].values()):
             del self._shelves[place]
+
+
+def _read(owned: OwnedResource, body: Body, now: datetime, before: _Held | None, shelf: dict[str, _Held]) -> _Held:
+    """Return what is kept of a body."""
+    metadata = body["metadata"]
+    same = before is not None and before.uid == metadata["uid"]
+    try:
+        claimed, value = Claimed.of(body), owned.read(body, before.value if before and same else None, now)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        # Anybody may write an object with our label. It must not keep those of others from being listed or watched.
+        what = owned.resource.kind.lower()
+        logger.warning("%s %s/%s can't be read; it is nobody's", what, metadata["namespace"], metadata["name"])
+        claimed, value = _NOBODYS, owned.unread(body)
+    # The Pods of an attempt say the same of whose they are: one value for all of them.
+    last = next(reversed(shelf.values()), None)
+    if last is not None and last.claimed == claimed:
+        claimed = last.claimed
+    return _Held(metadata["uid"], int(metadata["resourceVersion"]), claimed, value)
 
 
 def _through(owned: OwnedResource, shelf: Mapping[str, _Held], owner: Owner, uids: Mapping[str, str]) -> list[Any]:

@@ -1,20 +1,42 @@
-"""The objects that the operator serves, by key: live ones parsed, finished ones packed."""
+"""The objects that the operator serves, by key: live ones parsed, finished ones packed.
+
+A body is kept without what nobody here reads, of which there may be a megabyte.
+"""
 
 import json
 import logging
 import zlib
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from dcp_operator.api.bounds import TOO_DEEP, TOO_LARGE, WRITABLE, deeper, head, larger
 from dcp_operator.api.checkpoint.parsing import SpecError
 from dcp_operator.api.json_types import Body, ReadBody
-from dcp_operator.api.site import CLUSTER, Site
+from dcp_operator.api.naming import GROUP, KUEUE
+from dcp_operator.api.site import Site
 from dcp_operator.kube.client.api import ObjectKey
-from dcp_operator.kube.kinds.kind import Kind
-from dcp_operator.kube.view.kept_body import kept, unkept
+from dcp_operator.kube.client.ownership import controller
+from dcp_operator.kube.kinds.kind import Kind, Kinds
+from dcp_operator.kube.view.owned import OwnedObjects
 
 logger = logging.getLogger(__name__)
+
+_METADATA: Final = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+)
+_READ: Final = (f"{GROUP}/", f"{KUEUE}/")
+_FINDING: Final = "unkept"
+"""Where a kept body says in what its spec goes beyond its bounds; empty where the spec is kept whole."""
+_DEEP: Final = "deep"
+_LARGE: Final = "large"
 
 
 class _Packed(NamedTuple):
@@ -34,10 +56,12 @@ class _Live:
     uid: str
     version: int
     body: Body
-    parsed: tuple[Hashable, Any] | None = None
-    """What was parsed, and what it was parsed of."""
+    parsed: Any = None
+    """As its kind parses it, or the SpecError that says what is wrong with it."""
+    accepted: Hashable = None
+    """Of what it was parsed, if that was accepted as it is: it stays so until something else is to be parsed."""
     current: bool = False
-    """Whether that was this body."""
+    """Whether it was parsed of this body."""
 
 
 @dataclass
@@ -45,24 +69,28 @@ class ServedObjects:
     """The served objects that are here.
 
     Args:
+        kinds: What is served.
         site: What a spec may say here.
+        owned: What the objects own.
     """
 
-    site: Site = CLUSTER
+    kinds: Kinds
+    site: Site
+    owned: OwnedObjects
     _entries: dict[ObjectKey, _Packed | _Live] = field(default_factory=dict)
 
-    def put(self, kind: Kind, key: ObjectKey, body: Body) -> bool:
+    def put(self, key: ObjectKey, body: Body) -> bool:
         """Keep a body; return whether it is news. Versions grow over all objects of a kind, whatever their uids."""
-        metadata, before = body["metadata"], self._entries.get(key)
+        kind, metadata, before = self.kinds.served[key.kind], body["metadata"], self._entries.get(key)
         version = int(metadata["resourceVersion"])
         if before is not None and version <= before.version:
             return False
-        entry = kept(kind, body)
+        entry = _kept(kind, body)
         if kind.is_finished(entry["status"]):
             self._entries[key] = _packed(metadata["uid"], version, entry)
         else:
-            parsed = before.parsed if isinstance(before, _Live) else None
-            self._entries[key] = _Live(metadata["uid"], version, entry, parsed)
+            known = (before.parsed, before.accepted) if isinstance(before, _Live) else ()
+            self._entries[key] = _Live(metadata["uid"], version, entry, *known)
         return True
 
     def remove(self, key: ObjectKey, uid: str) -> bool:
@@ -73,40 +101,55 @@ class ServedObjects:
         return True
 
     def body(self, key: ObjectKey) -> Body | None:
-        """Return the body that is kept; not to be changed."""
+        """Return the body that is kept; not to be changed. None if the object is not here."""
         entry = self._entries.get(key)
         return None if entry is None else _body(entry)
 
-    def parsed(self, kind: Kind, key: ObjectKey, body: ReadBody | None = None) -> Any:  # noqa: ANN401 - of the kind's own type, or a SpecError
-        """Return the parsed object, or the SpecError that says what is wrong with it.
+    def parsed(self, key: ObjectKey, body: ReadBody | None = None) -> Any:  # noqa: ANN401 - of the kind's own type, or a SpecError
+        """Return an object as its kind parses it, or the SpecError that says what is wrong with it.
 
         A live object is parsed once per change of what its parser reads. A finished one is parsed anew for each call,
         since hardly anybody asks.
 
         Args:
-            kind: The object's.
             key: Which object.
             body: What `body` returned, where that was asked already: to unpack a finished object takes a while.
 
         Raises:
             KeyError: It is not here.
         """
-        entry = self._entries[key]
-        if isinstance(entry, _Packed):
+        kind, entry = self.kinds.served[key.kind], self._entries[key]
+        if isinstance(entry, _Live):
+            self._parse_news(kind, key, entry)
+            found, body = entry.parsed, entry.body
+        else:
             body = _body(entry) if body is None else body
-            return self.parse(kind, key, body, begun=kind.has_begun(body, None))
-        if not entry.current:
-            begun = kind.has_begun(entry.body, None)
-            source = _source(entry.body, begun=begun)
-            if entry.parsed is None or entry.parsed[0] != source:
-                entry.parsed = source, self.parse(kind, key, entry.body, begun=begun)
-            entry.current = True
-        assert entry.parsed is not None  # noqa: S101 - set above
-        return entry.parsed[1]
+            found, _ = self._judged(kind, key, body)
+        if not isinstance(found, SpecError) or kind.has_begun(body, None):
+            return found
+        observed = kind.observe(self.owned.of(key, entry.uid))
+        # An attempt that no status tells of yet: the operator ended between two writes.
+        return self._parse(kind, key, body, begun=True) if kind.has_begun(body, observed) else found
 
-    def parse(self, kind: Kind, key: ObjectKey, body: ReadBody, *, begun: bool) -> Any:  # noqa: ANN401 - as `parsed`
+    def _parse_news(self, kind: Kind, key: ObjectKey, entry: _Live) -> None:
+        if entry.current:
+            return
+        source = _source(entry.body)
+        if entry.accepted != source:
+            entry.parsed, accepted = self._judged(kind, key, entry.body)
+            entry.accepted = source if accepted else None
+        entry.current = True
+
+    def _judged(self, kind: Kind, key: ObjectKey, body: ReadBody) -> tuple[Any, bool]:
+        """Return a body parsed, or what is wrong with it; and whether it is accepted though nothing was made of it."""
+        found = self._parse(kind, key, body, begun=False)
+        if not isinstance(found, SpecError):
+            return found, True
+        return (self._parse(kind, key, body, begun=True) if kind.has_begun(body, None) else found), False
+
+    def _parse(self, kind: Kind, key: ObjectKey, body: ReadBody, *, begun: bool) -> Any:  # noqa: ANN401 - as `parsed`
         """Parse a kept body, as one of which an attempt was made or not."""
-        if (problem := unkept(body)) is not None:
+        if (problem := _unkept(body)) is not None:
             return problem
         try:
             return kind.parse(body, self.site, begun)
@@ -130,7 +173,7 @@ class ServedObjects:
         entry = self._entries.get(key)
         return entry.version if entry is not None else 0
 
-    def keys(self) -> list[ObjectKey]:
+    def here(self) -> list[ObjectKey]:
         """Return every object that is here."""
         return list(self._entries)
 
@@ -145,11 +188,47 @@ class ServedObjects:
         return sum(key.kind == kind for key in self._entries)
 
 
-def _source(body: ReadBody, *, begun: bool) -> Hashable:
+def _source(body: ReadBody) -> Hashable:
     """Return what a parser reads of a body: it is parsed anew when this changes."""
     metadata = body["metadata"]
     labels = tuple((metadata.get("labels") or {}).items())
-    return metadata["uid"], metadata.get("generation"), metadata.get("deletionTimestamp"), labels, begun
+    return metadata["uid"], metadata.get("generation"), metadata.get("deletionTimestamp"), labels
+
+
+def _kept(kind: Kind, body: Body) -> Body:
+    """Return what is kept of a body. Its spec is judged by its bounds here, once per change, and nowhere else.
+
+    Left out are labels, annotations and owners of other people, managed fields, and a spec that goes beyond its bounds.
+    """
+    metadata = body["metadata"]
+    made: Body = {"metadata": {key: metadata[key] for key in _METADATA if key in metadata}}
+    for name in ("labels", "annotations"):
+        if said := metadata.get(name):
+            made["metadata"][name] = {key: value for key, value in said.items() if key.startswith(_READ)}
+    if owner := controller(body):
+        made["metadata"]["ownerReferences"] = [owner]
+    spec, finding = body.get("spec") or {}, _finding(kind, body)
+    made |= {"spec": head(spec) if finding else spec, "status": body.get("status") or {}, _FINDING: finding}
+    return made
+
+
+def _unkept(body: ReadBody) -> SpecError | None:
+    """Return what is wrong with a kept body whose spec is not kept; None where it is."""
+    finding = body.get(_FINDING)
+    if not finding:
+        return None
+    return SpecError([f"spec: {TOO_DEEP}"], writable=False) if finding == _DEEP else SpecError([TOO_LARGE])
+
+
+def _finding(kind: Kind, body: ReadBody) -> str:
+    if _FINDING in body:
+        # Our own write: the spec is the one that was judged.
+        return str(body[_FINDING])
+    spec = body.get("spec") or {}
+    if deeper(spec, WRITABLE):
+        return _DEEP
+    # What has begun was accepted once, and is never judged again.
+    return _LARGE if larger(spec) and not kind.has_begun(body, None) else ""
 
 
 def _packed(uid: str, version: int, body: Body) -> _Packed:
