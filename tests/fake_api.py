@@ -21,9 +21,9 @@ from dcp_operator.kube.client.event_recorder import EventRecorder
 from dcp_operator.kube.client.metrics import PHASES
 from dcp_operator.kube.loop.checkpoint import CheckpointReconciler
 from dcp_operator.kube.loop.reconcile import ReconcileContext, Reconciler
+from dcp_operator.kube.view.attempts import ProgressReader
 from dcp_operator.kube.view.cache import Cache, ClusterView
 from dcp_operator.kube.view.live_saves import LiveSaves
-from dcp_operator.kube.view.progress import ProgressReader
 from dcp_operator.objects.job import Builder
 from scenes import NOW, stamp
 

@@ -328,7 +328,7 @@ def test_pods_over_quota_are_waited_for_in_the_quotas_words() -> None:
     found = {}
     for seconds in (31, 601, 86_400):
         reconciler = reconciling(api)
-        reconciler._pod_creation.now = reconciler.context.now = partial(at, seconds)
+        reconciler.context.now = partial(at, seconds)
         assert asyncio.run(reconciler(KEY)) == 30
         found = status(api, KEY)
         assert (found["phase"], found["reason"]) == ("Pending", "Forbidden")

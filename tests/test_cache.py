@@ -7,8 +7,8 @@ import pytest
 from dcp_operator.api.naming import job_name
 from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, Resource
 from dcp_operator.kube.kinds.checkpoint import jobs_and_pods
+from dcp_operator.kube.view.attempts import UnconfirmedJobs
 from dcp_operator.kube.view.cache import Cache
-from dcp_operator.kube.view.unconfirmed import UnconfirmedJobs
 
 KEY = CHECKPOINTS.key("team", "save")
 J1, J2 = (job_name("save", "uid-save", "", number) for number in (1, 2))

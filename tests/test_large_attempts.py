@@ -17,8 +17,8 @@ from dcp_operator.kube.kinds import checkpoint as kind_module
 from dcp_operator.kube.kinds.checkpoint import CHECKPOINT, jobs_and_pods
 from dcp_operator.kube.loop.queue import WorkQueue
 from dcp_operator.kube.loop.reconcile import MANY_OWNED, REST, ReconcileContext, Reconciler
+from dcp_operator.kube.view.attempts import UnconfirmedJobs
 from dcp_operator.kube.view.cache import Cache, ClusterView
-from dcp_operator.kube.view.unconfirmed import UnconfirmedJobs
 from large_attempt import KEY, RANKS, STATES, filled, pod_body
 from scenes import RUNNING, UID, at
 

@@ -37,9 +37,9 @@ from dcp_operator.kube.feed.initial_list import fill
 from dcp_operator.kube.kinds.checkpoint import jobs_and_pods
 from dcp_operator.kube.loop.queue import RetryLaterError, WorkQueue
 from dcp_operator.kube.loop.reconcile import LATER, Reconciler
+from dcp_operator.kube.view.attempts import last_progress
 from dcp_operator.kube.view.cache import Cache, ClusterView
 from dcp_operator.kube.view.live_saves import LiveSaves
-from dcp_operator.kube.view.progress import last_progress
 from dcp_operator.objects.job import Builder
 from fake_api import checkpoints
 from scenes import failed, running

@@ -40,7 +40,7 @@ from dcp_operator.kube.loop.checkpoint import count
 from dcp_operator.kube.process.assembly import Assembly
 from dcp_operator.kube.process.runtime import Runtime
 from dcp_operator.kube.process.settings import Settings
-from dcp_operator.kube.view.progress import ProgressReader
+from dcp_operator.kube.view.attempts import ProgressReader
 from fake_api import FakeApi, reconciling
 from scenes import at, manifest, running, stamp
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.observed import observe
 from dcp_operator.kube.kinds.checkpoint import jobs_and_pods
-from dcp_operator.kube.view.unconfirmed import UnconfirmedJobs
+from dcp_operator.kube.view.attempts import UnconfirmedJobs
 from large_attempt import KEY, STATES, filled
 from scenes import RUNNING, UID, at
 

@@ -174,7 +174,7 @@ def test_a_large_template_can_be_judged(api: Api) -> None:
 @pytest.mark.parametrize("name", ["one-node", "two-nodes-s3", "cuda-template-rerun", "queued-probe"])
 def test_what_the_operator_makes_has_no_field_that_kubernetes_does_not_know(api: Api, name: str) -> None:
     for each in yaml.safe_load_all((TREE / f"tests/golden/{name}.yaml").read_text()):
-        where = CHECKPOINT.resource_of(each).path("default")
+        where = CHECKPOINT.resources[each["kind"]].path("default")
         body = {**each, "metadata": {**each["metadata"], "namespace": "default"}}
         status, answer = api("POST", f"{where}?dryRun=All&fieldValidation=Strict", body)
         assert status == HTTPStatus.CREATED, answer

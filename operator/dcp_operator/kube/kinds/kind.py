@@ -5,7 +5,7 @@ all.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -89,11 +89,13 @@ class Kind:
     has_begun: Callable[[ReadBody, Any], bool] = lambda *_: False
     build: Callable[[Any, Any], tuple[Body, ...]] = lambda *_: ()
     deletes: Callable[[Any], str] = lambda _: ""
+    resources: Mapping[str, Resource] = field(init=False)
+    """What its objects own, watched or not, by the name that a body gives its kind."""
 
-    def resource_of(self, body: ReadBody) -> Resource:
-        """Return the resource of an object that one of the kind owns, by the name that the body gives."""
-        owned = (*self.unwatched, *(each.resource for each in self.owned))
-        return next(each for each in owned if each.kind == body["kind"])
+    def __post_init__(self) -> None:
+        """Put together what its objects own."""
+        resources = (*self.unwatched, *(each.resource for each in self.owned))
+        object.__setattr__(self, "resources", {each.kind: each for each in resources})
 
 
 class TwoReadersError(Exception):

@@ -1,7 +1,7 @@
 """What a reconcile of a Checkpoint does beyond that of any kind.
 
-It reads the pods of an attempt that has ended, the log of one that runs and the events of one that has no pods. A
-refusal of what it creates becomes a decision. A status of which the API server refuses a part is written without it.
+It knows more of attempts than the watches show. A refusal of what it creates becomes a decision. A status of which the
+API server refuses a part is written without it.
 """
 
 import logging
@@ -20,21 +20,17 @@ from dcp_operator.api.pod.refused_job import explained
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt, Decision
 from dcp_operator.controllers.checkpoint.cleanup import deletion
 from dcp_operator.controllers.checkpoint.decide import decide
-from dcp_operator.controllers.checkpoint.jobs import Job
-from dcp_operator.controllers.checkpoint.observed import Observed, observe
-from dcp_operator.controllers.checkpoint.pods import Pod
+from dcp_operator.controllers.checkpoint.observed import Observed
 from dcp_operator.controllers.checkpoint.refused_creation import wait_for_creation
 from dcp_operator.controllers.checkpoint.reporting import minimal, status_refused
 from dcp_operator.controllers.checkpoint.runs import has_begun
 from dcp_operator.kube.client import metrics
-from dcp_operator.kube.client.api import PODS, NameTakenError, ObjectKey, RefusedError
-from dcp_operator.kube.kinds.checkpoint import CHECKPOINT, jobs_and_pods, refused
+from dcp_operator.kube.client.api import NameTakenError, ObjectKey, RefusedError
+from dcp_operator.kube.kinds.checkpoint import CHECKPOINT, refused
 from dcp_operator.kube.kinds.kind import Decided, Kind
 from dcp_operator.kube.loop.reconcile import Reconciler
+from dcp_operator.kube.view.attempts import AttemptReader, ProgressReader
 from dcp_operator.kube.view.live_saves import LiveSaves
-from dcp_operator.kube.view.pod_creation import PodCreation
-from dcp_operator.kube.view.progress import ProgressReader
-from dcp_operator.kube.view.unconfirmed import UnconfirmedJobs
 from dcp_operator.objects.job import Builder
 
 logger = logging.getLogger(__name__)
@@ -61,19 +57,16 @@ class CheckpointReconciler(Reconciler):
     def __post_init__(self) -> None:
         """Make what only Checkpoints need."""
         super().__post_init__()
-        self._pod_creation = PodCreation(self.cluster, self.now)
-        self._unconfirmed = UnconfirmedJobs()
+        self._attempts = AttemptReader(self.cluster, self.view, self.progress)
 
     async def decide(self, key: ObjectKey, body: Body) -> tuple[Checkpoint | SpecError, Decision]:
         """Return the parsed Checkpoint, or what is wrong with it, and what to do."""
-        jobs, pods = await self._confirmed(key, body)
-        observed = observe(jobs, pods, self.progress.of(key, jobs, pods))
-        observed = await self._pod_creation.explained(key.namespace, observed)
+        observed = await self._attempts.of(key, body, self.context.now())
         parsed: Checkpoint | SpecError = self.cache.served.parsed(key, body)
         if isinstance(parsed, SpecError):
             return parsed, self._refuse(body, parsed, observed)
         rivals = self.live_saves.rivals(key, parsed)
-        return parsed, decide(parsed, observed, body.get("status"), self.now(), rivals)
+        return parsed, decide(parsed, observed, body.get("status"), self.context.now(), rivals)
 
     async def create(self, key: ObjectKey, body: Body, parsed: Checkpoint | SpecError, decision: Decided) -> Decided:
         """Create the attempt that a decision asks for; return the decision with its Job's uid, or one of a refusal."""
@@ -96,8 +89,8 @@ class CheckpointReconciler(Reconciler):
         """Return whether an action creates objects."""
         return isinstance(action, CreateAttempt)
 
-    async def replace_status(self, body: Body, status: Body) -> Body:
-        """Write a status, or as much of it as the API server takes.
+    async def replace_refused(self, body: Body, status: Body, refusal: RefusedError) -> Body:
+        """Write as much of a status as the API server takes.
 
         A status quotes ranks and stores. Whether the outcome is written must not depend on what they said.
 
@@ -106,26 +99,21 @@ class CheckpointReconciler(Reconciler):
         """
         who = f"{body['metadata']['namespace']}/{body['metadata']['name']}"
         bare = {name: value for name, value in status.items() if name not in DECORATION}
-        needed = minimal(status)
         try:
-            return await super().replace_status(body, status)
-        except RefusedError as error:
-            refusal = error
-        try:
-            written = await super().replace_status(body, bare)
+            written = await self.cluster.replace_status(self.kind.resource, body, bare)
         except RefusedError as error:
             event = status_refused(str(error))
             logger.warning("%s: %s", who, event.message)
             self.recorder.record(self.kind.resource, body, event)
-            written = await super().replace_status(body, needed)
-            bare = needed
+            bare = minimal(status)
+            written = await self.cluster.replace_status(self.kind.resource, body, bare)
         left_out = ", ".join(name for name in status if name not in bare)
         logger.warning("%s: written without %s, since the status is refused: %s", who, left_out, refusal)
         return written
 
     def written(self, before: Body, body: Body) -> None:
         """Count a Checkpoint that has just begun to run, or that has ended."""
-        count(before, body, self.now())
+        count(before, body, self.context.now())
 
     async def leave(self, key: ObjectKey, body: Body | None) -> None:
         """Read no more logs of a Checkpoint that is gone or is being deleted, and end the attempts of the latter.
@@ -141,22 +129,6 @@ class CheckpointReconciler(Reconciler):
                 action = deletion(attempt, "the Checkpoint is being deleted")
                 logger.info("%s: deleting %s: %s", key, action.job_name, action.why)
                 await self.delete(key, body["metadata"]["uid"], action.job_name)
-
-    async def _confirmed(self, key: ObjectKey, body: Body) -> tuple[list[Job], list[Pod]]:
-        """Return Jobs and pods; read the pods of a Job that has ended while some of them are not known to have, once.
-
-        The watch of Pods may be behind the watch of Jobs. A Report that has yet to arrive must not be taken for lost.
-        """
-        uid = body["metadata"]["uid"]
-        jobs, pods = jobs_and_pods(self.cache.owned.of(key, uid))
-        if "completionTime" in (body.get("status") or {}):
-            return jobs, pods
-        unconfirmed = self._unconfirmed.among(jobs, pods)
-        for job in unconfirmed:
-            for pod in await self.cluster.pods_of(key.namespace, job.name):
-                self.view.ingest(PODS, pod)
-            self._unconfirmed.confirm(job)
-        return jobs_and_pods(self.cache.owned.of(key, uid)) if unconfirmed else (jobs, pods)
 
     def _built(self, key: ObjectKey, checkpoint: Checkpoint, action: CreateAttempt) -> tuple[Body, ...]:
         try:
@@ -188,12 +160,12 @@ class CheckpointReconciler(Reconciler):
             reason = (
                 Reason.FORBIDDEN if error.status == HTTPStatus.FORBIDDEN else None if passing else Reason.INVALID_SPEC
             )
-            return wait_for_creation(checkpoint, decision, status, str(error), self.now(), reason)
+            return wait_for_creation(checkpoint, decision, status, str(error), self.context.now(), reason)
         problems = explained(str(error), job, checkpoint.spec.workers.pod_template)
         return self._refuse(body, SpecError(problems), self.observed(key, body))
 
     def _refuse(self, body: Body, error: SpecError, observed: Observed) -> Decision:
-        return refused(error, body, observed, self.now())
+        return refused(error, body, observed, self.context.now())
 
 
 def count(before: Body, written: Body, now: datetime) -> None:

@@ -83,10 +83,6 @@ class Reconciler:
         self.cluster, self.view, self.recorder = self.context.cluster, self.context.view, self.context.recorder
         self.cache = self.view.cache
 
-    def now(self) -> datetime:
-        """Return the time."""
-        return self.context.now()
-
     async def __call__(self, key: ObjectKey) -> float | None:
         """Bring an object in order; return the seconds after which to look again.
 
@@ -135,7 +131,9 @@ class Reconciler:
             if name := self.kind.deletes(action):
                 logger.info("%s: deleting %s: %s", key, name, action.why)
                 await self.delete(key, body["metadata"]["uid"], name)
-        return None if decision.wake_at is None else max(SOONEST, (decision.wake_at - self.now()).total_seconds())
+        if decision.wake_at is None:
+            return None
+        return max(SOONEST, (decision.wake_at - self.context.now()).total_seconds())
 
     # What a kind may override.
 
@@ -143,8 +141,8 @@ class Reconciler:
         """Return the parsed object, or what is wrong with it, and what to do."""
         parsed, observed = self.cache.served.parsed(key, body), self.observed(key, body)
         if isinstance(parsed, SpecError):
-            return parsed, self.kind.refuse(parsed, body, observed, self.now())
-        return parsed, self.kind.decide(parsed, observed, body.get("status") or {}, self.now())
+            return parsed, self.kind.refuse(parsed, body, observed, self.context.now())
+        return parsed, self.kind.decide(parsed, observed, body.get("status") or {}, self.context.now())
 
     async def create(self, key: ObjectKey, body: Body, parsed: Any, decision: Decided) -> Decided:  # noqa: ANN401 - of the kind's own type
         """Create what a decision asks for; return what is left of the decision to carry out."""
@@ -157,9 +155,10 @@ class Reconciler:
         """Return whether an action creates objects."""
         return not self.kind.deletes(action)
 
-    async def replace_status(self, body: Body, status: Body) -> Body:
-        """Write a status; return the object as it stands now."""
-        return await self.cluster.replace_status(self.kind.resource, body, status)
+    async def replace_refused(self, body: Body, status: Body, refusal: RefusedError) -> Body:
+        """Write what can be written of a status that the API server refuses; return the object as it stands now."""
+        del body, status
+        raise refusal
 
     def written(self, before: Body, body: Body) -> None:
         """Count what has just been written over a status."""
@@ -216,7 +215,11 @@ class Reconciler:
                 logger.warning("%s/%s: %s", body["metadata"]["namespace"], body["metadata"]["name"], event.message)
                 self.recorder.record(resource, body, event)
             return body
-        written = {**body, **await self.replace_status(body, decision.status)}
+        try:
+            replaced = await self.cluster.replace_status(resource, body, decision.status)
+        except RefusedError as error:
+            replaced = await self.replace_refused(body, decision.status, error)
+        written = {**body, **replaced}
         self.view.ingest(resource, written)
         self.written(before, written)
         for event in decision.events:
@@ -228,7 +231,7 @@ class Reconciler:
         await self.cluster.delete(self._resource(made), metadata["namespace"], metadata["name"], metadata["uid"])
 
     def _resource(self, body: Body) -> Resource:
-        return self.kind.resource_of(body)
+        return self.kind.resources[body["kind"]]
 
     async def _refresh(self, key: ObjectKey) -> None:
         """Read an object directly, since its cached body turned out to be old."""

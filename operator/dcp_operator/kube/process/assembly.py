@@ -13,9 +13,9 @@ from dcp_operator.kube.loop.checkpoint import CheckpointReconciler
 from dcp_operator.kube.loop.queue import WorkQueue
 from dcp_operator.kube.loop.reconcile import ReconcileContext, Reconcilers
 from dcp_operator.kube.process.settings import Settings
+from dcp_operator.kube.view.attempts import ProgressReader
 from dcp_operator.kube.view.cache import Cache, ClusterView
 from dcp_operator.kube.view.live_saves import LiveSaves
-from dcp_operator.kube.view.progress import ProgressReader
 from dcp_operator.objects.job import Builder
 
 
