@@ -20,7 +20,7 @@ from dcp_operator.kube.client.cluster import Cluster
 from dcp_operator.kube.client.event_recorder import EventRecorder
 from dcp_operator.kube.client.metrics import PHASES
 from dcp_operator.kube.loop.checkpoint import CheckpointReconciler
-from dcp_operator.kube.loop.reconcile import ReconcileContext, Reconciler
+from dcp_operator.kube.loop.reconcile import AnyReconciler, ReconcileContext
 from dcp_operator.kube.view.attempts import ProgressReader
 from dcp_operator.kube.view.cache import Cache, ClusterView
 from dcp_operator.kube.view.live_saves import LiveSaves
@@ -128,7 +128,7 @@ def checkpoints(
     )
 
 
-def seen(api: FakeApi, reconciler: Reconciler) -> None:
+def seen(api: FakeApi, reconciler: AnyReconciler) -> None:
     """Bring the watches up to date."""
     view = reconciler.view
     for resource in view.cache.kinds.watched:

@@ -9,11 +9,12 @@ from typing import Any
 from dcp_contract.checkpoint_info import CheckpointInfo
 from dcp_contract.reasons import Reason
 from dcp_contract.report import RankFailure, Report
-from dcp_operator.api.checkpoint.parsing import SpecError, parse
+from dcp_operator.api.checkpoint.parsing import parse
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Status
+from dcp_operator.api.problems import SpecError
 from dcp_operator.api.site import LOCAL
-from dcp_operator.controllers.checkpoint.actions import CreateAttempt, Decision, DeleteAttempt
+from dcp_operator.controllers.checkpoint.actions import CheckpointDecision, CreateAttempt, DeleteAttempt
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.inputs import Inputs
 from dcp_operator.controllers.checkpoint.observed import Attempt, Observed, Pod
@@ -123,7 +124,7 @@ def decided(
     status: Mapping[str, Any] | None = None,
     now: datetime = NOW,
     rivals: tuple[UrlClaim, ...] = (),
-) -> Decision:
+) -> CheckpointDecision:
     return decide(of or checkpoint(), observed(*attempts), status, now, rivals)
 
 
@@ -145,7 +146,7 @@ def refused(
     generation: int = 2,
     run_id: str = "",
     now: datetime = NOW,
-) -> Decision:
+) -> CheckpointDecision:
     """Return the decision on a spec that can't be parsed."""
     error = SpecError([problem])
     return refuse_spec(
@@ -153,23 +154,23 @@ def refused(
     )
 
 
-def phase(decision: Decision) -> tuple[str, str | None]:
+def phase(decision: CheckpointDecision) -> tuple[str, str | None]:
     return decision.status["phase"], decision.status.get("reason")
 
 
-def message(decision: Decision) -> str:
+def message(decision: CheckpointDecision) -> str:
     return str(next(each["message"] for each in decision.status["conditions"] if each["type"] == "Ready"))
 
 
-def true(decision: Decision) -> set[str]:
+def true(decision: CheckpointDecision) -> set[str]:
     return {each["type"] for each in decision.status["conditions"] if each["status"] == "True"}
 
 
-def created(decision: Decision) -> list[tuple[int, bool]]:
+def created(decision: CheckpointDecision) -> list[tuple[int, bool]]:
     return [(each.attempt, each.task.probe) for each in decision.actions if isinstance(each, CreateAttempt)]
 
 
-def deleted(decision: Decision) -> list[int]:
+def deleted(decision: CheckpointDecision) -> list[int]:
     return [each.attempt for each in decision.actions if isinstance(each, DeleteAttempt)]
 
 
@@ -179,6 +180,6 @@ STARTED: Mapping[str, Any] = decided().status
 RUNNING: Mapping[str, Any] = decided(attempt(running(0), running(1)), status=STARTED).status
 
 
-def after_first_attempt(*pods: Any, of: Checkpoint | None = None, **fields: Any) -> Decision:
+def after_first_attempt(*pods: Any, of: Checkpoint | None = None, **fields: Any) -> CheckpointDecision:
     """Return the decision on the first attempt's end."""
     return decided(attempt(*pods, of=of, **fields), of=of, status=RUNNING)

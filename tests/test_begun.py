@@ -10,9 +10,10 @@ import pytest
 
 from dcp_contract.report import Report
 from dcp_operator.api.checkpoint import parsing
-from dcp_operator.api.checkpoint.parsing import SpecError, parse
+from dcp_operator.api.checkpoint.parsing import parse
 from dcp_operator.api.json_types import Body
 from dcp_operator.api.pod.rules import PodSecurity
+from dcp_operator.api.problems import SpecError
 from dcp_operator.api.site import CLUSTER, Site
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.observed import Observed

@@ -5,7 +5,7 @@ from datetime import datetime
 import pytest
 
 from dcp_operator.api.json_types import Body
-from dcp_operator.controllers.checkpoint.actions import Decision
+from dcp_operator.controllers.checkpoint.actions import CheckpointDecision
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.observed import observe
 from dcp_operator.controllers.checkpoint.pods import Pod, pod_of
@@ -45,7 +45,7 @@ def seen(skew: float, now: float, worker: Body | None = None, before: Pod | None
     return pod_of(pod(0, worker or runs(10 + skew)), at(now), before)
 
 
-def decided(found: Pod, now: datetime) -> Decision:
+def decided(found: Pod, now: datetime) -> CheckpointDecision:
     return decide(checkpoint(LIMIT), observe([job(nodes=1)], [found]), STARTED, now)
 
 

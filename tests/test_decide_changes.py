@@ -9,7 +9,7 @@ from dcp_contract.reasons import Reason
 from dcp_contract.report import Report
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Status
-from dcp_operator.controllers.checkpoint.actions import CreateAttempt, Decision
+from dcp_operator.controllers.checkpoint.actions import CheckpointDecision, CreateAttempt
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.observed import Attempt, Observed
 from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
@@ -160,7 +160,7 @@ def after(changes: dict[str, Any]) -> Checkpoint:
     return checkpoint({"spec.storage.options": {"region": "eu-1"}} | changes)
 
 
-def told(decision: Decision) -> str:
+def told(decision: CheckpointDecision) -> str:
     """Return what a status says of the spec beside it."""
     return next((each["message"] for each in decision.status["conditions"] if each["type"] == "SpecChanged"), "")
 
@@ -169,7 +169,7 @@ def under_way(*pods: Any, **fields: Any) -> Attempt:
     return attempt(*pods, of=BEFORE, digest=BEFORE.free_form_digest, **fields)
 
 
-def begun() -> Decision:
+def begun() -> CheckpointDecision:
     return decided(under_way(running(0), running(1)), of=BEFORE, status=decided(of=BEFORE).status)
 
 

@@ -15,7 +15,7 @@ from dcp_contract.reasons import Reason
 from dcp_contract.report import Report
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Phase
-from dcp_operator.controllers.checkpoint.actions import CreateAttempt, Decision
+from dcp_operator.controllers.checkpoint.actions import CheckpointDecision, CreateAttempt
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.observed import Attempt, Observed, Pod
 from dcp_operator.generate.crd import custom_resource_definition
@@ -44,11 +44,11 @@ class World:
     now: datetime = NOW
     names: set[str] = field(default_factory=set)
 
-    def decide(self) -> Decision:
+    def decide(self) -> CheckpointDecision:
         attempts = tuple(sorted(self.jobs.values(), key=lambda each: each.attempt))
         return decide(self.checkpoint, Observed(attempts=attempts), self.status, self.now)
 
-    def act(self, decision: Decision) -> None:
+    def act(self, decision: CheckpointDecision) -> None:
         for action in decision.actions:
             if isinstance(action, CreateAttempt):
                 self.names.add(action.job_name)

@@ -10,8 +10,9 @@ import pytest
 from kopf._cogs.clients import api
 
 from dcp_operator.api.bounds import BYTES, FREE_FORM, LEVELS, WRITABLE, deeper, larger
-from dcp_operator.api.checkpoint.parsing import SpecError, parse
+from dcp_operator.api.checkpoint.parsing import parse
 from dcp_operator.api.json_types import Body
+from dcp_operator.api.problems import SpecError
 from dcp_operator.api.site import LOCAL
 from dcp_operator.generate import admission
 from dcp_operator.kube.client.api import CHECKPOINTS

@@ -61,7 +61,8 @@ def test_dcp_run_says_what_is_beside_a_result() -> None:
 @pytest.mark.adversary
 @pytest.mark.parametrize("name", ["Config", "my pkg.Config", "my_pkg.", ".Config", "my_pkg:Config", "os.1", "a-b.C"])
 def test_what_can_be_no_class_is_refused_in_one_line(name: str) -> None:
-    from dcp_operator.api.checkpoint.parsing import SpecError, parse
+    from dcp_operator.api.checkpoint.parsing import parse
+    from dcp_operator.api.problems import SpecError
 
     with pytest.raises(SpecError) as refused:
         parse(manifest({"spec.workload.allow": [name]}))

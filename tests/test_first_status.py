@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from dcp_operator.api.checkpoint.status import Status
-from dcp_operator.controllers.checkpoint.actions import Decision
+from dcp_operator.controllers.checkpoint.actions import CheckpointDecision
 from dcp_operator.controllers.checkpoint.refused_creation import wait_for_creation
 from dcp_operator.generate import crd
 from scenes import (
@@ -32,7 +32,7 @@ def test_an_object_that_no_operator_has_seen_is_in_progress() -> None:
     assert Status.read(SCHEMA["properties"]["status"]["default"]).attempts == 0
 
 
-def invalid() -> Decision:
+def invalid() -> CheckpointDecision:
     return refused(generation=1, status={"observedGeneration": -1})
 
 
@@ -51,6 +51,6 @@ def invalid() -> Decision:
         pytest.param(lambda: wait_for_creation(checkpoint(), decided(), {}, "exceeded quota", NOW), id="over quota"),
     ],
 )
-def test_every_status_says_which_generation_it_is_about(decision: Callable[[], Decision]) -> None:
+def test_every_status_says_which_generation_it_is_about(decision: Callable[[], CheckpointDecision]) -> None:
     """The CRD's default fills in an absent status only: a written one without the field would lose it."""
     assert decision().status["observedGeneration"] == 1

@@ -42,7 +42,7 @@ def doing(operation: str) -> Any:
 @pytest.mark.parametrize("result", Reason)
 def test_a_result_is_of_the_operation_or_none(operation: str, result: Reason) -> None:
     of = doing(operation)
-    pods = [ended(index, Report(result=result)) for index in range(of.nodes)]
+    pods = [ended(index, Report(result=result)) for index in range(of.spec.workers.num_nodes)]
     found = after_first_attempt(*pods, of=of)
     if result is OWN[operation]:
         assert phase(found) == ("Succeeded", result)
@@ -80,7 +80,7 @@ def test_who_saved_it_in_another_namespace_is_told_in_no_status(operation: str) 
             verified="by Checkpoint prod/x (uid 1)",
         )
         report = Report(result=OWN[operation], checkpoint=info)
-        found = after_first_attempt(*(ended(index, report) for index in range(of.nodes)), of=of)
+        found = after_first_attempt(*(ended(index, report) for index in range(of.spec.workers.num_nodes)), of=of)
         assert "prod" not in str(found)
         assert found.status["checkpoint"].get("origin", {}).get("name") == told
 

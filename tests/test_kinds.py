@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import pytest
 
-from dcp_operator.api.checkpoint.parsing import SpecError
 from dcp_operator.api.json_types import Body, ReadBody
 from dcp_operator.api.naming import ATTEMPT_LABEL, UID_LABEL, job_name
+from dcp_operator.api.problems import SpecError
 from dcp_operator.api.site import Site
-from dcp_operator.controllers.checkpoint.actions import Event
+from dcp_operator.controllers.decision import Decision, Event
 from dcp_operator.kube.client.api import JOBS, SERVICES, ObjectKey, Resource
 from dcp_operator.kube.client.event_recorder import EventRecorder
 from dcp_operator.kube.feed import resync
@@ -20,7 +20,7 @@ from dcp_operator.kube.feed.initial_list import fill
 from dcp_operator.kube.feed.resync import Resync
 from dcp_operator.kube.feed.watches import watches
 from dcp_operator.kube.kinds.checkpoint import CHECKPOINT, OWNED_JOBS
-from dcp_operator.kube.kinds.kind import Kind, Kinds, OwnedResource, TwoReadersError, Values
+from dcp_operator.kube.kinds.kind import Deletion, Kind, Kinds, OwnedResource, TwoReadersError, Values
 from dcp_operator.kube.kopf_seam.watching import Change
 from dcp_operator.kube.loop.queue import RetryLaterError, WorkQueue
 from dcp_operator.kube.loop.reconcile import ReconcileContext, Reconcilers
@@ -52,12 +52,7 @@ class Remove:
     why: str = "it is done"
 
 
-@dataclass(frozen=True)
-class NoopDecision:
-    actions: tuple[Make | Remove, ...]
-    status: Body
-    events: tuple[Event, ...] = ()
-    wake_at: datetime | None = None
+NoopDecision = Decision[Make | Remove]
 
 
 def parse(body: ReadBody, site: Site, begun: bool) -> Noop:  # noqa: FBT001 - as Kind has it
@@ -72,17 +67,19 @@ def decide(noop: Noop, names: list[str], status: ReadBody, now: datetime) -> Noo
     due = job_name(noop.name, noop.uid, "", 1)
     if noop.done:
         event = Event(type="Normal", reason="Done", message="There is nothing left to do.")
-        events = () if status.get("phase") == "Done" else (event,)
         return NoopDecision(
-            tuple(Remove(name) for name in names), {"phase": "Done", "completionTime": stamp(0)}, events
+            actions=tuple(Remove(name) for name in names),
+            status={"phase": "Done", "completionTime": stamp(0)},
+            events=() if status.get("phase") == "Done" else (event,),
         )
     made = () if due in names else (Make(due),)
-    return NoopDecision(made, {"phase": "Waiting", "observedGeneration": 1}, wake_at=now + timedelta(seconds=60))
+    waiting = {"phase": "Waiting", "observedGeneration": 1}
+    return NoopDecision(actions=made, status=waiting, wake_at=now + timedelta(seconds=60))
 
 
 def refuse(error: SpecError, body: ReadBody, names: list[str], now: datetime) -> NoopDecision:
     del body, names, now
-    return NoopDecision((), {"phase": "Failed", "message": str(error)})
+    return NoopDecision(actions=(), status={"phase": "Failed", "message": str(error)})
 
 
 def build(noop: Noop, action: Make | Remove) -> tuple[Body, ...]:
@@ -94,13 +91,13 @@ def build(noop: Noop, action: Make | Remove) -> tuple[Body, ...]:
     return {"kind": "Service", "metadata": metadata}, {"kind": "ConfigMap", "metadata": metadata, "data": {"a": "b"}}
 
 
-def deletes(action: Make | Remove) -> str:
-    return action.name if isinstance(action, Remove) else ""
+def deletes(action: Make | Remove) -> Deletion | None:
+    return Deletion(action.name, action.why) if isinstance(action, Remove) else None
 
 
-OWNED: Final = OwnedResource(
+OWNED: Final[OwnedResource[str]] = OwnedResource(
     resource=CONFIG_MAPS,
-    read=lambda body, _before, _now: str(body["metadata"]["name"]),
+    read=lambda body, *_: str(body["metadata"]["name"]),
     unread=lambda body: "",
 )
 
@@ -109,7 +106,7 @@ def observe(values: Values) -> list[str]:
     return list(values.get("ConfigMap", ()))
 
 
-NOOP: Final = Kind(
+NOOP: Final[Kind[Noop, list[str], Make | Remove]] = Kind(
     resource=NOOPS,
     owned=(OWNED,),
     unwatched=(SERVICES,),

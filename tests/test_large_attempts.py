@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from dcp_contract.report import MAX_FAILED_RANKS, Report
-from dcp_operator.controllers.checkpoint import pods as pods_module
+from dcp_operator.controllers.checkpoint import pods
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.jobs import Job
 from dcp_operator.controllers.checkpoint.observed import observe
+from dcp_operator.controllers.checkpoint.worker_container import worker_states
 from dcp_operator.kube.client.api import JOBS, PODS
-from dcp_operator.kube.kinds import checkpoint as kind_module
 from dcp_operator.kube.kinds.checkpoint import CHECKPOINT, jobs_and_pods
 from dcp_operator.kube.loop.queue import WorkQueue
 from dcp_operator.kube.loop.reconcile import MANY_OWNED, REST, ReconcileContext, Reconciler
@@ -43,7 +43,7 @@ def test_no_pod_is_read_twice(state: str, monkeypatch: pytest.MonkeyPatch) -> No
 
         return read
 
-    monkeypatch.setattr(kind_module, "pod_of", counting("pods", pods_module.pod_of))
+    monkeypatch.setattr(pods, "worker_states", counting("pods", worker_states))
     monkeypatch.setattr(Report, "decode", counting("reports", Report.decode))
     cache, of, job = filled(50, state)
     for index in range(50):

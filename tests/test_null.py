@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from dcp_operator.api.checkpoint.parsing import SpecError, parse
+from dcp_operator.api.checkpoint.parsing import parse
+from dcp_operator.api.problems import SpecError
 from dcp_operator.cli.app import app
 from dcp_operator.generate.crd import custom_resource_definition
 from scenes import MANIFEST

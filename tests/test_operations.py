@@ -60,7 +60,8 @@ import json, sys
 from datetime import UTC, datetime
 from dcp_contract.reasons import Reason
 from dcp_contract.report import Report
-from dcp_operator.api.checkpoint.parsing import SpecError, parse
+from dcp_operator.api.checkpoint.parsing import parse
+from dcp_operator.api.problems import SpecError
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.attempt_outcome import outcome_of

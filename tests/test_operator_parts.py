@@ -11,11 +11,11 @@ import pytest
 
 from dcp_contract.reasons import Reason
 from dcp_operator.api.checkpoint import parsing
-from dcp_operator.api.checkpoint.parsing import SpecError
 from dcp_operator.api.json_types import Body
-from dcp_operator.controllers.checkpoint.actions import Event
+from dcp_operator.api.problems import SpecError
 from dcp_operator.controllers.checkpoint.jobs import Job
 from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
+from dcp_operator.controllers.decision import Event
 from dcp_operator.kube.client.api import (
     CHECKPOINTS,
     JOBS,
@@ -36,7 +36,7 @@ from dcp_operator.kube.client.event_recorder import EventRecorder
 from dcp_operator.kube.feed.initial_list import fill
 from dcp_operator.kube.kinds.checkpoint import jobs_and_pods
 from dcp_operator.kube.loop.queue import RetryLaterError, WorkQueue
-from dcp_operator.kube.loop.reconcile import LATER, Reconciler
+from dcp_operator.kube.loop.reconcile import LATER, AnyReconciler
 from dcp_operator.kube.view.attempts import last_progress
 from dcp_operator.kube.view.cache import Cache, ClusterView
 from dcp_operator.kube.view.live_saves import LiveSaves
@@ -280,7 +280,7 @@ class Written(Cluster):
 
 def reconciling(
     cluster: Cluster, busy: Callable[[], bool] = lambda: False, builder: type[Builder] = Builder
-) -> Reconciler:
+) -> AnyReconciler:
     """Return a reconciler that knows of one new Checkpoint."""
     reconciler = checkpoints(cluster, builder=builder(image="worker"), busy=busy)
     reconciler.view.ingest(
@@ -343,7 +343,7 @@ class Told(EventRecorder):
         self.posted(event.reason)
 
 
-async def once(reconciler: Reconciler) -> float | None:
+async def once(reconciler: AnyReconciler) -> float | None:
     return await reconciler(CHECKPOINTS.key("team", "one"))
 
 
@@ -398,7 +398,7 @@ class Picky(Written):
         return await super()._send(request)
 
 
-async def after_a_failed_rank(cluster: Written, posted: Callable[[str], object] = str) -> Reconciler:
+async def after_a_failed_rank(cluster: Written, posted: Callable[[str], object] = str) -> AnyReconciler:
     """Reconcile a Checkpoint, then once more when its only pod has failed; `posted` gets each event's reason."""
     reconciler = reconciling(cluster)
     reconciler.recorder = Told(posted)

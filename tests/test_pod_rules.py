@@ -19,10 +19,11 @@ from admission_cases import (
     Template,
     worker,
 )
-from dcp_operator.api.checkpoint.parsing import SpecError, parse
+from dcp_operator.api.checkpoint.parsing import parse
 from dcp_operator.api.pod.cel import VARIABLES
 from dcp_operator.api.pod.rules import POD_RULES, PodRule, PodSecurity, template_problems
 from dcp_operator.api.pod.template import TemplateView
+from dcp_operator.api.problems import SpecError
 from dcp_operator.generate import admission
 from scenes import manifest
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from dcp_operator.api.json_types import Body
-from dcp_operator.controllers.checkpoint.actions import Decision
+from dcp_operator.controllers.checkpoint.actions import CheckpointDecision
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.observed import observe
 from pod_bodies import ended, job, pod, runs, waits
@@ -16,7 +16,7 @@ NO_IMAGE = waits("ImagePullBackOff", 'Back-off pulling image "fetch:1": manifest
 SLOW_IMAGE = waits("ErrImagePull", "connection refused")
 
 
-def decided(body: Body, seconds: float) -> Decision:
+def decided(body: Body, seconds: float) -> CheckpointDecision:
     of = checkpoint({"spec.workers": {}, "spec.timeouts": {"startSeconds": 600}})
     return decide(of, observe([job(nodes=1)], [body]), STARTED, at(seconds))
 

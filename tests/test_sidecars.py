@@ -8,7 +8,7 @@ from dcp_contract.operations import Operation
 from dcp_contract.reasons import Reason
 from dcp_contract.report import Report
 from dcp_operator.api.json_types import Body
-from dcp_operator.controllers.checkpoint.actions import Decision
+from dcp_operator.controllers.checkpoint.actions import CheckpointDecision
 from dcp_operator.controllers.checkpoint.attempt_outcome import AttemptOutcome, outcome_of
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.observed import Attempt, observe
@@ -135,7 +135,7 @@ def test_a_sidecar_that_dies_first_ends_nothing() -> None:
     assert found.active
 
 
-def decided(*pods: Body, status: Any, seconds: float, **spec: Any) -> Decision:
+def decided(*pods: Body, status: Any, seconds: float, **spec: Any) -> CheckpointDecision:
     return decide(checkpoint(spec), observe([job(nodes=len(pods))], pods), status, at(seconds))
 
 

@@ -15,7 +15,7 @@ from dcp_contract.reasons import Reason
 from dcp_contract.report import Report
 from dcp_contract.sections import Device, Strategy
 from dcp_contract.task import Task
-from dcp_operator.controllers.checkpoint.actions import CreateAttempt, Decision
+from dcp_operator.controllers.checkpoint.actions import CheckpointDecision, CreateAttempt
 from dcp_operator.controllers.checkpoint.attempt_outcome import outcome_of
 from dcp_worker.launcher.main import main
 from scenes import (
@@ -158,7 +158,7 @@ LOST_PEER = failed(Reason.WORKER_LOST, rank=0)
 DONE = after_first_attempt(ended(0, saved()), ended(1)).status
 
 
-def created(decision: Decision) -> list[CreateAttempt]:
+def created(decision: CheckpointDecision) -> list[CreateAttempt]:
     return [each for each in decision.actions if isinstance(each, CreateAttempt)]
 
 

@@ -8,7 +8,8 @@ import pytest
 from dcp_contract.operations import Operation
 from dcp_contract.sections import Device, Strategy
 from dcp_operator.api.checkpoint import parsing
-from dcp_operator.api.checkpoint.parsing import SpecError, parse
+from dcp_operator.api.checkpoint.parsing import parse
+from dcp_operator.api.problems import SpecError
 from dcp_operator.api.site import CLUSTER, LOCAL, Site
 from scenes import URL, manifest
 

@@ -10,9 +10,10 @@ import pytest
 from dcp_contract.checkpoint_info import Conflict, Origin
 from dcp_contract.reasons import Reason
 from dcp_contract.report import RankFailure, Report
-from dcp_operator.api.checkpoint.parsing import SpecError, parse
+from dcp_operator.api.checkpoint.parsing import parse
 from dcp_operator.api.checkpoint.status import Status
 from dcp_operator.api.json_types import Body
+from dcp_operator.api.problems import SpecError
 from dcp_operator.api.site import LOCAL
 from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
 from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, ObjectKey

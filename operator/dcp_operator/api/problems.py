@@ -1,4 +1,7 @@
-"""Pydantic's findings, said in sentences that name the field and the fix. No value is repeated: it may be secret."""
+"""What is wrong with a manifest, of whatever kind: SpecError, and pydantic's findings in sentences.
+
+A sentence names the field and the fix. No value is repeated: it may be secret.
+"""
 
 import difflib
 import types
@@ -32,6 +35,19 @@ _SENTENCES = {
     "string_pattern_mismatch": "does not have the right form; write something that matches {pattern}",
 }
 """By pydantic's type of finding; the context's names are pydantic's too."""
+
+
+class SpecError(Exception):
+    """A manifest that can't be worked on as it is; its author mends every listed problem and applies it again."""
+
+    def __init__(self, problems: list[str], *, configured: bool = False, writable: bool = True) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+        """One line each: `field: what is wrong; write ...`."""
+        self.configured = configured
+        """Nothing is wrong with the manifest itself: an operator that is configured otherwise would accept it."""
+        self.writable = writable
+        """Whether its status can be written without keeping the API server busy for seconds."""
 
 
 def problems(error: ValidationError, model: type[BaseModel], root: str) -> Iterator[str]:

@@ -18,10 +18,11 @@ import yaml
 
 from dcp_contract.environment import CA_ENV, CA_KEY
 from dcp_contract.storage_options import CREDENTIAL_KEYS
-from dcp_operator.api.checkpoint.parsing import SpecError, parse
+from dcp_operator.api.checkpoint.parsing import parse
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.naming import API_VERSION, GROUP, KIND, NAME_LIMIT
 from dcp_operator.api.pod.fields import unknown_fields, wrong_types
+from dcp_operator.api.problems import SpecError
 from dcp_operator.api.site import Site
 from dcp_operator.api.storage_url import protocol
 

@@ -25,7 +25,7 @@ from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Phase
 from dcp_operator.api.site import LOCAL
 from dcp_operator.api.storage_url import protocol
-from dcp_operator.controllers.checkpoint.actions import Decision
+from dcp_operator.controllers.checkpoint.actions import CheckpointDecision
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.observed import Observed
 from dcp_operator.local.documents import Documents, ManifestCheckpoint, authorities, credentials
@@ -117,7 +117,7 @@ class Run:
         except queue.Empty:
             pass
 
-    def _show(self, checkpoint: Checkpoint, machine: Machine, observed: Observed, decision: Decision) -> None:
+    def _show(self, checkpoint: Checkpoint, machine: Machine, observed: Observed, decision: CheckpointDecision) -> None:
         progress = observed.attempts[-1].progress if observed.attempts else None
         phase = Phase(decision.status["phase"])
         self.shown.show(checkpoint.name, phase, progress, checkpoint.spec.workers.world_size)

@@ -15,25 +15,12 @@ from dcp_operator.api.bounds import FREE_FORM, LEVELS, TOO_DEEP, TOO_LARGE, deep
 from dcp_operator.api.checkpoint.rules import rule_problems
 from dcp_operator.api.checkpoint.spec import Checkpoint, CheckpointSpec
 from dcp_operator.api.naming import API_VERSION, KIND, NAME_LIMIT, QUEUE_LABEL, queue_labels
-from dcp_operator.api.problems import problems
+from dcp_operator.api.problems import SpecError, problems
 from dcp_operator.api.site import CLUSTER, Site
 
 _TOO_DEEP: Final = f"spec: {TOO_DEEP}"
 _FIELD_LEVELS: Final = 6
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
-
-
-class SpecError(Exception):
-    """A manifest that can't be worked on as it is; its author mends every listed problem and applies it again."""
-
-    def __init__(self, problems: list[str], *, configured: bool = False, writable: bool = True) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
-        """One line each: `field: what is wrong; write ...`."""
-        self.configured = configured
-        """Nothing is wrong with the manifest itself: an operator that is configured otherwise would accept it."""
-        self.writable = writable
-        """Whether its status can be written without keeping the API server busy for seconds."""
 
 
 class _ObjectMeta(Wire):

@@ -4,10 +4,9 @@ Every action may be carried out twice. To create a Job that is there, or to dele
 """
 
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Literal
 
 from dcp_contract.task import Task
+from dcp_operator.controllers.decision import Decision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,23 +30,5 @@ class DeleteAttempt:
 
 
 Action = CreateAttempt | DeleteAttempt
-
-
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """One Kubernetes event about the Checkpoint."""
-
-    type: Literal["Normal", "Warning"]
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """What to do now: carry out the actions, write the status if it differs, then post the events."""
-
-    actions: tuple[Action, ...]
-    status: dict[str, Any]
-    events: tuple[Event, ...] = ()
-    wake_at: datetime | None = None
-    """When to decide again even if nothing changes."""
+CheckpointDecision = Decision[Action]
+"""What to do now for a Checkpoint."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Status
-from dcp_operator.controllers.checkpoint.actions import Decision
+from dcp_operator.controllers.checkpoint.actions import CheckpointDecision
 from dcp_operator.controllers.checkpoint.checks.backoff import wait_for_backoff
 from dcp_operator.controllers.checkpoint.checks.changed_spec import wait_while_spec_differs
 from dcp_operator.controllers.checkpoint.checks.finished import leave_finished_alone
@@ -59,7 +59,7 @@ def decide(
     status: Mapping[str, Any] | None,
     now: datetime,
     rivals: Sequence[UrlClaim] = (),
-) -> Decision:
+) -> CheckpointDecision:
     """Return the actions to carry out, the status to write, and when to decide again.
 
     Args:
@@ -95,12 +95,12 @@ def _inputs(
     )
 
 
-def _decision(inputs: Inputs, result: CheckResult, written: Status, observed: Observed) -> Decision:
+def _decision(inputs: Inputs, result: CheckResult, written: Status, observed: Observed) -> CheckpointDecision:
     checkpoint, now = inputs.checkpoint, inputs.now
     changed = free_form_fields_changed(checkpoint, result.status)
     final = with_conditions(result.status, result.message, written, checkpoint.generation, now, changed=changed)
     deletions, times = attempts_to_delete(checkpoint, observed, written, final, now)
-    return Decision(
+    return CheckpointDecision(
         actions=(*deletions, *result.actions),
         status=final.to_dict(),
         events=tuple(events_of_change(written, final)),

@@ -9,7 +9,7 @@ from dcp_contract.reasons import Reason
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Phase, Status
 from dcp_operator.api.checkpoint.text import sentence
-from dcp_operator.controllers.checkpoint.actions import Decision
+from dcp_operator.controllers.checkpoint.actions import CheckpointDecision
 from dcp_operator.controllers.checkpoint.reporting import events_of_change, with_conditions
 from dcp_operator.controllers.checkpoint.runs import free_form_fields_changed
 
@@ -22,12 +22,12 @@ API server busy."""
 
 def wait_for_creation(
     checkpoint: Checkpoint,
-    decision: Decision,
+    decision: CheckpointDecision,
     status: Mapping[str, Any] | None,
     refusal: str,
     now: datetime,
     reason: Reason | None = Reason.FORBIDDEN,
-) -> Decision:
+) -> CheckpointDecision:
     """Return the decision to write in place of one whose objects the API server refused to create.
 
     A quota, an admission policy or an object of the same name that is not ours is for a person to mend. So it is said

@@ -9,16 +9,17 @@ from datetime import datetime
 from typing import Any
 
 from dcp_contract.reasons import Reason
-from dcp_operator.api.checkpoint.parsing import SpecError
 from dcp_operator.api.checkpoint.reasons import REASONS
 from dcp_operator.api.checkpoint.status import Failure, Phase, Status
 from dcp_operator.api.checkpoint.text import sentence
-from dcp_operator.controllers.checkpoint.actions import Action, Decision, Event
+from dcp_operator.api.problems import SpecError
+from dcp_operator.controllers.checkpoint.actions import Action, CheckpointDecision
 from dcp_operator.controllers.checkpoint.cleanup import deletion
 from dcp_operator.controllers.checkpoint.observed import Observed
 from dcp_operator.controllers.checkpoint.reporting import events_of_change, spec_changed, with_conditions
 from dcp_operator.controllers.checkpoint.runs import has_begun, new_run
 from dcp_operator.controllers.checkpoint.version_skew import leave_unreadable_alone
+from dcp_operator.controllers.decision import Event
 
 
 def refuse_spec(
@@ -29,7 +30,7 @@ def refuse_spec(
     observed: Observed,
     status: Mapping[str, Any] | None,
     now: datetime,
-) -> Decision:
+) -> CheckpointDecision:
     """Return the decision for an object whose spec can't be parsed.
 
     The object has Failed with InvalidSpec, for as long as its spec and the rules stay as they are. If only the
@@ -46,7 +47,7 @@ def refuse_spec(
         return _report_unwritten(error, run_id, observed, status)
     over = written.phase.terminal and (written.reason is not Reason.INVALID_SPEC or written.attempts > 0)
     if over and written.run_id == run_id:
-        return Decision(actions=(), status=written.with_changes(observed_generation=generation).to_dict())
+        return CheckpointDecision(actions=(), status=written.with_changes(observed_generation=generation).to_dict())
     status_before = written.with_changes(first_refused_time=None)
     message = "; ".join(error.problems)[:1024]
     if has_begun(written, run_id, observed):
@@ -60,16 +61,18 @@ def refuse_spec(
         final, message, written, generation, now, changed=has_begun(written, run_id) and spec_changed(written)
     )
     actions = _end_earlier_runs(observed, run_id)
-    return Decision(actions=actions, status=final.to_dict(), events=tuple(events_of_change(written, final)))
+    return CheckpointDecision(actions=actions, status=final.to_dict(), events=tuple(events_of_change(written, final)))
 
 
-def _report_unwritten(error: SpecError, run_id: str, observed: Observed, status: Mapping[str, Any] | None) -> Decision:
+def _report_unwritten(
+    error: SpecError, run_id: str, observed: Observed, status: Mapping[str, Any] | None
+) -> CheckpointDecision:
     """Return the decision to write nothing, and to decide again when something is heard of the object.
 
     Each write of such an object takes seconds of the API server, and of a worker of the queue that others wait for.
     """
     message = f"{'; '.join(error.problems)}. No status is written for it."
-    return Decision(
+    return CheckpointDecision(
         actions=_end_earlier_runs(observed, run_id),
         status=dict(status or {}),
         events=(Event(type="Warning", reason=Reason.INVALID_SPEC.value, message=message),),

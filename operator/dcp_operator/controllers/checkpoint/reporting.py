@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 from dcp_operator.api.checkpoint.reasons import REASONS
 from dcp_operator.api.checkpoint.status import Condition, Phase, Status
 from dcp_operator.api.checkpoint.text import human_duration
-from dcp_operator.controllers.checkpoint.actions import Event
+from dcp_operator.controllers.decision import Event
 
 SPEC_CHANGED: Final = "SpecChanged"
 """The condition of a status that tells of another spec than the one that stands beside it."""

@@ -9,13 +9,16 @@ from dataclasses import replace
 from typing import Any, Final
 
 from dcp_operator.api.checkpoint.status import Status
-from dcp_operator.controllers.checkpoint.actions import Decision, Event
+from dcp_operator.controllers.checkpoint.actions import CheckpointDecision
+from dcp_operator.controllers.decision import Event
 
 _GUARDS: Final = ("phase", "retries", "attempts", "freeFormDigest", "jobRef", "runGeneration")
 _RUN: Final = "runId"
 
 
-def leave_unreadable_alone(status: Mapping[str, Any] | None, dropped: Collection[str], run_id: str) -> Decision | None:
+def leave_unreadable_alone(
+    status: Mapping[str, Any] | None, dropped: Collection[str], run_id: str
+) -> CheckpointDecision | None:
     """Return the decision to do nothing if this version can't tell what has been done; None if it can.
 
     Args:
@@ -36,7 +39,7 @@ def leave_unreadable_alone(status: Mapping[str, Any] | None, dropped: Collection
         f"{shown} can't be read by this operator, so nothing is done with this Checkpoint: another version wrote it. "
         "Run that version again, or write another spec.runId to begin anew."
     )
-    return Decision(
+    return CheckpointDecision(
         actions=(),
         status=dict(status or {}),
         events=(Event(type="Warning", reason="StatusUnreadable", message=message),),
@@ -44,8 +47,8 @@ def leave_unreadable_alone(status: Mapping[str, Any] | None, dropped: Collection
 
 
 def keep_newer_fields(
-    decision: Decision, status: Mapping[str, Any] | None, dropped: Collection[str], generation: int
-) -> Decision:
+    decision: CheckpointDecision, status: Mapping[str, Any] | None, dropped: Collection[str], generation: int
+) -> CheckpointDecision:
     """Return the decision on a finished Checkpoint with the fields kept that a newer version wrote into its status."""
     before = dict(status or {})
     if dropped:

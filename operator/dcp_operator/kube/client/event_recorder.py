@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from dcp_operator.api.json_types import Body
-from dcp_operator.controllers.checkpoint.actions import Event
+from dcp_operator.controllers.decision import Event
 from dcp_operator.kube.client.api import Resource
 from dcp_operator.kube.client.cluster import Cluster
 

@@ -1,14 +1,15 @@
 """The Checkpoint as a Kind: its parser, what it owns, and its decisions."""
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
-from dcp_operator.api.checkpoint.parsing import SpecError, parse
+from dcp_operator.api.checkpoint.parsing import parse
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Status
 from dcp_operator.api.json_types import ReadBody
+from dcp_operator.api.problems import SpecError
 from dcp_operator.api.site import Site
-from dcp_operator.controllers.checkpoint.actions import Decision, DeleteAttempt
+from dcp_operator.controllers.checkpoint.actions import Action, CheckpointDecision, DeleteAttempt
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.jobs import Job, job_of
 from dcp_operator.controllers.checkpoint.observed import Observed, observe
@@ -16,16 +17,16 @@ from dcp_operator.controllers.checkpoint.pods import Pod, pod_of
 from dcp_operator.controllers.checkpoint.refused_spec import refuse_spec
 from dcp_operator.controllers.checkpoint.runs import has_begun, run_id_of
 from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, NETWORK_POLICIES, PODS, SERVICES
-from dcp_operator.kube.kinds.kind import Kind, OwnedResource, Values
+from dcp_operator.kube.kinds.kind import Deletion, Kind, OwnedResource, Values
 
-OWNED_JOBS: Final = OwnedResource(
+OWNED_JOBS: Final[OwnedResource[Job]] = OwnedResource(
     resource=JOBS,
-    read=lambda body, _before, _now: job_of(body),
+    read=lambda body, *_: job_of(body),
     unread=lambda body: Job(name=body["metadata"]["name"], uid=body["metadata"]["uid"]),
 )
-OWNED_PODS: Final = OwnedResource(
+OWNED_PODS: Final[OwnedResource[Pod]] = OwnedResource(
     resource=PODS,
-    read=lambda body, before, now: pod_of(body, now, before),
+    read=pod_of,
     unread=lambda body: Pod(index=0, name=body["metadata"]["name"]),
     through=JOBS,
 )
@@ -45,7 +46,7 @@ def jobs_and_pods(values: Values) -> tuple[list[Job], list[Pod]]:
     return list(values.get(JOBS.kind, ())), list(values.get(PODS.kind, ()))
 
 
-def refused(error: SpecError, body: ReadBody, observed: Observed, now: datetime) -> Decision:
+def refused(error: SpecError, body: ReadBody, observed: Observed, now: datetime) -> CheckpointDecision:
     """Return what to do for a Checkpoint whose spec can't be parsed."""
     return refuse_spec(
         error,
@@ -57,11 +58,11 @@ def refused(error: SpecError, body: ReadBody, observed: Observed, now: datetime)
     )
 
 
-def _deletes(action: Any) -> str:  # noqa: ANN401 - any action
-    return action.job_name if isinstance(action, DeleteAttempt) else ""
+def _deletes(action: Action) -> Deletion | None:
+    return Deletion(action.job_name, action.why) if isinstance(action, DeleteAttempt) else None
 
 
-CHECKPOINT: Final = Kind(
+CHECKPOINT: Final[Kind[Checkpoint, Observed, Action]] = Kind(
     resource=CHECKPOINTS,
     owned=(OWNED_JOBS, OWNED_PODS),
     unwatched=(SERVICES, NETWORK_POLICIES),

@@ -7,45 +7,40 @@ all.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from dcp_operator.api.checkpoint.parsing import SpecError
 from dcp_operator.api.json_types import Body, ReadBody
+from dcp_operator.api.problems import SpecError
 from dcp_operator.api.site import Site
-from dcp_operator.controllers.checkpoint.actions import Event
+from dcp_operator.controllers.decision import Decision
 from dcp_operator.kube.client.api import Resource
 
+ParsedT = TypeVar("ParsedT")
+"""An object as its kind parses it."""
+ObservedT = TypeVar("ObservedT")
+"""What the objects that it owns show together."""
+ActionT = TypeVar("ActionT")
+"""What a decision asks for."""
+ValueT = TypeVar("ValueT")
+"""What is kept of an owned object."""
 Values = Mapping[str, Sequence[Any]]
 """What was read of the objects that an object owns, by their kind."""
 
 
-class Decided(Protocol):
-    """What a kind decides: to carry out the actions, write the status if it differs, then post the events."""
+class Deletion(NamedTuple):
+    """The objects of one name that are to be deleted."""
 
-    @property
-    def actions(self) -> Sequence[Any]:
-        """Of the kind's own types; `Kind.built` and `Kind.deleted` say what they mean."""
-
-    @property
-    def status(self) -> Body:
-        """The whole status."""
-
-    @property
-    def events(self) -> Sequence[Event]:
-        """What is posted once the status is written."""
-
-    @property
-    def wake_at(self) -> datetime | None:
-        """When to decide again even if nothing changes."""
+    name: str
+    why: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnedResource:
+class OwnedResource(Generic[ValueT]):
     """A watched resource whose objects belong to objects of a kind.
 
     Args:
         resource: Which.
-        read: Returns what is kept of a body, of what was kept of that object before (or None), and of the time. It is
+        read: Returns what is kept of a body, by the time and by what was kept of that object before (or None). It is
             called once per change of the object; a body at which it raises an error is nobody's.
         unread: Returns what is kept of such a body.
         through: The resource whose objects control these, as Jobs control their Pods; None where the object of the kind
@@ -53,13 +48,13 @@ class OwnedResource:
     """
 
     resource: Resource
-    read: Callable[[Body, Any, datetime], Any]
-    unread: Callable[[Body], Any]
+    read: Callable[[Body, datetime, ValueT | None], ValueT]
+    unread: Callable[[Body], ValueT]
     through: Resource | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class Kind(Generic[ParsedT, ObservedT, ActionT]):
     """A kind that the operator serves.
 
     Args:
@@ -67,7 +62,7 @@ class Kind:
         owned: What its objects own, and is watched.
         unwatched: What its objects own under the same names, and is only created and deleted.
         parse: Returns the object of a body that is as `begun` says: an attempt of it was made, so it was accepted once.
-            Raises SpecError.
+            Raises SpecError. What it accepts of a body that has not begun, it accepts likewise once it has.
         has_begun: Says so of a body by its status, and by what is observed where that is not None.
         is_finished: Says of a status whether the object has come to its end: it will hardly be looked at again.
         observe: Returns what the owned objects show together.
@@ -75,20 +70,20 @@ class Kind:
         refuse: Returns what to do for a body whose spec can't be parsed, likewise.
         build: Returns the bodies that an action creates, the one by which the others are found last; none if it creates
             nothing.
-        deletes: Returns the name of the objects that an action deletes; empty if it deletes nothing.
+        deletes: Returns what an action deletes; None if it deletes nothing.
     """
 
     resource: Resource
-    parse: Callable[[ReadBody, Site, bool], Any]
+    parse: Callable[[ReadBody, Site, bool], ParsedT]
     is_finished: Callable[[ReadBody], bool]
-    observe: Callable[[Values], Any]
-    decide: Callable[[Any, Any, ReadBody, datetime], Decided]
-    refuse: Callable[[SpecError, ReadBody, Any, datetime], Decided]
-    owned: tuple[OwnedResource, ...] = ()
+    observe: Callable[[Values], ObservedT]
+    decide: Callable[[ParsedT, ObservedT, ReadBody, datetime], Decision[ActionT]]
+    refuse: Callable[[SpecError, ReadBody, ObservedT, datetime], Decision[ActionT]]
+    owned: tuple[OwnedResource[Any], ...] = ()
     unwatched: tuple[Resource, ...] = ()
-    has_begun: Callable[[ReadBody, Any], bool] = lambda *_: False
-    build: Callable[[Any, Any], tuple[Body, ...]] = lambda *_: ()
-    deletes: Callable[[Any], str] = lambda _: ""
+    has_begun: Callable[[ReadBody, ObservedT | None], bool] = lambda *_: False
+    build: Callable[[ParsedT, ActionT], tuple[Body, ...]] = lambda *_: ()
+    deletes: Callable[[ActionT], Deletion | None] = lambda _: None
     resources: Mapping[str, Resource] = field(init=False)
     """What its objects own, watched or not, by the name that a body gives its kind."""
 
@@ -96,6 +91,9 @@ class Kind:
         """Put together what its objects own."""
         resources = (*self.unwatched, *(each.resource for each in self.owned))
         object.__setattr__(self, "resources", {each.kind: each for each in resources})
+
+
+AnyKind = Kind[Any, Any, Any]
 
 
 class TwoReadersError(Exception):
@@ -113,14 +111,14 @@ class Kinds:
         TwoReadersError: Two of them own one resource in different ways.
     """
 
-    served: Mapping[str, Kind]
-    owned: Mapping[str, OwnedResource]
+    served: Mapping[str, AnyKind]
+    owned: Mapping[str, OwnedResource[Any]]
 
     @classmethod
-    def of(cls, kinds: Iterable[Kind]) -> "Kinds":
+    def of(cls, kinds: Iterable[AnyKind]) -> "Kinds":
         """Return the kinds by their names."""
         served = {each.resource.kind: each for each in kinds}
-        owned: dict[str, OwnedResource] = {}
+        owned: dict[str, OwnedResource[Any]] = {}
         for each in (each for kind in served.values() for each in kind.owned):
             if owned.setdefault(each.resource.kind, each) is not each:
                 raise TwoReadersError(each.resource)

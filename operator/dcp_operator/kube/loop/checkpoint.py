@@ -8,16 +8,16 @@ import logging
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from dcp_contract.reasons import Reason
-from dcp_operator.api.checkpoint.parsing import SpecError
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Phase, Status
 from dcp_operator.api.json_types import Body
 from dcp_operator.api.pod.fields import wrong_types
 from dcp_operator.api.pod.refused_job import explained
-from dcp_operator.controllers.checkpoint.actions import CreateAttempt, Decision
+from dcp_operator.api.problems import SpecError
+from dcp_operator.controllers.checkpoint.actions import Action, CheckpointDecision, CreateAttempt
 from dcp_operator.controllers.checkpoint.cleanup import deletion
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.observed import Observed
@@ -27,7 +27,7 @@ from dcp_operator.controllers.checkpoint.runs import has_begun
 from dcp_operator.kube.client import metrics
 from dcp_operator.kube.client.api import NameTakenError, ObjectKey, RefusedError
 from dcp_operator.kube.kinds.checkpoint import CHECKPOINT, refused
-from dcp_operator.kube.kinds.kind import Decided, Kind
+from dcp_operator.kube.kinds.kind import Kind
 from dcp_operator.kube.loop.reconcile import Reconciler
 from dcp_operator.kube.view.attempts import AttemptReader, ProgressReader
 from dcp_operator.kube.view.live_saves import LiveSaves
@@ -40,7 +40,7 @@ DECORATION: Final = ("warnings", "failedRanks", "progress")
 
 
 @dataclass
-class CheckpointReconciler(Reconciler):
+class CheckpointReconciler(Reconciler[Checkpoint, Observed, Action]):
     """Brings Checkpoints in order.
 
     Args:
@@ -49,7 +49,7 @@ class CheckpointReconciler(Reconciler):
         progress: Reads the logs of running attempts.
     """
 
-    kind: Kind = CHECKPOINT
+    kind: Kind[Checkpoint, Observed, Action] = CHECKPOINT
     live_saves: LiveSaves = field(kw_only=True)
     builder: Builder = field(kw_only=True)
     progress: ProgressReader = field(kw_only=True)
@@ -59,7 +59,7 @@ class CheckpointReconciler(Reconciler):
         super().__post_init__()
         self._attempts = AttemptReader(self.cluster, self.view, self.progress)
 
-    async def decide(self, key: ObjectKey, body: Body) -> tuple[Checkpoint | SpecError, Decision]:
+    async def decide(self, key: ObjectKey, body: Body) -> tuple[Checkpoint | SpecError, CheckpointDecision]:
         """Return the parsed Checkpoint, or what is wrong with it, and what to do."""
         observed = await self._attempts.of(key, body, self.context.now())
         parsed: Checkpoint | SpecError = self.cache.served.parsed(key, body)
@@ -68,10 +68,12 @@ class CheckpointReconciler(Reconciler):
         rivals = self.live_saves.rivals(key, parsed)
         return parsed, decide(parsed, observed, body.get("status"), self.context.now(), rivals)
 
-    async def create(self, key: ObjectKey, body: Body, parsed: Checkpoint | SpecError, decision: Decided) -> Decided:
+    async def create(
+        self, key: ObjectKey, body: Body, parsed: Checkpoint | SpecError, decision: CheckpointDecision
+    ) -> CheckpointDecision:
         """Create the attempt that a decision asks for; return the decision with its Job's uid, or one of a refusal."""
         actions = [action for action in decision.actions if isinstance(action, CreateAttempt)]
-        if isinstance(parsed, SpecError) or not actions or not isinstance(decision, Decision):
+        if isinstance(parsed, SpecError) or not actions:
             return decision
         (action,) = actions
         try:
@@ -85,7 +87,7 @@ class CheckpointReconciler(Reconciler):
         reference = {"name": action.job_name, "uid": created["metadata"]["uid"]}
         return replace(decision, status=decision.status | {"jobRef": reference})
 
-    def creates(self, action: Any) -> bool:  # noqa: ANN401 - as the base class has it
+    def creates(self, action: Action) -> bool:
         """Return whether an action creates objects."""
         return isinstance(action, CreateAttempt)
 
@@ -123,7 +125,7 @@ class CheckpointReconciler(Reconciler):
         self.progress.forget(key)
         if body is None:
             return
-        observed: Observed = self.observed(key, body)
+        observed = self.observed(key, body)
         for attempt in observed.attempts:
             if attempt.active and not attempt.deleting:
                 action = deletion(attempt, "the Checkpoint is being deleted")
@@ -145,10 +147,10 @@ class CheckpointReconciler(Reconciler):
         key: ObjectKey,
         body: Body,
         checkpoint: Checkpoint,
-        decision: Decision,
+        decision: CheckpointDecision,
         error: NameTakenError | RefusedError,
         job: Body,
-    ) -> Decision:
+    ) -> CheckpointDecision:
         """Return the decision when the API server does not take an attempt's objects, of which `job` is one.
 
         What is forbidden or taken may be free later, and is tried again; what is invalid stays so, unless an attempt
@@ -164,7 +166,7 @@ class CheckpointReconciler(Reconciler):
         problems = explained(str(error), job, checkpoint.spec.workers.pod_template)
         return self._refuse(body, SpecError(problems), self.observed(key, body))
 
-    def _refuse(self, body: Body, error: SpecError, observed: Observed) -> Decision:
+    def _refuse(self, body: Body, error: SpecError, observed: Observed) -> CheckpointDecision:
         return refused(error, body, observed, self.context.now())
 
 

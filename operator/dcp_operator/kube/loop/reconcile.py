@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Generic
 
-from dcp_operator.api.checkpoint.parsing import SpecError
 from dcp_operator.api.json_types import Body
+from dcp_operator.api.problems import SpecError
+from dcp_operator.controllers.decision import Decision
 from dcp_operator.kube.client import metrics
 from dcp_operator.kube.client.api import (
     ConflictError,
@@ -27,7 +28,7 @@ from dcp_operator.kube.client.api import (
 from dcp_operator.kube.client.cluster import Cluster
 from dcp_operator.kube.client.event_recorder import EventRecorder
 from dcp_operator.kube.client.ownership import Owner
-from dcp_operator.kube.kinds.kind import Decided, Kind
+from dcp_operator.kube.kinds.kind import ActionT, Kind, ObservedT, ParsedT
 from dcp_operator.kube.loop.queue import RetryLaterError
 from dcp_operator.kube.view.cache import ClusterView
 
@@ -67,7 +68,7 @@ class ReconcileContext:
 
 
 @dataclass
-class Reconciler:
+class Reconciler(Generic[ParsedT, ObservedT, ActionT]):
     """Brings objects of one kind in order. It suits a kind of pure code; a kind that asks the cluster more derives one.
 
     Args:
@@ -76,7 +77,7 @@ class Reconciler:
     """
 
     context: ReconcileContext
-    kind: Kind
+    kind: Kind[ParsedT, ObservedT, ActionT]
 
     def __post_init__(self) -> None:
         """Take up what is used all the time."""
@@ -128,32 +129,37 @@ class Reconciler:
             return LATER
         body = await self._write(body, decision)
         for action in decision.actions:
-            if name := self.kind.deletes(action):
-                logger.info("%s: deleting %s: %s", key, name, action.why)
-                await self.delete(key, body["metadata"]["uid"], name)
+            if deletion := self.kind.deletes(action):
+                logger.info("%s: deleting %s: %s", key, deletion.name, deletion.why)
+                await self.delete(key, body["metadata"]["uid"], deletion.name)
         if decision.wake_at is None:
             return None
         return max(SOONEST, (decision.wake_at - self.context.now()).total_seconds())
 
     # What a kind may override.
 
-    async def decide(self, key: ObjectKey, body: Body) -> tuple[Any, Decided]:
+    async def decide(self, key: ObjectKey, body: Body) -> tuple[ParsedT | SpecError, Decision[ActionT]]:
         """Return the parsed object, or what is wrong with it, and what to do."""
-        parsed, observed = self.cache.served.parsed(key, body), self.observed(key, body)
+        parsed: ParsedT | SpecError = self.cache.served.parsed(key, body)
+        observed = self.observed(key, body)
         if isinstance(parsed, SpecError):
             return parsed, self.kind.refuse(parsed, body, observed, self.context.now())
         return parsed, self.kind.decide(parsed, observed, body.get("status") or {}, self.context.now())
 
-    async def create(self, key: ObjectKey, body: Body, parsed: Any, decision: Decided) -> Decided:  # noqa: ANN401 - of the kind's own type
+    async def create(
+        self, key: ObjectKey, body: Body, parsed: ParsedT | SpecError, decision: Decision[ActionT]
+    ) -> Decision[ActionT]:
         """Create what a decision asks for; return what is left of the decision to carry out."""
+        if isinstance(parsed, SpecError):
+            return decision
         for action in decision.actions:
             if bodies := self.kind.build(parsed, action):
                 await self.create_all(key, body, bodies)
         return decision
 
-    def creates(self, action: Any) -> bool:  # noqa: ANN401 - of the kind's own type
+    def creates(self, action: ActionT) -> bool:
         """Return whether an action creates objects."""
-        return not self.kind.deletes(action)
+        return self.kind.deletes(action) is None
 
     async def replace_refused(self, body: Body, status: Body, refusal: RefusedError) -> Body:
         """Write what can be written of a status that the API server refuses; return the object as it stands now."""
@@ -172,7 +178,7 @@ class Reconciler:
 
     # What is the same for all kinds.
 
-    def observed(self, key: ObjectKey, body: Body) -> Any:  # noqa: ANN401 - of the kind's own type
+    def observed(self, key: ObjectKey, body: Body) -> ObservedT:
         """Return what the owned objects show."""
         return self.kind.observe(self.cache.owned.of(key, body["metadata"]["uid"]))
 
@@ -206,7 +212,7 @@ class Reconciler:
             if each.through is None and (its := self.cache.owned.uid_of(key, uid, each.resource, name)):
                 await self.cluster.delete(each.resource, key.namespace, name, its)
 
-    async def _write(self, body: Body, decision: Decided) -> Body:
+    async def _write(self, body: Body, decision: Decision[ActionT]) -> Body:
         """Write the status if it differs, and post the events only after that: they speak of what is written."""
         resource, before = self.kind.resource, body.get("status") or {}
         if decision.status == before:
@@ -246,6 +252,9 @@ class Reconciler:
             raise RetryLaterError(str(error), error.retry_after) from error
 
 
+AnyReconciler = Reconciler[Any, Any, Any]
+
+
 @dataclass(frozen=True)
 class Reconcilers:
     """What the work queue calls: the reconciler of each key's kind.
@@ -254,10 +263,10 @@ class Reconcilers:
         by_kind: The reconcilers by the kind's name.
     """
 
-    by_kind: Mapping[str, Reconciler]
+    by_kind: Mapping[str, AnyReconciler]
 
     @classmethod
-    def of(cls, context: ReconcileContext, *special: Reconciler) -> "Reconcilers":
+    def of(cls, context: ReconcileContext, *special: AnyReconciler) -> "Reconcilers":
         """Return those of every kind that is served; the special ones in place of the plain ones of their kinds."""
         kinds = context.view.cache.kinds.served
         plain = {name: Reconciler(context, kind) for name, kind in kinds.items()}

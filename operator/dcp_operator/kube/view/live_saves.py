@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
-from dcp_operator.api.checkpoint.parsing import SpecError
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Phase, Status
 from dcp_operator.api.json_types import ReadBody
+from dcp_operator.api.problems import SpecError
 from dcp_operator.controllers.checkpoint.runs import run_id_of
 from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
 from dcp_operator.kube.client.api import CHECKPOINTS, ObjectKey

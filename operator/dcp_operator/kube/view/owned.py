@@ -142,7 +142,7 @@ class OwnedObjects:
         """Return how many objects of a kind are here."""
         return len(self._places[kind])
 
-    def _belongs(self, owned: OwnedResource, name: str, held: _Held, owner: Owner, key: ObjectKey) -> bool:
+    def _belongs(self, owned: OwnedResource[Any], name: str, held: _Held, owner: Owner, key: ObjectKey) -> bool:
         """Return whether an object that has the owner's label belongs to it; say once of one that does not."""
         if belongs(held.claimed, name, owner):
             return True
@@ -152,7 +152,7 @@ class OwnedObjects:
             logger.warning("%s: %s %s is labelled as an attempt, but is none; it is ignored", key, what, name)
         return False
 
-    def _drop_orphans(self, owned: OwnedResource, shelves: _Shelves, namespace: str) -> None:
+    def _drop_orphans(self, owned: OwnedResource[Any], shelves: _Shelves, namespace: str) -> None:
         """Forget the objects that are gone and whose controller is gone as well."""
         kind, through = owned.resource.kind, shelves.get(owned.through.kind, {}) if owned.through else {}
         shelf = shelves.get(kind, {})
@@ -165,12 +165,12 @@ class OwnedObjects:
             del self._shelves[place]
 
 
-def _read(owned: OwnedResource, body: Body, now: datetime, before: _Held | None, shelf: dict[str, _Held]) -> _Held:
+def _read(owned: OwnedResource[Any], body: Body, now: datetime, before: _Held | None, shelf: dict[str, _Held]) -> _Held:
     """Return what is kept of a body."""
     metadata = body["metadata"]
     same = before is not None and before.uid == metadata["uid"]
     try:
-        claimed, value = Claimed.of(body), owned.read(body, before.value if before and same else None, now)
+        claimed, value = Claimed.of(body), owned.read(body, now, before.value if before and same else None)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         # Anybody may write an object with our label. It must not keep those of others from being listed or watched.
         what = owned.resource.kind.lower()
@@ -183,7 +183,7 @@ def _read(owned: OwnedResource, body: Body, now: datetime, before: _Held | None,
     return _Held(metadata["uid"], int(metadata["resourceVersion"]), claimed, value)
 
 
-def _through(owned: OwnedResource, shelf: Mapping[str, _Held], owner: Owner, uids: Mapping[str, str]) -> list[Any]:
+def _through(owned: OwnedResource[Any], shelf: Mapping[str, _Held], owner: Owner, uids: Mapping[str, str]) -> list[Any]:
     """Return what was read of the objects whose controller belongs to an owner.
 
     Thousands say the same of whose they are, in one value: it is judged once for all that stand together.

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from dcp_operator.api.bounds import TOO_DEEP, TOO_LARGE, WRITABLE, deeper, head, larger
-from dcp_operator.api.checkpoint.parsing import SpecError
 from dcp_operator.api.json_types import Body, ReadBody
 from dcp_operator.api.naming import GROUP, KUEUE
+from dcp_operator.api.problems import SpecError
 from dcp_operator.api.site import Site
 from dcp_operator.kube.client.api import ObjectKey
 from dcp_operator.kube.client.ownership import controller
-from dcp_operator.kube.kinds.kind import Kind, Kinds
+from dcp_operator.kube.kinds.kind import AnyKind, Kinds
 from dcp_operator.kube.view.owned import OwnedObjects
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ class ServedObjects:
         # An attempt that no status tells of yet: the operator ended between two writes.
         return self._parse(kind, key, body, begun=True) if kind.has_begun(body, observed) else found
 
-    def _parse_news(self, kind: Kind, key: ObjectKey, entry: _Live) -> None:
+    def _parse_news(self, kind: AnyKind, key: ObjectKey, entry: _Live) -> None:
         if entry.current:
             return
         source = _source(entry.body)
@@ -140,14 +140,14 @@ class ServedObjects:
             entry.accepted = source if accepted else None
         entry.current = True
 
-    def _judged(self, kind: Kind, key: ObjectKey, body: ReadBody) -> tuple[Any, bool]:
+    def _judged(self, kind: AnyKind, key: ObjectKey, body: ReadBody) -> tuple[Any, bool]:
         """Return a body parsed, or what is wrong with it; and whether it is accepted though nothing was made of it."""
         found = self._parse(kind, key, body, begun=False)
         if not isinstance(found, SpecError):
             return found, True
         return (self._parse(kind, key, body, begun=True) if kind.has_begun(body, None) else found), False
 
-    def _parse(self, kind: Kind, key: ObjectKey, body: ReadBody, *, begun: bool) -> Any:  # noqa: ANN401 - as `parsed`
+    def _parse(self, kind: AnyKind, key: ObjectKey, body: ReadBody, *, begun: bool) -> Any:  # noqa: ANN401 - as `parsed`
         """Parse a kept body, as one of which an attempt was made or not."""
         if (problem := _unkept(body)) is not None:
             return problem
@@ -195,7 +195,7 @@ def _source(body: ReadBody) -> Hashable:
     return metadata["uid"], metadata.get("generation"), metadata.get("deletionTimestamp"), labels
 
 
-def _kept(kind: Kind, body: Body) -> Body:
+def _kept(kind: AnyKind, body: Body) -> Body:
     """Return what is kept of a body. Its spec is judged by its bounds here, once per change, and nowhere else.
 
     Left out are labels, annotations and owners of other people, managed fields, and a spec that goes beyond its bounds.
@@ -220,7 +220,7 @@ def _unkept(body: ReadBody) -> SpecError | None:
     return SpecError([f"spec: {TOO_DEEP}"], writable=False) if finding == _DEEP else SpecError([TOO_LARGE])
 
 
-def _finding(kind: Kind, body: ReadBody) -> str:
+def _finding(kind: AnyKind, body: ReadBody) -> str:
     if _FINDING in body:
         # Our own write: the spec is the one that was judged.
         return str(body[_FINDING])
