@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from dcp_operator.api import bodies
+from dcp_operator.api.bodies import shared
 from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL, UID_LABEL
-from dcp_operator.controllers.checkpoint import bodies, pods
-from dcp_operator.controllers.checkpoint.bodies import shared
+from dcp_operator.controllers.checkpoint import pods
 from dcp_operator.controllers.checkpoint.observed import observe
 from dcp_operator.kube.client import ownership
 from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, PODS, ObjectKey

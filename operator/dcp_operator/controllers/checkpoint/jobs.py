@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from dcp_operator.api.bodies import condition, optional_time, shared
 from dcp_operator.api.json_types import ReadBody
 from dcp_operator.api.naming import ATTEMPT_LABEL, GENERATION_ANNOTATION, PROBE_LABEL, RUN_LABEL, SPEC_ANNOTATION
-from dcp_operator.controllers.checkpoint.bodies import condition, optional_time, shared
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,11 +6,11 @@ from typing import Final, Literal, NamedTuple, cast
 
 from dcp_contract.reasons import Reason, Weight
 from dcp_contract.report import RankFailure, Report
+from dcp_operator.api.bodies import condition, optional_time, shared
 from dcp_operator.api.checkpoint.reasons import REASONS
 from dcp_operator.api.checkpoint.status import Phase
 from dcp_operator.api.json_types import ReadBody
 from dcp_operator.api.naming import INDEX_LABEL, JOB_LABEL
-from dcp_operator.controllers.checkpoint.bodies import condition, optional_time, shared
 from dcp_operator.controllers.checkpoint.worker_container import (
     LOST_SIGHT_OF,
     Waiting,

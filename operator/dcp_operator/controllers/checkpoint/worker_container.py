@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Final, NamedTuple
 
+from dcp_operator.api.bodies import optional_time, time_of
 from dcp_operator.api.json_types import ReadBody
 from dcp_operator.api.naming import WORKER_CONTAINER
-from dcp_operator.controllers.checkpoint.bodies import optional_time, time_of
 
 BENIGN: Final = {"", "ContainerCreating", "PodInitializing"}
 """Words of the kubelet for a container that is about to start."""

@@ -8,9 +8,9 @@ it has the very name that we would have given it; a Pod only if its controller i
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from dcp_operator.api.bodies import shared
 from dcp_operator.api.json_types import ReadBody
 from dcp_operator.api.naming import ATTEMPT_LABEL, JOB_LABEL, RUN_LABEL, job_name
-from dcp_operator.controllers.checkpoint.bodies import shared
 from dcp_operator.kube.client.api import Resource
 
 

@@ -1,4 +1,4 @@
-"""What Job and Pod bodies are read with: conditions, times, and texts that thousands of them share."""
+"""What bodies of any kind are read with: conditions, times, and texts that thousands of them share."""
 
 from datetime import datetime
 from functools import lru_cache
