@@ -20,7 +20,7 @@ def body(name: str, version: int, *, uid: str = "", labels: dict[str, str] | Non
 
 
 def owned(name: str, version: int, job: str = "", **sections: Any) -> Any:
-    labels = {"dcp-operator.io/checkpoint-uid": "uid-save", "dcp-operator.io/job": job or name}
+    labels = {"dcp-operator.io/owner-uid": "uid-save", "dcp-operator.io/job": job or name}
     labels["dcp-operator.io/attempt"] = (job or name).rpartition("-")[2]
     made = body(name, version, labels=labels, **sections)
     owner = {"apiVersion": "dcp-operator.io/v1alpha1", "kind": "Checkpoint", "uid": "uid-save"}

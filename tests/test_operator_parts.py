@@ -404,7 +404,7 @@ async def after_a_failed_rank(cluster: Written, posted: Callable[[str], object] 
     reconciler.recorder = Told(posted)
     await once(reconciler)
     (job,), _ = jobs_and_pods(reconciler.cache.owned.of(CHECKPOINTS.key("team", "one"), "uid-one"))
-    name, of = job.name, {"checkpoint-uid": "uid-one", "job": job.name, "run-id": "", "attempt": "1"}
+    name, of = job.name, {"owner-uid": "uid-one", "job": job.name, "run-id": "", "attempt": "1"}
     labels = {f"dcp-operator.io/{label}": value for label, value in of.items()}
     ended = {"exitCode": 1, "finishedAt": NOW, "message": failed(Reason.STORAGE_FULL).encode()}
     metadata: Any = {

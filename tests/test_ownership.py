@@ -25,7 +25,7 @@ OWNER: Body = {
     "uid": UID,
     "controller": True,
 }
-LABELS = {"dcp-operator.io/checkpoint-uid": UID, "dcp-operator.io/attempt": "1"}
+LABELS = {"dcp-operator.io/owner-uid": UID, "dcp-operator.io/attempt": "1"}
 OTHER_RUN = LABELS | {"dcp-operator.io/run-id": "other"}
 OWN_NAME = job_name("mine", UID, "other", 1)
 
@@ -49,7 +49,7 @@ FORGED = {
     "the due name, another's uid": job(OWN_NAME, OTHER_RUN, OWNER | {"uid": "uid-theirs"}),
     "the due name of another attempt": job(OWN_NAME, OTHER_RUN | {"dcp-operator.io/attempt": "2"}, OWNER),
     "the due name of another run": job(OWN_NAME, LABELS, OWNER),
-    "no attempt": job(OWN_NAME, {"dcp-operator.io/checkpoint-uid": UID, "dcp-operator.io/run-id": "other"}, OWNER),
+    "no attempt": job(OWN_NAME, {"dcp-operator.io/owner-uid": UID, "dcp-operator.io/run-id": "other"}, OWNER),
     "attempt 0": job(job_name("mine", UID, "", 0), LABELS | {"dcp-operator.io/attempt": "0"}, OWNER),
     "an attempt that is no number": job(OWN_NAME, OTHER_RUN | {"dcp-operator.io/attempt": "one"}, OWNER),
     "the name that another Checkpoint's attempt has": job(job_name("theirs", "uid-theirs", "", 1), LABELS, OWNER),
@@ -136,7 +136,7 @@ def test_a_job_whose_label_names_another_checkpoint_by_now_is_that_ones() -> Non
     api.add(JOBS, job(OWN_NAME, OTHER_RUN, OWNER))
     reconciler = reconciling(api)
     assert len(jobs_and_pods(reconciler.cache.owned.of(KEY, UID))[0]) == 1
-    api.add(JOBS, job(OWN_NAME, OTHER_RUN | {"dcp-operator.io/checkpoint-uid": "uid-theirs"}, OWNER))
+    api.add(JOBS, job(OWN_NAME, OTHER_RUN | {"dcp-operator.io/owner-uid": "uid-theirs"}, OWNER))
     seen(api, reconciler)
     assert jobs_and_pods(reconciler.cache.owned.of(KEY, UID)) == ([], [])
 

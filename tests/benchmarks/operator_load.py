@@ -295,7 +295,7 @@ async def finished_checkpoint(client: Client, name: str, namespace: str) -> Body
     labels = {
         "app.kubernetes.io/managed-by": "dcp-operator",
         "dcp-operator.io/checkpoint": name,
-        "dcp-operator.io/checkpoint-uid": uid,
+        "dcp-operator.io/owner-uid": uid,
         "dcp-operator.io/attempt": "1",
         "dcp-operator.io/job": attempt,
     }

@@ -36,7 +36,7 @@ def allowed(user: str, rules: list[Body]) -> list[Body]:
 def forged(name: str, checkpoint: Body) -> Body:
     """Return a Job that says it is an attempt of an earlier run of a Checkpoint."""
     uid = checkpoint["metadata"]["uid"]
-    labels = {"checkpoint-uid": uid, "run-id": "other", "attempt": "1", "job": name}
+    labels = {"owner-uid": uid, "run-id": "other", "attempt": "1", "job": name}
     owner = {key: checkpoint[key] for key in ("apiVersion", "kind")} | {"name": "mine", "uid": uid, "controller": True}
     container = {"name": "worker", "image": "none"}
     template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
