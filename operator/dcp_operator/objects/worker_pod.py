@@ -1,6 +1,7 @@
-"""The pod template of an attempt: the user's, with ours merged over it."""
+"""The pod template of an attempt: the user's, with ours merged over it; a probe's asks for little."""
 
 import copy
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,6 +17,7 @@ from dcp_contract.environment import (
     REPORT_LIMIT_ENV,
     TASK_ENV,
 )
+from dcp_contract.sections import Device
 from dcp_contract.storage_options import CREDENTIAL_KEYS
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.json_types import Body
@@ -25,7 +27,6 @@ from dcp_operator.api.pod.security_context import CONTAINER_PROFILE, POD_PROFILE
 from dcp_operator.api.pod.template import TemplateView, merged
 from dcp_operator.api.storage_url import protocol
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt
-from dcp_operator.objects.resources import for_probe, set_resources
 
 MASTER_PORT: Final = 29500
 WORKER_UID: Final = 65532
@@ -41,6 +42,16 @@ _SCRATCH: Final[Mapping[str, Body]] = {
     "/dev/shm": {"name": "dcp-shm", "emptyDir": {"medium": "Memory"}},  # noqa: S108 - the pod's own emptyDir
 }
 """Volumes of every worker by where they are mounted. A template's own mount there, or volume of that name, wins."""
+_GPU: Final = re.compile(r"gpu|/mig-", re.IGNORECASE)
+"""Names of GPUs as extended resources: nvidia.com/gpu, nvidia.com/gpu.shared, nvidia.com/mig-1g.10gb, amd.com/gpu,
+gpu.intel.com/i915, aliyun.com/gpu-mem."""
+_PER_RANK: Final = {"cpu": (100, "m"), "memory": (512, "Mi")}
+"""Requests of a worker whose template says nothing of them: a pod without any is the first to be evicted."""
+_PROBE: Final = {"cpu": "500m", "memory": "1Gi"}
+_PROBE_LIMITS: Final = {"cpu": "2", "memory": "2Gi"}
+"""Where the template has limits: a quota may ask for them."""
+_PORTABLE: Final = re.compile(r"(kubernetes\.io/(os|arch)|topology\.kubernetes\.io/(zone|region))")
+"""Labels of nodes that say nothing of their GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +69,12 @@ def pod_template(checkpoint: Checkpoint, action: CreateAttempt, labels: Body, se
     """Return the user's template with ours merged over it."""
     theirs: Body = copy.deepcopy(checkpoint.spec.workers.pod_template)
     if action.task.probe:
-        theirs = for_probe(theirs, keep_place=protocol(checkpoint.spec.storage.url) == "file")
+        theirs = _for_probe(theirs, keep_place=protocol(checkpoint.spec.storage.url) == "file")
     view = TemplateView.of(theirs)
     ours = {"metadata": {"labels": labels}, "spec": _pod(checkpoint, action, view, settings.image)}
     template = merged(theirs, ours)
     _secure(template["spec"], view.pod, settings)
-    set_resources(template["spec"], checkpoint, action)
+    _set_resources(template["spec"], checkpoint, action)
     _set_report_limit(template["spec"])
     return template
 
@@ -189,3 +200,59 @@ def _set_report_limit(pod: Body) -> None:
     if limit < REPORT_LIMIT:
         worker = next(each for each in pod["containers"] if each["name"] == WORKER_CONTAINER)
         worker["env"].append({"name": REPORT_LIMIT_ENV, "value": str(limit)})
+
+
+def _set_resources(pod: Body, checkpoint: Checkpoint, action: CreateAttempt) -> None:
+    """Fill in what the worker's container asks for, where its template leaves it open."""
+    worker = next(each for each in pod["containers"] if each["name"] == WORKER_CONTAINER)
+    workers = action.task.workers
+    resources = {key: value for key, value in (worker.get("resources") or {}).items() if value is not None}
+    asked = {name for section in ("limits", "requests") for name in resources.get(section, {})}
+    if action.task.probe:
+        limits = {name: value for name, value in _PROBE_LIMITS.items() if name in resources.get("limits", {})}
+        worker["resources"] = {"requests": dict(_PROBE)} | ({"limits": limits} if limits else {})
+        return
+    gpu = checkpoint.spec.workers.gpu_resource
+    has_gpu = bool(resources.get("claims")) or gpu in asked or any("/" in name and _GPU.search(name) for name in asked)
+    if workers.device is Device.CUDA and not has_gpu:
+        resources["limits"] = {**resources.get("limits", {}), gpu: workers.num_proc_per_node}
+    # Requests of containers have to fit into those of the pod.
+    if not pod.get("resources"):
+        ranks = workers.num_proc_per_node
+        missing = {name: f"{each * ranks}{unit}" for name, (each, unit) in _PER_RANK.items() if name not in asked}
+        if missing:
+            resources["requests"] = {**resources.get("requests", {}), **missing}
+    if resources:
+        worker["resources"] = resources
+
+
+def _for_probe(template: Mapping[str, Any], *, keep_place: bool) -> Body:
+    """Return a template of a pod that needs no GPU, and that any node may run.
+
+    Args:
+        template: The user's.
+        keep_place: Whether it has to run where the workers do, for the sake of their volumes.
+    """
+    result: Body = copy.deepcopy(dict(template))
+    pod = result.get("spec") or {}
+    for field in ("resources", "resourceClaims"):
+        pod.pop(field, None)
+    if _GPU.search(str(pod.get("runtimeClassName"))) or "nvidia" in str(pod.get("runtimeClassName")):
+        pod.pop("runtimeClassName")
+    if not keep_place:
+        for field in ("affinity", "topologySpreadConstraints"):
+            pod.pop(field, None)
+        selector = {key: value for key, value in (pod.pop("nodeSelector", None) or {}).items() if _portable(key)}
+        pod |= {"nodeSelector": selector} if selector else {}
+    for kind in ("containers", "initContainers"):
+        for container in pod.get(kind) or ():
+            resources = container.get("resources") or {}
+            resources.pop("claims", None)
+            for section in resources.values():
+                for name in [name for name in section or () if "/" in name]:
+                    del section[name]
+    return result
+
+
+def _portable(label: str) -> bool:
+    return _PORTABLE.fullmatch(label) is not None
