@@ -46,11 +46,14 @@ class FakeApi(Cluster):
     def add(self, resource: Resource, body: Body) -> Body:
         """Store an object, as somebody else would; return it with what the server adds."""
         metadata = body["metadata"]
-        path = resource.path(metadata["namespace"], metadata["name"])
+        return self._put(resource.path(metadata["namespace"], metadata["name"]), resource.kind, body)
+
+    def _put(self, path: str, kind: str, body: Body) -> Body:
+        metadata = body["metadata"]
         given = {"uid": f"uid-{metadata['name']}", "creationTimestamp": CREATED, "generation": 1}
         self.seen.append("")
         metadata = {**given, **metadata, "resourceVersion": str(100 + len(self.seen))}
-        self.objects[path] = {**body, "kind": resource.kind, "metadata": metadata}
+        self.objects[path] = {**body, "kind": kind, "metadata": metadata}
         return self.objects[path]
 
     def writes(self) -> list[str]:
@@ -73,9 +76,10 @@ class FakeApi(Cluster):
         body = request.body or {}
         if request.method == "POST":
             assert request.resource is not None
-            if f"{path}/{body['metadata']['name']}" in self.objects:
+            path = f"{path}/{body['metadata']['name']}"
+            if path in self.objects:
                 raise ConflictError("exists already", 409)
-            made = self.add(request.resource, body)
+            made = self._put(path, request.resource.kind, body)
             self.seen.append(f"POST {request.resource.plural}/{body['metadata']['name']}")
             return json.dumps({"metadata": made["metadata"]}).encode()
         if path not in self.objects:
@@ -84,7 +88,7 @@ class FakeApi(Cluster):
         assert request.resource is not None
         self.seen.append(f"{request.method} {request.resource.plural}/{name}")
         if request.method == "PUT":
-            return json.dumps(self.add(request.resource, {**there, "status": body["status"]})).encode()
+            return json.dumps(self._put(path, request.resource.kind, {**there, "status": body["status"]})).encode()
         wanted = body.get("preconditions", {}).get("uid")
         if wanted is not None and wanted != there["metadata"]["uid"]:
             raise ConflictError("another uid", 409)
