@@ -70,7 +70,7 @@ class Kind(Generic[ParsedT, ObservedT, ActionT]):
         refuse: Returns what to do for a body whose spec can't be parsed, likewise.
         build: Returns the bodies that an action creates, the one by which the others are found last; none if it creates
             nothing.
-        deletes: Returns what an action deletes; None if it deletes nothing.
+        deletes: Returns what an action deletes; None if it deletes nothing: then it creates.
     """
 
     resource: Resource

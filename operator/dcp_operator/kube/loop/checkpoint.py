@@ -87,10 +87,6 @@ class CheckpointReconciler(Reconciler[Checkpoint, Observed, Action]):
         reference = {"name": action.job_name, "uid": created["metadata"]["uid"]}
         return replace(decision, status=decision.status | {"jobRef": reference})
 
-    def creates(self, action: Action) -> bool:
-        """Return whether an action creates objects."""
-        return isinstance(action, CreateAttempt)
-
     async def replace_refused(self, body: Body, status: Body, refusal: RefusedError) -> Body:
         """Write as much of a status as the API server takes.
 

@@ -123,7 +123,7 @@ class Reconciler(Generic[ParsedT, ObservedT, ActionT]):
             return None
         parsed, decision = await self.decide(key, body)
         decision = await self.create(key, body, parsed, decision)
-        if self.context.busy() and any(self.creates(action) for action in decision.actions):
+        if self.context.busy() and any(self.kind.deletes(action) is None for action in decision.actions):
             # In a burst the objects of all come before the status of any. The next reconcile finds the objects, as it
             # would after a crash, and writes the status.
             return LATER
@@ -156,10 +156,6 @@ class Reconciler(Generic[ParsedT, ObservedT, ActionT]):
             if bodies := self.kind.build(parsed, action):
                 await self.create_all(key, body, bodies)
         return decision
-
-    def creates(self, action: ActionT) -> bool:
-        """Return whether an action creates objects."""
-        return self.kind.deletes(action) is None
 
     async def replace_refused(self, body: Body, status: Body, refusal: RefusedError) -> Body:
         """Write what can be written of a status that the API server refuses; return the object as it stands now."""
