@@ -113,21 +113,26 @@ class ApiProxy:
         number = self.watches
         response = web.StreamResponse(status=answer.status, headers={"Content-Type": "application/json"})
         await response.prepare(request)
-        while True:
-            try:
-                async with asyncio.timeout(0.1):
-                    line = await answer.content.readline()
-            except TimeoutError:
-                line = None
-            if self.away:
-                return self._cut(request)
-            if number <= self._expired:
-                await response.write(json.dumps(GONE).encode() + b"\n")
-                return response
-            if line == b"":
-                return response
-            if line is not None and number > self._silent:
-                await response.write(line)
+        # One reading for each line: to cancel it would lose the part of the line that has come.
+        reading = asyncio.create_task(answer.content.readline())
+        try:
+            while True:
+                await asyncio.wait([reading], timeout=0.1)
+                if self.away:
+                    return self._cut(request)
+                if number <= self._expired:
+                    await response.write(json.dumps(GONE).encode() + b"\n")
+                    return response
+                if not reading.done():
+                    continue
+                line = reading.result()
+                if not line:
+                    return response
+                reading = asyncio.create_task(answer.content.readline())
+                if number > self._silent:
+                    await response.write(line)
+        finally:
+            reading.cancel()
 
     @staticmethod
     def _cut(request: web.Request) -> web.Response:
