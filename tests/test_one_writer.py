@@ -24,5 +24,5 @@ def test_one_module_writes() -> None:
 
 
 def test_one_module_says_whose_an_object_is() -> None:
-    """One more keeps the reference of the controller, and one words what stands in the way of a creation."""
-    assert naming("ownerReferences") == {"client/ownership.py", "view/served.py", "client/api.py"}
+    """One more words what stands in the way of a creation."""
+    assert naming("ownerReferences") == {"client/ownership.py", "client/api.py"}
