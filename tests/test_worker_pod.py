@@ -16,8 +16,7 @@ from dcp_operator.api.site import LOCAL
 from dcp_operator.cli import app
 from dcp_operator.controllers.checkpoint.actions import CreateAttempt
 from dcp_operator.kube.process.settings import Settings
-from dcp_operator.objects.job import Builder
-from dcp_operator.objects.network_policy import NetworkIsolation
+from dcp_operator.objects.job import Builder, NetworkIsolation
 from scenes import attempt, created, decided, manifest, message, phase
 
 RESTRICTED = Builder(image="worker:1")

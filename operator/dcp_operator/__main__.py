@@ -13,7 +13,7 @@ from dcp_operator.api.pod.rules import PodSecurity
 from dcp_operator.kube.process.leader import LostLeaseError
 from dcp_operator.kube.process.runtime import CrdMissingError, run
 from dcp_operator.kube.process.settings import SettingError, Settings, image, namespaces, own_namespace, protocols
-from dcp_operator.objects.network_policy import NetworkIsolation
+from dcp_operator.objects.job import NetworkIsolation
 from dcp_operator.objects.worker_pod import WORKER_UID
 
 logger = logging.getLogger("dcp_operator")

@@ -12,7 +12,7 @@ from typing import Final
 
 from dcp_operator.api.pod.rules import PodSecurity
 from dcp_operator.api.storage_url import DEFAULT_PROTOCOLS
-from dcp_operator.objects.network_policy import NetworkIsolation
+from dcp_operator.objects.job import NetworkIsolation
 from dcp_operator.objects.worker_pod import WORKER_UID
 
 NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
