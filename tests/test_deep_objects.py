@@ -16,8 +16,8 @@ from dcp_operator.api.problems import SpecError
 from dcp_operator.api.site import LOCAL
 from dcp_operator.generate import admission
 from dcp_operator.kube.client.api import CHECKPOINTS
-from dcp_operator.kube.client.shallow_json import LEVELS as READ
-from dcp_operator.kube.client.shallow_json import read_json
+from dcp_operator.kube.client.transport import LEVELS as READ
+from dcp_operator.kube.client.transport import read_json
 from dcp_operator.kube.kopf_seam.internals import read_any_depth
 from dcp_operator.kube.view.cache import Cache
 from fake_api import FakeApi, reconciling, status

@@ -21,7 +21,7 @@ from kopf._cogs.structs.ephemera import AnyMemo
 from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
 
 from dcp_operator.kube.client.api import retry_seconds
-from dcp_operator.kube.client.shallow_json import read_json
+from dcp_operator.kube.client.transport import read_json
 
 _RETRY_AFTER: Final = "Retry-After"
 
