@@ -21,16 +21,19 @@ demo: .venv/stamp ## Save, conflict, overwrite, load on another world size: on t
 # `make test REPORTS=FOLDER` writes a JUnit file per tier there. Each tier's summary ends with its ten slowest and its sum.
 TIER = $(PYTEST) --durations=10 --durations-min=0.5 $(if $(REPORTS),--junit-xml=$(REPORTS)/$(1).xml) -m
 WITH_TORCH := ranks or pods
+# Each process loads torch, and has ranks and servers of its own. One that has no test left takes some of another's.
+PROCESSES := 2
+AT_ONCE := --numprocesses $(PROCESSES) --dist worksteal
 
 # In two processes: whether a pure test loads torch shows only where nothing else has. Both run, whatever the first says.
 test: .venv/stamp ## All tests that need no server of their own and no cluster
-	@status=0; $(MAKE) -s test-fast || status=$$?; $(call TIER,test) "$(WITH_TORCH)" || status=$$?; exit $$status
+	@status=0; $(MAKE) -s test-fast || status=$$?; $(call TIER,test) "$(WITH_TORCH)" $(AT_ONCE) || status=$$?; exit $$status
 
 test-fast: .venv/stamp ## The tests that load no torch
 	$(call TIER,test-fast) pure
 
 test-faults: .venv/stamp ## Stores that fail (versitygw, the clouds' stand-ins) and what stock DCP does there
-	$(call TIER,test-faults) faults
+	$(call TIER,test-faults) faults $(AT_ONCE)
 
 test-matrix: .venv/stamp ## More cases of what the other tiers prove: every sharding against every other, every step, many examples
 	HYPOTHESIS_PROFILE=long $(call TIER,test-matrix) "matrix or pure"

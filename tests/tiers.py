@@ -24,6 +24,7 @@ TIERS: Final = {
     "e2e": "needs the cluster that `make cluster` brings up",
 }
 _OF_FILE: Final = re.compile(r'^pytestmark = \[?\s*pytest\.mark\.tier\("(\w+)"\)', re.MULTILINE)
+_ANYWHERE: Final = re.compile(r'pytest\.mark\.tier\("(\w+)"\)')
 _LOADED: Final = "a pure test loads no torch, and after this one it is loaded: mark the test, or its file, tier(...)"
 
 _seconds: Final[defaultdict[str, float]] = defaultdict(float)
@@ -39,16 +40,24 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave a file with torch unread where pure tests alone are wanted: reading it would load torch."""
-    if config.option.markexpr != PURE or not collection_path.name.startswith("test_"):
+    """Leave a file unread that has no test of the wanted tiers: reading it takes time, and may load torch."""
+    if not collection_path.name.startswith("test_") or not collection_path.is_file():
         return None
-    return True if tier_of_file(collection_path) != PURE else None
+    wanted = set(re.findall(r"\w+", config.option.markexpr)) - {"or"}
+    if not wanted or not wanted <= TIERS.keys():
+        return None  # an expression of other marks too
+    return None if tiers_of_file(collection_path) & wanted else True
 
 
 def tier_of_file(path: Path) -> str:
     """Return what a file says of all its tests."""
     found = _OF_FILE.search(path.read_text(encoding="utf-8"))
     return found[1] if found else PURE
+
+
+def tiers_of_file(path: Path) -> set[str]:
+    """Return the tiers that its tests may have."""
+    return {tier_of_file(path), *_ANYWHERE.findall(path.read_text(encoding="utf-8"))}
 
 
 @pytest.hookimpl(tryfirst=True)
