@@ -31,10 +31,15 @@ __all__ = [
 
 
 @pytest.fixture(scope="session")
-def pool() -> Iterator[rank_pool.Pool]:
-    """Four ranks for as long as the tests run; they are forked when the first test needs them."""
-    with rank_pool.running() as pool:
-        yield pool
+def pool() -> rank_pool.Pool:
+    """Ranks for as long as the tests run; they are forked when the first test needs them."""
+    return rank_pool.SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ranks_end_with_the_tests() -> Iterator[None]:
+    yield
+    rank_pool.SHARED.close()
 
 
 @pytest.fixture(scope="module")

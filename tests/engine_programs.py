@@ -26,6 +26,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 import dcp_engine
 from dcp_engine import errors, failpoints
 from dcp_engine.errors import EngineError
+from rank_group import in_own_processes
 from s3_server import S3Server
 
 
@@ -154,6 +155,7 @@ def save_failing(rank: int, url: str, failing_rank: int) -> None:
     dcp_engine.save({"model": Failing(failing_rank)}, url)
 
 
+@in_own_processes
 def save_and_die(rank: int, url: str, options: dict[str, Any] | None, point: str, dying: int, seed: int) -> None:
     """Replace the checkpoint, but the rank `dying` is killed where it reaches `point`."""
 
@@ -218,6 +220,7 @@ def noop(rank: int) -> int:
     return rank
 
 
+@in_own_processes
 def peak_of_a_save(rank: int, url: str, system: str) -> int:
     """Save 512 MiB of tensors that are not contiguous; return the bytes that this took beyond them."""
     from torch.distributed.checkpoint.filesystem import FileSystemWriter
@@ -234,6 +237,7 @@ def peak_of_a_save(rank: int, url: str, system: str) -> int:
     return _peak(lambda: dcp_engine.save(state, url))
 
 
+@in_own_processes
 def peak_of_a_save_to_a_store(rank: int, url: str, options: dict[str, Any], memory_limit: int) -> int:
     """The same, by the engine, to an object store."""
     del rank
@@ -367,6 +371,7 @@ def save_in_parts(rank: int, url: str, options: dict[str, Any], seed: int, strik
     dcp_engine.save(state, url, storage_options=options, overwrite=True, memory_limit=SCANT, keep_replaced=timedelta(0))
 
 
+@in_own_processes
 def save_large_and_die(rank: int, server: S3Server, path: str, seed: int, point: failpoints.Point, dying: int) -> None:
     """Replace the checkpoint, but a rank is killed where it comes to `point`, or where rank 0 does if it never does."""
     import versitygw
@@ -385,6 +390,7 @@ def save_large_and_die(rank: int, server: S3Server, path: str, seed: int, point:
     save_in_parts(rank, server.url(path), server.options, seed)
 
 
+@in_own_processes
 def save_large_and_die_sending(rank: int, url: str, options: dict[str, Any], seed: int, dying: int) -> None:
     """Replace the checkpoint over a slow line, but a rank is killed while its one request is on its way."""
 
@@ -510,6 +516,7 @@ def save_one_call_apart(rank: int, url: str, gave_up: str) -> None:
     dcp_engine.save({"x": torch.ones(3)}, url, overwrite=True, patience=30)
 
 
+@in_own_processes
 def threads_after_each_save(rank: int, folder: str) -> list[int]:
     """Join, save and leave, several times over."""
     dist.destroy_process_group()
@@ -537,6 +544,7 @@ def save_in_a_part_of_the_ranks(rank: int, url: str) -> float:
     return total.item()
 
 
+@in_own_processes
 def makers_of_groups(rank: int, url: str, debug: c10d.DebugLevel) -> list[str]:
     """Save in the foreground and in the background, twice, with another patience; return who made the groups."""
     del rank
@@ -630,6 +638,7 @@ def load_while_saving(rank: int, url: str) -> list[str]:
     return seen
 
 
+@in_own_processes
 def load_in_a_forked_child(rank: int, url: str) -> list[str]:
     """What a fork of a rank gets for a load, as it is and by itself."""
     dcp_engine.save({"w": torch.full((10,), 2.0)}, url)

@@ -16,6 +16,7 @@ import dcp_engine
 import engine_programs as programs
 import file_steps
 from dcp_engine.format import layout
+from rank_group import in_own_processes
 
 HOUR: Final = timedelta(hours=1)
 NOW: Final = timedelta(0)
@@ -105,6 +106,7 @@ def die_at(name: str, url: Path, number: int) -> None:
         SITUATIONS[name].act(url)
 
 
+@in_own_processes
 def rank_dies_at(rank: int, url: Path, dying: int, number: int, keep: timedelta) -> int:
     """Replace the checkpoint, but one rank is killed before its n-th step; return how many steps this one took."""
     with file_steps.counted(url, number if rank == dying else -1, _die) as steps:

@@ -1,8 +1,8 @@
 """Launchers and `dcp run` without an import of torch each: forked from one process that has torch loaded.
 
 `python -m dcp_worker` starts a server that loads torch for its ranks: 8 s of a processor for each pod. Here the server
-of `rank_group` has it loaded. A launcher is forked from that server and forks its ranks by itself; the kernel ends them
-with it (PR_SET_PDEATHSIG), as in a pod. All else is what
+of `rank_processes` has it loaded. A launcher is forked from that server and forks its ranks by itself; the kernel ends
+them with it (PR_SET_PDEATHSIG), as in a pod. All else is what
 `python -m dcp_worker` does, in a session of its own. For file:// alone: a launcher that has asked an object store has
 threads, which no fork takes along; the engine refuses that. Those tests start pods anew.
 """
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rank_group import _CONTEXT
+from rank_processes import CONTEXT
 
 
 class Forked:
@@ -27,7 +27,7 @@ class Forked:
         self._start(_launched, dict(environment), str(log))
 
     def _start(self, program: Any, *arguments: Any) -> None:
-        self._process = _CONTEXT.Process(target=program, args=arguments)
+        self._process = CONTEXT.Process(target=program, args=arguments)
         self._process.start()
         self.pid = self._process.pid or 0
 

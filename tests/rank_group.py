@@ -1,103 +1,91 @@
-"""Real ranks for tests: forked from one process that has imported torch, joined over gloo."""
+"""Real ranks for tests, joined over gloo: ranks that stay from case to case, or processes of a program's own."""
 
-import multiprocessing
 import os
 import tempfile
-import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_PRELOADED = [
-    "torch._dynamo",
-    "torch.distributed.checkpoint",
-    "torch.distributed.fsdp",
-    "torch.distributed.tensor",
-    "triton",
-]
-_OURS = ["dcp_engine.background", "dcp_engine.loading", "dcp_worker.launcher.main", "dcp_worker.rank.run"]
-_CONTEXT.set_forkserver_preload([*_PRELOADED, *_OURS])
+import rank_pool
+from rank_processes import CONTEXT, Result, collect, values
 
+__all__ = ["Result", "in_own_processes", "run_ranks", "values"]
 
-@dataclass(frozen=True)
-class Result:
-    """How one rank ended: what it returned, or what it raised, or the signal that killed it (negative)."""
-
-    value: Any = None
-    error: BaseException | None = None
-    traceback: str = ""
-    exit_code: int = 0
+_Program = TypeVar("_Program", bound=Callable[..., Any])
 
 
 def run_ranks(
-    world_size: int, program: Callable[..., Any], *args: Any, timeout: float = 120, ends: Sequence[int] | None = None
+    world_size: int,
+    program: Callable[..., Any],
+    *args: Any,
+    timeout: float = 120,
+    ends: Sequence[int] | None = None,
+    fresh: bool = False,
 ) -> list[Result]:
     """Run `program(rank, *args)` in every rank of a gloo group and return how each ended.
 
-    With `ends`, wait for those ranks only and kill the rest.
+    The ranks are those of the pool, which stay. A program of `in_own_processes` gets processes that have run nothing
+    else, and so does a test that asks for `fresh` ones. With `ends`, wait for those ranks only and kill the rest.
 
     Programs live in importable modules, not in test files. The environment of the caller at this moment goes with them.
     """
     with tempfile.TemporaryDirectory() as folder:
         address = f"file://{Path(folder, 'store')}"
-        pipes, processes = [], []
-        for rank in range(world_size):
-            receiver, sender = _CONTEXT.Pipe(duplex=False)
-            process = _CONTEXT.Process(
-                target=_main, args=(sender, rank, world_size, address, dict(os.environ), program, args), daemon=True
-            )
-            process.start()
-            sender.close()
-            pipes.append(receiver)
-            processes.append(process)
-        try:
-            return _collect(pipes, processes, timeout, range(world_size) if ends is None else ends)
-        finally:
-            for process in processes:
-                if process.is_alive():
-                    process.kill()
-                process.join(10)
+        if not fresh and ends is None and not getattr(program, "in_own_processes", False):
+            return rank_pool.SHARED.call(world_size, _joined, address, world_size, program, *args, timeout=timeout)
+        return _in_fresh_ranks(world_size, address, program, args, timeout, range(world_size) if ends is None else ends)
 
 
-def values(results: Sequence[Result]) -> list[Any]:
-    """Return what the ranks returned; fail with the first traceback if one raised."""
-    for rank, result in enumerate(results):
-        assert result.error is None, f"rank {rank}:\n{result.traceback}"
-        assert result.exit_code == 0, f"rank {rank} ended with {result.exit_code}"
-    return [result.value for result in results]
+def in_own_processes(program: _Program) -> _Program:
+    """Say of a program that it ends or hangs its process, or leaves something in it."""
+    program.in_own_processes = True  # type: ignore[attr-defined]
+    return program
 
 
-def _collect(pipes: list[Connection], processes: list[Any], timeout: float, ends: Sequence[int]) -> list[Result]:
-    deadline = time.monotonic() + timeout
-    results = [Result() for _ in pipes]
-    waiting = set(ends)
-    while waiting:
-        ready = wait([pipes[rank] for rank in waiting], max(0, deadline - time.monotonic()))
-        if not ready:
-            raise RanksStuckError(sorted(waiting), timeout)
-        for rank in [rank for rank in waiting if pipes[rank] in ready]:
-            waiting.remove(rank)
-            try:
-                results[rank] = pipes[rank].recv()
-            except EOFError:
-                processes[rank].join(10)
-                results[rank] = Result(exit_code=processes[rank].exitcode)
-    return results
+def _joined(place: Any, address: str, world_size: int, program: Callable[..., Any], *args: Any) -> Any:
+    for name in place.environment():
+        os.environ.pop(name)  # a program of the engine's tests is told its rank as an argument
+    return _in_group(place.rank, address, world_size, program, args)
 
 
-class RanksStuckError(Exception):
-    """Ranks did not end in time."""
+def _in_group(rank: int, address: str, world_size: int, program: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    import torch.distributed as dist
 
-    def __init__(self, ranks: list[int], timeout: float) -> None:
-        super().__init__(f"ranks {ranks} did not end within {timeout} s")
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world_size)
+    dist.barrier()  # a rank whose program ends at once must not leave while another one still connects
+    return program(rank, *args)
+
+
+def _in_fresh_ranks(
+    world_size: int,
+    address: str,
+    program: Callable[..., Any],
+    args: tuple[Any, ...],
+    timeout: float,
+    ends: Sequence[int],
+) -> list[Result]:
+    pipes, processes = [], []
+    for rank in range(world_size):
+        receiver, sender = CONTEXT.Pipe(duplex=False)
+        process = CONTEXT.Process(
+            target=_main, args=(sender, rank, world_size, address, dict(os.environ), program, args), daemon=True
+        )
+        process.start()
+        sender.close()
+        pipes.append(receiver)
+        processes.append(process)
+    try:
+        return collect(pipes, processes, timeout, ends)
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+            process.join(10)
 
 
 def _main(
-    sender: Connection,
+    sender: Any,
     rank: int,
     world_size: int,
     address: str,
@@ -106,13 +94,14 @@ def _main(
     args: tuple[Any, ...],
 ) -> None:
     import torch
-    import torch.distributed as dist
 
+    from dcp_worker.rank.process import die_with_parent
+
+    die_with_parent()
     os.environ.update(environment)
     torch.set_num_threads(1)
     try:
-        dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world_size)
-        result = Result(program(rank, *args))
+        result = Result(_in_group(rank, address, world_size, program, args))
     except BaseException as error:
         result = Result(error=error, traceback=traceback.format_exc())
     sender.send(result)

@@ -21,7 +21,8 @@ import file_steps
 from dcp_contract.reasons import Reason
 from dcp_engine.errors import EngineError
 from fault_situations import HOUR, NOW, SITUATIONS, Situation
-from rank_group import _CONTEXT, run_ranks, values
+from rank_group import run_ranks, values
+from rank_processes import CONTEXT
 
 pytestmark = pytest.mark.tier("ranks")
 
@@ -75,7 +76,7 @@ class Place:
         return "done", steps
 
     def _die(self, url: Path, number: int) -> tuple[str, list[str]]:
-        process = _CONTEXT.Process(target=fault_situations.die_at, args=(self.name, url, number))
+        process = CONTEXT.Process(target=fault_situations.die_at, args=(self.name, url, number))
         process.start()
         process.join(60)
         assert process.exitcode in {0, -signal.SIGKILL}

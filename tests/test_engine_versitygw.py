@@ -33,7 +33,8 @@ from dcp_contract.reasons import Reason
 from dcp_engine.errors import CheckpointCorrupted, EngineError, StorageUnavailable
 from dcp_engine.stores import object_store
 from engine_programs import Strike
-from rank_group import _CONTEXT, Result, run_ranks, values
+from rank_group import Result, run_ranks, values
+from rank_processes import CONTEXT
 from versitygw import Gateway, Request
 
 pytestmark = pytest.mark.tier("faults")
@@ -190,7 +191,7 @@ def test_a_saver_may_be_killed_at_any_request(gateway: Gateway, flaky: flaky_pro
         store = Store(gateway, f"{path}/{number}")
         shutil.copytree(gateway.folder / stands.path, gateway.folder / store.path)
         given = (dict(os.environ), store.url, flaky.server.options, 4)
-        saver = _CONTEXT.Process(target=fault_situations.save_in, args=given)
+        saver = CONTEXT.Process(target=fault_situations.save_in, args=given)
         seen: list[str] = []
         began = threading.Event()
 

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from dcp_engine import torch_messages
-from rank_group import run_ranks, values
+from rank_group import in_own_processes, run_ranks, values
 
 WORKER = Path(__file__).parent.parent / "worker"
 PRIVATE_HERE = WORKER / "dcp_engine/torch_internals.py"
@@ -94,6 +94,7 @@ def test_gloo_refuses_a_type_in_words_that_name_the_caller() -> None:
         assert any(mark in said.lower() for mark in torch_messages.OWN_FAULT), said
 
 
+@in_own_processes
 def _peer_dies(rank: int) -> str:
     if rank:
         os._exit(0)
