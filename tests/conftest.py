@@ -1,6 +1,8 @@
 """What tests of several files share."""
 
+import itertools
 from collections.abc import Iterator
+from typing import Final
 
 import pytest
 
@@ -30,6 +32,9 @@ __all__ = [
 ]
 
 
+_BUCKETS: Final = itertools.count(1)
+
+
 @pytest.fixture(scope="session")
 def pool() -> rank_pool.Pool:
     """Ranks for as long as the tests run; they are forked when the first test needs them."""
@@ -42,10 +47,18 @@ def _ranks_end_with_the_tests() -> Iterator[None]:
     rank_pool.SHARED.close()
 
 
+@pytest.fixture(scope="session")
+def moto() -> Iterator[str]:
+    """Where an S3 server listens, for as long as the tests run."""
+    with s3_server.moto() as endpoint:
+        yield endpoint
+
+
 @pytest.fixture(scope="module")
-def s3() -> Iterator[s3_server.S3Server]:
-    """An S3 server of a file's own tests."""
-    with s3_server.running() as server:
+def s3(moto: str, request: pytest.FixtureRequest) -> Iterator[s3_server.S3Server]:
+    """A bucket of a file's own tests, and its credentials for as long as they run."""
+    bucket = f"{request.path.stem.replace('_', '-')}-{next(_BUCKETS)}"  # a process may come back to a file
+    with s3_server.with_bucket(moto, bucket) as server:
         yield server
 
 

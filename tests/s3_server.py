@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.processes import DIE_WITH_PARENT
+
 ACCESS_KEY = "test-access-key"
 SECRET_KEY = "test-secret-key"
+_CREDENTIALS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,26 @@ def free_port() -> int:
 @contextmanager
 def running(bucket: str = "checkpoints") -> Iterator[S3Server]:
     """Start moto's server, with one bucket, and set its credentials in this process's environment."""
+    with moto() as endpoint, with_bucket(endpoint, bucket) as server:
+        yield server
+
+
+@contextmanager
+def moto() -> Iterator[str]:
+    """Start moto's server; return where it listens."""
     port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with _serving(command, port, bucket) as server:
+    command = [*DIE_WITH_PARENT, sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    endpoint = f"http://127.0.0.1:{port}"
+    with child(command, endpoint):
+        yield endpoint
+
+
+@contextmanager
+def with_bucket(endpoint: str, bucket: str) -> Iterator[S3Server]:
+    """Make a bucket; set the credentials in this process's environment until the block ends."""
+    server = S3Server(endpoint, bucket)
+    with environment(**_CREDENTIALS):
+        server.client().create_bucket(Bucket=bucket)
         yield server
 
 
@@ -82,18 +102,15 @@ def versitygw(folder: Path, bucket: str = "checkpoints", *, access_log: Path | N
     command = [str(program("versitygw")), "--quiet", "--keep-alive", "--port", f"127.0.0.1:{port}"]
     if access_log:
         command += ["--access-log", str(access_log)]
-    with _serving([*command, "posix", str(folder)], port, bucket, create=False) as server:
+    with _serving([*command, "posix", str(folder)], port, bucket) as server:
         yield server
 
 
 @contextmanager
-def _serving(command: list[str], port: int, bucket: str, *, create: bool = True) -> Iterator[S3Server]:
-    credentials = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+def _serving(command: list[str], port: int, bucket: str) -> Iterator[S3Server]:
     root = {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}
     server = S3Server(f"http://127.0.0.1:{port}", bucket)
-    with child(command, server.endpoint, **root), environment(**credentials):
-        if create:
-            server.client().create_bucket(Bucket=bucket)
+    with child(command, server.endpoint, **root), environment(**_CREDENTIALS):
         yield server
 
 

@@ -104,7 +104,7 @@ def running(bucket: str = "checkpoints", more_flags: Sequence[str] = ()) -> Iter
             "posix",
             str(folder / "data"),
         ]
-        with s3_server._serving(command, port, bucket, create=False) as server:
+        with s3_server._serving(command, port, bucket) as server:
             yield Gateway(server, folder / "data" / bucket, log, counters)
     finally:
         counters.close()
