@@ -160,6 +160,7 @@ def test_the_operator_knows_the_noop(operator_says: dict[str, Any]) -> None:
     assert operator_says["believed"] == "EntrypointError"
 
 
+@pytest.mark.tier("pods")
 def test_a_rank_does_nothing(home: Path, operator_says: dict[str, Any], tmp_path: Path) -> None:
     report = launched(home, operator_says["task"], tmp_path)
     assert (report.result, report.bytes_moved, report.failures) == (Operation.VERIFY.traits.result, 7, [])
