@@ -10,6 +10,7 @@ import flaky_proxy
 import rank_pool
 import s3_server
 from tiers import (
+    pytest_collection_finish,
     pytest_collection_modifyitems,
     pytest_configure,
     pytest_ignore_collect,
@@ -21,6 +22,7 @@ from tiers import (
 )
 
 __all__ = [
+    "pytest_collection_finish",
     "pytest_collection_modifyitems",
     "pytest_configure",
     "pytest_ignore_collect",

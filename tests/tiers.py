@@ -4,6 +4,7 @@ A file or a test says its tier with `pytest.mark.tier("ranks")`; nearer marks wi
 test gets its tier as a plain marker, so that `pytest -m ranks` finds it. What every tier is for stands in TIERS.
 """
 
+import gc
 import re
 import resource
 import sys
@@ -33,7 +34,8 @@ _tests: Final[Counter[str]] = Counter()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the markers."""
+    """Declare the markers; leave garbage alone until all tests are collected, of which nearly nothing is any."""
+    gc.disable()
     config.addinivalue_line("markers", "tier(name): one of the tiers of tests/tiers.py")
     for name, meaning in TIERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
@@ -71,6 +73,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if others := [each.name for each in item.iter_markers() if each.name in TIERS]:
             raise pytest.UsageError(f"{item.nodeid}: say tier({others[0]!r}), so that it has one tier and no two")
         item.add_marker(name)
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage from now on."""
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
