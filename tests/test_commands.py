@@ -4,9 +4,12 @@ import io
 
 import pytest
 from rich.console import Console
+from rich.progress import Progress
 
+from dcp_contract.checkpoint_info import CheckpointInfo
+from dcp_contract.sizes import human_bytes
 from dcp_engine.format.manifest import Chunk, Manifest, Tensor
-from dcp_worker.cli import _summary, _tensors, printable
+from dcp_worker.cli import RateColumn, _summary, _tensors, _verified, printable
 
 NAMES = {
     "markup": ("model.[red]head[/red].weight", "model.[red]head[/red].weight"),
@@ -37,3 +40,15 @@ def test_a_name_is_shown_as_it_is(name: str, words: str) -> None:
     assert f"{words} " in text
     assert "s3://bucket/[bold]run" in text
     assert printable(name) == words
+
+
+def test_sizes_are_in_the_unit_of_kubectls_columns() -> None:
+    size = 438_304_768
+    tensor = Tensor("float32", (size // 4,), [Chunk((0,), (size // 4,), 0, 0, size, None)])
+    assert f" {human_bytes(size)} " in shown(Manifest(tensors={"model.w": tensor}))
+    assert f": {human_bytes(size)} in 3 files" in _verified("s3://bucket/run", CheckpointInfo(bytes=size, files=3))
+    bars = Progress()
+    bars.add_task("verify", total=size)
+    (task,) = bars.tasks
+    task.finished_speed = size
+    assert str(RateColumn().render(task)) == f"{human_bytes(size)}/s"

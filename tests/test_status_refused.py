@@ -14,8 +14,8 @@ from dcp_contract.checkpoint_info import CheckpointInfo
 from dcp_contract.progress import Progress
 from dcp_contract.reasons import Reason
 from dcp_contract.report import Report
+from dcp_contract.sizes import human_bytes
 from dcp_operator.api.checkpoint.status import Status
-from dcp_operator.api.checkpoint.text import human_bytes
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.observed import observe
 from dcp_operator.controllers.checkpoint.reporting import minimal

@@ -3,7 +3,8 @@
 import pytest
 
 from dcp_contract.sections import Workers
-from dcp_operator.api.checkpoint.text import counted, human_bytes, human_duration, human_ranks, sentence
+from dcp_contract.sizes import human_bytes
+from dcp_operator.api.checkpoint.text import counted, human_duration, human_ranks, sentence
 
 
 @pytest.mark.parametrize(

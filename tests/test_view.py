@@ -20,7 +20,7 @@ LINES = {
     ),
     "progress with its first running line": (
         [(Phase.RUNNING, HALF), (Phase.RUNNING, HALF)],
-        ["one: Running, saving, 50%, 25 MB/s, 2 ranks"],
+        ["one: Running, saving, 50%, 24 MiB/s, 2 ranks"],
     ),
     "a stage without a size": (
         [(Phase.RUNNING, Progress(stage="importing the workload"))],
@@ -51,7 +51,7 @@ def test_a_terminal_gets_a_bar_per_checkpoint_and_lines_above_them() -> None:
     text = out.getvalue()
     assert "[one] 10 [red]sentences[/]" in text
     last = [line for line in text.splitlines() if "one" in line or "two" in line][-2:]
-    for word in ("one", "Succeeded", "100%", "25 MB/s", "2 ranks"):
+    for word in ("one", "Succeeded", "100%", "24 MiB/s", "2 ranks"):
         assert word in last[0]
     for word in ("two", "Running", "saving", " 50%", "1 rank"):
         assert word in last[1]

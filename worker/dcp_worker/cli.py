@@ -10,12 +10,12 @@ from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
-from rich.filesize import decimal
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from dcp_contract.checkpoint_info import CheckpointInfo
+from dcp_contract.sizes import human_bytes
 from dcp_engine.errors import EngineError, InvalidOption
 from dcp_engine.format.manifest import Manifest, Tensor
 
@@ -30,6 +30,15 @@ class ViewFormat(StrEnum):
 
     TABLE = "table"
     JSON = "json"
+
+
+class RateColumn(ProgressColumn):
+    """Bytes per second; rich's own column counts in powers of ten."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate of a task; nothing as long as it has none."""
+        rate = task.finished_speed or task.speed
+        return Text(f"{human_bytes(rate)}/s" if rate else "")
 
 
 OutputOption = Annotated[ViewFormat, typer.Option("-o", "--output", help="table or json.")]
@@ -73,7 +82,7 @@ def verify(url: Url, output: OutputOption = ViewFormat.TABLE) -> None:
     """Read every byte of a checkpoint and compare it with its digests."""
     from dcp_engine import verify as check  # noqa: PLC0415
 
-    columns = (TextColumn("verifying"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("verifying"), BarColumn(), DownloadColumn(binary_units=True), RateColumn())
     with Progress(*columns, console=Console(stderr=True), disable=output is ViewFormat.JSON) as shown:
         bar = shown.add_task("verify", total=None)
         info = check(url, on_progress=lambda done, total: shown.update(bar, completed=done, total=total))
@@ -84,7 +93,7 @@ def verify(url: Url, output: OutputOption = ViewFormat.TABLE) -> None:
 
 
 def _verified(url: str, info: CheckpointInfo) -> str:
-    size = f"{decimal(info.bytes or 0)} in {info.files} files, {info.tensors} tensors"
+    size = f"{human_bytes(info.bytes or 0)} in {info.files} files, {info.tensors} tensors"
     return f"Verified {printable(url)}: {size}; {info.verified}"
 
 
@@ -98,7 +107,7 @@ def _summary(url: str, manifest: Manifest) -> Table:
         "Step": manifest.step,
         "World size": manifest.world_size,
         "Torch": manifest.torch_version,
-        "Size": f"{decimal(sum(file.size for file in manifest.files))} in {len(manifest.files)} files",
+        "Size": f"{human_bytes(sum(file.size for file in manifest.files))} in {len(manifest.files)} files",
         "Tensors": f"{sum(dtypes.values())} ({', '.join(f'{count} {name}' for name, count in sorted(dtypes.items()))})",
         "Parameters": f"{_parameters(manifest):,}",
         "Conflict guard": manifest.conflict_guard,
@@ -115,7 +124,7 @@ def _tensors(manifest: Manifest) -> Table:
     for name, tensor in [*manifest.tensors.items()][:SHOWN_TENSORS]:
         shape = "x".join(map(str, tensor.shape)) or "scalar"
         kind, shape = (tensor.dtype, shape) if tensor.dtype is not None else ("object", "")
-        table.add_row(*map(_text, (name, kind, shape, decimal(_size(tensor)), str(len(tensor.chunks)))))
+        table.add_row(*map(_text, (name, kind, shape, human_bytes(_size(tensor)), str(len(tensor.chunks)))))
     rest = len(manifest.tensors) - SHOWN_TENSORS
     if rest > 0:
         table.caption = f"and {rest} more; -o json shows all"

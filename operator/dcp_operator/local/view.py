@@ -13,6 +13,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
 from dcp_contract.progress import Progress
+from dcp_contract.sizes import human_bytes
 from dcp_operator.api.checkpoint.status import Phase
 
 LINE_SECONDS: Final = 5.0
@@ -129,7 +130,7 @@ def _percent(phase: Phase, progress: Progress | None) -> int:
 
 
 def _rate(progress: Progress | None) -> str:
-    return f"{progress.bytes_per_second / 1e6:.0f} MB/s" if progress is not None and progress.bytes_per_second else ""
+    return f"{human_bytes(progress.bytes_per_second)}/s" if progress is not None and progress.bytes_per_second else ""
 
 
 def _ranks(ranks: int) -> str:

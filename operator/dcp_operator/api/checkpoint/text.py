@@ -1,27 +1,13 @@
 """Numbers and sentences as people read them, in messages and in the columns of `kubectl get`."""
 
-from typing import Final
-
 from dcp_contract.checkpoint_info import LoadSummary
 from dcp_contract.sections import Workers
-
-_NO_SIZE: Final = 1_000_000
-"""PiB from which on a count of bytes is no size that any store holds."""
 
 
 def sentence(text: str) -> str:
     """Return the text with a full stop, so that another sentence can follow."""
     text = text.strip()
     return text if not text or text[-1] in ".!?…" else f"{text}."
-
-
-def human_bytes(count: float) -> str:
-    """Return `418 MiB` or `1.5 GiB`: three digits at most."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if count < 1000:  # noqa: PLR2004 - three digits
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"  # noqa: PLR2004
-        count /= 1024
-    return f"{count:.0f} PiB" if count < _NO_SIZE else "over 999999 PiB"
 
 
 def human_duration(seconds: int) -> str:

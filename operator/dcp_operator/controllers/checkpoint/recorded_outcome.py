@@ -2,8 +2,9 @@
 
 from dcp_contract.checkpoint_info import Conflict
 from dcp_contract.reasons import Reason
+from dcp_contract.sizes import human_bytes
 from dcp_operator.api.checkpoint.status import Failure, Phase, Retries, Status
-from dcp_operator.api.checkpoint.text import human_bytes, human_entries
+from dcp_operator.api.checkpoint.text import human_entries
 from dcp_operator.controllers.checkpoint.attempt_outcome import AttemptOutcome
 from dcp_operator.controllers.checkpoint.inputs import Inputs
 from dcp_operator.controllers.checkpoint.observed import Attempt
