@@ -12,6 +12,7 @@ _BOUNDS: Final = (("minimum", "at least"), ("maximum", "at most"), ("maxItems", 
 _ELSEWHERE: Final = {("spec.storage", "options"): "options.md"}
 """Objects whose fields stand on another page."""
 _REASONS: Final = "One of the [status reasons](reasons.md)."
+_NO_FIELD: Final = "No field yet."
 _UNBOUNDED: Final = {"boolean", "object"}
 
 Schema = dict[str, Any]
@@ -58,7 +59,7 @@ def _sections(path: str, schema: Schema) -> list[str]:
             shown = f"[{shown}](#{_anchor(place)})"
             below += _sections(place, inner)
         rows.append((shown, _type(field), _default(field), _meaning(field, inner)))
-    blocks = [f"## {path}", table(_HEADINGS, rows)]
+    blocks = [f"## {path}", table(_HEADINGS, rows) if rows else _NO_FIELD]
     if refused := _refused(schema):
         blocks += ["The API server refuses a spec that breaks one of these rules:", "\n".join(refused)]
     return [*blocks, *below]
