@@ -15,7 +15,7 @@ export PYTHONDONTWRITEBYTECODE :=
 help: ## Say what can be made
 	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-demo: .venv/stamp ## Save, conflict, overwrite, load on another world size: on this machine, no cluster (1 min after set-up)
+demo: .venv/stamp ## Save, conflict, replace, load on another world size: on this machine, no cluster (1 min after set-up)
 	$(PYTHON) examples/demo.py
 
 # `make test REPORTS=FOLDER` writes a JUnit file per tier there. Each tier's summary ends with its ten slowest and its sum.

@@ -1,4 +1,4 @@
-"""`make demo`: save, be refused, overwrite, load on another world size, verify. No cluster, no cloud.
+"""`make demo`: save, be refused, replace, load on another world size, verify. No cluster, no cloud.
 
 Runs demo.yaml through `dcp run` and then checks that each Checkpoint ended as promised: this program fails if the
 second save was not refused as much as if the first one was.
@@ -34,7 +34,7 @@ def main(work: Path) -> int:
     text = (HERE / "demo.yaml").read_text(encoding="utf-8")
     manifest.write_text(text.replace("file:///checkpoints", f"file://{work}"), encoding="utf-8")
     print("Five Checkpoints on a GPT of 10 million parameters: a save by 2 ranks, the same again (to be refused),")
-    print("a save that may overwrite, a load by 3 ranks with another strategy, and a verification.\n")
+    print("a save that may replace it, a load by 3 ranks with another strategy, and a verification.\n")
     command = ["dcp", "run", "--verbose", "-f", os.path.relpath(manifest, ROOT)]
     print(f"$ PYTHONPATH=examples {' '.join(command)}", flush=True)
     done = subprocess.run(  # noqa: S603 - the project's own program
