@@ -9,11 +9,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from dcp_contract.checkpoint_info import Origin
+from dcp_contract.environment import TASK_ENV
+from dcp_contract.operations import Operation
 from dcp_contract.progress import Progress
+from dcp_contract.reasons import Reason
+from dcp_contract.sections import Storage
+from dcp_contract.task import Task
 from dcp_operator.api.site import LOCAL
 from dcp_operator.local import documents, processes
 from dcp_operator.local.run import Run
 from dcp_operator.local.view import view
+from dcp_worker.rank.process import import_path
 
 MANIFEST = """
 apiVersion: dcp-operator.io/v1alpha1
@@ -69,7 +76,38 @@ def test_entrypoints_are_found_in_the_current_folder_then_beside_the_manifest(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     given, _ = environment(MANIFEST, tmp_path)
-    assert given["PYTHONPATH"].split(os.pathsep) == [str(Path.cwd()), str(tmp_path), "/elsewhere"]
+    assert given["PYTHONPATH"] == "/elsewhere"
+    known = ["/usr/lib/python3", "/usr/lib/python3/site-packages"]
+    assert import_path(known, given) == ["/elsewhere", *known, str(Path.cwd()), str(tmp_path)]
+    assert import_path(["/elsewhere", *known], given) == ["/elsewhere", *known, str(Path.cwd()), str(tmp_path)]
+    assert import_path(known, {}) == known
+
+
+@pytest.mark.adversary
+def test_no_file_beside_a_manifest_takes_the_place_of_a_module_of_the_launchers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`nt` is a module of the standard library on Windows alone: elsewhere Python asks whether it is there."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("nt", "queue", "typing", "pydantic", "dcp_engine"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from beside the manifest')")
+    given, _ = environment(MANIFEST, tmp_path)
+    ended, lines = threading.Event(), list[str]()
+    task = Task(
+        operation=Operation.VERIFY, storage=Storage(url=f"file://{tmp_path}/nowhere"), origin=Origin(uid="uid-1")
+    )
+    process = processes.Process(
+        0,
+        environment={**given, TASK_ENV: task.to_json()},
+        folder=tmp_path,
+        now=lambda: datetime.now(UTC),
+        changed=ended.set,
+        output=lambda _, line: lines.append(line),
+    )
+    process.join()
+    assert process.report is not None, lines
+    (failure,) = process.report.failures
+    assert (failure.reason, failure.stage) == (Reason.CHECKPOINT_NOT_FOUND, "preflight")
 
 
 LINES = {

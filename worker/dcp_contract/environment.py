@@ -13,6 +13,8 @@ TERMINATION_LOG_ENV: Final = "DCP_TERMINATION_LOG"
 """Where the Report goes. Default `/dev/termination-log`, which the kubelet copies into the pod's status."""
 PROGRESS_SECONDS_ENV: Final = "DCP_PROGRESS_SECONDS"
 """Seconds between two progress lines of rank 0. Default 5."""
+WORKLOAD_PATH_ENV: Final = "DCP_WORKLOAD_PATH"
+"""Folders in which a rank looks for modules last, parted as in PYTHONPATH: `dcp run` has it find entrypoints there."""
 REPORT_LIMIT_ENV: Final = "DCP_REPORT_LIMIT"
 """Bytes that the Report may have, where the pod's containers are too many for REPORT_LIMIT."""
 REPORT_LIMIT: Final = 4096

@@ -84,9 +84,9 @@ def run(
     One that fails does not keep the next from running: the exit code is 1 then, and a later one that needs it fails by
     itself. Ctrl-C stops the ranks and says so in the status; a second one kills them.
 
-    An entrypoint is imported as by `python -m`: from the current folder, then from the manifest's own folder, then from
-    PYTHONPATH. Credentials come from a Secret in the files where credentialsSecretRef names one, else from the
-    environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on); AWS_PROFILE is not read.
+    An entrypoint is imported from PYTHONPATH or an installed package, else from the current folder, else from the
+    manifest's own folder. Credentials come from a Secret in the files where credentialsSecretRef names one, else from
+    the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on); AWS_PROFILE is not read.
     """
     found = _read(files, LOCAL)
     if rehearse:

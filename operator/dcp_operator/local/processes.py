@@ -32,7 +32,8 @@ def start(environment: Mapping[str, str]) -> "subprocess.Popen[str]":
         environment: Its whole environment.
     """
     return subprocess.Popen(
-        [sys.executable, "-m", "dcp_worker"],
+        # -P: nothing is imported from the current folder, whatever its files are called.
+        [sys.executable, "-P", "-m", "dcp_worker"],
         env=dict(environment),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any, Final
 
 from dcp_contract.checkpoint_info import LoadSummary
+from dcp_contract.environment import WORKLOAD_PATH_ENV
 from dcp_contract.reasons import Reason
 from dcp_contract.storage_options import CREDENTIAL_KEYS
 from dcp_operator.api.checkpoint.parsing import parse
@@ -137,9 +138,7 @@ class Run:
 
     def environment(self, source: ManifestCheckpoint, checkpoint: Checkpoint) -> dict[str, str]:
         """Return what the processes of a Checkpoint get: this environment, the entrypoint's folders, credentials."""
-        environment = {**os.environ}
-        paths = [str(Path.cwd()), str(source.folder), environment.get("PYTHONPATH", "")]
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        environment = {**os.environ, WORKLOAD_PATH_ENV: os.pathsep.join([str(Path.cwd()), str(source.folder)])}
         if sys.platform == "linux":
             # Ranks of one machine meet on its loopback interface; its host name need not even resolve.
             environment.setdefault("GLOO_SOCKET_IFNAME", "lo")

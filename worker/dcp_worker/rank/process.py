@@ -9,10 +9,11 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
+from dcp_contract.environment import WORKLOAD_PATH_ENV
 from dcp_contract.reasons import Reason
 from dcp_contract.report import RankFailure
 from dcp_worker.rank.result import TRACEBACK_CHARS, Outcome
@@ -47,7 +48,7 @@ def enter(
         os._exit(1)
     os.environ.clear()
     os.environ.update({**environment, **place.environment()})
-    sys.path[:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path not in sys.path]
+    sys.path[:] = import_path(sys.path, environment)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Into a pipe Python would keep lines back, and a rank that is killed would take them with it.
         sys.stdout.reconfigure(line_buffering=True)
@@ -57,6 +58,19 @@ def enter(
     sys.stderr.flush()
     # Without a farewell: a peer may be dead, and an orderly end of the process group would wait for it.
     os._exit(0)
+
+
+def import_path(known: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    """Return the folders in which a rank looks for modules.
+
+    Those of PYTHONPATH come first. Those of WORKLOAD_PATH_ENV come last: whatever lies beside a manifest, no file there
+    takes the place of a module of the standard library or of an installed package.
+    """
+
+    def folders(name: str) -> list[str]:
+        return [each for each in environment.get(name, "").split(os.pathsep) if each and each not in known]
+
+    return [*folders("PYTHONPATH"), *known, *folders(WORKLOAD_PATH_ENV)]
 
 
 def _run(task_json: str, place: Place, slots: Any) -> Outcome:  # noqa: ANN401 - a ctypes array of Slot
