@@ -64,7 +64,16 @@ def run(case: Case, repeats: int, folder: Path) -> list[dict[str, Any]]:
             for system in case.systems:
                 place = f"{url}/{abs(hash(system.name))}-{repeat}"
                 per_rank = values(
-                    run_ranks(case.ranks, systems.measure, system.name, place, options, case.megabytes, timeout=900)
+                    run_ranks(
+                        case.ranks,
+                        systems.measure,
+                        system.name,
+                        place,
+                        options,
+                        case.megabytes,
+                        timeout=900,
+                        fresh=True,
+                    )
                 )
                 whole = _whole(per_rank)
                 if system in systems.RAW[1:]:
