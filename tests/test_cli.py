@@ -210,5 +210,5 @@ def test_without_the_worker_extra_one_line_says_how_to_get_it(
 
 def test_help_says_how_entrypoints_are_found_and_which_exit_codes_there_are() -> None:
     text = " ".join(dcp("run", "--help").stdout.split())
-    assert "imported as by" in text
+    assert "imported from PYTHONPATH or an installed package, else from the current folder" in text
     assert "PYTHONPATH" in text
