@@ -157,7 +157,7 @@ def test_what_runs_of_a_spec_that_can_not_be_read_whole_ends_and_is_not_repeated
         pytest.param({"spec.parallelism": {"strategy": "pp"}}, ["spec.parallelism.strategy"], id="an unknown value"),
         pytest.param(
             {"spec.save.from": {"url": "s3://b/x", "include": [1, 2]}},
-            ["spec.save.from.include.0"],
+            ["spec.save.from.include[0]"],
             id="two findings in one field",
         ),
         pytest.param({"spec.retries": "x", "spec.suspend": "y"}, ["spec.retries", "spec.suspend"], id="two fields"),

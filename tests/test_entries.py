@@ -67,7 +67,7 @@ def test_what_can_be_no_class_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(SpecError) as refused:
         parse(manifest({"spec.workload.allow": [name]}))
     [problem] = refused.value.problems
-    assert problem.startswith("spec.workload.allow.0: ")
+    assert problem.startswith("spec.workload.allow[0]: ")
 
 
 @pytest.mark.adversary

@@ -82,4 +82,4 @@ def test_null_is_a_value_in_a_free_form_field() -> None:
 def test_null_is_no_item_of_a_list() -> None:
     body = copy.deepcopy(MANIFEST)
     body["spec"]["workload"]["allow"] = [None]
-    assert said(body) == ["spec.workload.allow.0: has the wrong type; write a string"]
+    assert said(body) == ["spec.workload.allow[0]: has the wrong type; write a string"]

@@ -1,4 +1,4 @@
-"""An operation is a line of the registry and two modules of its name: shown by adding one to a copy of the packages."""
+"""An operation is its lines in the registry and two modules of its name: one is added to a copy of the packages."""
 
 import json
 import os
@@ -25,8 +25,14 @@ OPERATOR_HALF: Final = Path("operator/dcp_operator/api/checkpoint/operations/noo
 WORKER_HALF: Final = Path("worker/dcp_worker/operations/noop.py")
 
 REGISTERED: Final = '    NOOP = "Noop", OperationTraits(result=Reason.VERIFIED)\n'
+FIELDS: Final = """class NoopFields(Wire):
+    bytes: int = Field(default=7, description="How many bytes of nothing.")
+
+
+"""
+MEMBER: Final = '    noop: NoopFields | None = Field(default=None, description="What a Noop does. For a Noop alone.")\n'
 NOOP_RULES: Final = """
-from dcp_operator.api.checkpoint.cel import Rule
+from dcp_operator.api.checkpoint.cel import Rule, kept, still
 from dcp_operator.api.checkpoint.operations import OperationRules
 
 
@@ -37,7 +43,11 @@ def _problems(spec, site):
 
 RULES = OperationRules(
     problems=_problems,
-    cel=(Rule(("spec",), "self.operation != 'Noop' || self.parallelism.replicate == 1", "a Noop has no replicas"),),
+    cel=(
+        Rule(("spec",), "self.operation != 'Noop' || self.parallelism.replicate == 1", "a Noop has no replicas"),
+        kept(("spec",), "noop"),
+        still(("spec", "noop"), "bytes"),
+    ),
 )
 """
 NOOP_HALF: Final = """
@@ -52,7 +62,7 @@ def preflight(task):
 
 def run(rank):
     with rank.stage("doing nothing", transfers=True):
-        rank.on_progress(7, 7)
+        rank.on_progress(rank.task.noop.bytes, rank.task.noop.bytes)
     return CheckpointInfo(url=rank.task.storage.url)
 """
 OPERATOR_PROGRAM: Final = """
@@ -65,11 +75,12 @@ from dcp_operator.api.problems import SpecError
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.controllers.checkpoint.decide import decide
 from dcp_operator.controllers.checkpoint.attempt_outcome import outcome_of
+from dcp_operator.generate.__main__ import files
 from dcp_operator.generate.crd import custom_resource_definition
 from scenes import at, attempt, ended, observed
 
 def manifest(**spec):
-    spec = {"operation": "Noop", "storage": {"url": "s3://bucket/run/step-1"}, **spec}
+    spec = {"operation": "Noop", "noop": {"bytes": 9}, "storage": {"url": "s3://bucket/run/step-1"}, **spec}
     return {"metadata": {"name": "noop", "uid": "u-1"}, "spec": spec}
 
 def problems(**spec):
@@ -80,6 +91,7 @@ def problems(**spec):
     return []
 
 checkpoint = parse(manifest())
+pages = dict((path.name, text) for path, text in files())
 schema = custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
 decision = decide(checkpoint, observed(), None, at(0))
 done = Report(result=Reason.VERIFIED)
@@ -92,6 +104,10 @@ print(json.dumps({
         *problems(save={"steps": 1}),
         *problems(parallelism={"strategy": "hsdp", "replicate": 2}, workers={"numNodes": 4}),
     ],
+    "of a Save": problems(operation="Save", workload={"entrypoint": "a:B"}),
+    "unknown": problems(noop={"byte": 1}),
+    "reference": [line for line in pages["spec.md"].splitlines() if "noop" in line or "Noop" in line],
+    "member": schema["properties"]["noop"]["properties"]["bytes"],
     "actions": [type(each).__name__ for each in decision.actions],
     "ended": outcome_of(attempt(ended(0, done)), checkpoint.spec.operation, at(0)).reason,
     "believed": outcome_of(attempt(ended(0, Report(result=Reason.SAVED))), checkpoint.spec.operation, at(0)).reason,
@@ -110,7 +126,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / WORKER_HALF).write_text(NOOP_HALF)
     known = (home / REGISTRY).read_text()
     last = re.findall(r"^    [A-Z]+ = .*OperationTraits.*\n", known, re.MULTILINE)[-1]
-    (home / REGISTRY).write_text(known.replace(last, last + REGISTERED))
+    known = known.replace(last, last + REGISTERED)
+    known = known.replace("class OperationMembers(", f"{FIELDS}class OperationMembers(")
+    known = known.replace("    verify: VerifyFields", f"{MEMBER}    verify: VerifyFields")
+    (home / REGISTRY).write_text(known)
     return home
 
 
@@ -134,7 +153,7 @@ def operator_says(home: Path) -> dict[str, Any]:
     return says
 
 
-def test_a_noop_is_two_new_files_and_one_line(home: Path) -> None:
+def test_a_noop_is_two_new_files_and_its_lines_of_the_registry(home: Path) -> None:
     def files(root: Path) -> dict[Path, bytes]:
         found = (each for package in PACKAGES for each in (root / package).rglob("*"))
         return {each.relative_to(root): each.read_bytes() for each in found if each.suffix in {".py", ".json"}}
@@ -155,6 +174,13 @@ def test_the_operator_knows_the_noop(operator_says: dict[str, Any]) -> None:
         "spec.workers: a Noop runs as one process; write numNodes: 1 and numProcPerNode: 1",
         "spec.parallelism: a Noop has no replicas; drop parallelism",
     ]
+    assert "!has(self.noop) || self.operation == 'Noop'" in operator_says["cel"]
+    assert operator_says["of a Save"] == [
+        "spec.noop: is for a Noop, and this is a Save; drop it, or write operation: Noop"
+    ]
+    assert operator_says["unknown"] == ["spec.noop.byte: unknown field; did you mean bytes?"]
+    assert operator_says["member"]["description"] == "How many bytes of nothing. Immutable."
+    assert "## spec.noop" in operator_says["reference"]
     assert operator_says["actions"] == ["CreateAttempt"]
     assert operator_says["ended"] == "Verified"
     assert operator_says["believed"] == "EntrypointError"
@@ -163,7 +189,7 @@ def test_the_operator_knows_the_noop(operator_says: dict[str, Any]) -> None:
 @pytest.mark.tier("pods")
 def test_a_rank_does_nothing(home: Path, operator_says: dict[str, Any], tmp_path: Path) -> None:
     report = launched(home, operator_says["task"], tmp_path)
-    assert (report.result, report.bytes_moved, report.failures) == (Operation.VERIFY.traits.result, 7, [])
+    assert (report.result, report.bytes_moved, report.failures) == (Operation.VERIFY.traits.result, 9, [])
     assert report.checkpoint is not None
     assert report.checkpoint.url == "s3://bucket/run/step-1"
 

@@ -71,6 +71,16 @@ def test_who_it_is() -> None:
             "spec.workers.num_nodes: unknown field; did you mean numNodes?",
             id="snake case",
         ),
+        pytest.param(
+            {"spec.operation": "Verify", "spec.workload": None, "spec.verify.deep": True},
+            "spec.verify.deep: unknown field, and none is known; drop it",
+            id="unknown where no field is known",
+        ),
+        pytest.param(
+            {"spec.save.from": {"url": "s3://bucket/run", "include": [""]}},
+            "spec.save.from.include[0]: is too short; write at least 1 character(s)",
+            id="an entry of a list",
+        ),
         pytest.param({"spec.banana": 2}, "spec.banana: unknown field; write one of: load, operation,", id="unknown"),
         pytest.param(
             {"spec.operation": "save"},

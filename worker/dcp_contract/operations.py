@@ -99,6 +99,12 @@ class OperationMembers(Wire):
     )
 
     @property
+    def members(self) -> dict[str, Wire | None]:
+        """The member of each operation that has one, by its name."""
+        own = OperationMembers.model_fields.keys() & {each.module for each in Operation}
+        return {name: getattr(self, name) for name in sorted(own)}
+
+    @property
     def of_save(self) -> SaveFields:
         """A Save's own fields; with their defaults where the member is left out."""
         return self.save or SaveFields()

@@ -54,7 +54,7 @@ def problems(error: ValidationError, model: type[BaseModel], root: str) -> Itera
     """Yield one line `field: what is wrong; write ...` for each finding of a failed validation of `model`."""
     for found in error.errors(include_url=False, include_input=False):
         location = found["loc"]
-        field = ".".join([root, *map(str, location)])
+        field = root + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
         yield f"{field}: {_sentence(str(found['type']), found.get('ctx', {}), location, model, field)}"
 
 
@@ -77,7 +77,7 @@ def unknown_field(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1) or [each for each in names if each.lower() == name.lower()]
     if near:
         return f"unknown field; did you mean {near[0]}?"
-    return f"unknown field; write one of: {', '.join(names)}"
+    return f"unknown field; write one of: {', '.join(names)}" if names else "unknown field, and none is known; drop it"
 
 
 def _fields(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

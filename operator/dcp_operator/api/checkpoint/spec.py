@@ -157,9 +157,6 @@ class Checkpoint:
             operation=spec.operation,
             origin=self.origin,
             attempt=attempt,
-            save=spec.save,
-            load=spec.load,
-            verify=spec.verify,
             storage=Storage(url=spec.storage.url, options=engine_options(spec.storage.options)),
             workload=spec.workload,
             parallelism=spec.parallelism,
@@ -171,6 +168,7 @@ class Checkpoint:
             active_seconds=spec.timeouts.active_seconds,
             hang_seconds=min(_HANG_SECONDS, spec.timeouts.active_seconds / 2),
             probe=probe,
+            **spec.members,  # type: ignore[arg-type] # each is of the type that the same class gives it
         )
 
 

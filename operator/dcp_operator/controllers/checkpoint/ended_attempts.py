@@ -72,4 +72,5 @@ def _with_own_commit(checkpoint: Checkpoint, outcome: AttemptOutcome) -> Attempt
         created_time=conflict.created_time,
         origin=conflict.origin,
     )
-    return replace(outcome, reason=Reason.SAVED, failure=None, conflict=None, checkpoint=info)
+    result = checkpoint.spec.operation.traits.result
+    return replace(outcome, reason=result, failure=None, conflict=None, checkpoint=info)
