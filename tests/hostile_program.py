@@ -1,20 +1,16 @@
-"""Opens crafted checkpoints, each operation in a process of its own, and prints how it ended and what it took.
-
-    python hostile_program.py FOLDER <operations.json    one JSON object a line
-
-The operations of each checkpoint in FOLDER stand in the JSON, by its name.
-"""
+"""Opens crafted checkpoints, each operation in a process of its own, and tells how it ended and what it took."""
 
 import json
 import os
 import resource
 import shutil
 import subprocess
-import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +19,9 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 
 import dcp_engine
 import stock_dcp as dcp
+from rank_processes import CONTEXT
 
+Attempt = Callable[[str, Path], dict[str, Any]]
 _DEADLINE = 60
 
 
@@ -111,9 +109,34 @@ def _run(operate: Callable[[str], object], url: str) -> dict[str, Any]:
     return json.loads(said) if said else {"outcome": [f"died of {ended[1]}", ""], "bytes": 0, "seconds": 0.0}
 
 
-if __name__ == "__main__":
+@contextmanager
+def running() -> Iterator[Attempt]:
+    """Give what tries an operation, by its name, on a checkpoint, and tells how it ended."""
+    ours, theirs = CONTEXT.Pipe()
+    process = CONTEXT.Process(target=_serve, args=(theirs,), daemon=True)
+    process.start()
+    theirs.close()
+
+    def attempt(operation: str, folder: Path) -> dict[str, Any]:
+        ours.send((operation, str(folder)))
+        found: dict[str, Any] = ours.recv()
+        return found
+
+    try:
+        yield attempt
+    finally:
+        ours.close()
+        process.join(10)
+
+
+def _serve(pipe: Connection) -> None:
+    """Carry out operations until nobody asks."""
     warnings.simplefilter("ignore")
-    for folder, names in json.load(sys.stdin).items():
-        for name in names:
-            found = _run(OPERATIONS[name], str(Path(sys.argv[1], folder)))
-            print(json.dumps({"case": folder, "operation": name, **found}), flush=True)
+    torch.set_num_threads(1)
+    dcp_engine.warm()
+    while True:
+        try:
+            name, url = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(_run(OPERATIONS[name], url))
