@@ -22,7 +22,7 @@ import s3_server
 from dcp_engine import redact
 from dcp_engine.collective.ranks import Ranks
 from dcp_engine.errors import EngineError, InvalidOption, StorageDenied, StorageUnavailable
-from dcp_engine.stores import addresses, guarded_obstore, retry
+from dcp_engine.stores import addresses, guarded_obstore, object_store, retry
 from dcp_engine.stores.object_store import ObjectStore
 from dcp_engine.stores.opening import open_store
 from dcp_engine.translate import translate
@@ -176,15 +176,24 @@ def test_patience_is_minutes_and_a_pause_seconds() -> None:
 
 
 @pytest.mark.usefixtures("hasty")
-def test_a_listing_goes_on_where_it_broke_off(flaky: flaky_proxy.FlakyProxy, tmp_path: Path) -> None:
-    store = store_at(flaky, tmp_path.name)
-    client = flaky.server.client()
-    for number in range(1003):
-        client.put_object(Bucket=flaky.server.bucket, Key=f"{tmp_path.name}/{number:04}", Body=b"")
-    pages = itertools.count()
-    flaky.rule = lambda _, path: SLOW_DOWN if "list-type" in path and next(pages) in {0, 2, 3} else None
-    assert [entry.path for entry in store.list("")] == [f"{number:04}" for number in range(1003)]
-    assert len(flaky.faults) == 3
+def test_a_listing_goes_on_where_it_broke_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_store, "_PAGE", 3)
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "3")
+    names = [f"{number}" for number in range(7)]
+    with s3_server.running() as server, flaky_proxy.before(server) as proxy:
+        for name in names:
+            server.client().put_object(Bucket=server.bucket, Key=f"{tmp_path.name}/{name}", Body=b"")
+        asked: list[str] = []
+
+        def rule(_: str, path: str) -> Answer | None:
+            asked.append(path)
+            return SLOW_DOWN if len(asked) in {1, 3, 4} else None
+
+        store = store_at(proxy, tmp_path.name)
+        proxy.rule = rule
+        assert [entry.path for entry in store.list("")] == names
+    assert len(proxy.faults) == 3
+    assert [f"start-after={tmp_path.name}" in path for path in asked] == [False, False, False, True, True, True]
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ from dcp_engine.stores.retry import retried, throttled
 from dcp_engine.translate import translate
 
 LOG = logging.getLogger("dcp_engine")
+_PAGE: Final = 1000
+"""Names of a page, as S3 gives them: what a listing that breaks off has of a page is lost."""
 _PIECE: Final = 64 << 10
 """Bytes of an answer that are handed on together."""
 _FILE_SIZE: Final = 32 << 20
@@ -357,7 +359,7 @@ class _Pages:
     def following(self) -> Any:  # noqa: ANN401
         """Return the next page, or None after the last one."""
         if self._pages is None:
-            self._pages = obstore.list(self._store, self._prefix, offset=self._last, chunk_size=1000)
+            self._pages = obstore.list(self._store, self._prefix, offset=self._last, chunk_size=_PAGE)
         try:
             page = next(self._pages, None)
         except BaseException:
