@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,20 +15,24 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType, async_save
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 import dcp_engine
 import engine_programs as programs
+import s3_server
 from dcp_engine import failpoints, pending
 from dcp_engine.errors import EngineError, StorageFull
 from rank_group import run_ranks, values
-from s3_server import free_port
 
 pytestmark = pytest.mark.tier("ranks")
 
 
 def state(value: float) -> dict[str, Any]:
-    return {"w": torch.full((70_000,), value)}
+    return {"w": torch.full((70_000,), float(value))}
 
 
 def loaded(url: Path | str) -> float:
@@ -189,11 +194,11 @@ else:
 atexit.register(lambda: print("an atexit handler"))
 log = open("log", "w")
 def hook(reached):
-    if reached == "before commit":
+    if reached == case["point"]:
         if case["killed"]:
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
-        threading.Event().wait(0.5)
+        threading.Event().wait(0.3)
         if case["fails"]:
             raise OSError(28, "No space left on device")
 def main():
@@ -214,6 +219,8 @@ class Case:
     fails: bool = True
     killed: bool = False
     committed: bool = False
+    point: failpoints.Point = "before commit"
+    prints: str = ""
 
 
 CAUGHT = "try: sys.exit(3)\nexcept SystemExit: pass"
@@ -221,10 +228,17 @@ FORKED = (
     "import multiprocessing as m; c = m.get_context('fork').Process(target=main); "
     "c.start(); c.join(); print(c.exitcode)"
 )
+BUSY = (
+    "import multiprocessing as m; held, go_on = threading.Event(), threading.Event(); "
+    "failpoints.hook = lambda reached: reached == 'mid-part' and (held.set(), go_on.wait()); main(); held.wait(); "
+    "c = m.get_context('fork').Process(target=int); c.start(); c.join(60); print(c.exitcode); c.kill(); go_on.set()"
+)
 LOADS = "assert len(list(torch.utils.data.DataLoader(range(4), num_workers=2, multiprocessing_context='fork'))) == 4"
 ENDED = (
-    "import multiprocessing as m; c = m.get_context('fork').Process(target=signal.pause); "
-    "c.start(); c.terminate(); c.join(); assert c.exitcode == -15"
+    "import multiprocessing as m\n"
+    "def nap():\n"  # signal.pause would sleep on where the signal came just before it
+    "    while True: threading.Event().wait(0.05)\n"
+    "c = m.get_context('fork').Process(target=nap); c.start(); c.terminate(); c.join(); assert c.exitcode == -15"
 )
 STRUCK = (
     "first.append(lambda: os.kill(os.getpid(), 15)); pid = os.fork(); first.clear(); "
@@ -237,15 +251,18 @@ CASES = {
     "B18-just-ends": Case("main()", 1, FAILED),
     "B18-sys.exit": Case("main(); sys.exit(0)", 1, FAILED),
     "B18-sys.exit-caught": Case(f"main()\n{CAUGHT}", 1, FAILED),
-    "B18-multiprocessing": Case(FORKED, 0, FAILED),
+    "B18-multiprocessing": Case(FORKED, 0, FAILED, prints="1\n"),
+    "child-waits-for-no-save-of-its-parents": Case(BUSY, 0, "", fails=False, committed=True, prints="0\n"),
     "exit-3-stays-3": Case("main(); sys.exit(3)", 3, FAILED),
     "exit-with-words": Case("main(); sys.exit('no')", 1, FAILED),
     "own-exception": Case("main(); raise ValueError('own')", 1, FAILED),
     "ctrl-c": Case("main(); raise KeyboardInterrupt", -signal.SIGINT, FAILED),
     "good": Case("main(); sys.exit(0)", 0, "", fails=False, committed=True),
+    "good-in-planning": Case("main()", 0, "", fails=False, committed=True, point="planning"),
+    "good-mid-part": Case("main()", 0, "", fails=False, committed=True, point="mid-part"),
     "loader-forks": Case(f"main(); {LOADS}; sys.exit(3)", 3, FAILED),
     "loader-forks-good": Case(f"dcp_engine.finish_on_sigterm(); main(); {LOADS}", 0, "", fails=False, committed=True),
-    "child-is-terminated": Case(f"dcp_engine.finish_on_sigterm(); main(); {ENDED}", 0, "", fails=False, committed=True),
+    "child-is-terminated": Case(f"dcp_engine.finish_on_sigterm(); main()\n{ENDED}", 0, "", fails=False, committed=True),
     "child-is-terminated-at-once": Case(
         f"dcp_engine.finish_on_sigterm(); main(); {STRUCK}", 0, "", fails=False, committed=True
     ),
@@ -287,9 +304,10 @@ def test_a_program_that_ends_ends_its_save_first(ended: tuple[Path, dict[str, in
     assert ended[1][name] == case.code, errors
     assert errors.count(case.says) == 1 if case.says else errors == ""
     assert (dcp_engine.find(folder / "it") is not None) is case.committed
+    assert not case.committed or loaded(folder / "it") == 5
     if case.code >= 0 or name == "ctrl-c":  # else a signal ended it, and with it whatever was to come
         assert (folder / "log").read_text() == "buffered"
-        assert (folder / "stdout").read_text() == ("1\n" if case.program == FORKED else "") + "an atexit handler\n"
+        assert (folder / "stdout").read_text() == case.prints + "an atexit handler\n"
 
 
 def test_a_save_is_waited_for_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,35 +352,29 @@ def test_finish_on_sigterm_leaves_alone_what_it_must(monkeypatch: pytest.MonkeyP
     assert "main thread" in str(caught[0])
 
 
-SAVING = Path(__file__).with_name("process_saving_program.py")
+def save_by_stocks_process(rank: int, places: dict[str, dict[str, Any]]) -> list[tuple[float, Any]]:
+    """Save to each place twice in a process of stock's own, which stays for the next save, and load the second."""
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined] # else it has no children
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    state = {"w": distribute_tensor(torch.full((8, 4), 2.0), mesh, [Shard(0)]), "text": "same"}
+    seen = []
+    for place, options in places.items():
+        for name in ("first", "second"):
+            writer = dcp_engine.CheckpointWriter(f"{place}/{name}", storage_options=options)
+            done: Any = async_save(state, storage_writer=writer, async_checkpointer_type=AsyncCheckpointerType.PROCESS)
+            done.result()
+        found: dict[str, Any] = {"w": torch.zeros(8, 4), "text": ""}
+        dcp_engine.load(found, f"{place}/second", storage_options=options)
+        seen.append((float(found["w"].mean()), found["text"]))
+    return seen
 
 
 @pytest.mark.adversary
-@pytest.mark.parametrize("where", ["local", "s3"])
-def test_stocks_process_for_saves_writes_through_our_writer(
-    request: pytest.FixtureRequest, tmp_path: Path, where: str
-) -> None:
+def test_stocks_process_for_saves_writes_through_our_writer(s3: s3_server.S3Server, tmp_path: Path) -> None:
     """F5: it gets the writer as a pickle, for one save after the other."""
-    server = request.getfixturevalue("s3") if where == "s3" else None
-    url, options = (server.url("by-process"), server.options) if server else (str(tmp_path), {})
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, SAVING, url, json.dumps(options), "2"],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for rank in ranks:
-            out, err = rank.communicate(timeout=180)
-            assert (rank.returncode, out) == (0, "2.0 same\n"), err
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
-    for name in ("first", "second"):
-        assert dcp_engine.verify(f"{url}/{name}", storage_options=options).tensors == 1
+    places = {str(tmp_path): {}, s3.url("by-process"): s3.options}
+    assert values(run_ranks(2, save_by_stocks_process, places, timeout=240)) == [[(2.0, "same")] * 2] * 2
+    for place, options in places.items():
+        for name in ("first", "second"):
+            assert dcp_engine.verify(f"{place}/{name}", storage_options=options).tensors == 1

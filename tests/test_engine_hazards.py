@@ -2,8 +2,6 @@
 
 import dataclasses
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -117,56 +115,6 @@ def test_an_error_that_one_rank_alone_has_seen_stops_all(tmp_path: Path) -> None
     """Else one rank would go on to the next save, and two steps would meet in one checkpoint."""
     assert values(run_ranks(2, programs.wait_on_one_rank_alone, str(tmp_path))) == [["CheckpointExists", 3]] * 2
     assert values(run_ranks(2, programs.load, f"{tmp_path}/2", None, 3)) == [[], []]
-
-
-@pytest.mark.parametrize(("point", "fails"), [("planning", False), ("mid-part", False), ("before commit", True)])
-def test_a_program_that_ends_without_a_wait_ends_its_save(tmp_path: Path, point: str, *, fails: bool) -> None:
-    program = f"""
-import threading, torch
-import dcp_engine
-from dcp_engine import failpoints
-def hook(reached):
-    if reached == {point!r}:
-        threading.Event().wait(0.5)
-        if {fails}:
-            raise OSError(28, "No space left on device")
-failpoints.hook = hook
-dcp_engine.async_save({{"w": torch.full((70_000,), 5.0)}}, {str(tmp_path)!r})
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=180, check=False)
-    assert done.returncode == int(fails)
-    if fails:
-        assert "the last async_save failed: rank 0: [Errno 28] No space left on device" in done.stderr
-        assert dcp_engine.find(tmp_path) is None
-    else:
-        assert done.stderr == ""
-        assert seed_at(str(tmp_path)) == 5
-
-
-def test_a_forked_child_does_not_wait_for_its_parents_save(tmp_path: Path) -> None:
-    program = f"""
-import multiprocessing, threading, torch
-import dcp_engine
-from dcp_engine import failpoints
-held, go_on = threading.Event(), threading.Event()
-def hook(reached):
-    if reached == "mid-part":
-        held.set()
-        go_on.wait()
-failpoints.hook = hook
-saving = dcp_engine.async_save({{"w": torch.full((70_000,), 5.0)}}, {str(tmp_path)!r})
-held.wait()
-child = multiprocessing.get_context("fork").Process(target=int)
-child.start()
-child.join(60)
-print(child.exitcode)
-child.kill()
-go_on.set()
-saving.wait()
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=180, check=True)
-    assert done.stdout == "0\n", done.stderr
-    assert seed_at(str(tmp_path)) == 5
 
 
 def test_async_saves_take_what_saves_take(tmp_path: Path) -> None:
@@ -487,7 +435,8 @@ def test_a_missing_digest_file_is_damage(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
-def test_damage_to_a_stock_checkpoint_is_damage_wherever_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [97, pytest.param(23, marks=pytest.mark.tier("matrix"))])
+def test_damage_to_a_stock_checkpoint_is_damage_wherever_it_is(tmp_path: Path, every: int) -> None:
     dcp.save({"w": torch.arange(9.0), "o": {"a": [1, 2]}}, checkpoint_id=tmp_path, no_dist=True)
     (file,) = tmp_path.glob("*.distcp")
     whole = file.read_bytes()
@@ -496,14 +445,14 @@ def test_damage_to_a_stock_checkpoint_is_damage_wherever_it_is(tmp_path: Path) -
     def load(url: Path) -> None:
         dcp_engine.load({"o": {"a": [0, 0]}}, url)
 
-    for at in range(0, len(whole), 23):
+    for at in range(0, len(whole), every):
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
         for look in (dcp_engine.verify, load):
             try:
                 look(tmp_path)
             except CheckpointCorrupted:
                 found += 1
-    assert found > len(whole) // 80
+    assert found > len(whole) // every * 2 // 7  # of two looks at each place
 
 
 @pytest.mark.usefixtures("hooked")
