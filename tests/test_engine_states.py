@@ -137,7 +137,17 @@ class Checkpoints(RuleBasedStateMachine):
         return sorted(str(path) for path in self.folder.rglob("*") if path.is_file())
 
 
+class ManyCheckpoints(Checkpoints):
+    """The same, looked at longer."""
+
+
+def _settings(max_examples: int) -> settings:
+    return settings(
+        max_examples=max_examples, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+
+
 TestCheckpoints = Checkpoints.TestCase
-TestCheckpoints.settings = settings(
-    max_examples=60, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
-)
+TestCheckpoints.settings = _settings(20)
+TestManyCheckpoints = pytest.mark.tier("matrix")(ManyCheckpoints.TestCase)
+TestManyCheckpoints.settings = _settings(60)
