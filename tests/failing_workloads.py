@@ -1,6 +1,5 @@
 """Entrypoints that fail, each in one way, in one rank or in all; and one that does not."""
 
-import ctypes
 import os
 import signal
 import time
@@ -50,14 +49,6 @@ class Fine:
         torch.autograd.backward(model(torch.ones(self.width)).sum())
         optimizer.step()
         optimizer.zero_grad()
-
-
-class FactoryRaises(Fine):
-    """Can't even be made: every rank says so at length."""
-
-    def __init__(self, length: int) -> None:
-        super().__init__()
-        raise ValueError(f"rank {os.environ['RANK']} is not for you " + "\N{SNOWMAN}" * length)
 
 
 class ModelRaises(Fine):
@@ -139,36 +130,19 @@ class WaitsAt(Fine):
 
 
 class Blocks(Fine):
-    """In one rank the first step never ends: asleep, in a C call that holds the interpreter's lock, or in a loop."""
+    """In one rank the first step never ends."""
 
-    def __init__(self, folder: str, rank: int | None = None, how: str = "sleep") -> None:
+    def __init__(self, folder: str, rank: int | None = None) -> None:
         super().__init__()
         self.folder = folder
         self.rank = rank
-        self.how = how
 
     def step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         say(self.folder)
         if not is_rank(self.rank):
             super().step(model, optimizer)
-        elif self.how == "lock":
-            ctypes.PyDLL(None).sleep(600)
-        elif self.how == "child":
-            # A process of the workload's own holds all that this rank has open, beyond the rank's end.
-            if os.fork() == 0:
-                time.sleep(600)
-                os._exit(0)
-            os.kill(os.getpid(), signal.SIGKILL)
         else:
             time.sleep(600)
-
-
-class Steps(Fine):
-    """Makes steps without an end, slowly."""
-
-    def step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        super().step(model, optimizer)
-        time.sleep(0.05)
 
 
 class Suspicious(Fine):

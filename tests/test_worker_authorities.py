@@ -12,7 +12,7 @@ from dcp_contract.environment import CA_ENV
 from dcp_contract.operations import Operation
 from dcp_contract.reasons import Reason
 from s3_server import S3Server
-from worker_process import ran_anew, task
+from worker_process import ran_anew, ran_here, task
 
 pytestmark = pytest.mark.tier("pods")
 
@@ -57,9 +57,9 @@ def test_the_secrets_authority_is_trusted_by_launcher_and_ranks(
     s3: S3Server, authority: Authority, tmp_path: Path
 ) -> None:
     url, trusted = s3.url("trusted"), {CA_ENV: authority.certificate}
-    saved = ran_anew(task(url, ranks=2, options=s3.options), tmp_path / "save", **trusted)
+    saved = ran_here(task(url, ranks=2, options=s3.options), tmp_path / "save", **trusted)
     assert saved.result is Reason.SAVED, saved.failures
-    loaded = ran_anew(task(url, operation=Operation.LOAD, options=s3.options), tmp_path / "load", **trusted)
+    loaded = ran_here(task(url, operation=Operation.LOAD, options=s3.options), tmp_path / "load", **trusted)
     assert loaded.result is Reason.LOADED, loaded.failures
 
 

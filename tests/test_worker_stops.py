@@ -8,7 +8,7 @@ import pytest
 
 from dcp_contract.reasons import Reason
 from dcp_contract.task import Task
-from worker_process import Pod, ran, started, started_anew, task, until
+from worker_process import Pod, ran, started, started_anew, started_bare, task, until
 
 pytestmark = pytest.mark.tier("pods")
 
@@ -39,12 +39,12 @@ def test_while_torch_is_loaded(tmp_path: Path) -> None:
 
 
 def test_in_a_step(tmp_path: Path) -> None:
-    args = {"folder": str(tmp_path), "rank": 1}
-    with started_anew(task(tmp_path / "url", "Blocks", args, ranks=2), tmp_path) as pod:
+    with started_bare(task(tmp_path / "url", args={"how": "sleep"}, ranks=2), tmp_path) as pod:
+        pod.rank(0)
         pod.rank(1)
         pod.send(signal.SIGTERM)
         stopped(pod)
-        assert "step 1 of 1" in {failure.stage for failure in pod.report.failures}
+        assert {failure.stage for failure in pod.report.failures} == {"step 1 of 1000000"}
     assert files(tmp_path / "url") == []
 
 
@@ -77,8 +77,8 @@ def test_after_the_commit_it_is_saved(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("when", ["loading", "working"])
 def test_a_killed_launcher_leaves_no_process(when: str, tmp_path: Path) -> None:
-    args = {"folder": str(tmp_path)}
-    with started_anew(task(tmp_path / "url", "Blocks", args, ranks=2), tmp_path) as pod:
+    work = task(tmp_path / "url", args={"how": "sleep"}, ranks=2)
+    with (started_anew if when == "loading" else started_bare)(work, tmp_path) as pod:
         if when == "loading":
             until(lambda: "loading torch" in pod.log and len(pod.processes()) > 1)
         else:

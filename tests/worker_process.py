@@ -5,9 +5,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +138,16 @@ def started_anew(work: Task | str, folder: Path, **environment: str) -> Iterator
 
 
 @contextmanager
+def started_bare(work: Task, folder: Path) -> Iterator[Pod]:
+    """Start a launcher whose ranks load no torch and do what `bare_ranks` says."""
+    assert work.workload is not None
+    workload = work.workload.model_copy(update={"args": {**work.workload.args, "folder": str(folder)}})
+    work = work.model_copy(update={"workload": workload})
+    with _started(partial(_anew, program=[str(HERE / "bare_ranks.py")]), work, folder, {}) as pod:
+        yield pod
+
+
+@contextmanager
 def _started(
     start: "Callable[[dict[str, str], Path], subprocess.Popen[bytes] | forked_pods.Forked]",
     work: Task | str,
@@ -143,15 +155,7 @@ def _started(
     environment: dict[str, str],
 ) -> Iterator[Pod]:
     folder.mkdir(exist_ok=True)
-    given = {
-        TASK_ENV: work if isinstance(work, str) else work.to_json(),
-        TERMINATION_LOG_ENV: str(folder / "report"),
-        PROGRESS_SECONDS_ENV: "0.2",
-        MASTER_PORT_ENV: str(free_port()),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
-    pod = Pod(start({**os.environ, **given, **environment}, folder / "log"), folder)
+    pod = Pod(start(_given(work, folder, environment), folder / "log"), folder)
     try:
         yield pod
     finally:
@@ -160,10 +164,26 @@ def _started(
         pod.process.wait(10)
 
 
-def _anew(environment: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
+def _given(work: Task | str, folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a pod's container."""
+    return {
+        **os.environ,
+        TASK_ENV: work if isinstance(work, str) else work.to_json(),
+        TERMINATION_LOG_ENV: str(folder / "report"),
+        PROGRESS_SECONDS_ENV: "0.2",
+        MASTER_PORT_ENV: str(free_port()),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
+        "GLOO_SOCKET_IFNAME": "lo",
+        **environment,
+    }
+
+
+def _anew(
+    environment: dict[str, str], log: Path, program: Sequence[str] = ("-m", "dcp_worker")
+) -> "subprocess.Popen[bytes]":
     with log.open("wb") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "dcp_worker"],
+            [sys.executable, *program],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=file,
@@ -182,6 +202,36 @@ def ran_anew(work: Task | str, folder: Path, **environment: str) -> Report:
     """Run `python -m dcp_worker` to its end and return its Report."""
     with started_anew(work, folder, **environment) as pod:
         return pod.report
+
+
+def ran_bare(work: Task, folder: Path) -> Report:
+    """Run a launcher whose ranks load no torch to its end and return its Report."""
+    with started_bare(work, folder) as pod:
+        return pod.report
+
+
+def ran_here(work: Task, folder: Path, **environment: str) -> Report:
+    """Run a launcher in this process to its end and return its Report.
+
+    Its ranks are forked from who has torch. A forked launcher forks them by itself, and can't once it has asked
+    an object store.
+    """
+    from dcp_worker.launcher import main
+
+    folder.mkdir(exist_ok=True)
+    forkserver.ensure_running()
+    variables = dict(os.environ)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        main.main(_given(work, folder, environment))
+    finally:
+        os.environ.clear()
+        os.environ.update(variables)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    report = Report.decode((folder / "report").read_text())
+    assert report is not None
+    return report
 
 
 @contextmanager
