@@ -344,11 +344,19 @@ SCANT = 15 << 20
 """A limit of memory that such a rank's tensors, if they don't lie as they are saved, exceed: they go in parts."""
 
 
+def large_values(seed: int) -> dict[str, torch.Tensor]:
+    rows = (torch.arange(LARGE[0] * LARGE[1]) + seed).float().reshape(LARGE)
+    return {"rows": rows, "bias": torch.full((7,), float(seed))}
+
+
 def large_state(seed: int, *, zero: bool = False) -> dict[str, Any]:
+    """Return `large_values` as DTensors over all ranks, and the step."""
+    found: dict[str, Any] = large_values(seed)
+    if zero:
+        found = {name: torch.zeros_like(value) for name, value in found.items()}
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    rows = torch.zeros(LARGE) if zero else (torch.arange(LARGE[0] * LARGE[1]) + seed).float().reshape(LARGE)
-    sharded = distribute_tensor(rows, mesh, [Shard(0)], src_data_rank=None)
-    return {"rows": sharded, "bias": torch.full((7,), 0.0 if zero else seed), "step": 0 if zero else seed}
+    sharded = distribute_tensor(found["rows"], mesh, [Shard(0)], src_data_rank=None)
+    return found | {"rows": sharded, "step": 0 if zero else seed}
 
 
 def save_large(rank: int, url: str, options: dict[str, Any], seed: int, strike: Strike | None = None) -> None:
