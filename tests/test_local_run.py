@@ -48,7 +48,7 @@ def committed(folder: Path) -> bool:
 def test_two_nodes_save_and_the_object_comes_out_with_the_operators_status(tmp_path: Path) -> None:
     url = tmp_path / "run"
     body = manifest("save", url, workers={"numNodes": 2, "device": "cpu"})
-    code, out, err = ran(body, anew=True)
+    code, out, err = ran(body)
     assert code == 0, err
     save = json.loads(out)
     assert committed(url)
