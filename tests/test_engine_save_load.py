@@ -15,6 +15,7 @@ from dcp_contract.checkpoint_info import Origin
 from dcp_contract.reasons import Reason
 from dcp_engine.errors import CheckpointExists, CheckpointNotFound, EngineError, StateMismatch
 from rank_group import run_ranks, values
+from rank_pool import Pool, joined
 
 pytestmark = pytest.mark.tier("ranks")
 
@@ -30,12 +31,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str
     return server.url(f"{tmp_path.name}/checkpoint"), server.options
 
 
-def test_what_two_ranks_save_three_ranks_load(place: tuple[str, dict[str, Any]]) -> None:
+def test_what_two_ranks_save_three_ranks_load(pool: Pool, place: tuple[str, dict[str, Any]]) -> None:
     url, options = place
-    saved = values(run_ranks(2, programs.save_args, url, options, 1, {"origin": ORIGIN, "step": 7}))
+    saved = values(pool.call(2, joined, programs.save_args, url, options, 1, {"origin": ORIGIN, "step": 7}))
     assert saved[0] == saved[1]
     assert (saved[0].step, saved[0].world_size, saved[0].origin) == (7, 2, ORIGIN)
-    assert values(run_ranks(3, programs.load, url, options, 1)) == [[], [], []]
+    assert values(pool.call(3, joined, programs.load, url, options, 1)) == [[], [], []]
     found = dcp_engine.find(url, storage_options=options)
     assert found == saved[0]
     assert found is not None
@@ -43,22 +44,22 @@ def test_what_two_ranks_save_three_ranks_load(place: tuple[str, dict[str, Any]])
     assert dcp_engine.verify(url, storage_options=options).verified == "every byte, by its crc32c"
 
 
-def test_stock_reader_loads_what_we_save(place: tuple[str, dict[str, Any]]) -> None:
+def test_stock_reader_loads_what_we_save(pool: Pool, place: tuple[str, dict[str, Any]]) -> None:
     url, options = place
-    values(run_ranks(2, programs.save, url, options, 2))
-    assert values(run_ranks(2, programs.stock_load, *_for_fsspec(url, options), 2)) == [[], []]
+    values(pool.call(2, joined, programs.save, url, options, 2))
+    assert values(pool.call(2, joined, programs.stock_load, *_for_fsspec(url, options), 2)) == [[], []]
 
 
-def test_we_load_what_stock_saved(place: tuple[str, dict[str, Any]]) -> None:
+def test_we_load_what_stock_saved(pool: Pool, place: tuple[str, dict[str, Any]]) -> None:
     url, options = place
-    values(run_ranks(2, programs.stock_save, *_for_fsspec(url, options), 2))
-    assert values(run_ranks(3, programs.load, url, options, 2)) == [[], [], []]
+    values(pool.call(2, joined, programs.stock_save, *_for_fsspec(url, options), 2))
+    assert values(pool.call(3, joined, programs.load, url, options, 2)) == [[], [], []]
     assert dcp_engine.verify(url, storage_options=options).verified.startswith("file sizes and zip CRC-32")
 
 
-def test_bare_dcp_save_and_load(place: tuple[str, dict[str, Any]]) -> None:
+def test_bare_dcp_save_and_load(pool: Pool, place: tuple[str, dict[str, Any]]) -> None:
     url, options = place
-    assert values(run_ranks(2, programs.bare_round_trip, url, options)) == [[], []]
+    assert values(pool.call(2, joined, programs.bare_round_trip, url, options)) == [[], []]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -75,29 +76,29 @@ def test_bare_dcp_async_save(place: tuple[str, dict[str, Any]]) -> None:
     assert torch.equal(found["w"], state["w"])
 
 
-def test_refused_then_replaced_then_refused(place: tuple[str, dict[str, Any]]) -> None:
+def test_refused_then_replaced_then_refused(pool: Pool, place: tuple[str, dict[str, Any]]) -> None:
     url, options = place
-    first = values(run_ranks(2, programs.save_args, url, options, 1, {"origin": ORIGIN}))[0]
+    first = values(pool.call(2, joined, programs.save_args, url, options, 1, {"origin": ORIGIN}))[0]
     for result in run_ranks(2, programs.save, url, options, 2):
         assert isinstance(result.error, CheckpointExists)
         assert result.error.reason is Reason.OVERWRITE_CONFLICT
         assert "Checkpoint already exists" in str(result.error)
         assert result.error.conflict is not None
         assert (result.error.conflict.save_id, result.error.conflict.origin) == (first.save_id, ORIGIN)
-    assert values(run_ranks(2, programs.load, url, options, 1)) == [[], []]
+    assert values(pool.call(2, joined, programs.load, url, options, 1)) == [[], []]
 
-    second = values(run_ranks(1, programs.save_args, url, options, 2, {"overwrite": True}))[0]
-    assert values(run_ranks(2, programs.load, url, options, 2)) == [[], []]
+    second = values(pool.call(1, joined, programs.save_args, url, options, 2, {"overwrite": True}))[0]
+    assert values(pool.call(2, joined, programs.load, url, options, 2)) == [[], []]
     manifest = dcp_engine.inspect(url, storage_options=options)
     assert {file.path.split("/")[0] for file in manifest.files} == {f"data-{second.save_id}"}
     with pytest.raises(CheckpointExists):
         dcp_engine.preflight_save(url, overwrite=False, storage_options=options)
 
 
-def test_preflight_recognises_its_own_commit(place: tuple[str, dict[str, Any]]) -> None:
+def test_preflight_recognises_its_own_commit(pool: Pool, place: tuple[str, dict[str, Any]]) -> None:
     url, options = place
     assert dcp_engine.preflight_save(url, storage_options=options, origin=ORIGIN) is None
-    saved = values(run_ranks(1, programs.save_args, url, options, 1, {"origin": ORIGIN}))[0]
+    saved = values(pool.call(1, joined, programs.save_args, url, options, 1, {"origin": ORIGIN}))[0]
     assert dcp_engine.preflight_save(url, storage_options=options, origin=ORIGIN) == saved
     with pytest.raises(CheckpointExists):
         dcp_engine.preflight_save(url, storage_options=options, origin=ORIGIN.model_copy(update={"uid": "u-2"}))
@@ -181,8 +182,8 @@ def test_an_object_finds_its_entries_in_a_checkpoint_of_torch_2_3(
     assert _same(found.state, saved)
 
 
-def test_ranks_may_have_different_parts_of_an_object(tmp_path: Path) -> None:
-    assert values(run_ranks(2, programs.save_and_load_in_parts, str(tmp_path))) == [1, 2]
+def test_ranks_may_have_different_parts_of_an_object(pool: Pool, tmp_path: Path) -> None:
+    assert values(pool.call(2, joined, programs.save_and_load_in_parts, str(tmp_path))) == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -193,8 +194,10 @@ def test_ranks_may_have_different_parts_of_an_object(tmp_path: Path) -> None:
         ("file", ("EngineError", 1, "Unwilling.load_state_dict(): FileNotFoundError: of its own")),
     ],
 )
-def test_an_object_that_fails_on_one_rank_fails_the_load_on_all(tmp_path: Path, where: str, expected: object) -> None:
-    found = values(run_ranks(2, programs.load_where_rank_1_is_unwilling, str(tmp_path), where))
+def test_an_object_that_fails_on_one_rank_fails_the_load_on_all(
+    pool: Pool, tmp_path: Path, where: str, expected: object
+) -> None:
+    found = values(pool.call(2, joined, programs.load_where_rank_1_is_unwilling, str(tmp_path), where))
     assert found == [expected] * 2
 
 
@@ -233,13 +236,13 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def test_a_rank_without_a_shard_finds_nested_values(tmp_path: Path) -> None:
+def test_a_rank_without_a_shard_finds_nested_values(pool: Pool, tmp_path: Path) -> None:
     """DCP's own planner takes the checkpoint for one of torch 2.3 there, and looks for another name."""
     from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 
     url = str(tmp_path / "checkpoint")
-    values(run_ranks(2, programs.save_unsharded, url))
-    assert values(run_ranks(2, programs.load_unsharded, url)) == [(3, [[3.0] * 4]), (3, [])]
+    values(pool.call(2, joined, programs.save_unsharded, url))
+    assert values(pool.call(2, joined, programs.load_unsharded, url)) == [(3, [[3.0] * 4]), (3, [])]
     for result in run_ranks(2, programs.load_unsharded, url, DefaultLoadPlanner()):
         assert isinstance(result.error, StateMismatch)
         assert "Missing key in checkpoint state_dict: extra." in str(result.error)

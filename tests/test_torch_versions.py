@@ -9,7 +9,8 @@ import pytest
 
 import dcp_engine
 import torch_programs as programs
-from rank_group import run_ranks, values
+from rank_group import values
+from rank_pool import Pool, joined
 
 pytestmark = pytest.mark.tier("ranks")
 
@@ -22,8 +23,8 @@ def _saved(system: str, release: str) -> str:
 
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("system", ["engine", "stock"])
-def test_we_load_what_any_torch_saved(system: str, release: str) -> None:
-    assert values(run_ranks(3, programs.load, _saved(system, release))) == [[], [], []]
+def test_we_load_what_any_torch_saved(pool: Pool, system: str, release: str) -> None:
+    assert values(pool.call(3, joined, programs.load, _saved(system, release))) == [[], [], []]
 
 
 # Since 2.15 stock writers put strides into `.metadata`, on which earlier stock readers choke. We leave them out.
@@ -34,8 +35,8 @@ def test_we_load_what_any_torch_saved(system: str, release: str) -> None:
         *(("stock", release) for release in RELEASES if release < "2.15" or programs.release() >= "2.15"),
     ],
 )
-def test_stock_dcp_loads_what_any_torch_saved(system: str, release: str) -> None:
-    assert values(run_ranks(3, programs.stock_load, _saved(system, release))) == [[], [], []]
+def test_stock_dcp_loads_what_any_torch_saved(pool: Pool, system: str, release: str) -> None:
+    assert values(pool.call(3, joined, programs.stock_load, _saved(system, release))) == [[], [], []]
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -45,10 +46,10 @@ def test_we_verify_what_any_torch_saved(release: str) -> None:
     assert dcp_engine.inspect(_saved("engine", release)).torch_version.startswith(f"{release}.")
 
 
-def test_the_running_torch_is_among_them(tmp_path: Path) -> None:
+def test_the_running_torch_is_among_them(pool: Pool, tmp_path: Path) -> None:
     """And still writes what it wrote: the same files, of the same sizes but for the folder's name in `.metadata`."""
     assert programs.release() in RELEASES
-    values(run_ranks(2, programs.save_both, str(tmp_path)))
+    values(pool.call(2, joined, programs.save_both, str(tmp_path)))
     for system in ("engine", "stock"):
         assert _shape(tmp_path / system) == _shape(Path(_saved(system, programs.release())))
 
