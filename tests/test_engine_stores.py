@@ -20,8 +20,8 @@ import dcp_engine
 import flaky_proxy
 import s3_server
 from dcp_engine import redact
-from dcp_engine.collective.ranks import Ranks
 from dcp_engine.errors import EngineError, InvalidOption, StorageDenied, StorageUnavailable
+from dcp_engine.ranks import Ranks
 from dcp_engine.stores import addresses, guarded_obstore, object_store, retry
 from dcp_engine.stores.object_store import ObjectStore
 from dcp_engine.stores.opening import open_store

@@ -54,7 +54,7 @@ def test_a_save_is_traced_from_the_object_to_the_commit() -> None:
     assert ("dcp_engine.commit", "dcp_engine.stores") in rank.moves(HERE.package)
     # The page about the architecture says why each of them has to be.
     assert calls_up(HERE, [operator, launcher, rank]) == {
-        ("dcp_engine.collective.ranks", "dcp_engine.saving"),
+        ("dcp_engine.ranks", "dcp_engine.saving"),
         ("dcp_engine.stores.local_store", "dcp_engine.transfer.file_stream"),
         ("dcp_engine.transfer.meter", "dcp_worker.rank_context"),
     }

@@ -16,8 +16,8 @@ from torch.distributed.checkpoint.planner import SavePlanner
 from dcp_contract.checkpoint_info import CheckpointInfo, Origin
 from dcp_engine import pending, process_end
 from dcp_engine.call_options import Drift, ProgressCallback, SaveOptions, Unloadable
-from dcp_engine.collective.ranks import PATIENCE_SECONDS, Ranks
 from dcp_engine.pending import AsyncSave
+from dcp_engine.ranks import PATIENCE_SECONDS, Ranks
 from dcp_engine.saving import SaveCall, refuse_unsavable
 from dcp_engine.stateful import state_of
 from dcp_engine.stores.protocol import MEMORY_LIMIT

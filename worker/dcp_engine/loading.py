@@ -16,11 +16,11 @@ from torch.distributed.checkpoint.stateful import Stateful
 from dcp_contract.checkpoint_info import CheckpointInfo
 from dcp_engine import pending
 from dcp_engine.call_options import LoadOptions, ProgressCallback, Strict
-from dcp_engine.collective.ranks import PATIENCE_SECONDS, Ranks
 from dcp_engine.commit import protocol, snapshot
 from dcp_engine.errors import CheckpointReplaced, StateMismatch, some
 from dcp_engine.format import layout
 from dcp_engine.rank_values import resized
+from dcp_engine.ranks import PATIENCE_SECONDS, Ranks
 from dcp_engine.stateful import load_into, state_of
 from dcp_engine.stores.opening import open_store
 from dcp_engine.stores.protocol import MEMORY_LIMIT, Store

@@ -11,8 +11,8 @@ from torch.distributed.checkpoint.metadata import Metadata
 
 from dcp_engine import loading
 from dcp_engine.call_options import ProgressCallback
-from dcp_engine.collective.ranks import PATIENCE_SECONDS
 from dcp_engine.errors import StateMismatch, some
+from dcp_engine.ranks import PATIENCE_SECONDS
 from dcp_engine.stores.protocol import MEMORY_LIMIT
 from dcp_engine.torch_internals import OBJ_PATH, EmptyStateDictLoadPlanner, set_element
 

@@ -19,9 +19,9 @@ from torch.distributed.checkpoint.storage import WriteResult
 from dcp_contract.checkpoint_info import CheckpointInfo, Origin
 from dcp_engine import failpoints, pending
 from dcp_engine.call_options import Drift, ProgressCallback, SaveOptions, Unloadable
-from dcp_engine.collective.ranks import PATIENCE_SECONDS, Ranks
 from dcp_engine.errors import EngineError, PeerHung, PeerLost, UnsavableState, some
 from dcp_engine.rank_values import PerRank
+from dcp_engine.ranks import PATIENCE_SECONDS, Ranks
 from dcp_engine.stateful import state_of
 from dcp_engine.stores.opening import open_store
 from dcp_engine.stores.protocol import MEMORY_LIMIT
