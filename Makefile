@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-faults test-adversary test-matrix profile-tests test-torch gpu-check gpu-packages check hooks docs docs-serve check-stacks format lock crd reference cluster cluster-down e2e e2e-long bench bench-operator bench-reading trace-save clean
+.PHONY: help demo test test-fast test-faults test-adversary test-matrix profile-tests test-torch gpu-check gpu-packages check hooks docs docs-serve check-stacks format lock crd reference cluster cluster-down e2e bench bench-operator bench-reading trace-save clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -156,11 +156,8 @@ E2E := tests/e2e tests/test_e2e_cluster.py
 BESIDE_EACH_OTHER := --numprocesses 6 --dist loadscope
 
 e2e: cluster ## The operator on the cluster that `make cluster` brings up, with kubectl as a user types it (10 min on 2 cores)
-	@status=0; $(call TIER,e2e) "e2e and not long and not alone" $(BESIDE_EACH_OTHER) $(E2E) || status=$$?; \
+	@status=0; $(call TIER,e2e) "e2e and not alone" $(BESIDE_EACH_OTHER) $(E2E) || status=$$?; \
 	$(call TIER,e2e-alone) "e2e and alone" $(E2E) || status=$$?; exit $$status
-
-e2e-long: cluster ## The end-to-end tests of rules that a shorter test proves as well
-	$(call TIER,e2e-long) "e2e and long" $(E2E)
 
 bench-reading: .venv/stamp ## What it costs to read what a stranger's checkpoint says, beside unpickling it
 	$(PYTHON) tests/benchmarks/bench_reading.py
