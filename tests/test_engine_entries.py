@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,58 @@ def test_a_word_that_is_none_of_an_options_is_refused(
     with pytest.raises(InvalidOption, match=words):
         call({}, *([] if call is dcp_engine.per_rank else [tmp_path]), **{option: value})
     assert list(tmp_path.rglob("*.distcp")) == []
+
+
+BAD_OPTIONS: list[tuple[str, object, str]] = [
+    ("memory_limit", -1, "memory_limit: -1 is no whole number of bytes from 1 on"),
+    ("memory_limit", "256MB", "memory_limit: '256MB' is no whole number"),
+    ("patience", 0, "patience: 0 is no number of seconds above 0"),
+    ("patience", "long", "patience: 'long' is no number"),
+    ("patience", float("nan"), "patience: nan is no number"),
+    ("allow", "my_pkg.Config", "allow: 'my_pkg.Config' is no sequence of classes"),
+    ("allow", ["my_pkg.Config"], "allow: .* is no sequence of classes; write the classes"),
+    ("storage_options", "hunter2", "storage_options: a str is no mapping"),
+    ("on_progress", 5, "on_progress: a int can't be called"),
+]
+BAD_SAVE_OPTIONS: list[tuple[str, object, str]] = [
+    *BAD_OPTIONS,
+    ("keep_replaced", 5, r"keep_replaced: 5 is no timedelta; write one, such as timedelta\(hours=1\)"),
+    ("step", "3", "step: '3' is no whole number"),
+    ("step", 1.5, "step: 1.5 is no whole number"),
+    ("origin", "me", "origin: a str is no Origin"),
+]
+
+
+@pytest.mark.adversary
+@pytest.mark.parametrize(
+    ("call", "option", "value", "words"),
+    [
+        *((call, *bad) for call in (dcp_engine.save, dcp_engine.async_save) for bad in BAD_SAVE_OPTIONS),
+        *((dcp_engine.load, *bad) for bad in BAD_OPTIONS),
+        (dcp_engine.clean, "older_than", 5, "older_than: 5 is no timedelta"),
+        (dcp_engine.clean, "older_than", timedelta(days=-1), "older_than: .* is less than nothing"),
+        (dcp_engine.clean, "keep_replaced", "1h", "keep_replaced: '1h' is no timedelta"),
+    ],
+)
+def test_a_value_that_an_option_can_not_have_is_refused_by_the_call_itself(
+    tmp_path: Path, call: Any, option: str, value: object, words: str
+) -> None:
+    dcp_engine.save({"w": torch.zeros(1)}, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InvalidOption, match=words) as caught:
+        call(*([] if call is dcp_engine.clean else [{"w": torch.zeros(1)}]), tmp_path, **{option: value})
+    assert "hunter2" not in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.adversary
+@pytest.mark.parametrize("url", ["", "s3:/bucket/run", "gs:bucket/run", Path("s3://bucket/run")], ids=str)
+def test_half_a_url_is_no_folder_here(url: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Path` makes one slash of two."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidOption, match=r"write (s3://bucket/run|gs://bucket/run|protocol://bucket/path)"):
+        dcp_engine.save({"w": torch.zeros(1)}, url)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.adversary

@@ -92,7 +92,7 @@ def async_save(  # noqa: PLR0913 - keyword-only, each with its default
     staged: dict[str, Any] = {}
     # What fails on one rank fails on all, so that none of them goes on to another save than the others.
     foreground = Ranks(process_group, patience=patience, no_dist=no_dist)
-    foreground.agree("staging", lambda: staged.update(_staged(state_dict)))
+    foreground.agree("staging", lambda: staged.update(_staged(state_dict, options)))
     # All ranks must make their process groups in the same order, or they wait for one another: so it is made here, and
     # not in the thread.
     ranks = Ranks(process_group, use="background", patience=patience, no_dist=no_dist)
@@ -107,9 +107,10 @@ def async_save(  # noqa: PLR0913 - keyword-only, each with its default
     return saving
 
 
-def _staged(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+def _staged(state_dict: Mapping[str, Any], options: SaveOptions) -> dict[str, Any]:
     """Copy the state to host memory, once the save before has ended."""
     pending.finish()
+    options.refuse_wrong()
     process_end.watch()
     values = {key: state_of(value) for key, value in state_dict.items()}
     refuse_unsavable(values)

@@ -5,7 +5,7 @@ which ranks take part (`process_group`, `patience`, `no_dist`) is no option of a
 has options of its own, those of a store, which stand in `storage_options` here.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, TypeAlias, get_args
@@ -50,14 +50,18 @@ class SaveOptions:
     unloadable: Unloadable = "warn"
     """What becomes of objects that no load would take."""
 
-    def check(self) -> None:
+    def refuse_wrong(self) -> None:
         """Refuse values that are no options; not done when they are made, since one rank alone would raise there.
 
         Raises:
             InvalidOption: it names the option.
         """
-        if self.keep_replaced is not None and self.keep_replaced < timedelta(0):
-            raise InvalidOption(f"keep_replaced: {self.keep_replaced} is less than nothing")
+        _check_shared(self)
+        check_age("keep_replaced", self.keep_replaced)
+        if self.step is not None and (not isinstance(self.step, int) or isinstance(self.step, bool)):
+            raise InvalidOption(f"step: {self.step!r} is no whole number; write one, or None")
+        if not isinstance(self.origin, Origin | None):
+            raise InvalidOption(f"origin: a {type(self.origin).__name__} is no Origin of dcp_contract.checkpoint_info")
         if self.unloadable not in get_args(Unloadable):
             raise InvalidOption.none_of("unloadable", self.unloadable, Unloadable)
         if self.drift not in get_args(Drift):
@@ -78,3 +82,39 @@ class LoadOptions:
     """Bytes that each rank may hold for transfers, beyond the state itself."""
     on_progress: ProgressCallback | None = None
     """Told of the bytes that this rank has read."""
+
+    def refuse_wrong(self) -> None:
+        """Refuse values that are no options; not done when they are made, since one rank alone would raise there.
+
+        Raises:
+            InvalidOption: it names the option.
+        """
+        _check_shared(self)
+
+
+def check_age(name: str, age: timedelta | None) -> None:
+    """Refuse what is no time, or less than none.
+
+    Raises:
+        InvalidOption: it names the option.
+    """
+    if not isinstance(age, timedelta | None):
+        raise InvalidOption(f"{name}: {age!r} is no timedelta; write one, such as timedelta(hours=1)")
+    if age is not None and age < timedelta(0):
+        raise InvalidOption(f"{name}: {age} is less than nothing")
+
+
+def _check_shared(options: SaveOptions | LoadOptions) -> None:
+    # No value of the store's options is repeated: it may be secret.
+    if not isinstance(options.storage_options, Mapping | None):
+        raise InvalidOption(f"storage_options: a {type(options.storage_options).__name__} is no mapping")
+    limit = options.memory_limit
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        raise InvalidOption(
+            f"memory_limit: {limit!r} is no whole number of bytes from 1 on; write one, such as 256 << 20"
+        )
+    allow = options.allow
+    if not isinstance(allow, Iterable) or not all(isinstance(each, type) for each in allow):
+        raise InvalidOption(f"allow: {allow!r} is no sequence of classes; write the classes, not their names")
+    if options.on_progress is not None and not callable(options.on_progress):
+        raise InvalidOption(f"on_progress: a {type(options.on_progress).__name__} can't be called")

@@ -15,6 +15,7 @@ from os import PathLike, fspath
 from typing import Any, Final
 
 from dcp_engine import pending
+from dcp_engine.call_options import check_age
 from dcp_engine.commit import replaced
 from dcp_engine.errors import InvalidOption
 from dcp_engine.format import layout
@@ -56,9 +57,11 @@ def clean(
 
     Raises:
         CheckpointCorrupted: nobody can tell what the damaged `.metadata` needs; nothing was removed.
-        EngineError: the URL can't be opened, or its store refuses.
+        InvalidOption: an age is none. EngineError: the URL can't be opened, or its store refuses.
     """
     try:
+        check_age("older_than", older_than)
+        check_age("keep_replaced", keep_replaced)
         pending.wait_before(url)
         store = open_store(fspath(url), storage_options)
         entries = list(store.list(""))

@@ -84,7 +84,7 @@ def load(  # noqa: PLR0913 - keyword-only, each with its default
         CheckpointNotFound: nothing is committed at the URL.
         CheckpointCorrupted: bytes do not match their digests, or a file is missing.
         StateMismatch: the checkpoint does not hold what is asked for.
-        PeerLost: a rank died. PeerHung: a rank did not come within `patience` seconds.
+        InvalidOption: an option is none. PeerLost: a rank died. PeerHung: one did not come within `patience` seconds.
         EngineError: another subclass per cause, see `dcp_engine.errors`. The same error on every rank; `rank` names the
             rank that failed first.
     """
@@ -153,6 +153,7 @@ class LoadCall:
         self.ranks.agree("reading", lambda: self._transfer().read(self.planner.finish_plan(plan), self.planner))
 
     def _await_background_save(self) -> None:
+        self.options.refuse_wrong()
         pending.wait_before(self.url, raises=True)
 
     def _read_snapshot(self) -> snapshot.Snapshot:

@@ -45,6 +45,7 @@ class Ranks:
         no_dist: This process is by itself, whatever process groups there are.
 
     Raises:
+        InvalidOption: `patience` is no number of seconds.
         PeerHung: a rank did not come to the making of the gloo group in time.
         PeerLost: a rank died meanwhile.
     """
@@ -57,6 +58,8 @@ class Ranks:
         patience: float = PATIENCE_SECONDS,
         no_dist: bool = False,
     ) -> None:
+        if not isinstance(patience, int | float) or not patience > 0:
+            raise InvalidOption(f"patience: {patience!r} is no number of seconds above 0")
         self.alone = no_dist or _without_group()
         self.call = 0 if self.alone else _count(_joined(group), use)
         """Number of this call among those of its group and use. Ranks in one and the same call have equal numbers."""

@@ -92,7 +92,7 @@ def save(  # noqa: PLR0913 - keyword-only, each with its default
     Raises:
         CheckpointExists: something is committed at the URL, and `overwrite` is false.
         UnsavableState: the state holds what no load would give back as it was.
-        PeerLost: a rank died. PeerHung: a rank did not come within `patience` seconds.
+        InvalidOption: an option is none. PeerLost: a rank died. PeerHung: one did not come within `patience` seconds.
         EngineError: another subclass per cause, see `dcp_engine.errors`. The same error on every rank; `rank` names the
             rank that failed first. With `commit_unknown` nobody can tell whether the save was committed.
     """
@@ -179,7 +179,7 @@ class SaveCall:
     def _plan_mine(self) -> _SaveOffer:
         """Plan what this rank writes."""
         pending.finish()
-        self.options.check()
+        self.options.refuse_wrong()
         values = {key: state_of(value) for key, value in self.state_dict.items()}
         self.comparison.entries = refuse_unsavable(values)
         # What is compared and what is written are the same values only if none of them is still being computed.

@@ -20,6 +20,7 @@ from dcp_engine.stores.http_range import Network
 from dcp_engine.stores.retry import LONGEST_PAUSE_SECONDS, PATIENCE_SECONDS, TRIES
 
 OBJECT_PROTOCOLS: Final = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
+_PROTOCOLS: Final = OBJECT_PROTOCOLS | {"file", "memory"}
 _CANONICAL: Final = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "": "file", "local": "file"}
 
 _CONFIG: Final = {
@@ -76,7 +77,14 @@ def protocol_of(url: str) -> str:
     """Return the URL's protocol in its canonical spelling; a path without one is `file`."""
     if "::" in url:
         raise InvalidOption(f"{url}: chained URLs are not supported; give the store's own URL")
-    protocol = url.split("://", 1)[0].lower() if "://" in url else ""
+    if not url:
+        raise InvalidOption("the URL is empty; write protocol://bucket/path, or a path")
+    protocol, there, _ = url.partition("://")
+    word, colon, rest = url.partition(":")
+    if colon and not there and word.lower() in _PROTOCOLS:
+        # As `pathlib.Path` makes of a URL, which would be a folder of that name here.
+        raise InvalidOption(f"{url}: has not two slashes after its protocol; write {word}://{rest.lstrip('/')}")
+    protocol = protocol.lower() if there else ""
     return _CANONICAL.get(protocol, protocol)
 
 

@@ -68,6 +68,7 @@ class CheckpointReader(StorageEndpoint, StorageReader):
             memory_limit=memory_limit,
             on_progress=on_progress,
         )
+        self.options.refuse_wrong()
         super().__init__(only_one(url, path), self.options)
 
     def begin(self) -> None:

@@ -81,7 +81,7 @@ class CheckpointWriter(StorageEndpoint, StorageWriter):
             allow=allow,
             unloadable=unloadable,
         )
-        self.options.check()
+        self.options.refuse_wrong()
         super().__init__(only_one(url, path), self.options)
 
     def begin(self) -> None:
