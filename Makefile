@@ -82,7 +82,7 @@ gpu-packages: ## The packages beside torch and numpy that gpu-check needs (under
 	@find $(GPU_PACKAGES) -name __pycache__ -prune -exec rm -rf {} +; du -sm $(GPU_PACKAGES)
 
 # What codespell reads.
-SPELT := README.md CONTRIBUTING.md CHANGELOG.md Makefile pyproject.toml .ci docs operator worker examples manifests tests
+SPELT := README.md CONTRIBUTING.md CHANGELOG.md Makefile Dockerfile mkdocs.yml pyproject.toml .ci docs operator worker examples manifests tests
 
 check: .venv/stamp .venv/bin/codespell ## ruff, mypy --strict, import contracts, drift of generated files, spelling, lengths
 	.venv/bin/ruff check .

@@ -72,12 +72,29 @@ def test_a_subject_has_up_to_72_characters(message: str, *, well: bool) -> None:
     assert (subject.problem(message) == "") is well
 
 
-def test_the_hooks_are_what_make_check_does() -> None:
+CHECKS = {
+    ".venv/bin/ruff check",
+    ".venv/bin/ruff format --check",
+    ".venv/bin/mypy",
+    ".venv/bin/lint-imports",
+    ".venv/bin/python -m dcp_operator.generate --check",
+    ".venv/bin/codespell",
+    ".venv/bin/python .ci/budget.py",
+}
+"""What every commit must pass, without the files that each is given."""
+
+
+def test_make_check_and_the_hooks_make_each_check() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    check = makefile.partition("\ncheck: ")[2].partition("\n\n")[0].replace("$(PYTHON)", ".venv/bin/python")
+    _, *lines = makefile.partition("\ncheck: ")[2].partition("\n\n")[0].splitlines()
+    given = [line.strip().replace("$(PYTHON)", ".venv/bin/python").removesuffix(" $(SPELT)") for line in lines]
+    assert {each.removesuffix(" .") for each in given} == CHECKS
     (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert repository["repo"] == "local"
-    for hook in repository["hooks"]:
-        assert hook["entry"].startswith(".venv/bin/")
-        if hook.get("stages") != ["commit-msg"]:
-            assert " ".join(hook["entry"].replace(" --force-exclude", "").split()[:2]) in check
+    hooks = {hook["entry"].replace(" --force-exclude", "") for hook in repository["hooks"]}
+    assert hooks == CHECKS | {".venv/bin/python .ci/subject.py"}
+
+
+def test_ci_makes_each_step() -> None:
+    steps = [line.partition(" ")[2] for line in (ROOT / ".ci/run").read_text().splitlines() if line.startswith("step ")]
+    assert steps == ["check", "docs", "check-stacks", "test", "test-faults", "e2e"]

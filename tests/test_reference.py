@@ -22,6 +22,14 @@ def test_what_is_committed_is_what_is_generated() -> None:
     assert main(["--check"], files()) == 0
 
 
+def test_nothing_else_stands_among_what_is_generated() -> None:
+    """A page that is not generated any more would stay as it is."""
+    generated = {path for path, _ in files()}
+    folders = {FOLDER, *(path.parent for path in generated if path.parent.name == "crds")}
+    assert len(folders) == 2
+    assert {path for folder in folders for path in folder.iterdir() if path.name != "kustomization.yaml"} <= generated
+
+
 def test_drift_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     generated = [(tmp_path / "below" / "page.md", "# A page\n")]
     assert main(["--check"], generated) == 1
