@@ -1,6 +1,7 @@
 """One module alone touches torch's private names."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 
 WORKER = Path(__file__).parent.parent / "worker"
 PRIVATE_HERE = WORKER / "dcp_engine/torch_internals.py"
+
+
+_NAME = re.compile(r"torch(\.\w+)+")
 
 
 def _is_private(name: str) -> bool:
@@ -28,8 +32,15 @@ def _touched(source: str) -> Iterator[str]:
             yield from (alias.name for alias in ours if any(map(_is_private, alias.name.split("."))))
             torches.update(alias.asname for alias in ours if alias.asname)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and _is_private(node.attr) and _root(node) in torches:
-            yield ast.unparse(node)
+        match node:
+            case ast.Attribute(attr=name) if _is_private(name) and _root(node) in torches:
+                yield ast.unparse(node)
+            case ast.Call(func=ast.Name(id="getattr" | "setattr"), args=[of, ast.Constant(value=str(name)), *_]) if (
+                _is_private(name) and _root(of) in torches
+            ):
+                yield f"{ast.unparse(of)}.{name}"
+            case ast.Constant(value=str(name)) if _NAME.fullmatch(name) and any(map(_is_private, name.split("."))):
+                yield name
 
 
 def _root(node: ast.expr) -> str:
@@ -53,6 +64,13 @@ OWN_AND_OTHERS = {
 """Private names of other objects than `self` that stand in the worker and the engine: none is torch's."""
 
 
+BY_NAME = {
+    "dcp_engine/sandboxed/entries.py": "names in the pickles of strangers; nothing is imported by them",
+    "dcp_worker/launcher/rank_processes.py": "torch._dynamo, which the server of the ranks imports early",
+}
+"""Modules that hold a private name of torch as text."""
+
+
 def _modules() -> list[Path]:
     return [
         path
@@ -64,7 +82,9 @@ def _modules() -> list[Path]:
 
 @pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(WORKER)))
 def test_no_other_module_touches_a_private_name_of_torch(path: Path) -> None:
-    assert not list(_touched(path.read_text()))
+    found = set(_touched(path.read_text()))
+    assert bool(found) is (path.relative_to(WORKER).as_posix() in BY_NAME)
+    assert not found or found <= set(re.findall(r'"(torch\.[\w.]+)"', path.read_text()))
 
 
 def test_every_private_attribute_of_another_object_is_known_not_to_be_torchs() -> None:
@@ -86,6 +106,9 @@ def test_every_private_attribute_of_another_object_is_known_not_to_be_torchs() -
         ("import torch._dynamo", ["torch._dynamo"]),
         ("import torch\ntorch._utils.a()", ["torch._utils"]),
         ("from torch import distributed as dist\ndist._x.b", ["dist._x"]),
+        ("import torch\ngetattr(torch.utils, '_pytree')", ["torch.utils._pytree"]),
+        ("import_module('torch._dynamo')", ["torch._dynamo"]),
+        ("'torch.utils.data'\ngetattr(other, '_x')", []),
         ("from torch.utils import data\nfrom other import _x\n_x._y", []),
     ],
 )
