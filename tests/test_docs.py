@@ -152,23 +152,26 @@ def defined(path: Path) -> set[str]:
     return set(walk(ast.parse(path.read_text(encoding="utf-8")).body, ""))
 
 
-def test_every_name_of_the_architecture_page_is_defined_where_it_says() -> None:
-    named = re.findall(r"`(dcp_\w+/[\w/]+\.py)(?::([\w.]+))?`", PAGES["architecture.md"])
+WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.name)
+def test_every_name_of_a_page_is_defined_where_it_says(path: Path) -> None:
+    named = re.findall(r"`(dcp_\w+/[\w/]+\.py)(?::([\w.]+))?`", path.read_text(encoding="utf-8"))
     missing = []
     for file, name in named:
         there = [ROOT / each / file for each in ("operator", "worker") if (ROOT / each / file).exists()]
         if not there or (name and name not in defined(there[0])):
             missing.append(f"{file}:{name}")
     assert missing == []
-    assert len(named) > 30
+    assert len(named) > 30 or path.name != "architecture.md"
 
 
-def test_every_folder_of_the_architecture_page_exists() -> None:
-    named = re.findall(r"`(dcp_\w+(?:/\w+)+)`", PAGES["architecture.md"])
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.name)
+def test_every_folder_and_package_of_a_page_exists(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    named = [each.rstrip("/") for each in re.findall(r"`(dcp_\w+(?:/\w+)+/?)`", text)]
     assert [each for each in named if not any((ROOT / base / each).is_dir() for base in ("operator", "worker"))] == []
-
-
-WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.name)
