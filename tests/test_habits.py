@@ -1,6 +1,8 @@
 """What holds the tree and its commits in shape: the budget, the subject of a commit, the hooks."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -98,3 +100,32 @@ def test_make_check_and_the_hooks_make_each_check() -> None:
 def test_ci_makes_each_step() -> None:
     steps = [line.partition(" ")[2] for line in (ROOT / ".ci/run").read_text().splitlines() if line.startswith("step ")]
     assert steps == ["check", "docs", "check-stacks", "test", "test-faults", "e2e"]
+
+
+SUITE = (
+    '<testsuites><testsuite tests="{tests}" failures="0" errors="0" skipped="{skipped}" time="{time}"/></testsuites>'
+)
+
+
+@pytest.mark.parametrize(
+    ("suites", "said"),
+    [
+        ({"test": (3, 1, 60)}, None),
+        ({"test": (3, 1, 60), "more": (1, 0, 9000)}, None),
+        ({"test": (3, 1, 121)}, "test took 2.0 min, more than the 2 of its ceiling"),
+        ({"test": (3, 3, 60)}, "of test no test passed"),
+        ({"more": (3, 1, 60)}, "of test no test passed"),
+        ({}, "of test no test passed"),
+    ],
+    ids=["within", "no ceiling", "too long", "all skipped", "no report", "nothing"],
+)
+def test_a_tier_has_to_run_and_to_keep_its_ceiling(
+    suites: dict[str, tuple[int, int, int]], said: str | None, tmp_path: Path
+) -> None:
+    for name, (tests, skipped, seconds) in suites.items():
+        (tmp_path / f"{name}.xml").write_text(SUITE.format(tests=tests, skipped=skipped, time=seconds))
+    done = subprocess.run(
+        [sys.executable, ROOT / ".ci/count.py", tmp_path, "test=2"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == (0 if said is None else 1), done.stdout + done.stderr
+    assert said is None or said in done.stdout.splitlines()
