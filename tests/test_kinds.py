@@ -19,6 +19,7 @@ from dcp_operator.kube.feed import resync
 from dcp_operator.kube.feed.initial_list import fill
 from dcp_operator.kube.feed.resync import Resync
 from dcp_operator.kube.feed.watches import watches
+from dcp_operator.kube.kinds import registry
 from dcp_operator.kube.kinds.checkpoint import CHECKPOINT, OWNED_JOBS
 from dcp_operator.kube.kinds.kind import Deletion, Kind, Kinds, OwnedResource, TwoReadersError, Values
 from dcp_operator.kube.kopf_seam.watching import Change
@@ -27,6 +28,7 @@ from dcp_operator.kube.loop.reconcile import ReconcileContext, Reconcilers
 from dcp_operator.kube.view.cache import Cache, ClusterView
 from fake_api import FakeApi
 from scenes import NOW, stamp
+from test_permissions import GRANTED
 
 # The kind: a Noop wants a ConfigMap and a Service for as long as it is not done. All that a kind needs to be is here.
 
@@ -276,3 +278,16 @@ def test_a_body_of_the_kind_is_json() -> None:
     assert body is not None
     assert json.loads(json.dumps(body))["spec"] == {"done": True}
     assert cache.served.parsed(KEY) == Noop("one", "uid-one", done=True)
+
+
+def test_the_operators_role_allows_what_each_kind_of_the_registry_asks_for() -> None:
+    """A kind without these rights is watched in vain."""
+    for kind in registry.KINDS.served.values():
+        needed = {
+            kind.resource.plural: {"get", "list", "watch"},
+            f"{kind.resource.plural}/status": {"update"},
+            **{each.resource.plural: {"list", "watch"} for each in kind.owned},
+            **{each.plural: {"get", "create", "delete"} for each in kind.unwatched},
+        }
+        allowed = {resource: verbs for (_, resource), verbs in GRANTED.items()}
+        assert [name for name, verbs in needed.items() if not verbs <= allowed.get(name, set())] == []
