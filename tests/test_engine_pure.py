@@ -93,12 +93,6 @@ def _central_directory(framed: torch_zip_write.Frame, payload: int) -> dict[str,
             return places
 
 
-def test_what_can_be_framed() -> None:
-    assert torch_zip_write.can_frame(torch.zeros(3).t())
-    assert not torch_zip_write.can_frame(torch.zeros(3).to_sparse())
-    assert not torch_zip_write.can_frame(torch.zeros(3, dtype=torch.complex64).conj())
-
-
 @given(
     size=st.sampled_from([0, 1, digest.BLOCK - 1, digest.BLOCK, digest.BLOCK + 1, 3 * digest.BLOCK + 77]),
     cuts=st.lists(st.integers(1, 2 * digest.BLOCK), max_size=8),

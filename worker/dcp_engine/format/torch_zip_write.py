@@ -80,18 +80,6 @@ class _TensorPickler(pickle.Pickler):
         return obj.key if isinstance(obj, _Storage) else None
 
 
-def can_frame(tensor: torch.Tensor) -> bool:
-    """Tell whether a tensor is plain enough: strided, not quantized, with its values as they lie in memory."""
-    return (
-        type(tensor) in {torch.Tensor, torch.nn.Parameter, torch.nn.Buffer}
-        and tensor.layout == torch.strided
-        and not tensor.is_quantized
-        and not tensor.is_conj()
-        and not tensor.is_neg()
-        and (tensor.dtype in torch_internals.types_without_storage() or tensor.dtype in torch_internals.storage_names())
-    )
-
-
 @lru_cache(1024)
 def frame(dtype: torch.dtype, shape: torch.Size) -> Frame:
     """Return the bytes around the payload of a contiguous tensor; a model has few shapes, each of them often."""
