@@ -102,27 +102,27 @@ def versitygw(folder: Path, bucket: str = "checkpoints", *, access_log: Path | N
     command = [str(program("versitygw")), "--quiet", "--keep-alive", "--port", f"127.0.0.1:{port}"]
     if access_log:
         command += ["--access-log", str(access_log)]
-    with _serving([*command, "posix", str(folder)], port, bucket) as server:
+    with _serving([*command, "posix", str(folder)], port, bucket) as (server, _):
         yield server
 
 
 @contextmanager
-def _serving(command: list[str], port: int, bucket: str) -> Iterator[S3Server]:
+def _serving(command: list[str], port: int, bucket: str) -> Iterator[tuple[S3Server, int]]:
     root = {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}
     server = S3Server(f"http://127.0.0.1:{port}", bucket)
-    with child(command, server.endpoint, **root), environment(**_CREDENTIALS):
-        yield server
+    with child(command, server.endpoint, **root) as pid, environment(**_CREDENTIALS):
+        yield server, pid
 
 
 @contextmanager
-def child(command: list[str], endpoint: str, **variables: str) -> Iterator[None]:
-    """Run a server, with these variables in its environment, from when it answers until the block ends."""
+def child(command: list[str], endpoint: str, **variables: str) -> Iterator[int]:
+    """Run a server, with these variables in its environment, until the block ends; give its pid once it answers."""
     process = subprocess.Popen(
         command, env={**os.environ, **variables}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         _wait(endpoint, process)
-        yield
+        yield process.pid
     finally:
         process.kill()  # a graceful end would wait for connections that clients keep open
         process.wait(timeout=10)

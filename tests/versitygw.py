@@ -43,6 +43,7 @@ class Gateway:
     folder: Path
     """The bucket: its objects as files."""
     _log: Path
+    _pid: int
     _counters: socket.socket
     _counted: dict[str, int] = field(default_factory=lambda: {"success_count": 0, "bytes_read": 0})
 
@@ -60,6 +61,11 @@ class Gateway:
         """Return the bytes of objects in all answers so far, by the server's own count."""
         until(self._all_counted, "the server's count of its answers", seconds=10)
         return self._counted["bytes_read"]
+
+    def bytes_taken(self) -> int:
+        """Return the bytes that the server has read so far, of requests that still arrive, too: proc_pid_io(5)."""
+        counted = Path(f"/proc/{self._pid}/io").read_text()
+        return int(counted.split("rchar:")[1].split()[0])
 
     def _all_counted(self) -> bool:
         """Receive what has come; datagrams may lag behind the log, and one that got lost is never made up for."""
@@ -104,8 +110,8 @@ def running(bucket: str = "checkpoints", more_flags: Sequence[str] = ()) -> Iter
             "posix",
             str(folder / "data"),
         ]
-        with s3_server._serving(command, port, bucket) as server:
-            yield Gateway(server, folder / "data" / bucket, log, counters)
+        with s3_server._serving(command, port, bucket) as (server, pid):
+            yield Gateway(server, folder / "data" / bucket, log, pid, counters)
     finally:
         counters.close()
         shutil.rmtree(folder)
