@@ -28,7 +28,7 @@ def run_ranks(
     The ranks are those of the pool, which stay. A program of `in_own_processes` gets processes that have run nothing
     else, and so does a test that asks for `fresh` ones. With `ends`, wait for those ranks only and kill the rest.
 
-    Programs live in importable modules, not in test files. The environment of the caller at this moment goes with them.
+    A program is a function of a module; a test file is one, too. The caller's environment goes with it.
     """
     with tempfile.TemporaryDirectory() as folder:
         address = f"file://{Path(folder, 'store')}"
