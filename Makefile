@@ -26,13 +26,13 @@ PROCESSES := 2
 AT_ONCE := --numprocesses $(PROCESSES) --dist worksteal
 
 # In two processes: whether a pure test loads torch shows only where nothing else has. Both run, whatever the first says.
-test: .venv/stamp ## All tests that need no server of their own and no cluster
+test: .venv/stamp ## All tests that need no server of their own and no cluster (9 min on 2 cores)
 	@status=0; $(MAKE) -s test-fast || status=$$?; $(call TIER,test) "$(WITH_TORCH)" $(AT_ONCE) || status=$$?; exit $$status
 
 test-fast: .venv/stamp ## The tests that load no torch
 	$(call TIER,test-fast) pure
 
-test-faults: .venv/stamp ## Stores that fail (versitygw, the clouds' stand-ins) and what stock DCP does there
+test-faults: .venv/stamp ## Stores that fail (versitygw, the clouds' stand-ins) and what stock DCP does there (4 min)
 	$(call TIER,test-faults) faults $(AT_ONCE)
 
 test-matrix: .venv/stamp ## More cases of what the other tiers prove: every sharding against every other, every step, many examples
@@ -155,7 +155,7 @@ clean: ## Remove what was made here
 E2E := tests/e2e tests/test_e2e_cluster.py
 BESIDE_EACH_OTHER := --numprocesses 6 --dist loadscope
 
-e2e: cluster ## The operator on the cluster that `make cluster` brings up, with kubectl as a user types it (10 min on 2 cores)
+e2e: cluster ## The operator on the cluster that `make cluster` brings up, with kubectl as a user types it (8 min on 2 cores)
 	@status=0; $(call TIER,e2e) "e2e and not alone" $(BESIDE_EACH_OTHER) $(E2E) || status=$$?; \
 	$(call TIER,e2e-alone) "e2e and alone" $(E2E) || status=$$?; exit $$status
 
