@@ -10,12 +10,12 @@ export HF_HUB_OFFLINE := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-faults test-adversary test-matrix profile-tests test-torch gpu-check gpu-packages check hooks docs docs-serve check-stacks format lock crd reference cluster cluster-down e2e bench bench-operator bench-reading trace-save clean
+.PHONY: help demo test test-fast test-faults test-adversary test-matrix profile-tests test-torch test-stacks gpu-check gpu-packages check hooks docs docs-serve check-stacks format lock crd reference cluster cluster-down e2e e2e-long bench bench-operator bench-agent bench-channel bench-copy bench-reading trace-save clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-demo: .venv/stamp ## Save, conflict, replace, load on another world size: on this machine, no cluster (1 min after set-up)
+demo: .venv/stamp ## Save, conflict, replace, load elsewhere, then train, kill and resume: no cluster (2 min after set-up)
 	$(PYTHON) examples/demo.py
 
 # `make test REPORTS=FOLDER` writes a JUnit file per tier there. Each tier's summary ends with its ten slowest and its sum.
@@ -26,13 +26,13 @@ PROCESSES := 2
 AT_ONCE := --numprocesses $(PROCESSES) --dist worksteal
 
 # In two processes: whether a pure test loads torch shows only where nothing else has. Both run, whatever the first says.
-test: .venv/stamp ## All tests that need no server of their own and no cluster (9 min on 2 cores)
+test: .venv/stamp ## All tests that need no server of their own and no cluster (11 min on 2 cores)
 	@status=0; $(MAKE) -s test-fast || status=$$?; $(call TIER,test) "$(WITH_TORCH)" $(AT_ONCE) || status=$$?; exit $$status
 
 test-fast: .venv/stamp ## The tests that load no torch
-	$(call TIER,test-fast) pure
+	$(call TIER,test-fast) pure $(AT_ONCE)
 
-test-faults: .venv/stamp ## Stores that fail (versitygw, the clouds' stand-ins) and what stock DCP does there (4 min)
+test-faults: .venv/stamp ## Stores that fail (versitygw, the clouds' stand-ins) and what stock DCP does there (5 min)
 	$(call TIER,test-faults) faults $(AT_ONCE)
 
 test-matrix: .venv/stamp ## More cases of what the other tiers prove: every sharding against every other, every step, many examples
@@ -52,18 +52,32 @@ TORCH_TESTS := tests/test_torch_internals.py tests/test_torch_messages.py tests/
 	tests/test_engine_tensors.py tests/test_engine_classes.py tests/test_engine_agreement.py \
 	tests/test_engine_entries.py tests/test_engine_missing.py tests/test_engine_reading.py tests/test_devices.py \
 	tests/test_stock_faults.py tests/test_stock_situations.py tests/test_state.py
+PINNED = sed -nE 's/^([a-z].*==.*[^ ])  *\\$$/\1/p' requirements-dev.txt
 TORCH_HOME := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dcp-operator/torch-
 
 test-torch: ## The engine's tests on every earlier torch, TORCHES="2.13 2.14" (a download of several GB each)
 	@uv=$$(./.ci/uv); for torch in $(TORCHES); do \
 		home=$(TORCH_HOME)$$torch; echo "torch $$torch"; \
 		[ -x $$home/bin/python ] || $$uv venv -q --python '>=3.11' $$home; \
-		sed -nE 's/^([a-z].*==.*[^ ])  *\\$$/\1/p' requirements-dev.txt | grep -vE '^(torch|triton|cuda-|nvidia-)' \
+		$(PINNED) | grep -vE '^(torch|triton|cuda-|nvidia-)' \
 			> $$home/constraints.txt; \
 		$$uv pip install -q --python $$home/bin/python -c $$home/constraints.txt "torch==$$torch.*" \
 			-e '.[worker]' --group dev; \
 		$$home/bin/python -m pytest -p no:cacheprovider $(TORCH_TESTS); \
 	done
+
+# One environment per stack, outside the tree, as locked in tests/stacks.
+STACKS := transformers accelerate lightning torchtitan
+STACKS_HOME := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dcp-operator/stacks
+
+test-stacks: .venv/stamp ## The adapters in their training stacks, STACKS="transformers lightning" (5 min on 2 cores, after a download)
+	@uv=$$(./.ci/uv); for stack in $(STACKS); do \
+		home=$(STACKS_HOME)/$$stack; \
+		[ -x $$home/bin/python ] || $$uv venv -q --python '>=3.11' $$home; \
+		$$uv pip sync -q --compile-bytecode --python $$home/bin/python tests/stacks/requirements-$$stack.txt; \
+		$$uv pip install -q --python $$home/bin/python --no-deps -e .; \
+	done
+	STACKS=$(STACKS_HOME) $(call TIER,test-stacks) stacks tests/stacks -k "$(subst $() , or ,$(STACKS))"
 
 # On a machine with a GPU and a torch of its own: `make gpu-packages gpu-check GPU_PYTHON=python3`. GPU_PACKAGES can be
 # made elsewhere, for GPU_PYTHON_VERSION, and taken along: the check needs no network.
@@ -126,7 +140,11 @@ lock: ## Resolve the dependencies anew
 	$$uv $(LOCK) pyproject.toml $(AS_DEV) --extra worker -o requirements-worker.txt; \
 	$$uv $(LOCK) pyproject.toml $(AS_DEV) --extra worker --extra examples -o requirements-examples.txt; \
 	echo 'torch>=2.13,<2.16' | $$uv $(LOCK) - $(AS_DEV) -o requirements-torch.txt; \
-	echo 'hatchling>=1.27' | $$uv $(LOCK) - -o requirements-build.txt
+	echo 'hatchling>=1.27' | $$uv $(LOCK) - -o requirements-build.txt; \
+	for stack in $(STACKS); do \
+		$$uv $(LOCK) --no-annotate pyproject.toml tests/stacks/$$stack.in -o tests/stacks/requirements-$$stack.txt \
+			-c <($(PINNED) | grep -vE '^(fsspec|s3fs|aiobotocore|botocore)='); \
+	done
 
 .venv/stamp: requirements-dev.txt pyproject.toml | README.md
 	@uv=$$(./.ci/uv) && echo "making .venv: torch is a download of several GB, once" \
@@ -153,18 +171,30 @@ clean: ## Remove what was made here
 
 # Most of these tests wait, each in a namespace of its own: tests/e2e/side_by_side.py.
 E2E := tests/e2e tests/test_e2e_cluster.py
-BESIDE_EACH_OTHER := --numprocesses 6 --dist loadscope
+BESIDE_EACH_OTHER := --numprocesses 4 --dist loadscope
 
-e2e: cluster ## The operator on the cluster that `make cluster` brings up, with kubectl as a user types it (8 min on 2 cores)
+e2e: cluster ## The operator on the cluster that `make cluster` brings up, with kubectl as a user types it (21 min on 2 cores)
 	@status=0; $(call TIER,e2e) "e2e and not alone" $(BESIDE_EACH_OTHER) $(E2E) || status=$$?; \
 	$(call TIER,e2e-alone) "e2e and alone" $(E2E) || status=$$?; exit $$status
+
+e2e-long: .venv/stamp ## End to end for minutes: everything of a training killed at each point of a request (4 min on 2 cores)
+	$(call TIER,e2e-long) e2e_long
 
 bench-reading: .venv/stamp ## What it costs to read what a stranger's checkpoint says, beside unpickling it
 	$(PYTHON) tests/benchmarks/bench_reading.py
 
+bench-copy: .venv/stamp ## A copy of 2 GiB between two buckets, beside the store's own client (2 min)
+	$(PYTHON) tests/benchmarks/bench_copy.py
+
+bench-agent: .venv/stamp ## What an agent costs at each step, and how long training stands still for a save (1 min)
+	$(PYTHON) tests/benchmarks/bench_agent.py
+
 BESIDE := 6cb983e
 trace-save: .venv/stamp ## The route of one Save through the modules, and its figures beside those of BESIDE=COMMIT (1 min)
 	$(PYTHON) tests/trace_save.py --beside $(BESIDE)
+
+bench-channel: .venv/stamp ## A thousand agents on the operator's channel, against a real API server (6 min)
+	$(PYTHON) tests/benchmarks/bench_channel.py
 
 bench-operator: .venv/stamp ## The operator against a real API server; writes bench-operator.json (15 min)
 	$(PYTHON) tests/benchmarks/bench_operator.py

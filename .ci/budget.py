@@ -13,7 +13,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("operator/dcp_operator", "worker/dcp_contract", "worker/dcp_engine", "worker/dcp_worker")
+PACKAGES = (
+    "operator/dcp_operator",
+    "worker/dcp_agent",
+    "worker/dcp_contract",
+    "worker/dcp_engine",
+    "worker/dcp_worker",
+)
 TESTS = "tests"
 FUNCTION_LINES = 60
 FILE_LINES = 350

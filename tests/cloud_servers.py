@@ -28,7 +28,8 @@ from urllib.parse import quote, urlencode
 
 from cluster.builds import npm_package, program
 from cluster.processes import DIE_WITH_PARENT
-from s3_server import child, environment, free_port
+from free_ports import free_port
+from s3_server import child, environment
 
 ACCOUNT: Final = "testaccount"
 ACCOUNT_KEY: Final = base64.b64encode(b"the key of an account that is not").decode()

@@ -9,6 +9,7 @@ import pytest
 import flaky_proxy
 import rank_pool
 import s3_server
+from dcp_engine import failpoints
 from tiers import (
     pytest_collection_finish,
     pytest_collection_modifyitems,
@@ -47,6 +48,13 @@ def pool() -> rank_pool.Pool:
 def _ranks_end_with_the_tests() -> Iterator[None]:
     yield
     rank_pool.SHARED.close()
+
+
+@pytest.fixture
+def hooked() -> Iterator[None]:
+    """Take away after the test what it hooked into the engine's failpoints."""
+    yield
+    failpoints.hook = None
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,14 @@ from typing import Any
 
 from dcp_operator.api.json_types import Body
 from dcp_operator.api.site import CLUSTER, Site
+from dcp_operator.kube.channel.hub import Hub
+from dcp_operator.kube.channel.targets import TargetReader
 from dcp_operator.kube.client.api import (
+    APPLY,
     CHECKPOINTS,
+    JSON,
     PODS,
+    SERIES,
     ApiRequest,
     ConflictError,
     GoneError,
@@ -21,9 +26,13 @@ from dcp_operator.kube.client.event_recorder import EventRecorder
 from dcp_operator.kube.client.metrics import PHASES
 from dcp_operator.kube.loop.checkpoint import CheckpointReconciler
 from dcp_operator.kube.loop.reconcile import AnyReconciler, ReconcileContext
+from dcp_operator.kube.view.adopting_series import AdoptingSeries
 from dcp_operator.kube.view.attempts import ProgressReader
 from dcp_operator.kube.view.cache import Cache, ClusterView
-from dcp_operator.kube.view.live_saves import LiveSaves
+from dcp_operator.kube.view.data_removals import DataRemovals
+from dcp_operator.kube.view.live_claims import LiveClaims
+from dcp_operator.kube.view.series_runs import SeriesRuns
+from dcp_operator.kube.view.targeted_saves import TargetedSaves
 from dcp_operator.objects.job import Builder
 from scenes import NOW, stamp
 
@@ -72,28 +81,53 @@ class FakeApi(Cluster):
         if request.method == "GET":
             return json.dumps(self._read(request)).encode()
         path = request.path.removesuffix("/status")
-        name = path.rpartition("/")[2]
-        body = request.body or {}
         if request.method == "POST":
+            body = request.body or {}
             assert request.resource is not None
             path = f"{path}/{body['metadata']['name']}"
             if path in self.objects:
                 raise ConflictError("exists already", 409)
             made = self._put(path, request.resource.kind, body)
             self.seen.append(f"POST {request.resource.plural}/{body['metadata']['name']}")
-            return json.dumps({"metadata": made["metadata"]}).encode()
+            return json.dumps(made if request.accept == JSON else {"metadata": made["metadata"]}).encode()
+        return json.dumps(self._changed(request, path)).encode()
+
+    def _changed(self, request: ApiRequest, path: str) -> Body:
         if path not in self.objects:
             raise GoneError("not found", 404)
-        there = self.objects[path]
+        there, body = self.objects[path], request.body or {}
         assert request.resource is not None
-        self.seen.append(f"{request.method} {request.resource.plural}/{name}")
+        self.seen.append(f"{request.method} {request.resource.plural}/{path.rpartition('/')[2]}")
+        if request.content == APPLY:
+            return self._put(path, request.resource.kind, applied(there, body))
+        if request.method == "PATCH":
+            return self._patched(path, request.resource.kind, body)
+        if request.method == "PUT" and path == request.path:
+            if body["metadata"]["resourceVersion"] != there["metadata"]["resourceVersion"]:
+                raise ConflictError("another version", 409)
+            return self._put(path, request.resource.kind, {**there, **body})
         if request.method == "PUT":
-            return json.dumps(self._put(path, request.resource.kind, {**there, "status": body["status"]})).encode()
+            return self._put(path, request.resource.kind, {**there, "status": body["status"]})
         wanted = body.get("preconditions", {}).get("uid")
         if wanted is not None and wanted != there["metadata"]["uid"]:
             raise ConflictError("another uid", 409)
+        if there["metadata"].get("finalizers"):
+            return self._put(path, request.resource.kind, held(there))
         del self.objects[path]
-        return b"{}"
+        return {"kind": "Status", "status": "Success"}
+
+    def _patched(self, path: str, kind: str, patch: Body) -> Body:
+        """Merge, as RFC 7396 has it; an object that is being deleted goes with its last finalizer."""
+        there = self.objects[path]
+        for name in ("uid", "resourceVersion"):
+            if patch["metadata"].get(name, there["metadata"][name]) != there["metadata"][name]:
+                raise ConflictError(f"another {name}", 409)
+        made = self._put(path, kind, merged(there, patch))
+        if made["metadata"].get("deletionTimestamp") and not made["metadata"].get("finalizers"):
+            del self.objects[path]
+            # As a real one answers: what was there last.
+            made["metadata"]["resourceVersion"] = there["metadata"]["resourceVersion"]
+        return made
 
     def _read(self, request: ApiRequest) -> Any:
         if request.path in self.objects:
@@ -102,6 +136,29 @@ class FakeApi(Cluster):
             inside = [each for path, each in self.objects.items() if path.rpartition("/")[0] == request.path]
             return {"metadata": {}, "items": inside}
         raise GoneError("not found", 404)
+
+
+def held(body: Body) -> Body:
+    """Return an object that was deleted, and stays for as long as a finalizer does."""
+    return {**body, "metadata": {"deletionTimestamp": CREATED, **body["metadata"]}}
+
+
+def merged(there: Any, said: Any) -> Any:
+    """Return an object after a merge patch."""
+    if not isinstance(said, dict) or not isinstance(there, dict):
+        return said
+    changed = {key: merged(there.get(key), value) for key, value in said.items() if value is not None}
+    return {key: value for key, value in there.items() if said.get(key, key) is not None} | changed
+
+
+def applied(there: Any, said: Any) -> Any:
+    """Return an object after a server-side apply: mappings are merged, and so are lists, by the names in them."""
+    if isinstance(said, dict) and isinstance(there, dict):
+        return there | {key: applied(there.get(key), value) for key, value in said.items()}
+    if isinstance(said, list) and isinstance(there, list):
+        given = {each["name"]: each for each in said}
+        return [applied(each, given.get(each["name"], {})) for each in there]
+    return said
 
 
 def reconciling(api: FakeApi, site: Site = CLUSTER) -> CheckpointReconciler:
@@ -122,11 +179,18 @@ def checkpoints(
     """Return a reconciler of Checkpoints that has seen nothing."""
     woken: list[ObjectKey] = []
     cache = Cache(site=site)
-    live_saves = LiveSaves(cache, woken.append, now)
-    view = ClusterView(cache, {CHECKPOINTS.kind: (PHASES, live_saves)})
+    live_claims = LiveClaims(cache, woken.append, now)
+    saves = TargetedSaves(cache)
+    runs, removals = SeriesRuns(woken.append), DataRemovals(woken.append)
+    adopting = AdoptingSeries(cache, runs)
+    of_checkpoints = (PHASES, live_claims, saves, runs, removals)
+    view = ClusterView(cache, {CHECKPOINTS.kind: of_checkpoints, SERIES.kind: (runs, adopting)})
     return CheckpointReconciler(
         ReconcileContext(cluster, view, EventRecorder(cluster, lambda: True), busy, now),
-        live_saves=live_saves,
+        live_claims=live_claims,
+        series=runs,
+        removals=removals,
+        targets=TargetReader(cluster, Hub(saves, adopting, woken.append)),
         builder=builder or Builder(image="worker"),
         progress=ProgressReader(cluster, lambda _: None),
     )

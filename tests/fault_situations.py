@@ -1,4 +1,4 @@
-"""What is struck at each of its steps: saves over all that may stand at a URL, and a clean-up."""
+"""What is struck at each of its steps: saves over all that may stand at a URL, a clean-up, and removals."""
 
 import logging
 import os
@@ -31,6 +31,8 @@ class Situation:
     act: Act
     before: int
     after: int
+    sure: bool = True
+    """An error says that nothing has changed; of a removal it may come after that."""
 
 
 def state(seed: int) -> dict[str, Any]:
@@ -61,12 +63,22 @@ def save_in(environment: dict[str, str], url: str, options: dict[str, Any], seed
     save_to(url, options, seed)
 
 
+def delete_in(environment: dict[str, str], url: str, options: dict[str, Any]) -> None:
+    """Remove what stands there, in a process of its own."""
+    os.environ.update(environment)
+    dcp_engine.delete(url, storage_options=options)
+
+
 def save(seed: int, keep: timedelta = NOW, *, overwrite: bool = True) -> Act:
     return lambda url: dcp_engine.save(state(seed), url, overwrite=overwrite, keep_replaced=keep)
 
 
 def clean(url: Path) -> list[str]:
     return dcp_engine.clean(url, older_than=NOW, keep_replaced=NOW)
+
+
+def delete(url: Path) -> object:
+    return dcp_engine.delete(url)
 
 
 def _stock(url: Path) -> None:
@@ -96,6 +108,8 @@ SITUATIONS: Final = {
     "cleans": Situation([*KEPT, _orphans], clean, 3, 3),
     "replaces a stock checkpoint": Situation([_stock], save(2), 1, 2),
     "keeps a stock checkpoint": Situation([_stock], save(2, HOUR), 1, 2),
+    "removes": Situation(KEPT, delete, 3, 0, sure=False),
+    "removes a stock checkpoint": Situation([_stock], delete, 1, 0, sure=False),
 }
 
 

@@ -12,9 +12,9 @@ from typing import Any, Final
 from dcp_contract.task import Task
 from dcp_worker.rank.result import Outcome
 from dcp_worker.rank_context import Place
+from free_ports import free_port
 from rank_processes import CONTEXT, RanksStuckError, Result, collect, values
 from rank_state import RankState
-from s3_server import free_port
 
 _SECONDS_TO_RESTORE: Final = 20
 SHOW_ENV: Final = "DCP_TEST_RANKS"

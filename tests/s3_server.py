@@ -2,7 +2,6 @@
 
 import http.client
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.processes import DIE_WITH_PARENT
+from free_ports import free_port
 
 ACCESS_KEY = "test-access-key"
 SECRET_KEY = "test-secret-key"
@@ -60,12 +60,6 @@ class S3Server:
         ]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def running(bucket: str = "checkpoints") -> Iterator[S3Server]:
     """Start moto's server, with one bucket, and set its credentials in this process's environment."""
@@ -93,8 +87,10 @@ def with_bucket(endpoint: str, bucket: str) -> Iterator[S3Server]:
 
 
 @contextmanager
-def versitygw(folder: Path, bucket: str = "checkpoints", *, access_log: Path | None = None) -> Iterator[S3Server]:
-    """Start versitygw over a folder: a fast, independent implementation of the protocol."""
+def versitygw(
+    folder: Path, bucket: str = "checkpoints", *, access_log: Path | None = None, versions: Path | None = None
+) -> Iterator[S3Server]:
+    """Start versitygw over a folder: a fast, independent implementation of the protocol; `versions` keeps versions."""
     from cluster.builds import program
 
     (folder / bucket).mkdir(parents=True)
@@ -102,7 +98,8 @@ def versitygw(folder: Path, bucket: str = "checkpoints", *, access_log: Path | N
     command = [str(program("versitygw")), "--quiet", "--keep-alive", "--port", f"127.0.0.1:{port}"]
     if access_log:
         command += ["--access-log", str(access_log)]
-    with _serving([*command, "posix", str(folder)], port, bucket) as (server, _):
+    kept = ["--versioning-dir", str(versions)] if versions else []
+    with _serving([*command, "posix", *kept, str(folder)], port, bucket) as (server, _):
         yield server
 
 

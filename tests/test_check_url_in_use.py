@@ -1,4 +1,4 @@
-"""The check `wait_for_save_on_same_url`. Which of two Saves goes first is a table of test_url_claims.py."""
+"""The check `wait_for_url`. Who waits for whom, and which goes first, are tables of test_url_claims.py."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dcp_operator.api.checkpoint.status import Status
-from dcp_operator.controllers.checkpoint.checks.url_in_use import wait_for_save_on_same_url
+from dcp_operator.controllers.checkpoint.checks.url_in_use import wait_for_url
 from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
 from scenes import NOW, URL, at, attempt, checkpoint, inputs, running
 
@@ -27,7 +27,7 @@ LOAD = checkpoint({"spec.operation": "Load"})
     ],
 )
 def test_how_long_it_waits_and_for_whom(rival: UrlClaim, text: str, seconds: int) -> None:
-    found = wait_for_save_on_same_url(inputs(rivals=(rival,)))
+    found = wait_for_url(inputs(rivals=(rival,)))
     assert found is not None
     assert (found.status.phase, found.status.reason, found.actions) == ("Pending", "UrlInUse", ())
     assert (text in found.message, found.wake_at) == (True, NOW + timedelta(seconds=seconds))
@@ -45,4 +45,4 @@ def test_how_long_it_waits_and_for_whom(rival: UrlClaim, text: str, seconds: int
 )
 def test_who_waits_for_nobody(given: dict[str, Any]) -> None:
     others = {name: each for name, each in given.items() if name != "attempts"}
-    assert wait_for_save_on_same_url(inputs(*given.get("attempts", ()), **others)) is None
+    assert wait_for_url(inputs(*given.get("attempts", ()), **others)) is None

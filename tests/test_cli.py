@@ -102,12 +102,47 @@ def test_a_rehearsal_is_printed_as_asked_for(form: str, read: Callable[[str], An
     assert (result.exit_code, read(result.stdout)) == (0, yaml.safe_load(SAVE))
 
 
-@pytest.mark.parametrize("command", ["inspect", "verify"])
-def test_results_about_a_url_come_as_json_too(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+PASSED_ON = {
+    "ls": ("ls x -o json", "ls file://{here}/x -o json"),
+    "diff": ("diff x s3://b/y -k model -k *.bias", "diff file://{here}/x s3://b/y --key model --key *.bias -o table"),
+    "rm": ("rm x --save-id 12 -y", "rm file://{here}/x --save-id 12 --yes"),
+    "rm, which asks": ("rm x", "rm file://{here}/x"),
+    "inspect": ("inspect file:///x/run -o json", "inspect file:///x/run -o json"),
+    "verify": ("verify file:///x/run -o json", "verify file:///x/run -o json"),
+}
+
+
+@pytest.mark.parametrize(("typed", "passed_on"), PASSED_ON.values(), ids=PASSED_ON)
+def test_what_is_asked_of_a_url_is_passed_on(typed: str, passed_on: str, monkeypatch: pytest.MonkeyPatch) -> None:
     became: list[list[str]] = []
     monkeypatch.setattr(os, "execv", lambda _, arguments: became.append(arguments))
-    dcp(command, "file:///x/run", "-o", "json")
-    assert became == [[sys.executable, "-P", "-m", "dcp_worker", command, "file:///x/run", "-o", "json"]]
+    dcp(*typed.split())
+    assert became == [[sys.executable, "-P", "-m", "dcp_worker", *passed_on.format(here=Path.cwd()).split()]]
+
+
+def test_a_copy_is_handed_on_with_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    became: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda _, arguments: became.append(arguments))
+    dcp("copy", "s3://bucket/a", "/b")
+    dcp("copy", "/a", "s3://bucket/b", "--overwrite", "--no-verify", "--bandwidth", "1.5", "-o", "json")
+    assert [arguments[4:] for arguments in became] == [
+        ["copy", "s3://bucket/a", "file:///b", "--bandwidth", "0.0", "-o", "table"],
+        ["copy", "file:///a", "s3://bucket/b", "--bandwidth", "1.5", "-o", "json", "--overwrite", "--no-verify"],
+    ]
+
+
+def test_an_export_is_handed_on_with_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    became: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda _, arguments: became.append(arguments))
+    dcp("export", "s3://bucket/a", "/b")
+    dcp("export", "/a", "s3://bucket/b", "--dtype", "bfloat16", "--keys", "model.*=*", "--keys", "x=y", "--overwrite")
+    assert [arguments[4:] for arguments in became] == [
+        ["export", "s3://bucket/a", "file:///b", "--shard-bytes", "5000000000", "-o", "table"],
+        [
+            *("export", "file:///a", "s3://bucket/b", "--shard-bytes", "5000000000", "-o", "table"),
+            *("--dtype", "bfloat16", "--keys", "model.*=*", "--keys", "x=y", "--overwrite"),
+        ],
+    ]
 
 
 PATHS = {
@@ -124,7 +159,7 @@ PATHS = {
 
 
 @pytest.mark.adversary
-@pytest.mark.parametrize("command", ["inspect", "verify"])
+@pytest.mark.parametrize("command", ["inspect", "verify", "ls", "rm"])
 @pytest.mark.parametrize(("path", "url"), PATHS.values(), ids=PATHS)
 def test_a_plain_path_is_one_of_this_machine(
     command: str, path: str, url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

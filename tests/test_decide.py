@@ -127,6 +127,12 @@ def test_success_has_no_failure_of_an_earlier_attempt() -> None:
     [
         ("Load", Reason.LOADED, {"spec.operation": "Load"}),
         ("Verify", Reason.VERIFIED, {"spec.operation": "Verify", "spec.workload": None, "spec.workers": {}}),
+        ("Delete", Reason.DELETED, {"spec.operation": "Delete", "spec.workload": None, "spec.workers": {}}),
+        (
+            "Copy",
+            Reason.COPIED,
+            {"spec.operation": "Copy", "spec.copy.from.url": "s3://b/x", "spec.workload": None, "spec.workers": {}},
+        ),
     ],
 )
 def test_loads_and_verifies(operation: str, result: Reason, spec: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from dcp_contract.reasons import Reason
 from dcp_contract.report import Report
 from dcp_operator.api.checkpoint.parsing import parse
 from dcp_operator.api.json_types import Body
+from dcp_operator.api.series.parsing import parse as parse_series
 from dcp_operator.api.site import CLUSTER
 from dcp_operator.cli.app import app
 from dcp_operator.local import table
@@ -43,7 +44,8 @@ CHECKPOINTS = [
 def test_every_manifest_is_valid_on_a_cluster(text: str) -> None:
     body: dict[str, Any]
     for body in yaml.safe_load_all(text):
-        assert parse(body, site=CLUSTER).name
+        parser = parse_series if body["kind"] == "CheckpointSeries" else parse
+        assert parser(body, site=CLUSTER).name
 
 
 def test_every_command_line_of_the_first_steps_is_accepted(tmp_path: Path) -> None:
@@ -52,7 +54,7 @@ def test_every_command_line_of_the_first_steps_is_accepted(tmp_path: Path) -> No
     for line in lines:
         _, name, *words = re.sub(r"\[(.*) \.\.\.\]", r"\1", line).replace("FILE", str(tmp_path)).split()
         group.commands[name].make_context(name, words)
-    assert len(lines) == 6
+    assert len(lines) == 12
 
 
 def ended_checkpoint(name: str, operation: str, report: Report, *, seconds: int, age: timedelta) -> Body:

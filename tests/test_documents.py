@@ -3,12 +3,14 @@
 import base64
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dcp_operator.api.site import CLUSTER, LOCAL
 from dcp_operator.local import documents
 from dcp_operator.local.documents import InputError
+from series_scenes import series_manifest
 
 SAVE = """
 apiVersion: dcp-operator.io/v1alpha1
@@ -55,6 +57,21 @@ def test_other_kinds_are_left_out_with_a_note(tmp_path: Path) -> None:
     assert documents.read(files, LOCAL).notes == [
         f"{files[0]}, document 2: Namespace left out, only Checkpoint and Secret are used here"
     ]
+
+
+def test_a_series_is_checked_and_is_no_checkpoint_to_run(tmp_path: Path) -> None:
+    text = json.dumps(series_manifest())
+    found = documents.read(written(tmp_path, text), CLUSTER)
+    assert ([each.series.name for each in found.series], found.checkpoints) == (["nightly"], [])
+    with pytest.raises(InputError, match=r"CheckpointSeries team/nightly stands in .* already"):
+        documents.read(written(tmp_path, f"{text}\n---\n{text}"), CLUSTER)
+    template: dict[str, Any] = {"spec": {"nodeSelektor": {}}}
+    wrong = json.dumps(series_manifest({"spec.template.spec.workers.podTemplate": template}))
+    with pytest.raises(InputError, match=r"spec\.template\.spec\.workers\.podTemplate\.spec\.nodeSelektor: "):
+        documents.read(written(tmp_path, wrong), CLUSTER)
+    wrong = json.dumps(series_manifest({"spec.every": "0s"}))
+    with pytest.raises(InputError, match=r"document 1: spec\.every: is no time between two runs"):
+        documents.read(written(tmp_path, wrong), CLUSTER)
 
 
 @pytest.mark.adversary

@@ -235,10 +235,10 @@ BUSY = (
 )
 LOADS = "assert len(list(torch.utils.data.DataLoader(range(4), num_workers=2, multiprocessing_context='fork'))) == 4"
 ENDED = (
-    "import multiprocessing as m\n"
-    "def nap():\n"  # signal.pause would sleep on where the signal came just before it
-    "    while True: threading.Event().wait(0.05)\n"
-    "c = m.get_context('fork').Process(target=nap); c.start(); c.terminate(); c.join(); assert c.exitcode == -15"
+    "import multiprocessing as m; f = m.get_context('fork'); up = f.Event()\n"
+    # signal.pause would sleep on where the signal came just before it; Python forgets one that comes before `up`.
+    "def nap():\n    up.set()\n    while True: threading.Event().wait(0.05)\n"
+    "c = f.Process(target=nap); c.start(); up.wait(); c.terminate(); c.join(); assert c.exitcode == -15"
 )
 STRUCK = (
     "first.append(lambda: os.kill(os.getpid(), 15)); pid = os.fork(); first.clear(); "

@@ -504,7 +504,7 @@ def test_buckets_of_one_name_have_guards_of_their_own(url: str, one: dict[str, A
     def bucket(given: dict[str, Any]) -> tuple[str, ...]:
         store = open_store(url, {"anon": True, **given})
         assert isinstance(store, ObjectStore)
-        return store._bucket
+        return store.bucket
 
     assert bucket(one) == bucket(one) != bucket(other)
 

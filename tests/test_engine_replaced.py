@@ -67,6 +67,9 @@ def stone(save_id: str, minutes: float, keep: timedelta = HOUR, by: str = D) -> 
         # The last to replace it counts: one before it came to nothing.
         ([stone(A, 1000, by=B), stone(A, 5, by=C)], Live(D), set()),
         ([stone(A, 5, NONE, by=B), stone(A, 1000, HOUR, by=C)], Live(D), {A}),
+        # Whoever stands there replaced it, and no removal that came to nothing.
+        ([stone(A, 5, NONE, by=B), stone(A, 6, HOUR)], Live(D), set()),
+        ([stone(A, 5, NONE, by=B), stone(A, 61, HOUR)], Live(D), {A}),
         # Two at most, the newest.
         ([stone(A, 3), stone(B, 2), stone("", 1)], Live(D), {A}),
         ([stone(A, 3), stone(B, 2), stone(C, 1), stone("", 4)], Live(D), {"", A}),

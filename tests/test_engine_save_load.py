@@ -19,7 +19,7 @@ from rank_pool import Pool, joined
 
 pytestmark = pytest.mark.tier("ranks")
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs/training-script.md"
 ORIGIN = Origin(namespace="team", name="step-7", uid="u-1", run_id="r1")
 
 
@@ -209,10 +209,8 @@ def test_numbers_are_keys_as_good_as_names(tmp_path: Path) -> None:
     assert _same(found, saved)
 
 
-def test_the_readme_resumes_what_it_saves(tmp_path: Path) -> None:
-    (block,) = [
-        text for text in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "resumed =" in text
-    ]
+def test_the_first_program_of_the_page_resumes_what_it_saves(tmp_path: Path) -> None:
+    (block,) = [text for text in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if "resumed =" in text]
     begin, saving, resuming = re.split(
         r"(?m)^(?=dcp_engine\.save|resumed =)", block.replace("s3://bucket", str(tmp_path))
     )

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.tier("ranks")
 KILLED = "is killed"
 LOST = "happens, and its answer gets lost"
 STICKY = "is the first write of a disk that writes no more"
+COMMITS = ("link", "rename", "unlink")
 WAYS = [*(errno.errorcode[code] for code in file_steps.CODES), LOST, STICKY, KILLED]
 
 
@@ -84,14 +85,24 @@ class Place:
 
     def _wrong(self, url: Path, end: str, steps: list[str]) -> list[str]:
         before, after = self.situation.before, self.situation.after
-        allowed = {"done": {after}, "failed": {before}}.get(end, {before, after})
+        failed = {before} if self.situation.sure else {before, after}
+        allowed = {"done": {after}, "failed": failed}.get(end, {before, after})
         wrong = _unless(lambda: fault_situations.held(url) in allowed, f"{end}, and neither of {allowed} stands there")
         commits = [
-            place for place, step in enumerate(steps) if step.lstrip("!") in {"link .metadata", "rename .metadata"}
+            place for place, step in enumerate(steps) if step.lstrip("!") in {f"{how} .metadata" for how in COMMITS}
         ]
         if end == "done" and commits and "fsync ." not in steps[commits[-1] :]:
             wrong.append("done, and a power cut may take it back")
-        return wrong
+        return [*wrong, *(_left_by_a_removal(url) if not after else [])]
+
+
+def _left_by_a_removal(url: Path) -> list[str]:
+    """Return what a clean-up leaves of a checkpoint that does not stand any more."""
+    if (url / ".metadata").exists():
+        return []
+    fault_situations.clean(url)
+    left = sorted(path.relative_to(url).as_posix() for path in url.rglob("*"))
+    return [f"no clean-up removes {left}"] if left else []
 
 
 def _wrong_after_the_next(url: Path) -> list[str]:
@@ -123,7 +134,7 @@ def memory() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.mark.parametrize("name", ["first save", "keeps, and removes what is due", "cleans"])
+@pytest.mark.parametrize("name", ["first save", "keeps, and removes what is due", "cleans", "removes"])
 def test_any_step_may_fail_or_be_the_last(memory: Path, name: str) -> None:
     place = Place(memory, name)
     wrong = [text for number in range(len(place.steps)) for text in place.struck(number, WAYS[number % len(WAYS)])]

@@ -10,6 +10,7 @@ from lupa import LuaRuntime
 GITOPS = Path(__file__).parents[1] / "manifests/examples/gitops"
 
 
+@pytest.mark.parametrize("kind", ["Checkpoint", "CheckpointSeries"])
 @pytest.mark.parametrize(
     ("conditions", "health"),
     [
@@ -19,9 +20,10 @@ GITOPS = Path(__file__).parents[1] / "manifests/examples/gitops"
         ({"Ready": "False", "Suspended": "True"}, "Suspended"),
     ],
 )
-def test_argo_cd_health(conditions: dict[str, str], health: str) -> None:
+def test_argo_cd_health(conditions: dict[str, str], health: str, kind: str) -> None:
     found: Any = yaml.safe_load((GITOPS / "argocd-health.yaml").read_text())
-    (script,) = found["data"].values()
+    script = found["data"][f"resource.customizations.health.dcp-operator.io_{kind}"]
+    assert len(found["data"]) == 2
     lua = LuaRuntime()
     rows = [{"type": kind, "status": status, "message": "m"} for kind, status in conditions.items()]
     body = {"metadata": {"generation": 1}, "status": {"observedGeneration": 1, "conditions": rows}}

@@ -30,12 +30,20 @@ from scenes import (
 
 pytestmark = pytest.mark.adversary
 
-OWN = {"Save": Reason.SAVED, "Load": Reason.LOADED, "Verify": Reason.VERIFIED}
-VERIFY = {"spec.workload": None, "spec.workers": {"numNodes": 1}}
+OWN = {
+    "Save": Reason.SAVED,
+    "Load": Reason.LOADED,
+    "Verify": Reason.VERIFIED,
+    "Delete": Reason.DELETED,
+    "Copy": Reason.COPIED,
+}
+ONE_PROCESS = {"spec.workload": None, "spec.workers": {"numNodes": 1}}
 
 
 def doing(operation: str) -> Any:
-    return checkpoint({"spec.operation": operation, **(VERIFY if operation == "Verify" else {})})
+    copy = {"spec.copy.from.url": "s3://bucket/other"} if operation == "Copy" else {}
+    alone = ONE_PROCESS if operation in {"Verify", "Delete", "Copy"} else {}
+    return checkpoint({"spec.operation": operation, **alone, **copy})
 
 
 @pytest.mark.parametrize("operation", OWN)

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -13,9 +14,17 @@ import dcp_engine
 from dcp_contract.operations import Operation
 
 ROOT = Path(__file__).parents[1]
-OURS: Final = {"dcp_contract", "dcp_engine", "dcp_operator", "dcp_worker"}
+OURS: Final = {"dcp_agent", "dcp_contract", "dcp_engine", "dcp_operator", "dcp_worker"}
 MODEL: Final = {"pydantic", "pydantic_core"}
 THIRD_PARTIES: Final = {
+    "dcp_agent": {"torch"},
+    "dcp_agent.adapters": {"numpy", "torch"},
+    "dcp_agent.adapters.accelerate": {"accelerate", "torch"},
+    "dcp_agent.adapters.lightning": {"lightning", "torch"},
+    "dcp_agent.adapters.torchtitan": {"torchtitan"},
+    "dcp_agent.adapters.transformers": {"transformers"},
+    "dcp_agent.agreement": set[str](),
+    "dcp_agent.orders": {"pydantic"},
     "dcp_contract": MODEL,
     "dcp_engine": {"awscrt", "numpy", "obstore", "tenacity", "torch"},
     "dcp_engine.cleanup": {"botocore"},
@@ -24,11 +33,15 @@ THIRD_PARTIES: Final = {
     "dcp_engine.sandboxed": set[str](),
     "dcp_engine.stores.fsspec_store": {"fsspec"},
     "dcp_engine.stores.options": {"botocore"},
+    "dcp_engine.stores.server_copy": {"botocore"},
     "dcp_operator": set[str](),
     "dcp_operator.__main__": {"typer"},
     "dcp_operator.api": {"pydantic"},
+    "dcp_operator.api.series": {"cronsim", "pydantic"},
     "dcp_operator.cli": {"rich", "typer", "yaml"},
-    "dcp_operator.generate": {"kubernetes", "prometheus_client", "typer", "yaml"},
+    "dcp_operator.generate": {"kubernetes", "prometheus_client", "pydantic", "typer", "yaml"},
+    "dcp_operator.kube.channel": {"aiohttp", "cryptography"},
+    "dcp_operator.kube.channel.admission_review": {"pydantic"},
     "dcp_operator.kube.client": {"aiohttp", "kubernetes", "prometheus_client", "pydantic_core"},
     "dcp_operator.kube.kopf_seam": {"aiohttp", "kopf", "kubernetes"},
     "dcp_operator.kube.process": {"aiohttp", "kubernetes"},
@@ -56,9 +69,10 @@ WITHOUT_IO: Final = {
         "heapq",
     ),
     *("importlib", "ipaddress", "itertools", "json", "math", "operator", "posixpath", "re", "types", "typing"),
-    "urllib.parse",
+    *("urllib.parse", "zoneinfo"),
 }
-"""Modules of the standard library for what is pure: no clock, no network, no thread. importlib reads our own files."""
+"""Modules of the standard library for what is pure: no clock, no network, no thread. importlib reads our own files, and
+zoneinfo the tables of time zones."""
 
 
 def loaded(statement: str) -> set[str]:
@@ -69,8 +83,13 @@ def loaded(statement: str) -> set[str]:
     return {name.partition(".")[0] for name in done.stdout.split()}
 
 
-def imported(package: str) -> Iterator[tuple[str, str]]:
-    """Yield what the modules of a package import, in functions and for types too: the module, and what it imports."""
+@cache
+def imported(package: str) -> list[tuple[str, str]]:
+    """Return what the modules of a package import, in functions and for types too: the module, and what it imports."""
+    return list(_imports(package))
+
+
+def _imports(package: str) -> Iterator[tuple[str, str]]:
     (home,) = (each for each in (ROOT / "operator", ROOT / "worker") if (each / package).is_dir())
     for path in sorted((home / package).rglob("*.py")):
         module = ".".join(path.relative_to(home).with_suffix("").parts).removesuffix(".__init__")

@@ -29,7 +29,7 @@ def manifest(name: str, url: Path | str, entrypoint: str = "run_workloads:Tiny",
     }
     if body["spec"]["operation"] == "Save":
         body["spec"]["save"] = {"steps": steps}
-    if body["spec"]["operation"] == "Verify":
+    if body["spec"]["operation"] in {"Verify", "Delete", "Copy"}:
         del body["spec"]["workload"]
     return body
 
@@ -64,6 +64,29 @@ def test_two_nodes_save_and_the_object_comes_out_with_the_operators_status(tmp_p
     assert status["checkpoint"]["origin"]["uid"] == save["metadata"]["uid"]
     assert {each["type"]: each["status"] for each in status["conditions"]}["Complete"] == "True"
     assert "save: Succeeded, 2 ranks" in err
+
+
+def test_a_checkpoint_is_saved_and_removed(tmp_path: Path) -> None:
+    url = tmp_path / "run"
+    code, out, err = ran(manifest("save", url), manifest("delete", url, operation="Delete"))
+    assert code == 0, err
+    saved, deleted = (body["status"] for body in json.loads(out)["items"])
+    assert (deleted["phase"], deleted["reason"]) == ("Succeeded", "Deleted")
+    assert deleted["checkpoint"]["saveId"] == saved["checkpoint"]["saveId"]
+    assert "Deleted step 1: " in deleted["conditions"][0]["message"]
+    assert not url.exists()
+
+
+def test_a_checkpoint_is_saved_and_copied(tmp_path: Path) -> None:
+    copy = manifest("copy", tmp_path / "copy", operation="Copy")
+    copy["spec"]["copy"] = {"from": {"url": f"file://{tmp_path / 'run'}"}}
+    code, out, err = ran(manifest("save", tmp_path / "run"), copy)
+    assert code == 0, err
+    saved, copied = (body["status"] for body in json.loads(out)["items"])
+    assert (copied["phase"], copied["reason"]) == ("Succeeded", "Copied")
+    assert copied["checkpoint"]["manifestDigest"] == saved["checkpoint"]["manifestDigest"]
+    assert copied["checkpoint"]["verified"] == "1 file by the crc32c of each block"
+    assert "Copied step 1: " in copied["conditions"][0]["message"]
 
 
 def test_a_failure_shows_the_last_lines_and_does_not_keep_the_next_from_running(tmp_path: Path) -> None:

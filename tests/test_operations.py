@@ -16,7 +16,7 @@ from dcp_contract.operations import Operation
 from dcp_contract.report import Report
 from dcp_operator.api.checkpoint.operations import OperationRules, rules_of
 from dcp_worker.operations import half_of
-from s3_server import free_port
+from free_ports import free_port
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PACKAGES: Final = ("operator/dcp_operator", "worker/dcp_contract", "worker/dcp_engine", "worker/dcp_worker")
@@ -164,7 +164,7 @@ def test_a_noop_is_two_new_files_and_its_lines_of_the_registry(home: Path) -> No
 
 
 def test_the_operator_knows_the_noop(operator_says: dict[str, Any]) -> None:
-    assert operator_says["enum"] == ["Save", "Load", "Verify", "Noop"]
+    assert operator_says["enum"] == ["Save", "Load", "Verify", "Delete", "Copy", "Noop"]
     assert "self.operation != 'Noop' || !has(self.workload)" in operator_says["cel"]
     assert "self.operation != 'Noop' || self.parallelism.replicate == 1" in operator_says["cel"]
     assert operator_says["problems"] == [

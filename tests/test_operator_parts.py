@@ -39,7 +39,7 @@ from dcp_operator.kube.loop.queue import RetryLaterError, WorkQueue
 from dcp_operator.kube.loop.reconcile import LATER, AnyReconciler
 from dcp_operator.kube.view.attempts import last_progress
 from dcp_operator.kube.view.cache import Cache, ClusterView
-from dcp_operator.kube.view.live_saves import LiveSaves
+from dcp_operator.kube.view.live_claims import LiveClaims
 from dcp_operator.objects.job import Builder
 from fake_api import checkpoints
 from scenes import failed, running
@@ -151,42 +151,42 @@ def save(name: str, url: str = "s3://bucket/a", **status: Any) -> Any:
     }
 
 
-def noted(*bodies: Body) -> tuple[ClusterView, LiveSaves]:
+def noted(*bodies: Body) -> tuple[ClusterView, LiveClaims]:
     """Return a view that has heard of these Checkpoints."""
     cache = Cache()
-    live_saves = LiveSaves(cache)
-    view = ClusterView(cache, {CHECKPOINTS.kind: (live_saves,)})
+    live_claims = LiveClaims(cache)
+    view = ClusterView(cache, {CHECKPOINTS.kind: (live_claims,)})
     for body in bodies:
         view.ingest(CHECKPOINTS, body)
-    return view, live_saves
+    return view, live_claims
 
 
-def test_live_saves_to_one_url_are_rivals_and_others_are_not() -> None:
-    view, live_saves = noted(
+def test_live_claims_to_one_url_are_rivals_and_others_are_not() -> None:
+    view, live_claims = noted(
         save("one"), save("two"), save("elsewhere", "s3://bucket/b"), save("done", completionTime="now")
     )
     one = CHECKPOINTS.key("team", "one")
     parsed = view.cache.served.parsed(one)
     assert not isinstance(parsed, SpecError)
-    assert [rival.name for rival in live_saves.rivals(one, parsed)] == ["two"]
+    assert [rival.name for rival in live_claims.rivals(one, parsed)] == ["two"]
     done = save("two", phase="Succeeded", completionTime="now")
     view.ingest(CHECKPOINTS, done | {"metadata": done["metadata"] | {"resourceVersion": "2"}})
-    assert live_saves.rivals(one, parsed) == ()
+    assert live_claims.rivals(one, parsed) == ()
 
 
 def test_a_claim_goes_with_its_checkpoint() -> None:
-    view, live_saves = noted(save("one"), save("two"))
+    view, live_claims = noted(save("one"), save("two"))
     one = CHECKPOINTS.key("team", "one")
     parsed = view.cache.served.parsed(one)
     assert not isinstance(parsed, SpecError)
     view.forget(CHECKPOINTS, "team", "two", "uid-two")
-    assert live_saves.rivals(one, parsed) == ()
+    assert live_claims.rivals(one, parsed) == ()
 
 
 def test_a_spec_that_can_not_be_parsed_claims_nothing() -> None:
-    view, live_saves = noted(save("broken", "s3a://bucket/a"))
+    view, live_claims = noted(save("broken", "s3a://bucket/a"))
     assert isinstance(view.cache.served.parsed(CHECKPOINTS.key("team", "broken")), SpecError)
-    assert live_saves._claims == {}
+    assert live_claims._claims == {}
 
 
 DEEP = '{"spec":' * 3000 + "{}" + "}" * 3000
@@ -226,7 +226,7 @@ def test_a_malformed_checkpoint_keeps_no_other_from_being_worked_on(template: st
     unused: Any = None
     cluster, queue = Listing(templated("bad", template), json.dumps(save("good"))), WorkQueue[ObjectKey](unused)
     cache = Cache()
-    asyncio.run(fill(cluster, ClusterView(cache, {CHECKPOINTS.kind: (LiveSaves(cache),)}), queue, [None]))
+    asyncio.run(fill(cluster, ClusterView(cache, {CHECKPOINTS.kind: (LiveClaims(cache),)}), queue, [None]))
     assert (cache.count(CHECKPOINTS), queue.depth) == (2, 2)
     assert isinstance(cache.served.parsed(CHECKPOINTS.key("team", "bad")), SpecError)
 

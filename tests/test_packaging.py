@@ -11,7 +11,8 @@ from packaging.requirements import Requirement
 
 pytestmark = pytest.mark.tier("pods")
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 BLOCK = """
 import importlib.abc, sys
 
@@ -97,7 +98,7 @@ def test_the_contract_needs_pydantic_alone() -> None:
 
 def test_the_packages_are_typed() -> None:
     assert "Typing :: Typed" in PROJECT["classifiers"]
-    for package in ("operator/dcp_operator", "worker/dcp_contract", "worker/dcp_engine", "worker/dcp_worker"):
+    for package in PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
         assert (ROOT / package / "py.typed").is_file()
 
 

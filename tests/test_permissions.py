@@ -10,14 +10,38 @@ pytestmark = pytest.mark.adversary
 
 MANIFESTS = Path(__file__).resolve().parents[1] / "manifests"
 GRANTED = {
-    ("dcp-operator.io", "checkpoints"): {"get", "list", "watch"},
+    ("dcp-operator.io", "checkpoints"): {"get", "list", "watch", "create", "delete", "patch"},
     ("dcp-operator.io", "checkpoints/status"): {"update"},
+    ("dcp-operator.io", "checkpointseries"): {"get", "list", "watch"},
+    ("dcp-operator.io", "checkpointseries/status"): {"update"},
     ("batch", "jobs"): {"get", "list", "watch", "create", "delete"},
     ("", "pods"): {"get", "list", "watch"},
     ("", "services"): {"get", "create", "delete"},
     ("networking.k8s.io", "networkpolicies"): {"get", "create", "delete"},
     ("", "events"): {"create", "list"},
 }
+CHANNEL = {
+    ("authentication.k8s.io", "tokenreviews"): {"create"},
+    ("", "configmaps"): {"create"},
+    ("", "configmaps/dcp-operator-ca"): {"get", "update"},
+    ("", "namespaces"): {"get"},
+    ("admissionregistration.k8s.io", "validatingwebhookconfigurations/dcp-operator-evictions"): {"get", "patch"},
+}
+"""For the channel to trainings, which an install in one namespace does not have."""
+TRAININGS = (
+    ("batch", "jobs"),
+    ("jobset.x-k8s.io", "jobsets"),
+    ("trainer.kubeflow.org", "trainjobs"),
+    ("kubeflow.org", "pytorchjobs"),
+)
+"""What the operator may patch with a component; its admission policy leaves one annotation of that."""
+DISRUPTIONS = {
+    "components/drain-signals/rbac.yaml": {("", "nodes"): {"get"}},
+    "components/disruption-budget/rbac.yaml": {
+        ("policy", "poddisruptionbudgets"): {"list", "create", "update", "delete"},
+    },
+}
+"""What components give for trainings that are to save before a drain."""
 LEASE = {
     ("coordination.k8s.io", "leases"): {"create"},
     ("coordination.k8s.io", "leases/dcp-operator"): {"get", "update"},
@@ -43,7 +67,7 @@ def granted(body: dict[str, Any]) -> dict[tuple[str, str], set[str]]:
 @pytest.mark.parametrize(
     ("path", "kind", "expected"),
     [
-        ("cluster-wide/rbac.yaml", "ClusterRole", GRANTED),
+        ("cluster-wide/rbac.yaml", "ClusterRole", GRANTED | CHANNEL),
         ("namespaced/rbac.yaml", "Role", GRANTED),
         ("operator/lease.yaml", "Role", LEASE),
     ],
@@ -65,13 +89,21 @@ def test_every_role_is_listed_here() -> None:
         if each and each.get("kind") in {"Role", "ClusterRole"}
     }
     logs = {f"components/{name}/rbac.yaml" for name in ("progress", "progress-namespaced")}
+    announced = "components/last-checkpoint-time/rbac.yaml"
     assert holding == {
         "api/user-roles.yaml",
         "cluster-wide/rbac.yaml",
         "namespaced/rbac.yaml",
         "operator/lease.yaml",
         *logs,
+        announced,
+        *DISRUPTIONS,
     }
+    for path, expected in DISRUPTIONS.items():
+        (role,) = (each for each in documents(path) if each["kind"] == "ClusterRole")
+        assert granted(role) == expected
+    (role,) = (each for each in documents(announced) if each["kind"] == "ClusterRole")
+    assert granted(role) == {key: {"get", "patch"} for key in TRAININGS}
     for path in logs:
         (role,) = (each for each in documents(path) if each["kind"] in {"Role", "ClusterRole"})
         assert granted(role) == {("", "pods/log"): {"get"}}
@@ -80,7 +112,7 @@ def test_every_role_is_listed_here() -> None:
 def test_users_write_no_status() -> None:
     """Whoever could would tell the operator that an attempt had ended, or whose it was."""
     for role in documents("api/user-roles.yaml"):
-        assert {*granted(role)} == {("dcp-operator.io", "checkpoints")}
+        assert {*granted(role)} == {("dcp-operator.io", each) for each in ("checkpoints", "checkpointseries")}
 
 
 def test_the_operators_own_pod_is_restricted() -> None:
@@ -95,7 +127,8 @@ def test_the_operators_own_pod_is_restricted() -> None:
         "capabilities": {"drop": ["ALL"]},
     }
     (policy,) = documents("operator/networkpolicy.yaml")
-    assert policy["spec"]["ingress"] == [{"ports": [{"protocol": "TCP", "port": 8080}]}]
+    ports = [{"protocol": "TCP", "port": port} for port in (8080, 8443)]
+    assert policy["spec"]["ingress"] == [{"ports": ports}]
 
 
 def test_the_operator_reaches_an_api_server_on_whichever_port_it_has() -> None:

@@ -25,6 +25,8 @@ DOES = {
     Reason.SAVED: Operation.SAVE,
     Reason.LOADED: Operation.LOAD,
     Reason.VERIFIED: Operation.VERIFY,
+    Reason.DELETED: Operation.DELETE,
+    Reason.COPIED: Operation.COPY,
 }
 words = st.text(max_size=12)
 origins = st.builds(Origin, namespace=words, name=words, uid=words, run_id=words)
@@ -52,7 +54,7 @@ def possible(report: Report) -> Report:
 reports = st.builds(
     Report,
     node=st.integers(0, 4096),
-    result=st.none() | st.sampled_from([Reason.SAVED, Reason.LOADED, Reason.VERIFIED]),
+    result=st.none() | st.sampled_from([*DOES]),
     terminated=st.booleans(),
     checkpoint=st.none() | st.builds(CheckpointInfo, url=words, step=st.integers(0, 10**9), origin=st.none() | origins),
     conflict=st.none()

@@ -62,6 +62,7 @@ def _reading(folder: Path) -> dict[str, dict[str, Any]]:
         "refused": {**load, "url": folder / "seed", "entrypoint": "failing_workloads:Suspicious"},
         "flipped": {**load, "url": folder / "flipped"},
         "verified": {"operation": "Verify", "url": folder / "flipped"},
+        "other": {"operation": "Delete", "url": folder / "seed", "delete": {"saveId": "f" * 32}},
         "device": {"entrypoint": "failing_workloads:Fine", "workers": {"device": "cuda"}},
     }
 
@@ -97,6 +98,7 @@ EXPECTED = {
     ),
     "flipped": Expected("CheckpointCorrupted", 0, ".distcp"),
     "verified": Expected("CheckpointCorrupted", 0, ".distcp"),
+    "other": Expected("SaveMismatch", 0, "Nothing was removed."),
     "device": Expected("DeviceUnavailable", 0, "needs a GPU of its own", retriable=True),
     "full": Expected("StorageFull", 0, "No space left"),
 }

@@ -62,7 +62,7 @@ def test_who_it_is() -> None:
             id="capital",
         ),
         pytest.param({"metadata.name": "a" * 64}, "metadata.name: is a label too; write at most 63", id="long name"),
-        pytest.param({"spec.storage": None}, "spec.storage: is missing; write storage: ...", id="no storage"),
+        pytest.param({"spec.storage": None}, "spec.storage.url: is missing; write one such as s3://", id="no storage"),
         pytest.param(
             {"spec.storage.optoins": {}}, "spec.storage.optoins: unknown field; did you mean options?", id="typo"
         ),
@@ -81,10 +81,10 @@ def test_who_it_is() -> None:
             "spec.save.from.include[0]: is too short; write at least 1 character(s)",
             id="an entry of a list",
         ),
-        pytest.param({"spec.banana": 2}, "spec.banana: unknown field; write one of: load, operation,", id="unknown"),
+        pytest.param({"spec.banana": 2}, "spec.banana: unknown field; write one of: copy, delete,", id="unknown"),
         pytest.param(
             {"spec.operation": "save"},
-            "spec.operation: is not one of its values; write 'Save', 'Load' or 'Verify'",
+            "spec.operation: is not one of its values; write 'Save', 'Load', 'Verify', 'Delete' or 'Copy'",
             id="enum",
         ),
         pytest.param(
@@ -156,6 +156,11 @@ def test_who_it_is() -> None:
             {"spec.verify": {}},
             "spec.verify: is for a Verify, and this is a Save; drop it, or write operation: Verify",
             id="verify of a save",
+        ),
+        pytest.param(
+            {"spec.operation": "Delete", "spec.workload": None, "spec.delete.saveId": "../" * 10 + "ab"},
+            "spec.delete.saveId: does not have the right form",
+            id="no save id",
         ),
         pytest.param(
             {"spec.save.ifExists": "Adopt"},

@@ -30,7 +30,9 @@ SCHEMA = custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV
 ACCEPTS = jsonschema.Draft202012Validator(SCHEMA, format_checker=jsonschema.FormatChecker())
 
 HUGE = 100_000_000_000_000_000_000
-numbers = st.sampled_from([0, -1, HUGE, -HUGE, 10**400, 2**63 - 1, 2**63, 1e300, 5e-324, float("inf"), float("nan"), 7])
+numbers = st.sampled_from(
+    [0, -1, HUGE, -HUGE, 10**400, 2**63 - 1, 2**63, 1e300, 5e-324, float("inf"), float("nan"), 7, "1" * 20, "inf"]
+)
 texts = st.sampled_from(["", "x" * 4096, "\x00", "é" * 2000, "2026-11-24T08:00:00", "0001-01-01T00:00:00+14:00"])
 moments = st.sampled_from(
     ["2026-11-24T08:00:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00", "2026-11-24T08:00:00+23:59"]

@@ -50,6 +50,11 @@ def _root(node: ast.expr) -> str:
 
 
 OWN_AND_OTHERS = {
+    "accelerator._custom_objects": "accelerate's: what its own save_state saves",
+    "accelerator._dataloaders": "accelerate's, likewise",
+    "accelerator._models": "accelerate's, likewise",
+    "accelerator._optimizers": "accelerate's, likewise",
+    "accelerator._schedulers": "accelerate's, likewise",
     "atexit._run_exitfuncs": "runs what was registered, without the end of the process",
     "BaseProcess._bootstrap": "the frame in which multiprocessing runs a child",
     "copyreg._slotnames": "the attributes of a class with __slots__, as pickle finds them",
@@ -60,6 +65,16 @@ OWN_AND_OTHERS = {
     "sys._current_frames": "the documented name",
     "sys._getframe": "the documented name",
     "threading._register_atexit": "as concurrent.futures does",
+    "call._call_callbacks_state_dict": "Lightning's: what its own checkpoint holds of callbacks",
+    "connector._loaded_checkpoint": "Lightning's: what its restoring reads",
+    "loop._combined_loader": "Lightning's: the loaders of its training",
+    "loop._combined_loader._load_state_dicts": "Lightning's",
+    "loop._data_fetcher": "Lightning's: the iterator over them",
+    "trainer._checkpoint_connector": "Lightning's: what dumps and restores its checkpoints",
+    "trainer._checkpoint_connector._get_loops_state_dict": "Lightning's",
+    "trainer._signal_connector": "Lightning's handlers of signals",
+    "trainer._signal_connector._original_handlers": "Lightning's, likewise",
+    "trainer._load_from_checkpoint": "transformers': how its Trainer loads the weights of a folder",
 }
 """Private names of other objects than `self` that stand in the worker and the engine: none is torch's."""
 
@@ -74,7 +89,7 @@ BY_NAME = {
 def _modules() -> list[Path]:
     return [
         path
-        for name in ("dcp_engine", "dcp_worker")
+        for name in ("dcp_agent", "dcp_engine", "dcp_worker")
         for path in sorted((WORKER / name).rglob("*.py"))
         if path != PRIVATE_HERE
     ]

@@ -1,4 +1,4 @@
-"""Two Saves on one URL: in one namespace the later waits, across namespaces the store decides, and none is refused."""
+"""Two on one URL: in one namespace the later Save or Delete waits, across namespaces the store decides."""
 
 import asyncio
 import itertools
@@ -200,19 +200,6 @@ def test_of_any_two_that_are_live_exactly_one_goes() -> None:
             assert one.uid == two.uid or (one.order < two.order) is not (two.order < one.order)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        pytest.param({"spec.operation": "Load"}, id="a Load"),
-        pytest.param({"spec.operation": "Verify", "spec.workload": None, "spec.workers": {}}, id="a Verify"),
-    ],
-)
-def test_who_waits_for_nobody(changes: Body) -> None:
-    of = checkpoint(changes)
-    assert UrlClaim.of(of, Status()) is None
-    assert phase(decided(of=of, rivals=(claimed("older", seconds=-1),)))[0] == "Starting"
-
-
 def test_an_attempt_that_is_under_way_goes_on_and_the_next_waits_its_turn() -> None:
     older = claimed("older", seconds=-1, status=Status(attempts=1))
     assert phase(decided(attempt(running(0), running(1)), rivals=(older,)))[0] == "Running"
@@ -247,7 +234,7 @@ class Scene:
         self.api.add(CHECKPOINTS, save("first", **first))
         self.api.add(CHECKPOINTS, save("second", seconds=1))
         self.reconciler: CheckpointReconciler = reconciling(self.api)
-        self.reconciler.live_saves.wake = self.woken.append
+        self.reconciler.live_claims.wake = self.woken.append
         self.look("first", "second")
 
     def look(self, *names: str) -> None:
@@ -381,7 +368,7 @@ def test_a_claim_of_one_that_is_gone_is_not_kept_for_ever() -> None:
     scene = Scene()
     scene.pod("Running")
     scene.remove("Checkpoint")
-    assert len(scene.reconciler.live_saves._claims) == 2
+    assert len(scene.reconciler.live_claims._claims) == 2
     for kind in ("Job", "Pod"):
         scene.remove(kind)
     for name in ("a", "b"):
@@ -389,7 +376,7 @@ def test_a_claim_of_one_that_is_gone_is_not_kept_for_ever() -> None:
         seen(scene.api, scene.reconciler)
         del scene.api.objects[CHECKPOINTS.path("team", name)]
         seen(scene.api, scene.reconciler)
-    assert list(scene.reconciler.live_saves._claims) == ["uid-team-second"]
+    assert list(scene.reconciler.live_claims._claims) == ["uid-team-second"]
 
 
 def test_a_spec_that_can_not_be_parsed_claims_nothing() -> None:

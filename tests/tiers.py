@@ -21,8 +21,10 @@ TIERS: Final = {
     "ranks": "the engine and the worker's ranks, with torch, on this machine's files or a server of this process",
     "pods": "whole launchers, `dcp run`, and the programs of a user",
     "faults": "servers of their own (versitygw, the clouds' stand-ins), stock DCP: `make test-faults`",
+    "stacks": "training stacks, each in an environment of its own: `make test-stacks`",
     "matrix": "more cases of a rule that a daily tier proves with fewer: `make test-matrix`",
     "e2e": "needs the cluster that `make cluster` brings up",
+    "e2e_long": "end to end, for minutes: `make e2e-long`, which no merge waits for",
 }
 _OF_FILE: Final = re.compile(r'^pytestmark = \[?\s*pytest\.mark\.tier\("(\w+)"\)', re.MULTILINE)
 _ANYWHERE: Final = re.compile(r'pytest\.mark\.tier\("(\w+)"\)')

@@ -15,7 +15,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from cluster.processes import DIE_WITH_PARENT
-from s3_server import S3Server, free_port
+from free_ports import free_port
+from s3_server import S3Server
 
 _ESTABLISHED: Final = "01"
 """State of a socket in /proc/net/tcp."""

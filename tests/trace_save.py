@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 HERE = Path(__file__).resolve().parent
-ROOTS = ("dcp_operator", "dcp_worker", "dcp_engine", "dcp_contract")
+ROOTS = ("dcp_operator", "dcp_worker", "dcp_agent", "dcp_engine", "dcp_contract")
 """From the top layer down."""
 LONGEST_LOOP = 12
 T = TypeVar("T")

@@ -19,6 +19,7 @@ import pytest
 import s3_server
 from cluster import builds
 from cluster.processes import DIE_WITH_PARENT, until
+from free_ports import free_port
 from s3_server import S3Server
 
 _COUNTER: Final = re.compile(r"versitygw\.(\w+),\S*\baction=GetObject\b[^:]*:(\d+)\|c")
@@ -95,7 +96,7 @@ def running(bucket: str = "checkpoints", more_flags: Sequence[str] = ()) -> Iter
     folder = Path(tempfile.mkdtemp(prefix="versitygw-", dir="/dev/shm"))
     log = folder / "access.log"
     (folder / "data" / bucket).mkdir(parents=True)
-    port = s3_server.free_port()
+    port = free_port()
     counters = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         counters.bind(("127.0.0.1", 0))

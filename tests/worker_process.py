@@ -20,7 +20,7 @@ from dcp_contract.operations import IfExists, Operation, SaveFields
 from dcp_contract.report import Report
 from dcp_contract.sections import Storage, Workers, Workload
 from dcp_contract.task import Task
-from s3_server import free_port
+from free_ports import free_port
 
 HERE = Path(__file__).resolve().parent
 DEADLINE = 90.0

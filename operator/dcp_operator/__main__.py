@@ -9,10 +9,12 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from dcp_contract.training import TRAINING_PORT
 from dcp_operator.api.pod.rules import PodSecurity
 from dcp_operator.kube.process.leader import LostLeaseError
 from dcp_operator.kube.process.runtime import CrdMissingError, run
 from dcp_operator.kube.process.settings import SettingError, Settings, image, namespaces, own_namespace, protocols
+from dcp_operator.kube.process.settings import channel_url as channel_url_of
 from dcp_operator.objects.job import NetworkIsolation
 from dcp_operator.objects.worker_pod import WORKER_UID
 
@@ -38,6 +40,29 @@ def _lease_namespace(value: str) -> str:
     (found,) = namespaces([value]) or (own_namespace(),)
     return found
 
+
+PodSecurityOption = Annotated[
+    PodSecurity,
+    typer.Option(
+        envvar="DCP_POD_SECURITY",
+        help="Who judges what a worker pod may do to its node: the operator, by the restricted profile, or the Pod "
+        "Security admission of its namespace.",
+    ),
+]
+ChannelPortOption = Annotated[
+    int,
+    typer.Option(
+        envvar="DCP_CHANNEL_PORT", min=0, max=65535, help="Port that the agents of trainings connect to; 0 for none."
+    ),
+]
+ChannelUrlOption = Annotated[
+    str,
+    typer.Option(
+        envvar="DCP_CHANNEL_URL",
+        callback=_checked(channel_url_of),
+        help="Address of that port for the agents. Default: the Service dcp-operator.",
+    ),
+]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -85,14 +110,7 @@ def main(  # noqa: PLR0913 - one parameter for each option
             help="Where the Lease is. Default: the pod's namespace.",
         ),
     ] = "",
-    pod_security: Annotated[
-        PodSecurity,
-        typer.Option(
-            envvar="DCP_POD_SECURITY",
-            help="Who judges what a worker pod may do to its node: the operator, by the restricted profile, or the Pod "
-            "Security admission of its namespace.",
-        ),
-    ] = PodSecurity.RESTRICTED,
+    pod_security: PodSecurityOption = PodSecurity.RESTRICTED,
     worker_uid: Annotated[
         str,
         typer.Option(
@@ -104,6 +122,8 @@ def main(  # noqa: PLR0913 - one parameter for each option
         NetworkIsolation,
         typer.Option(envvar="DCP_NETWORK_POLICY", help="Each attempt's NetworkPolicy: both ways, ingress, none."),
     ] = NetworkIsolation.ATTEMPT,
+    channel_port: ChannelPortOption = TRAINING_PORT,
+    channel_url: ChannelUrlOption = "",
     verbose: Annotated[bool, typer.Option("--verbose", envvar="DCP_VERBOSE", help="Log every step.")] = False,
 ) -> None:
     """Serve Checkpoints until told to stop."""
@@ -124,6 +144,8 @@ def main(  # noqa: PLR0913 - one parameter for each option
         pod_security=pod_security,
         worker_uid=_uid(worker_uid),
         isolation=network_policy,
+        channel_port=channel_port,
+        channel_url=channel_url,
     )
     # A pass of the garbage collector walks all objects. A start with many Checkpoints makes millions of objects that
     # stay: with Python's default thresholds a third of the start's time went into such passes.

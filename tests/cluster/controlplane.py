@@ -7,7 +7,6 @@ real, pods stay Pending since there is no node. `cluster.bare` puts a node to it
 import json
 import secrets
 import shutil
-import socket
 import ssl
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from cluster.builds import programs
 from cluster.kubectl import Kubectl
 from cluster.processes import DIE_WITH_PARENT, Processes, run
 from cluster.versions import API, CLUSTER
+from free_ports import free_port
 
 LOOPBACK: Final = "127.0.0.1"
 SERVICE_RANGE: Final = "10.96.0.0/16"
@@ -182,28 +182,14 @@ def api_server(*, controllers: bool = True) -> Iterator[ControlPlane]:
     folder = Path(tempfile.mkdtemp(prefix="dcp-operator-api-"))
     # A test run that is killed can't clean up: its death ends the programs.
     processes = Processes(folder, DIE_WITH_PARENT)
-    etcd_port, port = _free_ports()
-    plane = ControlPlane(folder, processes, port=port, etcd_port=etcd_port)
+    # etcd's peers have the port after its own.
+    plane = ControlPlane(folder, processes, port=free_port(), etcd_port=free_port(neighbours=1))
     try:
         plane.start(controllers=controllers)
         yield plane
     finally:
         processes.end_all()
         shutil.rmtree(folder)
-
-
-def _free_ports() -> tuple[int, int]:
-    """Return a free port with a free neighbour, for etcd and its peers, and another one."""
-    while True:
-        with socket.socket() as first, socket.socket() as second, socket.socket() as third:
-            first.bind((LOOPBACK, 0))
-            port = first.getsockname()[1]
-            try:
-                second.bind((LOOPBACK, port + 1))
-            except OSError:
-                continue
-            third.bind((LOOPBACK, 0))
-            return port, third.getsockname()[1]
 
 
 def _flags(options: Mapping[str, object]) -> list[str]:

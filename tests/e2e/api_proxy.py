@@ -41,6 +41,18 @@ class Kill:
     side: Literal["before", "after"]
     client: Callable[[], None]
     happened: bool = False
+    over: threading.Event = field(default_factory=threading.Event)
+    """Set once the client is gone."""
+
+    def strike(self) -> None:
+        """Kill the client."""
+        self.happened = True
+        self.client()
+        self.over.set()
+
+    def ended(self) -> bool:
+        """Return whether the client was killed, and is gone."""
+        return self.happened and self.over.wait(30)
 
 
 @dataclass
@@ -90,8 +102,7 @@ class ApiProxy:
             self.writes.append(f"{request.method} {request.path}")
             struck = kill is not None and not kill.happened and len(self.writes) == kill.number
         if struck and kill is not None and kill.side == "before":
-            kill.happened = True
-            kill.client()
+            kill.strike()
             return self._cut(request)
         headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP}
         headers["Authorization"] = f"Bearer {self.token}"
@@ -102,8 +113,7 @@ class ApiProxy:
                 return await self._watch(request, answer)
             body = await answer.read()
         if struck and kill is not None:
-            kill.happened = True
-            kill.client()
+            kill.strike()
             return self._cut(request)
         kept = {name: value for name, value in answer.headers.items() if name.lower() not in HOP}
         return web.Response(status=answer.status, body=body, headers=kept)

@@ -11,7 +11,7 @@ import pytest
 from cluster.facts import Facts
 from cluster.locks import exclusive
 from cluster.places import TREE, run_dir
-from e2e.kube import Body, Kube
+from e2e.kube import Body, Kube, rolled_out
 from e2e.side_by_side import SideBySide
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -68,7 +68,7 @@ def operator(facts: Facts, admin: Kube, tmp_path_factory: pytest.TempPathFactory
     # Each process of a run installs: the first one does, the others find it done.
     with exclusive(run_dir() / "install.lock"):
         admin("apply", "-k", str(kustomization(facts, tmp_path_factory)))
-        kube("rollout", "status", "deployment/dcp-operator", "--timeout=120s")
+        rolled_out(kube)
     return kube
 
 

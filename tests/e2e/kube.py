@@ -3,18 +3,23 @@
 import json
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from cluster.builds import programs
+from cluster.controlplane import api_server
 from cluster.places import TREE
 from e2e.reading import read
 
 Body = dict[str, Any]
 PAUSE = 0.2
-CRD: Final = "checkpoints.dcp-operator.io"
+ACCOUNT: Final[Body] = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}
+"""That of a namespace's pods, where no controller makes it."""
+CRDS: Final = ("checkpoints.dcp-operator.io", "checkpointseries.dcp-operator.io")
 
 
 class KubectlError(Exception):
@@ -71,7 +76,8 @@ class Kube:
         Right after it is created a CRD has `conditions: null`, which `kubectl wait --for=condition` takes for an error.
         """
         self("apply", "-k", str(TREE / "manifests/crds"))
-        until(lambda: self.get("crd", CRD), is_established, f"establishment of {CRD}", 60)
+        for crd in CRDS:
+            until(partial(self.get, "crd", crd), is_established, f"establishment of {crd}", 60)
 
     def get(self, kind: str, name: str) -> Body:
         """Return one object."""
@@ -82,6 +88,18 @@ class Kube:
         """Return the objects of a kind."""
         items: list[Body] = read(self.kubeconfig, self.namespace, kind, labelSelector=selector)["items"]
         return items
+
+    def log(self, pod: str, *options: str) -> str:
+        """Return what a pod has printed; nothing while its container waits to start.
+
+        The kubelet says so for a moment after the container has begun to run.
+        """
+        try:
+            return self("logs", pod, "--tail=-1", *options)
+        except KubectlError as error:
+            if "is waiting to start" in error.output:
+                return ""
+            raise
 
     def status(self, name: str) -> Body:
         """Return a Checkpoint's status."""
@@ -130,6 +148,17 @@ class Kube:
         return Kube(self.kubeconfig, namespace)
 
 
+@contextmanager
+def api_alone() -> Iterator[Kube]:
+    """Run an API server without controllers, with our CRDs; yield kubectl in `default`, where pods have an account."""
+    with api_server(controllers=False) as plane:
+        cluster = Kube(plane.kubeconfig())
+        cluster.install_crds()
+        kube = cluster.within("default")
+        kube.apply(ACCOUNT)
+        yield kube
+
+
 def until(look: Callable[[], Any], true: Callable[[Any], object], what: str, seconds: float = 90) -> Any:
     """Look again and again until what is seen is true, and return it."""
     deadline = time.monotonic() + seconds
@@ -140,6 +169,11 @@ def until(look: Callable[[], Any], true: Callable[[Any], object], what: str, sec
         if time.monotonic() > deadline:
             raise NeverError(what, seconds, seen)
         time.sleep(PAUSE)
+
+
+def rolled_out(operator: Kube) -> None:
+    """Wait until the operator that is installed runs as it was last changed."""
+    operator("rollout", "status", "deployment/dcp-operator", "--timeout=120s")
 
 
 def condition(status: Body, kind: str) -> Body:

@@ -1,5 +1,6 @@
 """`python -m dcp_operator` as a process of the test's own, outside of the cluster that it serves."""
 
+import json
 import os
 import re
 import signal
@@ -12,12 +13,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from cluster.controlplane import ControlPlane
 from cluster.processes import DIE_WITH_PARENT
-from e2e.kube import until
-from s3_server import free_port
+from e2e.kube import Kube, until
+from free_ports import free_port
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def account_of_operator(plane: ControlPlane, admin: Kube, folder: Path) -> Kube:
+    """Return kubectl as the operator's account."""
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "dcp-operator"}}
+    admin("create", "namespace", "dcp-operator")
+    admin.within("dcp-operator").apply(account)
+    config = json.loads(plane.kubeconfig().read_text())
+    config["users"][0]["user"]["token"] = admin.within("dcp-operator")("create", "token", "dcp-operator").strip()
+    path = folder / "account.kubeconfig"
+    path.write_text(json.dumps(config))
+    return Kube(path, "default")
 
 
 class OperatorProcess:
@@ -48,7 +62,7 @@ class OperatorProcess:
     def start(self) -> None:
         """Start it; it need not be in service yet."""
         command = [*DIE_WITH_PARENT, sys.executable, "-m", "dcp_operator"]
-        command += ["--worker-image", "worker", "--lease-namespace", "default"]
+        command += ["--worker-image", "worker", "--lease-namespace", "default", "--channel-port", "0"]
         environment = os.environ | {"KUBECONFIG": str(self.kubeconfig)}
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
@@ -57,9 +71,11 @@ class OperatorProcess:
 
     def kill(self) -> None:
         """End it as a power cut would."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+        # The same process for both: another thread starts the next one as soon as this one is gone.
+        process = self.process
+        if process is not None:
+            process.kill()
+            process.wait()
 
     def terminate(self, seconds: float = 20) -> int:
         """Ask it to end; return its exit code."""

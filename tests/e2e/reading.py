@@ -15,6 +15,8 @@ from kubernetes.config import new_client_from_config
 _RESOURCES: Final = {
     # As kubectl is asked for it -> the path of its API, its plural.
     "checkpoint": ("apis/dcp-operator.io/v1alpha1", "checkpoints"),
+    "checkpointseries": ("apis/dcp-operator.io/v1alpha1", "checkpointseries"),
+    "configmap": ("api/v1", "configmaps"),
     "crd": ("apis/apiextensions.k8s.io/v1", "customresourcedefinitions"),
     "events": ("api/v1", "events"),
     "job": ("apis/batch/v1", "jobs"),
@@ -24,6 +26,7 @@ _RESOURCES: Final = {
     "resourcequota": ("api/v1", "resourcequotas"),
     "service": ("api/v1", "services"),
     "serviceaccount": ("api/v1", "serviceaccounts"),
+    "validatingwebhookconfiguration": ("apis/admissionregistration.k8s.io/v1", "validatingwebhookconfigurations"),
 }
 _SECONDS: Final = 30
 

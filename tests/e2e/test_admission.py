@@ -39,6 +39,7 @@ from dcp_operator.kube.client.api import JOBS
 from dcp_operator.kube.kinds.checkpoint import CHECKPOINT
 from dcp_operator.objects.job import Builder
 from scenes import checkpoint, manifest
+from target_cases import JUDGED_BY_THE_OPERATOR, REFUSED, TAKEN, TARGETED
 
 pytestmark = [pytest.mark.tier("e2e"), pytest.mark.timeout(300)]
 
@@ -159,6 +160,18 @@ def test_options_that_are_taken(api: Api, url: str, options: dict[str, Any]) -> 
     assert api.tried(stored_at(url, options)) == ""
 
 
+@pytest.mark.parametrize("name", [name for name in REFUSED if name not in JUDGED_BY_THE_OPERATOR])
+def test_what_a_training_has_of_its_own_is_refused(api: Api, name: str) -> None:
+    changes, line = REFUSED[name]
+    message = api.tried(of(None, **TARGETED | changes))
+    assert line.partition(":")[0] in message or "spec.workload" in message, message
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_what_may_be_said_of_a_target_is_taken(api: Api, name: str) -> None:
+    assert api.tried(of(None, **TARGETED | TAKEN[name])) == ""
+
+
 @pytest.mark.adversary
 def test_a_large_template_can_be_judged(api: Api) -> None:
     sidecars = [
@@ -208,7 +221,10 @@ def put(api: Api, body: dict[str, Any]) -> str:
     return "" if status == HTTPStatus.OK else str(answer["message"])
 
 
-IMMUTABLE = "is immutable; apply another Checkpoint under another name, or delete this one first: its data stays"
+IMMUTABLE = (
+    "is immutable; apply another Checkpoint under another name, or delete this one first: its data stays "
+    "(deletionPolicy: Retain)"
+)
 
 
 @pytest.mark.adversary
@@ -279,7 +295,14 @@ def the_operator(found: list[dict[str, Any]]) -> dict[str, Any]:
 @pytest.mark.adversary
 def test_a_namespace_may_judge(api: Api, tmp_path: Path) -> None:
     found = kustomized(api.plane, tmp_path, "pod-security-namespace")
-    left = [f"checkpoints-{name}.dcp-operator.io" for name in ("pods", "shallow", "still")]
+    names = (
+        "checkpoints-operator",
+        "checkpoints-pods",
+        "checkpoints-shallow",
+        "checkpoints-still",
+        "checkpointseries-pods",
+    )
+    left = [f"{name}.dcp-operator.io" for name in (*names, "checkpointseries-shallow")]
     assert named(found, "ValidatingAdmissionPolicy") == named(found, "ValidatingAdmissionPolicyBinding") == left
     environment = the_operator(found)["containers"][0]["env"]
     assert {"name": "DCP_POD_SECURITY", "value": "namespace"} in environment

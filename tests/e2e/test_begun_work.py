@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from cluster.controlplane import api_server
-from cluster.places import TREE
 from e2e.kube import Body, Kube, condition, until
 from e2e.operator_process import OperatorProcess
 
@@ -24,14 +23,8 @@ pytestmark = [pytest.mark.tier("e2e"), pytest.mark.timeout(300)]
 def admin() -> Iterator[Kube]:
     with api_server() as plane:
         kube = Kube(plane.kubeconfig())
-        kube("apply", "-k", str(TREE / "manifests/crds"))
-        until(lambda: established(kube), bool, "the CRD in service", 30)
+        kube.install_crds()
         yield kube
-
-
-def established(kube: Kube) -> bool:
-    found = kube.get("crd", "checkpoints.dcp-operator.io").get("status") or {}
-    return condition(found, "Established").get("status") == "True"
 
 
 @pytest.fixture

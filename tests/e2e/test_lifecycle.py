@@ -11,8 +11,8 @@ import pytest
 from cluster.facts import Facts
 from cluster.places import TREE, run_dir
 from e2e.conftest import RESTRICTED, kustomization, secret
-from e2e.kube import Body, Kube, KubectlError, condition, until
-from e2e.objects import gpt
+from e2e.kube import Body, Kube, KubectlError, condition, rolled_out, until
+from e2e.objects import checkpoint, gpt, storage
 from e2e.test_reasons import MOUNTED, ONE, failing, workloads
 
 pytestmark = [pytest.mark.tier("e2e"), pytest.mark.timeout(420)]
@@ -116,6 +116,26 @@ def test_a_second_save_to_a_url_that_is_being_saved_to_waits_for_the_first(kube:
     assert kube.until_phase("late", "Succeeded", seconds=180)["reason"] == "Saved"
 
 
+def test_a_delete_removes_the_save_that_it_names_and_no_other(kube: Kube, facts: Facts) -> None:
+    """And the rule of the API server holds still which one that is."""
+    path = f"{kube.namespace}/gone"
+    kube.apply(gpt(facts, "saved", path, workers=ONE))
+    save_id = kube.until_phase("saved", "Succeeded", seconds=120)["checkpoint"]["saveId"]
+    delete = {"operation": "Delete", "storage": storage(facts, path)}
+    kube.apply(checkpoint("other", delete | {"delete": {"saveId": "f" * 32}}))
+    status = kube.until_phase("other", "Succeeded", "Failed", seconds=120)
+    assert status["reason"] == "SaveMismatch"
+    assert f"holds save {save_id} by Checkpoint {kube.namespace}/saved" in condition(status, "Ready")["message"]
+    files = run_dir() / "s3" / facts.s3.bucket / path
+    assert (files / ".metadata").exists()
+    kube.apply(checkpoint("gone", delete | {"delete": {"saveId": save_id}}))
+    status = kube.until_phase("gone", "Succeeded", "Failed", seconds=120)
+    assert (status["reason"], status["checkpoint"]["saveId"]) == ("Deleted", save_id)
+    assert [each for each in files.rglob("*") if each.is_file()] == []
+    with pytest.raises(KubectlError, match="immutable"):
+        kube("patch", "checkpoint", "gone", "--type=merge", "-p", '{"spec": {"delete": {"saveId": null}}}')
+
+
 def test_a_namespace_is_deleted_with_its_running_checkpoint(admin: Kube, operator: Kube, facts: Facts) -> None:
     del operator
     admin.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "short-lived", "labels": RESTRICTED}})
@@ -179,7 +199,11 @@ def test_the_standby_takes_over_when_the_leader_is_killed(kube: Kube, operator: 
         found: str = operator.get("lease", "dcp-operator")["spec"].get("holderIdentity", "")
         return found
 
-    before = until(holder, bool, "a leader", 60)
+    def leads(name: str) -> bool:
+        """Return whether a pod that is there leads: the Lease may name one that is gone."""
+        return f"pod/{name.partition('_')[0]}" in operator("get", "pods", "-o", "name").split()
+
+    before = until(holder, leads, "a leader", 60)
     operator("delete", "pod", before.partition("_")[0], "--grace-period=0", "--force")
     until(holder, lambda name: name not in {"", before}, "another leader", 60)
     kube.apply(gpt(facts, "after", f"{kube.namespace}/after", suspend=True))
@@ -203,9 +227,9 @@ def test_an_operator_of_one_namespace(
         folder = kustomization(facts, tmp_path_factory, "manifests/namespaced", own)
         admin("apply", "-k", str(folder))
         kube = admin.within(own)
-        kube("rollout", "status", "deployment/dcp-operator", "--timeout=120s")
+        rolled_out(kube)
         kube.apply(secret(facts), gpt(facts, "here", f"{own}/here", workers=ONE))
         assert kube.until_phase("here", "Succeeded", "Failed", seconds=120)["reason"] == "Saved"
     finally:
         operator("scale", "deployment/dcp-operator", "--replicas=2")
-        operator("rollout", "status", "deployment/dcp-operator", "--timeout=120s")
+        rolled_out(operator)

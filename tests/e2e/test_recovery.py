@@ -12,22 +12,17 @@ from typing import Any, Literal, Self
 import pytest
 
 from benchmarks.operator_load import Client, checkpoint
-from cluster.controlplane import api_server
 from e2e.api_proxy import ApiProxy, Kill, proxy
-from e2e.kube import Kube, until
+from e2e.kube import Kube, api_alone, until
 from e2e.operator_process import OperatorProcess
 
-pytestmark = [pytest.mark.tier("e2e"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.tier("e2e"), pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[Kube]:
-    with api_server(controllers=False) as plane:
-        kube = Kube(plane.kubeconfig())
-        kube.install_crds()
-        account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}
-        kube.within("default").apply(account)
-        yield kube.within("default")
+    with api_alone() as kube:
+        yield kube
 
 
 @pytest.fixture
@@ -95,6 +90,8 @@ class Kubelet:
         )
 
 
+@pytest.mark.alone
+@pytest.mark.slow("the operator starts anew after each of a dozen writes")
 @pytest.mark.parametrize("side", ["before", "after"])
 def test_killed_at_every_write_of_a_save_it_ends_the_same(
     side: Literal["before", "after"], api: Kube, between: ApiProxy, operator: OperatorProcess
@@ -114,7 +111,7 @@ def test_killed_at_every_write_of_a_save_it_ends_the_same(
         selector = f"dcp-operator.io/checkpoint={name}"
         counts = [len(api.every(kind, selector)) for kind in ("job", "service", "networkpolicy")]
         assert counts == [1, 1, 1], (number, counts)
-        if not kill.happened:
+        if not kill.ended():
             break
     # Service, NetworkPolicy, Job; Starting, Running, Succeeded: each was a point of death, and some events too.
     assert number > 6
@@ -124,11 +121,63 @@ def ended(api: Kube, operator: OperatorProcess, kill: Kill, name: str) -> Any:
     """Wait for the end of a Checkpoint, starting the operator again once it was killed."""
 
     def look() -> Any:
-        if kill.happened and not operator.running():
+        if kill.ended() and not operator.running():
             operator.start()
         return api.status(name)
 
     return until(look, lambda status: status.get("completionTime"), name, 180)
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_killed_at_every_write_of_a_series_it_begins_each_run_once(
+    side: Literal["before", "after"], api: Kube, between: ApiProxy, operator: OperatorProcess
+) -> None:
+    number = 0
+    while True:
+        number += 1
+        name = f"series-{side}-{number}"
+        between.writes.clear()
+        kill = between.kill = Kill(number, side, operator.kill)
+        if not operator.running():
+            operator.start()
+        api.apply(series_of(name))
+        (run,) = begun(api, operator, kill, name)
+        assert len(api.every("checkpoint", f"dcp-operator.io/series={name}")) == 1
+        assert len(api.every("job", f"dcp-operator.io/checkpoint={run}")) == 1
+        # The status tells of that very run, and counts none as missed.
+        status = api.get("checkpointseries", name)["status"]
+        assert (status["active"], status.get("missed")) == ([run], None), (number, status)
+        if not kill.ended():
+            break
+    # The run, its Job with what belongs to that, and both statuses: each was a point of death.
+    assert number > 5
+
+
+def series_of(name: str) -> Any:
+    """Return a series of which one run is due now, and the next one in an hour."""
+    # A prefix of its own: two runs of one second would wait for each other's URL.
+    body = checkpoint(name, "default")["spec"]
+    storage = body.pop("storage")
+    spec = {"every": "1h", "immediate": True, "storage": storage, "template": {"spec": body}}
+    return {
+        "apiVersion": "dcp-operator.io/v1alpha1",
+        "kind": "CheckpointSeries",
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+
+
+def begun(api: Kube, operator: OperatorProcess, kill: Kill, name: str) -> list[str]:
+    """Wait until a series says that its run is under way and the run has its Job; return its active runs."""
+
+    def look() -> list[str]:
+        if kill.ended() and not operator.running():
+            operator.start()
+        active: list[str] = (api.get("checkpointseries", name).get("status") or {}).get("active") or []
+        return [each for each in active if api.status(each).get("phase") == "Starting"]
+
+    found: list[str] = until(look, bool, name, 120)
+    return found
 
 
 @pytest.mark.slow("a minute is longer than any pause of the operator and than a watch may be silent")

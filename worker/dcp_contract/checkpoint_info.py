@@ -48,9 +48,10 @@ class CheckpointInfo(Wire):
     created_time: Time = Field(default=None, description="When it was committed, in UTC.")
     origin: Origin | None = Field(default=None, description="The Checkpoint that saved it.")
     conflict_guard: Text = Field(
-        default="", description="Atomic if the store itself refuses a second commit, else BestEffort."
+        default="",
+        description="Atomic if the store itself refuses a second commit, or a Delete of another save; else BestEffort.",
     )
-    verified: Text = Field(default="", description="After a Verify: what was checked, in words.")
+    verified: Text = Field(default="", description="After a Verify or a Copy: what was checked, in words.")
     entries: LoadSummary | None = Field(
         default=None, description="After a Load: how many entries were loaded, left out and converted."
     )

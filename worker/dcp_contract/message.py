@@ -10,6 +10,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    ValidationError,
     model_serializer,
 )
 from pydantic.alias_generators import to_camel
@@ -46,12 +47,24 @@ class Wire(BaseModel):
 
 
 def _known(value: object, unknown: object) -> object:
-    fits = not isinstance(value, int | float) or abs(value) < _TOO_MUCH
+    number = _number(value)
+    fits = not isinstance(number, int | float) or abs(number) < _TOO_MUCH
     return value if fits else unknown
 
 
 def _counted(value: object) -> object:
-    return None if isinstance(value, int | float) and value < 0 else _known(value, None)
+    number = _number(value)
+    return None if isinstance(number, int | float) and number < 0 else _known(value, None)
+
+
+def _number(value: object) -> object:
+    """Return the number that a text says, as pydantic would read it; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 def _utc(time: datetime | None) -> datetime | None:
@@ -75,6 +88,7 @@ MaybeCount = Annotated[int | None, BeforeValidator(_counted)]
 Real = Annotated[float, BeforeValidator(lambda value: _known(value, 0.0))]
 Time = Annotated[datetime | None, AfterValidator(_utc)]
 """A time of foreign origin, in UTC; one that UTC can't say is unknown."""
+SaveId = Annotated[str, Field(min_length=32, max_length=32, pattern=r"^[0-9a-f]{32}$")]
 Glob = Annotated[str, Field(min_length=1, max_length=253)]
 ClassName = Annotated[str, Field(max_length=253, pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+$")]
 
@@ -91,6 +105,12 @@ class Versioned(Wire):
     def of_its_version(self) -> Self:
         """Return a message that was read: with the version that it was written in."""
         return self if "contract_version" in self.model_fields_set else self.model_copy(update={"contract_version": 1})
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return in one line, without the input, the first thing that keeps a message from being read."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
 
 
 def _encodable(text: str) -> str:

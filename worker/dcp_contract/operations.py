@@ -9,11 +9,11 @@ An operation that has fields of its own has a member in `OperationMembers`, by t
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field
 
-from dcp_contract.message import Wire
+from dcp_contract.message import SaveId, Url, Wire
 from dcp_contract.reasons import Reason
 from dcp_contract.sections import LoadSelection, Source
 
@@ -28,6 +28,10 @@ class OperationTraits:
     """It builds a model, so that its spec has a workload, and its ranks need what trains one."""
     needs_ranks: bool = False
     """It may run as many ranks, on GPUs. One without is one process on a CPU."""
+    takes_target: bool = False
+    """It may be asked of a training that runs already, in place of a workload of its own."""
+    reads: bool = False
+    """It reads the checkpoint at its URL and changes nothing there: so it may read the latest of a series."""
     writes: bool = False
     """It commits a checkpoint at its URL. An attempt of it that is lost may have committed all the same."""
 
@@ -39,9 +43,14 @@ class Operation(StrEnum):
     module: str
     """Name of the modules that are its two halves, and of its member in a spec, if it has one."""
 
-    SAVE = "Save", OperationTraits(result=Reason.SAVED, needs_workload=True, needs_ranks=True, writes=True)
-    LOAD = "Load", OperationTraits(result=Reason.LOADED, needs_workload=True, needs_ranks=True)
-    VERIFY = "Verify", OperationTraits(result=Reason.VERIFIED)
+    SAVE = (
+        "Save",
+        OperationTraits(result=Reason.SAVED, needs_workload=True, needs_ranks=True, takes_target=True, writes=True),
+    )
+    LOAD = "Load", OperationTraits(result=Reason.LOADED, needs_workload=True, needs_ranks=True, reads=True)
+    VERIFY = "Verify", OperationTraits(result=Reason.VERIFIED, reads=True)
+    DELETE = "Delete", OperationTraits(result=Reason.DELETED)
+    COPY = "Copy", OperationTraits(result=Reason.COPIED)
 
     def __new__(cls, word: str, traits: OperationTraits) -> Self:
         """Make a member whose value is its word alone."""
@@ -49,6 +58,9 @@ class Operation(StrEnum):
         member._value_ = word
         member.traits, member.module = traits, word.lower()
         return member
+
+
+ObjectUid = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")]
 
 
 class IfExists(StrEnum):
@@ -81,11 +93,55 @@ class VerifyFields(Wire):
     """What a Verify checks: every byte, by its digests. It has no choice to make yet."""
 
 
+class DeleteFields(Wire):
+    """Which save a Delete removes."""
+
+    save_id: SaveId | None = Field(
+        default=None,
+        description="Remove this save alone, as status.checkpoint.saveId of a Save names it; where another one stands, "
+        "nothing is removed. Left out: whatever stands there, a checkpoint by stock DCP too.",
+    )
+    saved_by: ObjectUid | None = Field(
+        default=None,
+        description="Remove only what the Checkpoint of this metadata.uid has saved; where another one stands, "
+        "nothing is removed.",
+    )
+
+
+class CopySource(Wire):
+    """A committed checkpoint that is copied."""
+
+    url: Url = Field(description="fsspec URL of a committed checkpoint, read with the storage options of this object.")
+
+
+class CopyFields(Wire):
+    """What a Copy copies, and what it does where a checkpoint stands already."""
+
+    from_: CopySource = Field(alias="from", description="The checkpoint that is copied to storage.url.")
+    if_exists: IfExists = Field(
+        default=IfExists.FAIL,
+        description="What a Copy does if another committed checkpoint stands at storage.url: Fail ends the Copy as a "
+        "Conflict; Replace replaces the checkpoint atomically.",
+    )
+    verify: bool = Field(
+        default=True, description="Compare every block with its digest on the way; false compares sizes alone."
+    )
+    bytes_per_second: int | None = Field(
+        default=None, ge=1 << 20, le=1 << 50, description="Bytes that are read in a second at most. Default: no limit."
+    )
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether a committed checkpoint is replaced."""
+        return self.if_exists is IfExists.REPLACE
+
+
 class OperationMembers(Wire):
     """The union of operations: `operation` says which one it is, and its own fields stand in the member of its name."""
 
     operation: Operation = Field(
-        description="Save writes a checkpoint, Load reads it into a model, Verify checks its bytes."
+        description="Save writes a checkpoint, Load reads it into a model, Verify checks its bytes, Delete removes it, "
+        "Copy copies another one to its URL."
     )
     save: SaveFields | None = Field(
         default=None,
@@ -98,11 +154,34 @@ class OperationMembers(Wire):
         default=None, description="A Verify checks every byte; no field yet. For a Verify alone."
     )
 
+    delete: DeleteFields | None = Field(default=None, description="Which save a Delete removes. For a Delete alone.")
+    copy_: CopyFields | None = Field(
+        default=None,
+        alias="copy",
+        description="What a Copy copies, and if a checkpoint stands there already. For a Copy alone.",
+    )
+
     @property
     def members(self) -> dict[str, Wire | None]:
-        """The member of each operation that has one, by its name."""
-        own = OperationMembers.model_fields.keys() & {each.module for each in Operation}
-        return {name: getattr(self, name) for name in sorted(own)}
+        """The member of each operation that has one, by its name in JSON."""
+        return {name: getattr(self, field) for name, field in sorted(member_fields().items())}
+
+    @property
+    def of_copy(self) -> CopyFields:
+        """A Copy's own fields, which it must have."""
+        assert self.copy_ is not None  # noqa: S101 - whoever accepted the spec saw to it
+        return self.copy_
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether a committed checkpoint is replaced."""
+        return self.of_save.overwrites or (self.copy_ is not None and self.copy_.overwrites)
+
+    @property
+    def source_url(self) -> str:
+        """Where it reads a checkpoint beside its own URL, to start from it or to copy it; empty where it reads none."""
+        sources = (self.save and self.save.from_, self.copy_ and self.copy_.from_)
+        return next((source.url for source in sources if source), "")
 
     @property
     def of_save(self) -> SaveFields:
@@ -113,3 +192,14 @@ class OperationMembers(Wire):
     def of_load(self) -> LoadSelection:
         """A Load's own fields; with their defaults where the member is left out."""
         return self.load or LoadSelection()
+
+    @property
+    def of_delete(self) -> DeleteFields:
+        """A Delete's own fields; with their defaults where the member is left out."""
+        return self.delete or DeleteFields()
+
+
+def member_fields() -> dict[str, str]:
+    """Return the members of `OperationMembers` by their names in JSON, each with the name of its attribute."""
+    named = {str(field.alias): name for name, field in OperationMembers.model_fields.items()}
+    return {each.module: named[each.module] for each in Operation if each.module in named}

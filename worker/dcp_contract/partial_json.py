@@ -79,10 +79,11 @@ def with_known_reasons(report: Mapping[str, Any], known: Container[str], instead
     failures = report.get("failures")
     if not isinstance(failures, list):
         return dict(report)
-    return {**report, "failures": [_with_known_reason(each, known, instead) for each in failures]}
+    return {**report, "failures": [with_known_reason(each, known, instead) for each in failures]}
 
 
-def _with_known_reason(failure: object, known: Container[str], instead: str) -> object:
+def with_known_reason(failure: object, known: Container[str], instead: str) -> object:
+    """Return one failure's fields with `instead` for a reason that only a newer version knows."""
     word = failure.get("reason") if isinstance(failure, dict) else None
     if not isinstance(failure, dict) or not isinstance(word, str) or word in known:
         return failure

@@ -44,7 +44,7 @@ class Report(Versioned):
     terminated: bool = False
     """The launcher was told to stop (SIGTERM): preemption, drain, suspend or deletion."""
     result: Reason | None = None
-    """`Saved`, `Loaded` or `Verified`; None for a failed attempt."""
+    """`Saved`, `Loaded`, `Verified` or `Deleted`; None for a failed attempt."""
     conflict: Conflict | None = None
     failed_rank_count: Int = 0
     failures: list[RankFailure] = Field(default_factory=list)
@@ -93,11 +93,11 @@ def _shorter(report: Report) -> Iterator[Report]:
     for keep, text, trace in _SHORTER:
         conflict = report.conflict
         if conflict is not None:
-            conflict = conflict.model_copy(update={"message": _cut(conflict.message, 2 * text)})
+            conflict = conflict.model_copy(update={"message": cut(conflict.message, 2 * text)})
         update = {
             "failures": [_shortened(each, index, text, trace) for index, each in enumerate(report.failures[:keep])],
             "conflict": conflict,
-            "warnings": [_cut(warning, text) for warning in report.warnings[: max(1, keep // 4)]],
+            "warnings": [cut(warning, text) for warning in report.warnings[: max(1, keep // 4)]],
         }
         yield report.model_copy(update=update)
     last = report.model_copy(update=update | {"warnings": []})
@@ -111,12 +111,13 @@ def _shorter(report: Report) -> Iterator[Report]:
 def _shortened(failure: RankFailure, index: int, text: int, trace: int) -> RankFailure:
     return failure.model_copy(
         update={
-            "message": _cut(failure.message, text if index else 3 * text),
+            "message": cut(failure.message, text if index else 3 * text),
             "traceback": failure.traceback[-trace:] if trace and not index else "",
-            "stage": _cut(failure.stage, 40),
+            "stage": cut(failure.stage, 40),
         }
     )
 
 
-def _cut(text: str, length: int) -> str:
+def cut(text: str, length: int) -> str:
+    """Return at most so many characters of a text; one that was shortened ends in an ellipsis."""
     return text if len(text) <= length else text[: length - 1] + "…"

@@ -4,8 +4,8 @@
     dcp_engine.save(state, "s3://bucket/run/step-1000")  # on every rank
     dcp_engine.load(state, "s3://bucket/run/step-1000")
 
-Works in any training script and knows nothing of Kubernetes. `find`, `inspect`, both preflights and `errors` need no
-torch.
+Works in any training script and knows nothing of Kubernetes. `copy`, `find`, `inspect`, `list_checkpoints`,
+`latest`, `delete`, both preflights and `errors` need no torch.
 """
 
 from importlib import import_module
@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dcp_engine.background import async_save
     from dcp_engine.cleanup import clean
+    from dcp_engine.comparing import Difference, diff
+    from dcp_engine.copying import copy
+    from dcp_engine.dcp_patch import patched_dcp
+    from dcp_engine.deletion import delete
+    from dcp_engine.exporting import export
+    from dcp_engine.importing import load_safetensors
     from dcp_engine.inspection import find, inspect, preflight_load, preflight_save
+    from dcp_engine.listing import latest, list_checkpoints
     from dcp_engine.loading import load
     from dcp_engine.pending import AsyncSave
     from dcp_engine.process_end import finish_on_sigterm
@@ -30,13 +37,22 @@ _HOMES = {
     "AsyncSave": "pending",
     "CheckpointReader": "transfer.reader",
     "CheckpointWriter": "transfer.writer",
+    "Difference": "comparing",
     "PerRank": "rank_values",
     "async_save": "background",
     "clean": "cleanup",
+    "copy": "copying",
+    "delete": "deletion",
+    "diff": "comparing",
+    "export": "exporting",
     "find": "inspection",
     "finish_on_sigterm": "process_end",
     "inspect": "inspection",
+    "latest": "listing",
+    "list_checkpoints": "listing",
     "load": "loading",
+    "load_safetensors": "importing",
+    "patched_dcp": "dcp_patch",
     "per_rank": "rank_values",
     "preflight_load": "inspection",
     "preflight_save": "inspection",
@@ -50,13 +66,22 @@ __all__ = [
     "AsyncSave",
     "CheckpointReader",
     "CheckpointWriter",
+    "Difference",
     "PerRank",
     "async_save",
     "clean",
+    "copy",
+    "delete",
+    "diff",
+    "export",
     "find",
     "finish_on_sigterm",
     "inspect",
+    "latest",
+    "list_checkpoints",
     "load",
+    "load_safetensors",
+    "patched_dcp",
     "per_rank",
     "preflight_load",
     "preflight_save",

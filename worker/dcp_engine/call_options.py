@@ -8,6 +8,7 @@ has options of its own, those of a store, which stand in `storage_options` here.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from os import PathLike
 from typing import Any, Literal, TypeAlias, get_args
 
 from dcp_contract.checkpoint_info import Origin
@@ -92,6 +93,89 @@ class LoadOptions:
         _check_shared(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CopyOptions:
+    """How a checkpoint is copied."""
+
+    overwrite: bool = False
+    """Replace the checkpoint that is committed at the destination, if there is one; else it is CheckpointExists."""
+    verify: bool = True
+    """Compare every file with its digests on the way."""
+    memory_limit: int = MEMORY_LIMIT
+    """Bytes that may be held for what is on its way."""
+    bandwidth: int | None = None
+    """Bytes per second that are read at most; None: as fast as it goes."""
+    keep_replaced: timedelta | None = None
+    """How long the data of what the copy replaces are kept. None: as long as the destination's store says."""
+    on_progress: ProgressCallback | None = None
+    """Told of the bytes that have been copied."""
+
+    def refuse_wrong(self) -> None:
+        """Refuse values that are no options.
+
+        Raises:
+            InvalidOption: it names the option.
+        """
+        check_age("keep_replaced", self.keep_replaced)
+        _check_bytes("memory_limit", self.memory_limit, "256 << 20")
+        if self.bandwidth is not None:
+            _check_bytes("bandwidth", self.bandwidth, "100 << 20")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """How a checkpoint is exported."""
+
+    dtype: str | None = None
+    """The type that floating-point values get, as `bfloat16`. None: that which they have."""
+    keys: Mapping[str, str] | None = None
+    """Globs -> new names, see `format.key_mapping`. None: the model's, without `model.`, or all if there is no such."""
+    select: Sequence[str] = ()
+    """Globs over the checkpoint's names. Empty: all."""
+    shard_bytes: int = 5_000_000_000
+    """Bytes of values in one file at most, unless one tensor is larger."""
+    config_files: Sequence[str | PathLike[str]] = ()
+    """Small files that are copied beside the index, by path or URL."""
+    overwrite: bool = False
+    """Replace the export that stands at the destination."""
+    check: bool = True
+    """Compare every byte with its digest before it goes on."""
+    allow: Sequence[type] = ()
+    """Classes, beyond the common ones, that the checkpoint's objects may be of."""
+    memory_limit: int = MEMORY_LIMIT
+    """Bytes that may be held."""
+    source_options: Mapping[str, Any] | None = None
+    """Options of the source's store, by their neutral names."""
+    storage_options: Mapping[str, Any] | None = None
+    """Options of the destination's store, by their neutral names."""
+    origin: Origin | None = None
+    """Who exports; goes into the index."""
+    on_progress: ProgressCallback | None = None
+    """Told of the bytes that were written."""
+
+    def refuse_wrong(self) -> None:
+        """Refuse values that are no options.
+
+        Raises:
+            InvalidOption: it names the option.
+        """
+        self.of_load().refuse_wrong()
+        if not isinstance(self.storage_options, Mapping | None):
+            raise InvalidOption(f"storage_options: a {type(self.storage_options).__name__} is no mapping")
+        if not isinstance(self.shard_bytes, int) or isinstance(self.shard_bytes, bool) or self.shard_bytes < 1:
+            raise InvalidOption(f"shard_bytes: {self.shard_bytes!r} is no whole number of bytes from 1 on")
+        if not isinstance(self.keys, Mapping | None):
+            raise InvalidOption(f"keys: a {type(self.keys).__name__} is no mapping of globs to names")
+        if isinstance(self.config_files, str | PathLike):
+            raise InvalidOption(f"config_files: {self.config_files!r} is no sequence; write [{self.config_files!r}]")
+
+    def of_load(self) -> LoadOptions:
+        """Return how the source is read."""
+        return LoadOptions(
+            storage_options=self.source_options, check=self.check, allow=self.allow, memory_limit=self.memory_limit
+        )
+
+
 def check_age(name: str, age: timedelta | None) -> None:
     """Refuse what is no time, or less than none.
 
@@ -108,13 +192,14 @@ def _check_shared(options: SaveOptions | LoadOptions) -> None:
     # No value of the store's options is repeated: it may be secret.
     if not isinstance(options.storage_options, Mapping | None):
         raise InvalidOption(f"storage_options: a {type(options.storage_options).__name__} is no mapping")
-    limit = options.memory_limit
-    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-        raise InvalidOption(
-            f"memory_limit: {limit!r} is no whole number of bytes from 1 on; write one, such as 256 << 20"
-        )
+    _check_bytes("memory_limit", options.memory_limit, "256 << 20")
     allow = options.allow
     if not isinstance(allow, Iterable) or not all(isinstance(each, type) for each in allow):
         raise InvalidOption(f"allow: {allow!r} is no sequence of classes; write the classes, not their names")
     if options.on_progress is not None and not callable(options.on_progress):
         raise InvalidOption(f"on_progress: a {type(options.on_progress).__name__} can't be called")
+
+
+def _check_bytes(name: str, count: object, example: str) -> None:
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise InvalidOption(f"{name}: {count!r} is no whole number of bytes from 1 on; write one, such as {example}")

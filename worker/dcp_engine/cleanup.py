@@ -3,8 +3,8 @@
 An orphan is a `data-<save id>` folder that `.metadata` does not name, or a small file that a probe or a commit left
 behind. A folder goes once the newest file in it is old enough; a save that still writes is younger than that, and one
 that was robbed all the same notices before its commit. What was replaced, and is kept for those who read it, goes when
-its time is over, however old its files are. All of that is judged by the clock that dates the files, the store's: this
-host's may be hours off.
+its time is over, however old its files are. The same holds for the shards of exports. All of that is judged by the
+clock that dates the files, the store's: this host's may be hours off.
 """
 
 import re
@@ -16,16 +16,18 @@ from typing import Any, Final
 
 from dcp_engine import pending
 from dcp_engine.call_options import check_age
-from dcp_engine.commit import replaced
+from dcp_engine.commit import export_index, replaced
 from dcp_engine.errors import InvalidOption
-from dcp_engine.format import layout
+from dcp_engine.format import layout, safetensors
 from dcp_engine.stores import options
 from dcp_engine.stores.opening import open_store
 from dcp_engine.stores.protocol import Entry, Store
 from dcp_engine.translate import is_missing_file, translate
 
 MINIMUM_AGE: Final = timedelta(days=1)
-_DRAFT: Final = re.compile(rf"(\.metadata|probe|{replaced.PATH.pattern})\.[0-9a-f]{{32}}\.(tmp|link)")
+_DRAFT: Final = re.compile(
+    rf"(\.metadata|probe|{re.escape(safetensors.INDEX)}|{replaced.PATH.pattern})\.[0-9a-f]{{32}}\.(tmp|link)"
+)
 
 
 def clean(
@@ -66,7 +68,7 @@ def clean(
         store = open_store(fspath(url), storage_options)
         entries = list(store.list(""))
         emptied = list(store.empty_folders())
-        # What stands there now comes after the listing: a save that commits in between is spared.
+        # After the listing: a save that commits in between is spared.
         metadata = _committed(store)
         # Tombstones come after that: who replaced what stood there before had written one by then.
         stones = replaced.tombstones(store, store.list(layout.REPLACED))
@@ -79,12 +81,11 @@ def clean(
             if not save_id or layout.data_folder(save_id).encode() not in metadata:
                 paths += replaced.doomed(save_id, group, entries)
         paths += [folder.path for folder in emptied if _is_old(folder, before)]
-        paths = list(dict.fromkeys(paths))
+        exports = export_index.orphans(store, entries, now, older_than=older_than, keep=keep_replaced)
+        paths = list(dict.fromkeys([*paths, *exports]))
         if not dry_run:
             replaced.remove(store, paths)
-        uploads = []
-        if options.protocol_of(store.url) == "s3":
-            uploads = _stale_uploads(store.url, storage_options or {}, before, dry_run=dry_run)
+        uploads = _stale_uploads(store.url, storage_options or {}, before, dry_run=dry_run)
     except Exception as error:
         raise translate(error, url=fspath(url)) from error
     return sorted([*paths, *uploads])
@@ -145,6 +146,8 @@ def _orphans(entries: list[Entry], metadata: bytes, before: datetime, kept: set[
 
 def _stale_uploads(url: str, given: Mapping[str, Any], before: datetime, *, dry_run: bool) -> list[str]:
     """Abort multipart uploads that a killed save began: their parts are stored and paid for, but in no listing."""
+    if options.protocol_of(url) != "s3":
+        return []
     try:
         import botocore.session  # noqa: PLC0415 - obstore can't list uploads
     except ImportError as error:
@@ -154,10 +157,12 @@ def _stale_uploads(url: str, given: Mapping[str, Any], before: datetime, *, dry_
     prefix = f"{path}/" if path else ""
     client = botocore.session.get_session().create_client("s3", **options.for_botocore(given))
     found = []
-    pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=f"{prefix}data-")
+    paginator = client.get_paginator("list_multipart_uploads")
+    pages = (page for of in ("data-", "model-") for page in paginator.paginate(Bucket=bucket, Prefix=f"{prefix}{of}"))
     for upload in (upload for page in pages for upload in page.get("Uploads", [])):
-        if upload["Initiated"] <= before:
-            found.append(upload["Key"].removeprefix(prefix))
+        name = upload["Key"].removeprefix(prefix)
+        if upload["Initiated"] <= before and (name.startswith("data-") or safetensors.export_of(name)):
+            found.append(name)
             if not dry_run:
                 client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
     return found

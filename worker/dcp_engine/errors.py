@@ -4,6 +4,7 @@ EngineError                   RankFailed            whatever nobody foresaw; the
 ├── CheckpointExists          OverwriteConflict     read `.conflict`: who holds the URL
 ├── CheckpointNotFound        CheckpointNotFound    nothing is committed at the URL
 ├── CheckpointReplaced        CheckpointNotFound    another save replaced it under the load, twice; load again
+├── SaveMismatch              SaveMismatch          another save stands there than was to be removed: read `.holder`
 ├── CheckpointCorrupted       CheckpointCorrupted   bytes are missing or changed; `.tensors` names what they hold
 ├── StateMismatch             StateMismatch         the state dict does not fit the checkpoint
 ├── UnsavableState            EntrypointError       take out of the state what `.faults` names
@@ -111,6 +112,23 @@ class CheckpointReplaced(EngineError):
             f"The checkpoint at {url} (save {save_id or 'by stock DCP'}) was replaced while it was being read. "
             "Load it again."
         )
+
+
+class SaveMismatch(EngineError):
+    """Another save stands at the URL than the one that was to be removed; nothing was."""
+
+    reason = Reason.SAVE_MISMATCH
+
+    def __init__(self, url: str, save_id: str, holder: Conflict, saved_by: str = "") -> None:
+        found = f"save {holder.save_id}" if holder.save_id else "a save by stock DCP"
+        named = save_id or (f"by the Checkpoint of uid {saved_by}" if saved_by else "by stock DCP")
+        made = f" on {holder.created_time:%Y-%m-%d %H:%M:%S} UTC" if holder.created_time else ""
+        super().__init__(
+            f"{url} holds {found} by {holder.origin or 'an unknown saver'}{made}, and not the save that was to be "
+            f"removed ({named}). Nothing was removed. To remove what stands there, name its save."
+        )
+        self.holder = holder
+        """What stands there."""
 
 
 class CheckpointCorrupted(EngineError):

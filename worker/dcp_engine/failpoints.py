@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Literal
 
-Point = Literal["planning", "mid-part", "before manifest", "before commit", "after commit", "before removal", "reading"]
+Point = Literal[
+    "planning", "mid-part", "before manifest", "before commit", "after commit", "before removal", "reading", "unlisted"
+]
 
 hook: Callable[[Point], None] | None = None
 

@@ -159,9 +159,12 @@ class LoadCall:
     def _read_snapshot(self) -> snapshot.Snapshot:
         return snapshot.read(self._opened())
 
+    def _transfer_of(self, found: snapshot.Snapshot) -> LoadTransfer:
+        return LoadTransfer(self._opened(), self.options, found)
+
     def _plan_mine(self, found: snapshot.Snapshot) -> _LoadOffer:
         """Plan what this rank reads."""
-        transfer = self.transfer = LoadTransfer(self._opened(), self.options, found)
+        transfer = self.transfer = self._transfer_of(found)
         if isinstance(self.planner, ByNameLoadPlanner):
             self.planner.saved_by = transfer.manifest.world_size
         metadata = transfer.metadata(layout.new_save_id())

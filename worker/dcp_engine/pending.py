@@ -123,7 +123,7 @@ def wait_before(url: str | PathLike[str], *, raises: bool = False) -> None:
     if save is None:
         return
     save.await_end()
-    if raises and _place(save.url) == _place(fspath(url)):
+    if raises and place(save.url) == place(fspath(url)):
         finish()
 
 
@@ -135,7 +135,7 @@ def _forget(save: AsyncSave) -> None:
 os.register_at_fork(after_in_child=_last.clear)
 
 
-def _place(url: str) -> tuple[str, ...]:
+def place(url: str) -> tuple[str, ...]:
     """Return the same for two spellings of one place."""
     try:
         protocol = protocol_of(url)

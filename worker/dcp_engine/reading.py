@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from os import PathLike
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 from dcp_engine import loading
 from dcp_engine.call_options import ProgressCallback
 from dcp_engine.errors import StateMismatch, some
+from dcp_engine.format.key_mapping import chooses
 from dcp_engine.ranks import PATIENCE_SECONDS
 from dcp_engine.stores.protocol import MEMORY_LIMIT
 from dcp_engine.torch_internals import OBJ_PATH, EmptyStateDictLoadPlanner, set_element
@@ -97,7 +97,7 @@ class _Chosen(EmptyStateDictLoadPlanner):
         """Make room, by name; raise StateMismatch for a key that chooses nothing."""
         assert metadata is not None  # noqa: S101 - a reader has it
         names = metadata.state_dict_metadata
-        if idle := [glob for glob in self._globs if not any(_chooses(glob, name) for name in names)]:
+        if idle := [glob for glob in self._globs if not any(chooses(glob, name) for name in names)]:
             parts = {name.partition(".")[0] for name in names}
             raise StateMismatch(
                 f"keys: nothing in the checkpoint is chosen by {some(idle)}; its parts are {some(parts)}"
@@ -107,8 +107,4 @@ class _Chosen(EmptyStateDictLoadPlanner):
 
     def _should_include_key(self, key: str, metadata: Metadata) -> bool:
         del metadata
-        return not self._globs or any(_chooses(glob, key) for glob in self._globs)
-
-
-def _chooses(glob: str, name: str) -> bool:
-    return name.startswith(f"{glob}.") or fnmatchcase(name, glob)
+        return not self._globs or any(chooses(glob, key) for glob in self._globs)

@@ -22,7 +22,8 @@ from dcp_engine.format.manifest import DataFile, Manifest
 from dcp_engine.stores.opening import open_store
 from dcp_engine.stores.protocol import Store
 from dcp_engine.transfer import ranges
-from dcp_engine.transfer.fetch import Digests, Fetcher
+from dcp_engine.transfer.block_digests import Digests
+from dcp_engine.transfer.fetch import Fetcher
 from dcp_engine.transfer.meter import Meter
 from dcp_engine.translate import translate
 
@@ -30,10 +31,6 @@ BY_DIGESTS: Final = "every byte, by its crc32c"
 BY_ZIP: Final = "file sizes and zip CRC-32: a stock checkpoint has no digests"
 BY_SIZE: Final = "file sizes only: a stock checkpoint without CRC-32 has no digests"
 _FILES_AT_ONCE: Final = 4
-_FREE: Final = 16 << 20
-_TIMES: Final = 16
-"""`.metadata` may have _FREE bytes and _TIMES the size of the manifest. Its pickle needs about twice the manifest's
-size. A file with a hole has any size that somebody declares, and takes hours to read."""
 
 
 def verify(
@@ -92,8 +89,7 @@ def _verified(store: Store, found: snapshot.Snapshot, on_progress: ProgressCallb
 def _check_pickle(store: Store, trailer: layout.Trailer, manifest: Manifest) -> None:
     """Make sure that the pickle in `.metadata`, which only stock readers look at, is the one that was written."""
     size = store.read(layout.METADATA, tail=1).size - len(trailer.encode())
-    if size > _FREE + _TIMES * len(manifest.encode()):
-        raise CheckpointCorrupted(layout.METADATA, f"has {size} bytes, more than its manifest can have a pickle of")
+    snapshot.need_pickle_size(size, manifest)
     seen = hashlib.sha256()
     for start in range(0, size, ranges.WINDOW):
         piece = memoryview(bytearray(min(ranges.WINDOW, size - start)))

@@ -1,12 +1,15 @@
-"""`inspect` and `verify`: a checkpoint looked at from the command line. Credentials come from the environment."""
+"""Checkpoints at the command line: looked at, copied, exported, removed. Credentials come from the environment."""
 
 import json
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
 from math import prod
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -16,10 +19,16 @@ from rich.text import Text
 
 from dcp_contract.checkpoint_info import CheckpointInfo
 from dcp_contract.sizes import human_bytes
+from dcp_engine.call_options import ProgressCallback
 from dcp_engine.errors import EngineError, InvalidOption
 from dcp_engine.format.manifest import Manifest, Tensor
 
+if TYPE_CHECKING:
+    from dcp_engine.comparing import Difference
+
 SHOWN_TENSORS: Final = 40
+PIPE_WIDTH: Final = 4096
+_MEBIBYTE: Final = 1 << 20
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 Url = Annotated[str, typer.Argument(help="URL of the checkpoint, such as s3://bucket/run/step-1000.")]
@@ -41,6 +50,7 @@ class RateColumn(ProgressColumn):
         return Text(f"{human_bytes(rate)}/s" if rate else "")
 
 
+KeysOption = Annotated[list[str] | None, typer.Option(help="What is compared, by name or glob.")]
 OutputOption = Annotated[ViewFormat, typer.Option("-o", "--output", help="table or json.")]
 
 
@@ -72,7 +82,7 @@ def inspect(url: Url, output: OutputOption = ViewFormat.TABLE) -> None:
     if output is ViewFormat.JSON:
         typer.echo(json.dumps(_document(url, manifest), indent=2, default=str))
         return
-    console = Console(soft_wrap=True)
+    console = _console()
     console.print(_summary(url, manifest))
     console.print(_tensors(manifest))
 
@@ -82,19 +92,189 @@ def verify(url: Url, output: OutputOption = ViewFormat.TABLE) -> None:
     """Read every byte of a checkpoint and compare it with its digests."""
     from dcp_engine import verify as check  # noqa: PLC0415
 
-    columns = (TextColumn("verifying"), BarColumn(), DownloadColumn(binary_units=True), RateColumn())
+    with _shown("verifying", output) as on_progress:
+        info = check(url, on_progress=on_progress)
+    _tell(f"Verified {printable(url)}", info, output)
+
+
+@app.command()
+def copy(
+    source: Url,
+    destination: Annotated[str, typer.Argument(help="URL where the copy goes.")],
+    *,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint that stands there.")] = False,
+    check: Annotated[bool, typer.Option("--verify/--no-verify", help="Compare every block on the way.")] = True,
+    bandwidth: Annotated[float, typer.Option(help="Mebibytes that are read in a second at most; 0: no limit.")] = 0,
+    output: OutputOption = ViewFormat.TABLE,
+) -> None:
+    """Copy a checkpoint, and commit the copy."""
+    from dcp_engine import copy as copied  # noqa: PLC0415
+
+    with _shown("copying", output) as on_progress:
+        info = copied(
+            source,
+            destination,
+            overwrite=overwrite,
+            verify=check,
+            bandwidth=max(1, int(bandwidth * _MEBIBYTE)) if bandwidth else None,
+            on_progress=on_progress,
+        )
+    _tell(f"Copied {printable(source)} to {printable(destination)}", info, output)
+
+
+@app.command()
+def export(
+    source: Url,
+    destination: Annotated[str, typer.Argument(help="URL of the folder where the export goes.")],
+    *,
+    dtype: Annotated[str, typer.Option(help="Type that floating-point values get.")] = "",
+    keys: Annotated[list[str] | None, typer.Option(help="GLOB=NAME; may be repeated.")] = None,
+    select: Annotated[list[str] | None, typer.Option(help="Name or glob; may be repeated.")] = None,
+    config: Annotated[list[str] | None, typer.Option(help="File that goes along; may be repeated.")] = None,
+    shard_bytes: Annotated[int, typer.Option(help="Bytes of values in one file at most.")] = 5_000_000_000,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that stands there.")] = False,
+    output: OutputOption = ViewFormat.TABLE,
+) -> None:
+    """Write a checkpoint's tensors as a folder of safetensors."""
+    from dcp_engine import export as exported  # noqa: PLC0415
+
+    with _shown("exporting", output) as on_progress:
+        info = exported(
+            source,
+            destination,
+            dtype=dtype or None,
+            keys=_table(keys or []) or None,
+            select=select or (),
+            config_files=config or (),
+            shard_bytes=shard_bytes,
+            overwrite=overwrite,
+            on_progress=on_progress,
+        )
+    _tell(f"Exported {printable(source)} to {printable(destination)}", info, output)
+
+
+def _table(lines: Sequence[str]) -> dict[str, str]:
+    for line in lines:
+        if "=" not in line:
+            raise InvalidOption(f"--keys: {line!r} is no GLOB=NAME; write one, such as 'model.*=*'")
+    return {glob: name for glob, _, name in (line.partition("=") for line in lines)}
+
+
+@contextmanager
+def _shown(word: str, output: ViewFormat) -> Iterator[ProgressCallback]:
+    """Show how far a transfer is."""
+    columns = (TextColumn(word), BarColumn(), DownloadColumn(binary_units=True), RateColumn())
     with Progress(*columns, console=Console(stderr=True), disable=output is ViewFormat.JSON) as shown:
-        bar = shown.add_task("verify", total=None)
-        info = check(url, on_progress=lambda done, total: shown.update(bar, completed=done, total=total))
+        bar = shown.add_task(word, total=None)
+        yield lambda done, total: shown.update(bar, completed=done, total=total)
+
+
+def _tell(done: str, info: CheckpointInfo, output: ViewFormat) -> None:
     if output is ViewFormat.JSON:
         typer.echo(json.dumps(info.to_dict(), indent=2))
+        return
+    typer.echo(_told(done, info))
+
+
+@app.command()
+def ls(prefix: Url, output: OutputOption = ViewFormat.TABLE) -> None:
+    """List what is committed under a prefix."""
+    from dcp_engine import list_checkpoints  # noqa: PLC0415
+
+    found = list_checkpoints(prefix)
+    if output is ViewFormat.JSON:
+        told = [{name: value for name, value in each.to_dict().items() if value != ""} for each in found]
+        typer.echo(json.dumps(told, indent=2))
+    elif not found:
+        typer.echo(f"No checkpoint is committed under {printable(prefix)} as step-<n>.", err=True)
     else:
-        typer.echo(_verified(url, info))
+        _console().print(listed(found))
 
 
-def _verified(url: str, info: CheckpointInfo) -> str:
+@app.command()
+def diff(first: Url, second: Url, *, key: KeysOption = None, output: OutputOption = ViewFormat.TABLE) -> int:
+    """Say in which entries two checkpoints differ; return 0 if in none, 1 if in some, 2 if nobody can tell."""
+    from dcp_engine import diff as compare  # noqa: PLC0415
+
+    try:
+        found = compare(first, second, keys=key or ())
+    except EngineError as error:
+        typer.echo(f"{error.reason}: {printable(str(error))}", err=True)
+        return 2
+    if output is ViewFormat.JSON:
+        changed = {name: asdict(change) for name, change in found.changed.items()}
+        told = {"onlyFirst": found.only_first, "onlySecond": found.only_second, "changed": changed, "same": found.same}
+        typer.echo(json.dumps(told, indent=2))
+    else:
+        _console().print(differences(found), end="")
+    return int(bool(found))
+
+
+@app.command()
+def rm(url: Url, *, save_id: str = "", yes: bool = False) -> int:
+    """Remove a checkpoint: the one that was shown, whatever stands there by then."""
+    from dcp_engine import delete, find  # noqa: PLC0415
+
+    found = find(url)
+    if not yes and found is not None:
+        if save_id not in {"", found.save_id}:
+            typer.echo(f"{printable(url)} holds save {found.save_id or 'of stock DCP'}, not {save_id}", err=True)
+            return 1
+        typer.echo(f"{printable(url)}: {described(found)}", err=True)
+        if not sys.stdin.isatty():
+            typer.echo("Nobody can be asked; to remove it add --yes.", err=True)
+            return 2
+        if not typer.confirm("Remove it, with all its data?", err=True):
+            return 1
+    gone = delete(url, save_id or (found.save_id if found is not None else None) or None)
+    if gone is None:
+        typer.echo(f"{printable(url)}: save {save_id} is not there any more", err=True)
+        return 0
+    guard = (
+        "" if gone.conflict_guard != "BestEffort" else "; the store can't refuse to remove another save made meanwhile"
+    )
+    typer.echo(f"Removed {printable(url)}: {described(gone)}{guard}")
+    return 0
+
+
+def listed(found: Sequence[CheckpointInfo]) -> Table:
+    """Return a row for each checkpoint; ids and URLs are whole, since they are what the next command takes."""
+    table = Table("Step", "Saved", box=None, pad_edge=False)
+    table.add_column("Save id", no_wrap=True, min_width=32)
+    table.add_column("URL", overflow="fold")
+    for each in found:
+        saved = f"{each.created_time:%Y-%m-%d %H:%M:%S} UTC" if each.created_time is not None else ""
+        table.add_row(*map(_text, (str(each.step), saved, each.save_id or "by stock DCP", each.url)))
+    return table
+
+
+def described(info: CheckpointInfo) -> str:
+    """Return what one would know of a checkpoint before it goes."""
+    told = [f"save {info.save_id}" if info.save_id else "by stock DCP"]
+    told += [f"step {info.step}"] if info.step is not None else []
+    told += [human_bytes(info.bytes)] if info.bytes else []
+    told += [f"made by {printable(str(info.origin))}"] if info.origin is not None else []
+    return ", ".join([*told, *filter(None, [_age(info.created_time)])])
+
+
+def differences(found: "Difference") -> Table:
+    """Return a row for each entry that is not alike, and a count of those that are."""
+    table = Table("Name", "First", "Second", "Differing", "Largest", "Relative", box=None, pad_edge=False)
+    rows: dict[str, tuple[str, ...]] = dict.fromkeys(found.only_first, ("there", "missing", "", "", ""))
+    rows |= dict.fromkeys(found.only_second, ("missing", "there", "", "", ""))
+    for name, change in found.changed.items():
+        counted = f"{change.differing} of {change.elements}" if change.elements else ""
+        measures = ("" if each is None else f"{each:.3g}" for each in (change.largest, change.relative))
+        rows[name] = (change.first, change.second, counted, *measures)
+    for name in sorted(rows):
+        table.add_row(*map(_text, (name, *rows[name])))
+    table.caption = f"{len(rows)} differ, {found.same} are alike"
+    return table
+
+
+def _told(done: str, info: CheckpointInfo) -> str:
     size = f"{human_bytes(info.bytes or 0)} in {info.files} files, {info.tensors} tensors"
-    return f"Verified {printable(url)}: {size}; {info.verified}"
+    return f"{done}: {size}{f'; {info.verified}' if info.verified else ''}"
 
 
 def _summary(url: str, manifest: Manifest) -> Table:
@@ -129,6 +309,11 @@ def _tensors(manifest: Manifest) -> Table:
     if rest > 0:
         table.caption = f"and {rest} more; -o json shows all"
     return table
+
+
+def _console() -> Console:
+    # A file or a pipe has no width: a row is one line there, however long.
+    return Console(soft_wrap=True) if sys.stdout.isatty() else Console(soft_wrap=True, width=PIPE_WIDTH)
 
 
 def printable(text: str) -> str:

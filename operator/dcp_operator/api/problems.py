@@ -32,6 +32,7 @@ _SENTENCES = {
     "string_too_long": "is too long; write at most {max_length} characters",
     "string_too_short": "is too short; write at least {min_length} character(s)",
     "too_long": "has too many entries; write at most {max_length}",
+    "value_error": "{error}",
     "string_pattern_mismatch": "does not have the right form; write something that matches {pattern}",
 }
 """By pydantic's type of finding; the context's names are pydantic's too."""

@@ -14,12 +14,17 @@ class Site(Wire):
     file_needs_volume: bool = True
     """A path of a pod's own file system is gone with the pod."""
     pod_security: PodSecurity = PodSecurity.RESTRICTED
+    has_trainings: bool = True
+    """A training that runs already can be reached."""
 
     @classmethod
     def local(cls) -> Self:
         """Return the site of `dcp run`: this machine's files are there to stay, and tests may use memory."""
         return cls(
-            protocols=(*DEFAULT_PROTOCOLS, "memory"), file_needs_volume=False, pod_security=PodSecurity.NAMESPACE
+            protocols=(*DEFAULT_PROTOCOLS, "memory"),
+            file_needs_volume=False,
+            pod_security=PodSecurity.NAMESPACE,
+            has_trainings=False,
         )
 
     def widest(self) -> Self:

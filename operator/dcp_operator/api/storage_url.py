@@ -2,6 +2,7 @@
 
 import difflib
 import ipaddress
+import posixpath
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -63,6 +64,7 @@ FORBIDDEN_NETWORKS: Final[tuple[Network, ...]] = (
 )
 """Where no store is: those, however they are spelt, and what can't be told from them."""
 _PLAIN_HOST: Final = re.compile(r"[A-Za-z0-9._-]+")
+_ALIASES: Final = {"abfs": "az"}
 _ALMOST: Final = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfss": "abfs", "wasb": "az", "local": "file"}
 _KIND_NAMES: Final = {str: "a string", int: "a whole number", float: "a number of seconds", bool: "true or false"}
 
@@ -71,6 +73,27 @@ def protocol(url: str) -> str:
     """Return the URL's protocol, or an empty string where it has none."""
     head, separator, _ = url.partition("://")
     return head if separator else ""
+
+
+def normal(url: str) -> str:
+    """Return a URL without what may be spelt in two ways: two that name one place are one text."""
+    name, _, path = url.partition("://")
+    return f"{_ALIASES.get(name, name)}://{posixpath.normpath(f'/{path}').strip('/')}"
+
+
+def without_store(url: str) -> str:
+    """Return a URL as `normal` does, without what its options may say in its place: two of one text may be one place.
+
+    For those who would rather take two places for one than one for two.
+    """
+    name, _, path = normal(url).partition("://")
+    container, slash, rest = path.partition("/")
+    return f"{name}://{container.partition('@')[0] if name == 'az' else container}{slash}{rest}"
+
+
+def below(prefix: str, url: str) -> bool:
+    """Return whether a URL lies below a prefix."""
+    return normal(url).startswith(f"{normal(prefix)}/")
 
 
 def url_problems(field: str, url: str, protocols: tuple[str, ...]) -> Iterator[str]:

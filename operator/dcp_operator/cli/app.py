@@ -46,6 +46,10 @@ Files = Annotated[
 ]
 Url = Annotated[str, typer.Argument(help="URL of a checkpoint, such as s3://bucket/run/step-1000, or a path.")]
 
+Prefix = Annotated[
+    str, typer.Argument(help="Where the checkpoints of a run stand, such as s3://bucket/run, or a path.")
+]
+
 
 class Output(StrEnum):
     """How results are printed."""
@@ -79,7 +83,7 @@ def run(
         bool, typer.Option("-v", "--verbose", help="Show what the ranks print, as they print it.")
     ] = False,
 ) -> None:
-    """Run every Checkpoint of the files on this machine, one after the other, in the order given.
+    """Run every Checkpoint of the files on this machine, one after the other, in the order given. No series is run.
 
     One that fails does not keep the next from running: the exit code is 1 then, and a later one that needs it fails by
     itself. Ctrl-C stops the ranks and says so in the status; a second one kills them.
@@ -89,6 +93,9 @@ def run(
     the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on); AWS_PROFILE is not read.
     """
     found = _read(files, LOCAL)
+    found.notes += [f"{each.place}: CheckpointSeries left out, only a cluster runs one" for each in found.series]
+    if not found.checkpoints:
+        _refuse([*found.notes, "no Checkpoint to run"])
     if rehearse:
         if output in {Output.YAML, Output.JSON}:
             _show([dict(source.body) for source in found.checkpoints], output)
@@ -125,18 +132,125 @@ def validate(
     purpose = "for `dcp run`" if for_local else "for a cluster"
     for source in found.checkpoints:
         typer.echo(f"{source.place}: Checkpoint {source.title} is valid {purpose}")
+    for each in found.series:
+        typer.echo(f"{each.place}: CheckpointSeries {each.series.name} is valid {purpose}")
 
 
 @app.command()
 def inspect(url: Url, output: Look = LookOutput.TABLE) -> None:
     """Say what stands at a URL: step, world size, tensors, sizes, origin, age. Needs the worker extra."""
-    _worker("inspect", url, output)
+    _worker("inspect", url, "-o", output)
 
 
 @app.command()
 def verify(url: Url, output: Look = LookOutput.TABLE) -> None:
     """Read every byte of a checkpoint and compare it with its digests. Needs the worker extra."""
-    _worker("verify", url, output)
+    _worker("verify", url, "-o", output)
+
+
+@app.command()
+def copy(
+    source: Url,
+    destination: Annotated[str, typer.Argument(help="URL or path where the copy goes.")],
+    *,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a checkpoint that stands at the destination.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Compare every block with its digest on the way.")
+    ] = True,
+    bandwidth: Annotated[
+        float, typer.Option(help="Mebibytes that are read in a second at most; 0 for as many as it takes.", min=0)
+    ] = 0,
+    output: Look = LookOutput.TABLE,
+) -> None:
+    """Copy a checkpoint, and commit the copy in one step. Needs the worker extra.
+
+    The copy is the same save, with the id, the step and the manifest of the source. A copy that was cut short is run
+    again: what it has left whole is not moved again. Both stores are reached with the environment's credentials.
+    """
+    options = ["--bandwidth", str(bandwidth), "-o", output]
+    options += ["--overwrite"] if overwrite else []
+    options += [] if check else ["--no-verify"]
+    _worker("copy", source, destination, *options, urls=2)
+
+
+@app.command()
+def ls(prefix: Prefix, output: Look = LookOutput.TABLE) -> None:
+    """List what is committed under a prefix as step-<n>, the highest step first. Needs the worker extra."""
+    _worker("ls", prefix, "-o", output)
+
+
+@app.command()
+def diff(
+    first: Url,
+    second: Annotated[str, typer.Argument(help="URL of the checkpoint that it is compared with, or a path.")],
+    *,
+    keys: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-k", "--key", help="What is compared: model, model.layers.0.weight, '*.weight'. May be repeated."
+        ),
+    ] = None,
+    output: Look = LookOutput.TABLE,
+) -> None:
+    """Say in which entries two checkpoints differ, and by how much, however each is sharded. Needs the worker extra.
+
+    Exit codes: 0 they are alike, 1 they differ, 2 they could not be compared.
+    """
+    _worker("diff", first, second, *(each for key in keys or () for each in ("--key", key)), "-o", output, urls=2)
+
+
+@app.command()
+def rm(
+    url: Url,
+    *,
+    save_id: Annotated[
+        str, typer.Option(help="Remove this save, as `dcp ls` names it, and none that was made there since.")
+    ] = "",
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove a checkpoint, whole: .metadata first, then its data. Shows it and asks. Needs the worker extra."""
+    _worker("rm", url, *(("--save-id", save_id) if save_id else ()), *(("--yes",) if yes else ()))
+
+
+@app.command()
+def export(
+    source: Url,
+    destination: Annotated[str, typer.Argument(help="URL or path of the folder where the export goes.")],
+    *,
+    dtype: Annotated[
+        str, typer.Option(help="Type that floating-point values get, such as bfloat16. Default: that which they have.")
+    ] = "",
+    keys: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="GLOB=NAME, such as 'model.*=*': the new name of what the glob matches; what no glob matches is left "
+            "out. May be repeated. Default: 'model.*=*', or all names as they are where nothing is below model."
+        ),
+    ] = None,
+    select: Annotated[
+        list[str] | None, typer.Option(help="Name or glob of entries to take, before --keys. May be repeated.")
+    ] = None,
+    config: Annotated[
+        list[str] | None,
+        typer.Option(help="Path or URL of a small file, such as config.json, that goes along. May be repeated."),
+    ] = None,
+    shard_bytes: Annotated[int, typer.Option(help="Bytes of values in one file at most.", min=1)] = 5_000_000_000,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a model that stands at the destination.")
+    ] = False,
+    output: Look = LookOutput.TABLE,
+) -> None:
+    """Write a checkpoint's tensors as a folder of safetensors, whole. Needs the worker extra.
+
+    Whoever reads the folder finds the model that stood there before, or the new one, and never a part. Both stores are
+    reached with the environment's credentials.
+    """
+    options = ["--shard-bytes", str(shard_bytes), "-o", output, *(["--dtype", dtype] if dtype else [])]
+    for name, values in (("--keys", keys), ("--select", select), ("--config", config)):
+        options += [part for value in values or () for part in (name, value)]
+    _worker("export", source, destination, *options, *(["--overwrite"] if overwrite else []), urls=2)
 
 
 def _checked(files: list[str], site: Site) -> Documents:
@@ -176,16 +290,26 @@ def _show(bodies: list[dict[str, Any]], output: Output) -> None:
             _print(table.results(bodies, wide=output is Output.WIDE))
 
 
-def _worker(command: str, url: str, output: LookOutput) -> NoReturn:
-    """Become `python -m dcp_worker`: the data plane is a program of its own, never imported here."""
-    if not protocol(url) and "::" not in url:
-        url = f"file://{_absolute(url)}"
-    elif problems := [*url_problems("URL", url, LOCAL.protocols)]:
-        _refuse(problems)
+def _worker(command: str, *arguments: str, urls: int = 1) -> NoReturn:
+    """Become `python -m dcp_worker`: the data plane is a program of its own, never imported here.
+
+    Of the arguments the first ones are URLs.
+    """
+    named = [_url(each) for each in arguments[:urls]]
     _need_worker()
     sys.stdout.flush()
     # -P: nothing is imported from the current folder, which may be that of somebody else's checkpoint.
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "dcp_worker", command, url, "-o", output])  # noqa: S606 - our own program, no shell
+    program = [sys.executable, "-P", "-m", "dcp_worker", command, *named, *arguments[urls:]]
+    os.execv(sys.executable, program)  # noqa: S606 - our own program, no shell
+
+
+def _url(given: str) -> str:
+    """Return a URL, of a path too; refuse one that is neither."""
+    if not protocol(given) and "::" not in given:
+        return f"file://{_absolute(given)}"
+    if problems := [*url_problems("URL", given, LOCAL.protocols)]:
+        _refuse(problems)
+    return given
 
 
 def _absolute(path: str) -> str:

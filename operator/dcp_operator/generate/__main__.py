@@ -10,7 +10,7 @@ from dcp_operator.generate import admission, crd, pod_fields, reference
 def files() -> tuple[tuple[Path, str], ...]:
     """Return each generated file with its text."""
     return (
-        (crd.PATH, crd.render()),
+        *crd.files(),
         *admission.files(),
         (pod_fields.PATH, pod_fields.render()),
         *reference.pages(),

@@ -5,6 +5,7 @@ rule of the CRD sees no more than the object. An object that is stored already i
 policy keeps nobody from suspending or relabelling what runs.
 """
 
+import json
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +13,8 @@ import yaml
 
 from dcp_operator.api.bounds import FREE_FORM, TOO_DEEP, cel
 from dcp_operator.api.checkpoint.cel import ANOTHER
-from dcp_operator.api.naming import GROUP, PLURAL, VERSION, WORKER_CONTAINER
+from dcp_operator.api.checkpoint.spec import CheckpointSpec, DeletionPolicy
+from dcp_operator.api.naming import DATA_FINALIZER, GROUP, PLURAL, SERIES_PLURAL, VERSION, WORKER_CONTAINER
 from dcp_operator.api.pod.cel import VARIABLES
 from dcp_operator.api.pod.rules import POD_RULES, PodRule
 from dcp_operator.api.storage_url import ADDRESS_OPTIONS, FORBIDDEN_NETWORKS, METADATA_HOSTS
@@ -26,6 +28,13 @@ _NEW: Final = (
     "oldObject == null || object.spec.?workers.?podTemplate != oldObject.spec.?workers.?podTemplate || "
     "object.spec.storage != oldObject.spec.storage"
 )
+
+_NEW_SERIES: Final = (
+    "oldObject == null || object.spec.template.spec != oldObject.spec.template.spec || "
+    "object.spec.?storage != oldObject.spec.?storage"
+)
+
+_POLICY: Final = "deletionPolicy"
 
 Policy = dict[str, Any]
 
@@ -41,8 +50,12 @@ class Plain(yaml.SafeDumper):
 def files() -> tuple[tuple[Path, str], ...]:
     """Return each generated file with its text."""
     return (
-        (MANIFESTS / "api" / "admission.yaml", _text(still(), shallow(), everywhere())),
-        (MANIFESTS / "api" / "admission-restricted.yaml", _text(restricted())),
+        (
+            MANIFESTS / "api" / "admission.yaml",
+            _text(still(), shallow(), everywhere(), of_series(shallow()), of_series(everywhere())),
+        ),
+        (MANIFESTS / "api" / "admission-operator.yaml", _text(by_operator())),
+        (MANIFESTS / "api" / "admission-restricted.yaml", _text(restricted(), of_series(restricted()))),
     )
 
 
@@ -94,6 +107,62 @@ def restricted() -> Policy:
     return _pods("restricted", [rule for rule in POD_RULES if rule.profile], [])
 
 
+def by_operator() -> Policy:
+    """Return the policy of what an account of the operator (`dcp-operator`, in whichever namespace) changes itself.
+
+    RBAC can't grant a finalizer. Of a Checkpoint it puts on and takes off its own, and has data stay.
+    """
+    held = [field.alias for field in CheckpointSpec.model_fields.values() if field.alias != _POLICY]
+    before, after = "oldObject.metadata.?finalizers.orValue([])", "object.metadata.?finalizers.orValue([])"
+    meta = ("labels", "annotations", "ownerReferences")
+    policy = f"object.spec.?{_POLICY}"
+    same = f"({policy} == oldObject.spec.?{_POLICY} || {policy}.orValue('') == '{DeletionPolicy.RETAIN}')"
+    rules = {
+        "the operator changes no field of a spec but deletionPolicy, to Retain": " && ".join(
+            (
+                *(f"object.spec.?{field} == oldObject.spec.?{field}" for field in held),
+                same,
+            )
+        ),
+        f"the operator changes no finalizer but {DATA_FINALIZER}": (
+            f"{after}.all(each, each == '{DATA_FINALIZER}' || each in {before}) && "
+            f"{before}.all(each, each == '{DATA_FINALIZER}' || each in {after})"
+        ),
+        "the operator changes neither labels nor annotations nor owners of a Checkpoint": " && ".join(
+            f"object.metadata.?{field} == oldObject.metadata.?{field}" for field in meta
+        ),
+    }
+    validations = [
+        {"expression": expression, "message": message, "reason": "Forbidden"} for message, expression in rules.items()
+    ]
+    found = _policy("operator", ["UPDATE"], validations)
+    account = "request.userInfo.username.matches('^system:serviceaccount:[^:]+:dcp-operator$')"
+    found["spec"]["matchConditions"] = [{"name": "by-the-operator", "expression": account}]
+    return found
+
+
+def of_series(policy: Policy) -> Policy:
+    """Return a policy of Checkpoints as one of the templates of series: a secret there would lie in etcd as well.
+
+    A series that saves has its storage beside the template, or is a training's; any other has it in the template.
+    """
+    spec = json.loads(
+        json.dumps(policy["spec"])
+        .replace("object.spec.storage", "variables.storage")
+        .replace("object.spec", "object.spec.template.spec")
+        .replace("oldObject.spec", "oldObject.spec.template.spec")
+        .replace(_TEMPLATE, f"spec.template.{_TEMPLATE}")
+        .replace("spec.workload.args:", "spec.template.spec.workload.args:")
+    )
+    spec["matchConstraints"]["resourceRules"][0]["resources"] = [SERIES_PLURAL]
+    spec["matchConditions"] = [{"name": "new-or-changed", "expression": _NEW_SERIES}]
+    own, read = "object.spec.storage", "object.spec.template.spec.storage"
+    storage = f"has({own}) ? dyn({own}) : has({read}) ? dyn({read}) : dyn({{}})"
+    spec["variables"] = [{"name": "storage", "expression": storage}, *spec["variables"]]
+    name = policy["metadata"]["name"].replace(PLURAL, SERIES_PLURAL, 1)
+    return {**policy, "metadata": {**policy["metadata"], "name": name}, "spec": spec}
+
+
 def _pods(name: str, rules: list[PodRule], more: list[dict[str, str]]) -> Policy:
     validations = {
         # Two rules that differ in what they say may be one in CEL.
@@ -115,7 +184,8 @@ def _mounted() -> dict[str, str]:
         "string(m.mountPath) + '/'))"
     )
     return {
-        "expression": f"!object.spec.storage.url.startsWith('file://') || variables.containers.exists(c, "
+        "expression": "has(object.spec.target) || !has(object.spec.storage.url) || "
+        f"!object.spec.storage.url.startsWith('file://') || variables.containers.exists(c, "
         f"c[?'name'].orValue(dyn(null)) == '{WORKER_CONTAINER}' && {mounts})",
         "message": "spec.storage.url: a path of the pod's own file system is gone with the pod; mount a volume over it "
         "in spec.workers.podTemplate, or write s3://...",

@@ -1,24 +1,31 @@
-"""The CustomResourceDefinition, generated from the models of `spec` and `status`.
+"""The CustomResourceDefinitions, generated from the models of `spec` and `status` of each kind.
 
-`python -m dcp_operator.generate` writes it to manifests/crds.
+`python -m dcp_operator.generate` writes them to manifests/crds.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
+from pydantic import BaseModel
 
 from dcp_contract.environment import REPORT_LIMIT
 from dcp_contract.sections import Storage
 from dcp_contract.storage_options import SPEC_OPTIONS, StorageOption
+from dcp_operator.api.checkpoint.cel import Rule
 from dcp_operator.api.checkpoint.cel_rules import RULES
-from dcp_operator.api.checkpoint.printer_columns import PRINTER_COLUMNS
+from dcp_operator.api.checkpoint.printer_columns import PRINTER_COLUMNS, PrinterColumn
 from dcp_operator.api.checkpoint.spec import MUTABLE_FIELDS, CheckpointSpec
 from dcp_operator.api.checkpoint.status import Status
-from dcp_operator.api.naming import GROUP, KIND, PLURAL, VERSION
+from dcp_operator.api.naming import GROUP, KIND, PLURAL, SERIES_KIND, SERIES_PLURAL, VERSION
+from dcp_operator.api.series.cel_rules import RULES as SERIES_RULES
+from dcp_operator.api.series.printer_columns import PRINTER_COLUMNS as SERIES_COLUMNS
+from dcp_operator.api.series.spec import SeriesSpec
+from dcp_operator.api.series.status import SeriesStatus
 from dcp_operator.generate import admission
 
-PATH: Final = Path(__file__).parents[3] / "manifests" / "crds" / f"{GROUP}_{PLURAL}.yaml"
+FOLDER: Final = Path(__file__).parents[3] / "manifests" / "crds"
 _HEADER: Final = "# Generated from operator/dcp_operator/api by `make crd`; do not edit.\n"
 
 _KEPT: Final = (
@@ -38,46 +45,101 @@ Schema = dict[str, Any]
 
 def custom_resource_definition() -> dict[str, Any]:
     """Return the CustomResourceDefinition of Checkpoint."""
+    return _definition(
+        kind=KIND,
+        plural=PLURAL,
+        short_name="dcp",
+        schema=_checkpoint_schema(),
+        columns=PRINTER_COLUMNS,
+        selectable=(".spec.operation", ".status.phase", ".status.reason"),
+    )
+
+
+def series_definition() -> dict[str, Any]:
+    """Return the CustomResourceDefinition of CheckpointSeries."""
+    return _definition(
+        kind=SERIES_KIND,
+        plural=SERIES_PLURAL,
+        short_name="cps",
+        schema=_series_schema(),
+        columns=SERIES_COLUMNS,
+        selectable=(),
+    )
+
+
+def files() -> tuple[tuple[Path, str], ...]:
+    """Return each generated file with its text."""
+    return tuple(
+        (
+            FOLDER / f"{GROUP}_{plural}.yaml",
+            _HEADER + yaml.dump(made, Dumper=admission.Plain, sort_keys=False, width=1000),
+        )
+        for plural, made in ((PLURAL, custom_resource_definition()), (SERIES_PLURAL, series_definition()))
+    )
+
+
+def _definition(
+    *,
+    kind: str,
+    plural: str,
+    short_name: str,
+    schema: Schema,
+    columns: Iterable[PrinterColumn],
+    selectable: tuple[str, ...],
+) -> dict[str, Any]:
     version = {
         "name": VERSION,
         "served": True,
         "storage": True,
-        "schema": {"openAPIV3Schema": _object_schema()},
+        "schema": {"openAPIV3Schema": schema},
         "subresources": {"status": {}},
         "additionalPrinterColumns": [
             {"name": each.name, "type": each.kind, "jsonPath": each.path} | ({"priority": 1} if each.wide else {})
-            for each in PRINTER_COLUMNS
+            for each in columns
         ],
-        "selectableFields": [{"jsonPath": path} for path in (".spec.operation", ".status.phase", ".status.reason")],
+        **({"selectableFields": [{"jsonPath": path} for path in selectable]} if selectable else {}),
     }
     names = {
-        "kind": KIND, "listKind": f"{KIND}List", "plural": PLURAL, "singular": KIND.lower(),
-        "shortNames": ["dcp"], "categories": ["dcp"],
+        "kind": kind, "listKind": f"{kind}List", "plural": plural, "singular": kind.lower(),
+        "shortNames": [short_name], "categories": ["dcp"],
     }  # fmt: skip
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "metadata": {"name": f"{plural}.{GROUP}"},
         "spec": {"group": GROUP, "scope": "Namespaced", "names": names, "versions": [version]},
     }
 
 
-def render() -> str:
-    """Return the file's text."""
-    return _HEADER + yaml.dump(custom_resource_definition(), Dumper=admission.Plain, sort_keys=False, width=1000)
-
-
-def _object_schema() -> Schema:
+def _checkpoint_schema() -> Schema:
     spec = _structural(CheckpointSpec.model_json_schema(by_alias=True))
     spec["properties"]["storage"]["properties"]["options"] = _options()
     for name, section in spec["properties"].items():
         _say_whether_it_may_change(section, "May change." if name in MUTABLE_FIELDS else "Immutable.")
-    status = _open(_structural(Status.model_json_schema(by_alias=True), with_defaults=False))
+    what = "One operation, done once, on one distributed PyTorch checkpoint."
+    return _object_schema(what, spec, Status, RULES)
+
+
+def _series_schema() -> Schema:
+    spec = _structural(SeriesSpec.model_json_schema(by_alias=True))
+    for storage in (spec["properties"]["storage"], _template(spec)["properties"]["storage"]):
+        storage["properties"]["options"] = _options()
+    what = "A Checkpoint again and again: on a schedule, or every so often."
+    return _object_schema(what, spec, SeriesStatus, SERIES_RULES)
+
+
+def _template(spec: Schema) -> Schema:
+    found: Schema = spec["properties"]["template"]["properties"]["spec"]
+    return found
+
+
+def _object_schema(what: str, spec: Schema, status_model: type[BaseModel], rules: Iterable[Rule]) -> Schema:
+    status = _open(_structural(status_model.model_json_schema(by_alias=True), with_defaults=False))
     # Without it an object that no operator has seen yet passes for done: kstatus reads no status as Current.
     status["default"] = {"observedGeneration": -1}
     status["properties"]["conditions"] |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
     schema: Schema = {
-        "description": "One operation, done once, on one distributed PyTorch checkpoint.",
+        "description": what,
         "type": "object",
         "required": ["spec"],
         "properties": {
@@ -88,7 +150,7 @@ def _object_schema() -> Schema:
             "status": status,
         },
     }
-    for rule in RULES:
+    for rule in rules:
         at = schema
         for part in rule.at:
             at = at["properties"][part]
@@ -149,6 +211,8 @@ def _open(schema: Schema) -> Schema:
 
 
 def _object(node: Schema, convert: Any) -> Schema:  # noqa: ANN401 - the recursion of _structural
+    if isinstance(node.get("additionalProperties"), dict):
+        return {"additionalProperties": convert(node["additionalProperties"])}
     if "properties" not in node:
         return {"x-kubernetes-preserve-unknown-fields": True}
     return {"properties": {name: convert(each) for name, each in node["properties"].items()}}

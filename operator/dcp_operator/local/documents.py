@@ -20,9 +20,11 @@ from dcp_contract.environment import CA_ENV, CA_KEY
 from dcp_contract.storage_options import CREDENTIAL_KEYS
 from dcp_operator.api.checkpoint.parsing import parse
 from dcp_operator.api.checkpoint.spec import Checkpoint
-from dcp_operator.api.naming import API_VERSION, GROUP, KIND, NAME_LIMIT
+from dcp_operator.api.naming import API_VERSION, GROUP, KIND, NAME_LIMIT, SERIES_KIND
 from dcp_operator.api.pod.fields import unknown_fields, wrong_types
 from dcp_operator.api.problems import SpecError
+from dcp_operator.api.series.parsing import parse as parse_series
+from dcp_operator.api.series.spec import Series
 from dcp_operator.api.site import Site
 from dcp_operator.api.storage_url import protocol
 
@@ -69,11 +71,20 @@ class ManifestCheckpoint:
         return f"{self.body['metadata']['generateName']}..." if self.generated else self.checkpoint.name
 
 
+@dataclass(frozen=True)
+class ManifestSeries:
+    """One CheckpointSeries of a file, as parsed."""
+
+    place: str
+    series: Series
+
+
 @dataclass
 class Documents:
-    """What the files hold that matters here: Checkpoints in order, and Secrets by namespace and name."""
+    """What the files hold that matters here: Checkpoints and series in order, and Secrets by namespace and name."""
 
     checkpoints: list[ManifestCheckpoint] = field(default_factory=list)
+    series: list[ManifestSeries] = field(default_factory=list)
     secrets: dict[tuple[str, str], Mapping[str, str]] = field(default_factory=dict, repr=False)
     notes: list[str] = field(default_factory=list)
     """One line for each document that is left out."""
@@ -83,7 +94,7 @@ def read(files: Iterable[str], site: Site) -> Documents:
     """Return what the files hold, checked for `site`; raise InputError with every problem of every file."""
     found = Documents()
     problems: list[str] = []
-    names: dict[tuple[str, str], str] = {}
+    names: dict[tuple[str, str, str], str] = {}
     for file in files:
         try:
             for document in _documents(file):
@@ -93,20 +104,22 @@ def read(files: Iterable[str], site: Site) -> Documents:
                     problems += [f"{document.place}: {problem}" for problem in error.problems]
         except InputError as error:
             problems += error.problems
-    if not problems and not found.checkpoints:
+    if not problems and not found.checkpoints and not found.series:
         problems.append(f"no Checkpoint in {', '.join(files)}")
     if problems:
         raise InputError(problems)
     return found
 
 
-def _sort(document: Document, site: Site, found: Documents, names: dict[tuple[str, str], str]) -> None:
+def _sort(document: Document, site: Site, found: Documents, names: dict[tuple[str, str, str], str]) -> None:
     body = document.body
     kind, version = body.get("kind"), body.get("apiVersion")
     if not isinstance(kind, str) or not isinstance(version, str):
         raise InputError(["not a Kubernetes object: apiVersion and kind must be set"])
     if (version, kind) == ("v1", "Secret"):
         found.secrets[_name(body)] = _secret(body)
+    elif (version, kind) == (API_VERSION, SERIES_KIND):
+        _sort_series(document, site, found, names)
     elif kind == KIND or version.partition("/")[0] == GROUP:
         if (version, kind) != (API_VERSION, KIND):
             raise InputError([f"apiVersion {version}, kind {kind} is not known; write {API_VERSION}, {KIND}"])
@@ -119,14 +132,32 @@ def _sort(document: Document, site: Site, found: Documents, names: dict[tuple[st
         template = checkpoint.spec.workers.pod_template
         if wrong := [*unknown_fields(template), *wrong_types(template)]:
             raise InputError(wrong)
-        first = names.setdefault(_name(body), document.place)
-        if first != document.place:
-            raise InputError([f"{KIND} {'/'.join(_name(body))} stands in {first} already; give it another name"])
+        _once(document, body, names)
         found.checkpoints.append(
             ManifestCheckpoint(document.place, document.folder, body, checkpoint, generated=generated)
         )
     else:
         found.notes.append(f"{document.place}: {kind} left out, only {KIND} and Secret are used here")
+
+
+def _sort_series(document: Document, site: Site, found: Documents, names: dict[tuple[str, str, str], str]) -> None:
+    try:
+        series = parse_series(document.body, site=site)
+    except SpecError as error:
+        raise InputError(error.problems) from error
+    template = series.spec.template.spec.workers.pod_template
+    if wrong := [*unknown_fields(template), *wrong_types(template)]:
+        raise InputError(line.replace("spec.", "spec.template.spec.", 1) for line in wrong)
+    _once(document, document.body, names)
+    found.series.append(ManifestSeries(document.place, series))
+
+
+def _once(document: Document, body: Mapping[str, Any], names: dict[tuple[str, str, str], str]) -> None:
+    """Note an object's name; raise InputError where an earlier one of the kind has it."""
+    kind, name = str(body["kind"]), _name(body)
+    first = names.setdefault((kind, *name), document.place)
+    if first != document.place:
+        raise InputError([f"{kind} {'/'.join(name)} stands in {first} already; give it another name"])
 
 
 def _named(body: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -54,10 +54,10 @@ class Committed:
         return self.trailer.save_id if self.trailer else ""
 
 
-def committed(store: Store) -> Committed | None:
+def committed(store: Store, path: str = layout.METADATA) -> Committed | None:
     """Return what is committed at the URL, by one read of a few KiB that no cache answers; any process may call it."""
     try:
-        blob = store.read(layout.METADATA, tail=layout.TAIL_BYTES)
+        blob = store.read(path, tail=layout.TAIL_BYTES)
     except FileNotFoundError as error:
         if is_missing_file(error):
             return None
@@ -90,10 +90,13 @@ def refuse_if_committed(store: Store) -> None:
 
 def conflict(store: Store, found: Committed) -> CheckpointExists:
     """Return the error that says who holds the URL."""
+    return CheckpointExists(store.url, holder(store, found))
+
+
+def holder(store: Store, found: Committed) -> Conflict:
+    """Return who holds the URL."""
     info = describe(store, found)
-    return CheckpointExists(
-        store.url, Conflict(save_id=info.save_id, origin=info.origin, created_time=info.created_time)
-    )
+    return Conflict(save_id=info.save_id, origin=info.origin, created_time=info.created_time)
 
 
 def check_files(store: Store, save_id: str, sizes: dict[str, int]) -> None:

@@ -3,7 +3,8 @@
 A tombstone says how long: `replaced/<save id>.<id of the save that replaced it>`, one line of JSON. The time since then
 is counted from the tombstone's own time in the store. The tombstone is written before the commit: otherwise there would
 be a moment at which neither `.metadata` nor a tombstone spares the data. If the commit fails, its tombstone says
-nothing, since data that `.metadata` names are never removed.
+nothing, since data that `.metadata` names are never removed. A removal writes a tombstone as well (`removal`), which
+keeps for no time.
 
 A stock checkpoint has no save id and no folder of its own. Its tombstone names its files, and a file that was written
 after the tombstone belongs to another save.
@@ -13,7 +14,7 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -73,6 +74,13 @@ def unmark(store: Store, by: str) -> None:
     store.delete([entry.path for entry in store.list(layout.REPLACED) if entry.path.endswith(f".{by}")])
 
 
+def forget(store: Store, save_id: str) -> None:
+    """Remove the tombstones of a save that is about to stand at the URL again."""
+    store.delete(
+        [each.path for each in store.list(layout.REPLACED) if each.path.startswith(f"{layout.REPLACED}/{save_id}.")]
+    )
+
+
 def was_replaced(store: Store, save_id: str) -> bool:
     """Tell whether a save stood at the URL once, and somebody who replaced it keeps it."""
     return any(entry.path.startswith(f"{layout.REPLACED}/{save_id}.") for entry in store.list(layout.REPLACED))
@@ -102,7 +110,13 @@ def due(
     for stone in stones:
         if live is None or stone.save_id != live.save_id:
             of[stone.save_id].append(stone)
-    newest = {save_id: max(group, key=lambda stone: stone.since) for save_id, group in of.items()}
+    ours = f".{live.save_id}" if live and live.save_id else None
+
+    def counts(stone: Tombstone) -> tuple[bool, datetime, str]:
+        """Order by who replaced it: what stands there now, or the last that says so; others came to nothing."""
+        return ours is not None and stone.path.endswith(ours), stone.since, stone.noted
+
+    newest = {save_id: max(group, key=counts) for save_id, group in of.items()}
     ordered = sorted(newest, key=lambda save_id: (newest[save_id].since, newest[save_id].noted), reverse=True)
 
     def over(last: Tombstone) -> bool:
@@ -133,9 +147,15 @@ def doomed(save_id: str, stones: Sequence[Tombstone], entries: Iterable[Entry]) 
 
 def remove_due(store: Store, live: Live | None, now: datetime) -> None:
     """Remove what was kept for long enough."""
-    for save_id, stones in due(tombstones(store, store.list(layout.REPLACED)), live, now).items():
-        entries = store.list(layout.data_folder(save_id)) if save_id else _stock_entries(store, stones)
-        remove(store, doomed(save_id, stones, entries))
+    _remove_groups(store, due(tombstones(store, store.list(layout.REPLACED)), live, now))
+
+
+def remove_all(store: Store, stones: Iterable[Tombstone]) -> None:
+    """Remove what is kept, for however long: nothing stands at the URL any more."""
+    of: dict[str, list[Tombstone]] = defaultdict(list)
+    for stone in stones:
+        of[stone.save_id].append(stone)
+    _remove_groups(store, of)
 
 
 def remove(store: Store, paths: Iterable[str]) -> None:
@@ -143,6 +163,12 @@ def remove(store: Store, paths: Iterable[str]) -> None:
     given = list(paths)
     store.delete([path for path in given if not path.startswith(f"{layout.REPLACED}/")])
     store.delete([path for path in given if path.startswith(f"{layout.REPLACED}/")])
+
+
+def _remove_groups(store: Store, stones: Mapping[str, Sequence[Tombstone]]) -> None:
+    for save_id, group in stones.items():
+        entries = store.list(layout.data_folder(save_id)) if save_id else _stock_entries(store, group)
+        remove(store, doomed(save_id, group, entries))
 
 
 def _stock_entries(store: Store, stones: Iterable[Tombstone]) -> list[Entry]:

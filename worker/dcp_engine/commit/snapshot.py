@@ -24,6 +24,10 @@ _PIECE: Final = 8 << 20
 _HOLE: Final = bytes(1 << 12)
 """Zeros, as a file system returns them for a block that was never written. JSON has no zero byte, and a pickle of names
 and numbers never so many in a row."""
+_FREE_PICKLE: Final = 16 << 20
+_TIMES: Final = 16
+"""`.metadata` of ours may have _FREE_PICKLE bytes and _TIMES the size of the manifest. Its pickle needs about twice the
+manifest's size. A file with a hole has any size that somebody declares, and takes hours to read."""
 _OWN_FILE: Final = re.compile(rb"data-[0-9a-f]{32}/__\d+_\d+\.distcp")
 _RANK_LOCAL: Final = re.compile(r"__\d+\.metadata")
 _LOOKED_AT: Final = 1000
@@ -79,6 +83,35 @@ def read_manifest(store: Store, trailer: layout.Trailer) -> Manifest:
     return _decode(_manifest(store, trailer), trailer, store.url)
 
 
+def metadata_of(store: Store, found: Snapshot) -> bytes:
+    """Return all of the `.metadata` that a snapshot was read from, to commit it elsewhere.
+
+    Raises:
+        CheckpointCorrupted: it is larger than it can be, or its pickle is not the one that was written.
+        FileNotFoundError: it is another one by now, or none.
+    """
+    if found.trailer is None:
+        data, version = _whole(store, layout.METADATA, "")
+        if version != found.version:
+            raise FileNotFoundError(layout.METADATA)
+        return data
+    manifest = found.manifest(store.url)
+    need_pickle_size(store.read(layout.METADATA, tail=1).size - len(found.trailer.encode()), manifest)
+    data = store.read(layout.METADATA).data
+    trailer, length = layout.parse_trailer(data[-layout.TAIL_BYTES :])
+    if trailer != found.trailer:
+        raise FileNotFoundError(layout.METADATA)
+    if hashlib.sha256(memoryview(data)[: len(data) - length]).hexdigest() != manifest.metadata_sha256:
+        raise CheckpointCorrupted(layout.METADATA, "does not have the sha256 that its manifest names")
+    return data
+
+
+def need_pickle_size(size: int, manifest: Manifest) -> None:
+    """Refuse a pickle in `.metadata` that is larger than one of this manifest can be."""
+    if size > _FREE_PICKLE + _TIMES * len(manifest.encode()):
+        raise CheckpointCorrupted(layout.METADATA, f"has {size} bytes, more than its manifest can have a pickle of")
+
+
 def not_found(store: Store, error: OSError | None = None) -> CheckpointNotFound:
     """Return the error for a URL at which nothing is committed; it says what stands there, as far as a look tells."""
     if isinstance(error, NotADirectoryError):
@@ -91,7 +124,7 @@ def not_found(store: Store, error: OSError | None = None) -> CheckpointNotFound:
             "load it by dcp.load on as many ranks, and save it anew",
         )
     if any(name.endswith(".safetensors") for name in names):
-        return CheckpointNotFound(store.url, "it holds safetensors, which DCP's HuggingFaceStorageReader reads")
+        return CheckpointNotFound(store.url, "it holds safetensors, which dcp_engine.load_safetensors reads")
     return CheckpointNotFound(store.url)
 
 

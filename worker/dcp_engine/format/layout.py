@@ -42,6 +42,11 @@ def new_save_id() -> str:
     return uuid.uuid4().hex
 
 
+def is_save_id(text: str) -> bool:
+    """Tell whether a text may be the name of a save."""
+    return _SAVE_ID.fullmatch(text) is not None
+
+
 def data_folder(save_id: str) -> str:
     """Return the folder that one save, and only that save, writes to."""
     if not _SAVE_ID.fullmatch(save_id):

@@ -28,7 +28,6 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.storage import WriteResult
 
 from dcp_engine.errors import CheckpointCorrupted
-from dcp_engine.format import layout
 from dcp_engine.format.manifest import Chunk, Chunks, DataFile, Manifest, Tensor
 from dcp_engine.gc_pause import uncollected
 from dcp_engine.torch_internals import StorageInfo
@@ -201,11 +200,6 @@ def dump(metadata: Metadata) -> bytes:
     with uncollected():
         _Pickler(file).dump(metadata)
     return file.getvalue()
-
-
-def stock_files(manifest: Manifest) -> list[str]:
-    """Return the data files that a stock checkpoint names; nothing that a stock writer would not write."""
-    return sorted(file.path for file in manifest.files if layout.is_stock_file(file.path))
 
 
 class Places(Mapping[MetadataIndex, StorageInfo]):

@@ -177,7 +177,7 @@ def make_root(root: Path) -> None:
         try:
             folder.mkdir()
         except FileExistsError:
-            if not folder.is_dir():
+            if not folder.is_dir() and os.path.lexists(folder):  # it may be gone by now
                 raise
         # Whoever may make a folder in another need not be allowed to read that.
         with _undone(folder), suppress(PermissionError), opened(folder.parent) as above:
@@ -247,13 +247,13 @@ def _enter(parent: int, name: str, path: Path) -> int:
 
 
 def _create(root: Path, path: str) -> tuple[int, int]:
-    """Make the file; a rank that gives the save up may remove the folder in between, as long as that is empty."""
+    """Make the file; who gives a save up, or removes a checkpoint, may remove a folder in between that is empty."""
     folder, name = apart(path)
     for left in reversed(range(TRIES)):
-        make_root(root)
-        if folder:
-            _make_folder(root, folder)
         try:
+            make_root(root)
+            if folder:
+                _make_folder(root, folder)
             parent = _open(root, folder)
             try:
                 with _named(root / path):

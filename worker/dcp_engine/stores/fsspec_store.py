@@ -15,6 +15,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from dcp_engine.errors import CheckpointCorrupted, StaleVersion
+from dcp_engine.format import layout
 from dcp_engine.format.layout import FILE_LIMIT
 from dcp_engine.stores import folders
 from dcp_engine.stores.protocol import BEST_EFFORT, PART_SIZE, Blob, Buffer, Entry, Guarded, copied
@@ -66,6 +67,16 @@ class FsspecStore:
             raise StaleVersion.of(path)
         self._put(path, data)
 
+    def remove(self, path: str, version: Any) -> None:  # noqa: ANN401 - see Store
+        """Remove the file if it is still that version."""
+        try:
+            current = self.read(path, tail=1).version
+        except FileNotFoundError:
+            current = None
+        if current != version:
+            raise StaleVersion.of(path)
+        self._fs.rm_file(self._full(path))
+
     def write(self, path: str, chunks: Iterable[Buffer], *, part_size: int, parallel: int) -> None:
         """Stream through the file system's own buffer; discard on an error, never close half a file."""
         del parallel
@@ -103,6 +114,14 @@ class FsspecStore:
         for name, info in self._fs.find(self._full(prefix), detail=True).items():
             yield Entry(name[cut:], info["size"], _modified(info))
 
+    def folders(self) -> Iterator[str]:
+        """List the one folder."""
+        self._fs.invalidate_cache()
+        with suppress(FileNotFoundError):
+            for info in self._fs.ls(self._root, detail=True):
+                if info["type"] == "directory" and not info.get("islink"):
+                    yield info["name"].rstrip("/").rpartition("/")[2]
+
     def empty_folders(self) -> Iterator[Entry]:
         """What is no file is not told apart from what is nothing."""
         return iter(())
@@ -114,6 +133,14 @@ class FsspecStore:
         for path in paths:
             with suppress(FileNotFoundError):
                 self._fs.rm_file(self._full(path))
+
+    def remove_root(self) -> None:
+        """Remove the folder, and those of saves in it, where the file system knows folders."""
+        with suppress(Exception):
+            for name in self.folders():
+                if layout.is_emptied_folder(f"{name}/"):
+                    self._remove_empty(self._full(name))
+            self._remove_empty(self._root)
 
     def now(self) -> datetime:
         """Write an empty file and ask for its date, where the file system keeps one."""
@@ -151,6 +178,11 @@ class FsspecStore:
         left = self._fs.cat_file(self._full(path))
         if left != data and data.startswith(left):  # else it is somebody else's
             self._fs.rm_file(self._full(path))
+
+    def _remove_empty(self, folder: str) -> None:
+        self._fs.invalidate_cache()
+        if not self._fs.ls(folder):
+            self._fs.rmdir(folder)
 
     def _refuse_links(self, path: str) -> None:
         """Refuse a link on the way, where the file system knows them; it may change after the look."""

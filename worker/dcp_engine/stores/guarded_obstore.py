@@ -6,7 +6,7 @@ forked after that has the pool without its threads: every call there, by whateve
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -85,10 +85,15 @@ def _list(*args: Any, **kwargs: Any) -> Iterator[Any]:  # noqa: ANN401 - obstore
         yield page
 
 
+def _folders(of: Any) -> Sequence[str]:  # noqa: ANN401 - as above
+    return [*obstore.list_with_delimiter(of)["common_prefixes"]]
+
+
 delete = guarded(obstore.delete)
 from_url = guarded(store.from_url, asks=False)
 get = guarded(obstore.get)
 head = guarded(obstore.head)
+folders = guarded(_folders)
 list = _list  # noqa: A001 - obstore's own name
 put = guarded(obstore.put)
 sign = guarded(obstore.sign)

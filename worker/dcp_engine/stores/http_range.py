@@ -119,15 +119,20 @@ class RangedGet:
     def _connection(self, scheme: str, netloc: str) -> http.client.HTTPConnection:
         with suppress(IndexError):
             return self._idle.pop()
-        if scheme == "https":
-            context = ssl.create_default_context(cafile=self._network.ca_file)
-            connection: http.client.HTTPConnection = http.client.HTTPSConnection(netloc, context=context)
-        else:
-            connection = http.client.HTTPConnection(netloc)
-        connection.timeout = self._network.connect_seconds
-        connection.connect()
-        connection.sock.settimeout(self._network.read_seconds)
-        return connection
+        return connected(scheme, netloc, self._network)
+
+
+def connected(scheme: str, netloc: str, network: Network) -> http.client.HTTPConnection:
+    """Return an open connection to a host."""
+    if scheme == "https":
+        context = ssl.create_default_context(cafile=network.ca_file)
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(netloc, context=context)
+    else:
+        connection = http.client.HTTPConnection(netloc)
+    connection.timeout = network.connect_seconds
+    connection.connect()
+    connection.sock.settimeout(network.read_seconds)
+    return connection
 
 
 def _close(connections: list[http.client.HTTPConnection]) -> None:
@@ -160,7 +165,12 @@ def _check(response: http.client.HTTPResponse, path: str, offset: int, length: i
         raise EOFError(path)
     if response.status == HTTPStatus.NOT_FOUND and not is_missing_bucket(text):
         raise FileNotFoundError(path)
+    raise refusal(response, path, text)
+
+
+def refusal(response: http.client.HTTPResponse, path: str, text: str) -> EngineError:
+    """Return the error for an answer that does not give what was asked for; `text` is the beginning of its body."""
     expired = response.status == HTTPStatus.BAD_REQUEST and any(f"<Code>{code}<" in text for code in _EXPIRED)
     refused = expired or response.status in _REFUSALS
     message = f"{path}: the store answered {response.status} {response.reason}: {redact.answer(text)}"
-    raise (RefusedSignature if refused else StorageUnavailable)(with_hint(message))
+    return (RefusedSignature if refused else StorageUnavailable)(with_hint(message))

@@ -32,6 +32,7 @@ _FLUSH_BYTES: Final = 8 << 20
 _READ_BYTES: Final = 512 << 10
 """Bytes read between two looks at them."""
 _STREAMS: Final = 8
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 """How a file system says that it has no hard links."""
 
@@ -76,6 +77,19 @@ class LocalStore:
                 draft.rename()
                 _sync_name(draft.folder, path)
 
+    def remove(self, path: str, version: Any) -> None:  # noqa: ANN401 - see Store
+        """Unlink the file while holding its and the folder's lock, if it is still that version."""
+        folder, name = folders.apart(path)
+        try:
+            with folders.opened(self.root, folder) as parent, locks.held(parent, name) as file:
+                current = _version(os.stat(name, dir_fd=parent, follow_symlinks=False)) == version
+                if not current or (file is not None and not locks.is_current(file, version, _version)):
+                    raise StaleVersion.of(path)
+                os.unlink(name, dir_fd=parent)
+                _sync_name(parent, path)
+        except FileNotFoundError as error:
+            raise StaleVersion.of(path) from error
+
     def write(self, path: str, chunks: Iterable[Buffer], *, part_size: int, parallel: int) -> None:
         """Write the chunks one after the other straight from their memory."""
         del part_size, parallel  # the page cache is the only buffer
@@ -112,6 +126,11 @@ class LocalStore:
         for path, stat in folders.walk(self.root, prefix):
             yield Entry(path, stat.st_size, _modified(stat))
 
+    def folders(self) -> Iterator[str]:
+        """Look into the folder; a link in it is none."""
+        with suppress(FileNotFoundError), folders.opened(self.root) as root, os.scandir(root) as entries:
+            yield from (entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+
     def empty_folders(self) -> Iterator[Entry]:
         """Look into the folders that saves make."""
         for name, stat in folders.empty(self.root):
@@ -129,6 +148,11 @@ class LocalStore:
         for folder in sorted(names, reverse=True):
             folders.remove(self.root, folder, names[folder])
 
+    def remove_root(self) -> None:
+        """Remove the folder; a save that begins at that moment makes it anew."""
+        with suppress(OSError):
+            self.root.rmdir()
+
     def now(self) -> datetime:
         """Date the folder anew, which takes no room on a full disk, and leaves nothing behind."""
         if not self.root.exists():
@@ -140,10 +164,18 @@ class LocalStore:
     def guard(self, write: Guarded) -> str:
         """Return Atomic where the file system has what it takes: hard links, or locks that all its hosts share.
 
-        It is tried out in the folder itself.
+        It is tried out in the folder itself; a removal is to work on a full disk, too.
         """
+        try:
+            return self._tried(write)
+        except OSError as error:
+            if write != "remove" or error.errno not in _FULL:
+                raise
+            return BEST_EFFORT
+
+    def _tried(self, write: Guarded) -> str:
         with self._draft("probe") as draft:
-            if write == "replace":
+            if write != "create":
                 shared = locks.shared_by_all(self.root, draft.folder, draft.file, METADATA)
                 return ATOMIC if shared else BEST_EFFORT
             if not (self.root / METADATA).exists():

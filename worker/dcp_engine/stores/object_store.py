@@ -1,8 +1,8 @@
 """S3, Google Cloud Storage and Azure Blob Storage, through obstore.
 
-Creating is `If-None-Match: *` (`ifGenerationMatch=0` on Google), replacing is `If-Match` with the ETag. Each is tried
-out, once per bucket and process. Where the store ignores or refuses one, a look comes before the write: what two savers
-do at the same instant is then left to chance, the result says `BestEffort`, and a warning says why.
+Creating is `If-None-Match: *` (`ifGenerationMatch=0` on Google), replacing and removing are `If-Match` with the ETag.
+Each is tried out, once per bucket and process. Where the store ignores or refuses one, a look comes before the write:
+what two savers do at the same instant is then left to chance, the result says `BestEffort`, and a warning says why.
 
 A file goes up in one request, or in parts in parallel; a failed upload is aborted. Reads are ranged and never cached.
 
@@ -27,8 +27,9 @@ from obstore import exceptions
 from dcp_engine.errors import InvalidOption, RefusedSignature, StaleVersion, StorageUnavailable
 from dcp_engine.stores import guarded_obstore as obstore
 from dcp_engine.stores import http_range
+from dcp_engine.stores.conditional import ConditionalRequests, version_of
 from dcp_engine.stores.options import ObstoreOptions, place_of, protocol_of
-from dcp_engine.stores.protocol import ATOMIC, BEST_EFFORT, Blob, Buffer, Entry, Guarded, copied
+from dcp_engine.stores.protocol import ATOMIC, Blob, Buffer, Entry, Guarded, copied
 from dcp_engine.stores.retry import retried, throttled
 from dcp_engine.translate import translate
 
@@ -41,7 +42,6 @@ _FILE_SIZE: Final = 32 << 20
 """Bytes that travel in one request, which spares the two that begin and end an upload in parts, and the store the work
 of putting the parts together."""
 _KEEP_REPLACED: Final = timedelta(hours=1)
-_CONFLICTS: Final = (exceptions.AlreadyExistsError, exceptions.PreconditionError)
 
 _BEYOND: Final = re.compile(r"\b416 Range Not Satisfiable|InvalidRange")
 """How stores say that a range begins behind the object's end."""
@@ -51,13 +51,11 @@ _NO_RANGE: Final = re.compile(rf"{_BEYOND.pattern}|non-partial response|CONTENT_
 _PLACES: Final = ("endpoint", "base_url", "account_name")
 """Options that make of one bucket's name another bucket."""
 
-_NO_CONDITIONS: Final = re.compile(
-    r"\b501 Not Implemented|\b(NotImplemented|UnsupportedHeader):|\b400 Bad Request.*(?i:if-(none-)?match)", re.DOTALL
-)
-"""How stores say that they do not know a condition."""
-_OTHER_DIGITS: Final = str.maketrans("0123456789", "1234567891")
 _TRIED: Final = 4
 """Objects whose signed URLs were all refused, before none is signed any more."""
+
+_NOTE: Final = "dcpcrc32c"
+"""Metadata of an object: the CRC-32C that its writer had for it. Azure takes letters and digits alone."""
 
 _guards: dict[tuple[str, ...], str] = {}
 
@@ -76,7 +74,7 @@ class ObjectStore:
         bucket, path = place_of(url)
         if "@" in bucket and protocol in {"s3", "gs"}:
             raise InvalidOption(f"url: {url!r} names a user; credentials come from the environment")
-        self._bucket = (protocol, bucket, *(str(options.config.get(key, "")) for key in _PLACES))
+        self.bucket = (protocol, bucket, *(str(options.config.get(key, "")) for key in _PLACES))
         place = f"{protocol}://{bucket}/{quote(path)}"
         self._store = _opened(place, options, options.no_retry)
         self._patient = _opened(place, options, options.retry)
@@ -85,6 +83,7 @@ class ObjectStore:
         self._indirect: set[str] = set()
         """Objects whose signed URLs the store refuses."""
         self._direct = None if plain else http_range.RangedGet(self._sign, options.network)
+        self._conditional = ConditionalRequests(self._store, url, self.attempts, None if plain else options.network)
 
     def read(self, path: str, *, tail: int | None = None) -> Blob:
         """GET the object, or its last bytes; the version is its ETag (and generation)."""
@@ -98,12 +97,12 @@ class ObjectStore:
                 raise
             result = obstore.get(self._store, path)  # of what is empty there is no range, not even the end
         meta = result.meta
-        return Blob(bytes(result.bytes()), _version(meta), meta["size"], meta["last_modified"])
+        return Blob(bytes(result.bytes()), version_of(meta), meta["size"], meta["last_modified"])
 
     def create(self, path: str, data: bytes) -> None:
         """PUT that the store refuses if the object exists."""
         if self.guard("create") == ATOMIC:
-            self._put_once(path, data, lambda: self._create(self._store, path, data))
+            self._put_once(path, data, lambda: self._conditional.create(path, data))
         elif self._exists(path):
             raise FileExistsError(path)
         else:
@@ -112,14 +111,27 @@ class ObjectStore:
     def replace(self, path: str, data: bytes, version: Any) -> None:  # noqa: ANN401 - see Store
         """PUT that the store refuses if the ETag is another."""
         if self.guard("replace") == ATOMIC:
-            self._put_once(path, data, lambda: self._replace(self._store, path, data, version))
+            self._put_once(path, data, lambda: self._conditional.replace(path, data, version))
         elif self._version_of(path) != version:
             raise StaleVersion.of(path)
         else:
             self._put_over(path, data)
 
-    def write(self, path: str, chunks: Iterable[Buffer], *, part_size: int, parallel: int) -> None:
-        """Upload in parts; a file of less than one part goes in one PUT."""
+    def remove(self, path: str, version: Any) -> None:  # noqa: ANN401 - see Store
+        """DELETE that the store refuses if the ETag is another."""
+        if self.guard("remove") == ATOMIC:
+            retried(lambda: self._conditional.remove(path, version), self.attempts)
+        elif self._version_of(path) != version:
+            raise StaleVersion.of(path)
+        else:
+            # Once: a try that arrives late would remove what was saved meanwhile.
+            retried(lambda: obstore.delete(self._store, path), self.attempts, on=throttled)
+
+    def write(
+        self, path: str, chunks: Iterable[Buffer], *, part_size: int, parallel: int, crc32c: int | None = None
+    ) -> None:
+        """Upload in parts; a file of less than one part goes in one PUT. The note is metadata of the object."""
+        note = None if crc32c is None else {_NOTE: str(crc32c)}
         stream = iter(chunks)
         head: list[Buffer] = []
         size = 0
@@ -131,10 +143,21 @@ class ObjectStore:
                 if size > part_size:
                     break
         if size <= part_size:
-            retried(lambda: obstore.put(self._store, path, iter(head), use_multipart=False), self.attempts)
+            once = partial(obstore.put, self._store, path, use_multipart=False, attributes=note)
+            retried(lambda: once(file=iter(head)), self.attempts)
             return
         # obstore aborts the upload if the iterator or a part fails, so that no part stays and no object appears.
-        obstore.put(self._patient, path, chain(head, stream), chunk_size=part_size, max_concurrency=parallel)
+        in_parts = partial(obstore.put, self._patient, path, chunk_size=part_size, max_concurrency=parallel)
+        in_parts(file=chain(head, stream), attributes=note)
+
+    def noted(self, path: str) -> int | None:
+        """GET the last byte, with which the object's metadata come."""
+        try:
+            result = retried(lambda: self._tail(path, 1), self.attempts)
+        except (FileNotFoundError, exceptions.BaseError):
+            return None
+        note = str(result.attributes.get(_NOTE, ""))
+        return int(note) if note.isdecimal() else None
 
     def fill(self, path: str, offset: int, targets: Iterable[memoryview]) -> Iterator[memoryview]:
         """GET a range straight into the targets; through obstore where requests can't be signed or need a proxy."""
@@ -170,6 +193,10 @@ class ObjectStore:
             for meta in page:
                 yield Entry(meta["path"], meta["size"], meta["last_modified"])
 
+    def folders(self) -> Iterator[str]:
+        """LIST with a delimiter: one request for a thousand folders."""
+        yield from retried(lambda: obstore.folders(self._store), self.attempts)
+
     def empty_folders(self) -> Iterator[Entry]:
         """There are no folders."""
         return iter(())
@@ -184,6 +211,9 @@ class ObjectStore:
             for path in paths:
                 self._delete_one(path)
 
+    def remove_root(self) -> None:
+        """There are no folders."""
+
     def now(self) -> datetime:
         """Write an empty object and list it: some stores say more of a date in listings, by which others are judged."""
         path = f"data-probe-{uuid.uuid4().hex}/probe"
@@ -191,15 +221,16 @@ class ObjectStore:
             retried(lambda: obstore.put(self._store, path, b"", mode="overwrite"), self.attempts)
             found = [entry.modified for entry in self.list(path.partition("/")[0]) if entry.modified]
         finally:
-            self._delete_probe(path)
+            self._conditional.forget(path)
         return max(found)
 
     def guard(self, write: Guarded) -> str:
         """Return Atomic if the store refuses such a write: tried out once per bucket and process."""
-        key = (*self._bucket, write)
+        key = (*self.bucket, write)
         if key not in _guards:
             # The answers are the bucket's: whoever comes second at the same time asks once more, and gets the same.
-            _guards.update({(*self._bucket, one): guard for one, guard in self._try_guards(write).items()})
+            found = self._conditional.tried_out(write)
+            _guards.update({(*self.bucket, one): guard for one, guard in found.items()})
         return _guards[key]
 
     def _tail(self, path: str, count: int) -> Any:  # noqa: ANN401 - obstore's own type is not public
@@ -226,37 +257,6 @@ class ObjectStore:
 
     def _sign(self, path: str, seconds: int) -> str:
         return str(obstore.sign(self._store, "GET", path, timedelta(seconds=seconds)))
-
-    def _try_guards(self, write: Guarded) -> dict[Guarded, str]:
-        """Find out what the store refuses: that an object is made a second time and, if asked, replaced by mistake."""
-        path = f"data-probe-{uuid.uuid4().hex}/probe"
-
-        def refuses(put: Callable[[], None]) -> bool:
-            try:
-                retried(put, self.attempts)
-            except (FileExistsError, StaleVersion):
-                return True
-            except _NoConditionError as error:
-                LOG.warning("%s: two savers at the same moment may both succeed: %s", self.url, error)
-                return False
-            LOG.warning("%s: two savers at the same moment may both succeed: the store ignores conditions", self.url)
-            return False
-
-        try:
-            made = retried(lambda: obstore.put(self._store, path, b"", mode="overwrite"), self.attempts)
-            found: dict[Guarded, bool] = {"create": refuses(lambda: self._create(self._store, path, b""))}
-            if write == "replace":
-                wrong = {key: value.translate(_OTHER_DIGITS) for key, value in _version(made).items()}
-                found["replace"] = refuses(lambda: self._replace(self._store, path, b"", wrong))
-        finally:
-            self._delete_probe(path)
-        return {one: ATOMIC if atomic else BEST_EFFORT for one, atomic in found.items()}
-
-    def _delete_probe(self, path: str) -> None:
-        try:
-            self.delete([path])
-        except Exception as error:  # noqa: BLE001 - what was asked is known; `clean` removes it later
-            LOG.warning("%s/%s could not be removed: %s", self.url, path, translate(error))
 
     def _put_once(self, path: str, data: bytes, put: Callable[[], None]) -> None:
         """Carry out a PUT with a condition, and repeat it where no answer came.
@@ -301,30 +301,12 @@ class ObjectStore:
         put = partial(obstore.put, self._store, path, data, mode="overwrite")
         retried(put, self.attempts, on=throttled)
 
-    @staticmethod
-    def _replace(store: Any, path: str, data: bytes, version: Any) -> None:  # noqa: ANN401 - see Store
-        try:
-            obstore.put(store, path, data, mode=version)
-        except (*_CONFLICTS, FileNotFoundError) as error:
-            raise StaleVersion.of(path) from error
-        except exceptions.BaseError as error:
-            raise _known(error) from error
-
-    @staticmethod
-    def _create(store: Any, path: str, data: bytes) -> None:  # noqa: ANN401 - obstore's own type is not public
-        try:
-            obstore.put(store, path, data, mode="create")
-        except _CONFLICTS as error:
-            raise FileExistsError(path) from error
-        except exceptions.BaseError as error:
-            raise _known(error) from error
-
     def _exists(self, path: str) -> bool:
         return self._version_of(path) is not None
 
     def _version_of(self, path: str) -> dict[str, str] | None:
         try:
-            return _version(retried(lambda: obstore.head(self._store, path), self.attempts))
+            return version_of(retried(lambda: obstore.head(self._store, path), self.attempts))
         except FileNotFoundError:
             return None
 
@@ -333,18 +315,6 @@ class ObjectStore:
             retried(lambda: obstore.delete(self._store, path), self.attempts)
         except FileNotFoundError:
             return
-
-
-class _NoConditionError(Exception):
-    """The store does not know a condition that a request has."""
-
-
-def _known(error: exceptions.BaseError) -> Exception:
-    return _NoConditionError(str(translate(error))) if _NO_CONDITIONS.search(str(error)) else error
-
-
-def _version(meta: Any) -> dict[str, str]:  # noqa: ANN401 - obstore's own type is not public
-    return {key: value for key in ("e_tag", "version") if (value := meta.get(key))}
 
 
 class _Pages:

@@ -18,8 +18,8 @@ MEMORY_LIMIT: Final = 256 << 20
 
 ATOMIC: Final = "Atomic"
 BEST_EFFORT: Final = "BestEffort"
-Guarded: TypeAlias = Literal["create", "replace"]
-"""The conditional writes: they are refused where another writer was first."""
+Guarded: TypeAlias = Literal["create", "replace", "remove"]
+"""The conditional changes: they are refused where another writer was first."""
 
 
 def weaker(*guards: str) -> str:
@@ -78,6 +78,12 @@ class Store(Protocol):
         Raises NotDurable if the file is there, and it is not known whether it is there to stay.
         """
 
+    def remove(self, path: str, version: Any) -> None:  # noqa: ANN401 - opaque to the caller
+        """Remove a small file if it is still the `version` that `read` returned; raise StaleVersion if it is not.
+
+        One that is gone by now may be either. Raises NotDurable as `replace` does.
+        """
+
     def write(self, path: str, chunks: Iterable[Buffer], *, part_size: int, parallel: int) -> None:
         """Stream a new file. On an error no file stays.
 
@@ -96,20 +102,39 @@ class Store(Protocol):
     def list(self, prefix: str) -> Iterator[Entry]:
         """List the files under a folder, at any depth."""
 
+    def folders(self) -> Iterator[str]:
+        """Give the names of the folders directly below the URL; where a store can, without a look at their files."""
+
     def empty_folders(self) -> Iterator[Entry]:
         """List the folders of saves that hold nothing, each with a `/` behind it, where a store has folders."""
 
     def delete(self, paths: Sequence[str]) -> None:
         """Remove files, and folders that `empty_folders` gave; one that is not there is no error."""
 
+    def remove_root(self) -> None:
+        """Remove the folder of the URL itself, if there are folders and it is empty; never an error."""
+
     def now(self) -> datetime:
         """Return the time by the clock that files are dated with, which need not be this host's."""
 
     def guard(self, write: Guarded) -> str:
-        """Return whether `create` or `replace` refuses atomically: `Atomic`, or `BestEffort`. May ask the store, once.
+        """Return whether such a change is refused atomically: `Atomic`, or `BestEffort`. May ask the store, once.
 
-        Of a write whose answer got lost, only a guard that is Atomic tells that it will not happen any more.
+        Of a change whose answer got lost, only a guard that is Atomic tells that it will not happen any more.
         """
+
+
+@runtime_checkable
+class NotesDigests(Protocol):
+    """A store whose files appear whole or not at all, each with a note of what was written."""
+
+    def write(
+        self, path: str, chunks: Iterable[Buffer], *, part_size: int, parallel: int, crc32c: int | None = None
+    ) -> None:
+        """Stream a new file as any store does, and note beside it the CRC-32C of all its bytes, if one is given."""
+
+    def noted(self, path: str) -> int | None:
+        """Return the CRC-32C that a file was written with, or None where nobody noted any."""
 
 
 def copied(pieces: Iterable[Buffer], targets: Iterable[memoryview], path: str) -> Iterator[memoryview]:

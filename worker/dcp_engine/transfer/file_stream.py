@@ -15,6 +15,7 @@ from dcp_engine.format import digest
 from dcp_engine.format.metadata import Written, WrittenFile
 from dcp_engine.stores.protocol import Buffer, Store
 from dcp_engine.transfer import devices
+from dcp_engine.transfer.checked_source import OtherFileFailed
 from dcp_engine.transfer.file_plan import ONE_REQUEST, FilePlan, PlannedFile
 from dcp_engine.transfer.meter import Meter
 from dcp_engine.transfer.payload import Lookup, Payload
@@ -51,10 +52,6 @@ def write_files(
         first = next((error for error in errors if not isinstance(error, OtherFileFailed)), errors[0])
         raise translate(first) from first
     return [result for step in running for result in step.result()]
-
-
-class OtherFileFailed(Exception):
-    """Another file of this rank failed: there is no point in going on."""
 
 
 @dataclass(frozen=True)

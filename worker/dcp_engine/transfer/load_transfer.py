@@ -22,8 +22,9 @@ from dcp_engine.format import metadata as dcp_metadata
 from dcp_engine.format.digest import BLOCK
 from dcp_engine.format.manifest import UNKNOWN, Chunk, DataFile, Manifest, need_apart
 from dcp_engine.stores.protocol import Store
-from dcp_engine.transfer import decode, destinations, devices, fetch, ranges
-from dcp_engine.transfer.fetch import Digests, Fetcher
+from dcp_engine.transfer import decode, destinations, devices, ranges
+from dcp_engine.transfer.block_digests import Digests, ends_of
+from dcp_engine.transfer.fetch import Fetcher
 from dcp_engine.transfer.file_plan import split
 from dcp_engine.transfer.meter import Meter
 from dcp_engine.translate import translate
@@ -45,6 +46,8 @@ class LoadTransfer:
         self._digest = found.digest
         self._versions: dict[str, Any] = {} if found.trailer else {name: found.version}
         """Of the files of a stock checkpoint that are read, before they are."""
+        self._digests = Digests({})
+        """Those of the files that were read so far."""
 
     def metadata(self, load_id: str, *, of_one_rank: bool = False) -> Metadata:
         """Return DCP's Metadata, made from the manifest; nothing is unpickled for it."""
@@ -110,13 +113,14 @@ class LoadTransfer:
         files = self.manifest.files
         if all(file.size != UNKNOWN for file in files):
             return files
-        ends = fetch.ends_of(self.store, [file.path for file in files if file.path in paths])
-        self._versions.update((path, end.version) for path, end in ends.items())
+        ends = ends_of(self.store, [file.path for file in files if file.path in paths])
+        for path, end in ends.items():
+            self._versions.setdefault(path, end.version)  # of several reads the first one's
         return [dataclasses.replace(file, size=ends[file.path].size) if file.path in ends else file for file in files]
 
     def _need_unchanged(self) -> None:
         """Make sure that stock replaced no file under this load: it writes each again under the name that it had."""
-        now = fetch.ends_of(self.store, list(self._versions))
+        now = ends_of(self.store, list(self._versions))
         if any(now[path].version != version for path, version in self._versions.items()):
             raise CheckpointReplaced(self.store.url, "")
 
@@ -131,10 +135,14 @@ class LoadTransfer:
         threads = max(1, min(self.store.readers, self.options.memory_limit // ranges.WINDOW))
         if not manifest.save_id:
             return Fetcher(self.store, threads=threads)
-        digests = None
-        if self.options.check:
-            digests = Digests.read(self.store, manifest, layout.blocks_path(manifest.save_id), paths)
+        digests = self._digests_of(paths) if self.options.check else None
         return Fetcher(self.store, threads=threads, digests=digests, names=manifest.tensors_in)
+
+    def _digests_of(self, paths: set[str]) -> Digests:
+        if lacking := {path for path in paths if self._digests.of(path) is None}:
+            sidecar = layout.blocks_path(self.manifest.save_id)
+            self._digests.add(Digests.read(self.store, self.manifest, sidecar, lacking))
+        return self._digests
 
     def _gone(self, path: str) -> CheckpointReplaced | CheckpointCorrupted:
         """Tell a checkpoint that was replaced under the load from one that lost a file."""

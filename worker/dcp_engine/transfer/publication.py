@@ -2,7 +2,7 @@
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import torch
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
@@ -11,28 +11,13 @@ from torch.distributed.checkpoint.storage import WriteResult
 from dcp_contract.checkpoint_info import CheckpointInfo
 from dcp_engine import failpoints
 from dcp_engine.call_options import SaveOptions
-from dcp_engine.commit import protocol, snapshot
-from dcp_engine.commit import replaced as grace
-from dcp_engine.errors import CheckpointCorrupted, CheckpointNotFound
+from dcp_engine.commit import protocol
+from dcp_engine.commit.replacement import Replacement
 from dcp_engine.format import layout
 from dcp_engine.format import metadata as dcp_metadata
 from dcp_engine.format.manifest import Manifest
-from dcp_engine.stores.protocol import Store, weaker
+from dcp_engine.stores.protocol import Store
 from dcp_engine.transfer.file_plan import ONE_REQUEST
-
-
-def examine(store: Store, *, overwrite: bool) -> str:
-    """Refuse a save that the URL does not take, before a byte moves; return how the commit is guarded.
-
-    Raises:
-        CheckpointExists: something is committed, and `overwrite` is false.
-    """
-    if not overwrite:
-        protocol.refuse_if_committed(store)
-        return store.guard("create")
-    protocol.committed(store)  # what can't be replaced is refused before a byte moves
-    # Which of the two it will be the commit finds out.
-    return weaker(store.guard("replace"), store.guard("create"))
 
 
 class Publication:
@@ -44,9 +29,7 @@ class Publication:
         self._save_id = save_id
         self._world_size = world_size
         self._guard = guard
-        self._keep = store.keep_replaced if options.keep_replaced is None else options.keep_replaced
-        self._replaced = ""
-        """After the commit: which of our own saves was replaced."""
+        self._replacement = Replacement(store, save_id, overwrite=options.overwrite, keep=options.keep_replaced)
 
     def publish(self, metadata: Metadata, results: list[list[WriteResult]], meta: StorageMeta) -> CheckpointInfo:
         """Write the manifest and commit; return what was saved."""
@@ -63,13 +46,12 @@ class Publication:
         )
         described = dcp_metadata.described(metadata, results, meta, save)
         trailer, info = self._write_manifest(described.manifest, described.blocks)
-        self._replaced = self._commit(described.pickled + trailer.encode())
+        self._replacement.commit(described.pickled + trailer.encode())
         return info
 
     def remove_replaced(self) -> None:
         """Remove what was replaced and need not be kept; best when all ranks know of the commit."""
-        if self._options.overwrite:
-            protocol.remove_replaced(self._store, "" if self._keep > timedelta(0) else self._replaced)
+        self._replacement.remove_replaced()
 
     def _write_manifest(self, manifest: Manifest, blocks: bytes) -> tuple[layout.Trailer, CheckpointInfo]:
         """Write the sidecar and the manifest, and make sure, at the same time, that all data files are there.
@@ -95,29 +77,3 @@ class Publication:
 
     def _write(self, path: str, data: bytes) -> None:
         self._store.write(path, [data], part_size=ONE_REQUEST, parallel=1)
-
-    def _commit(self, content: bytes) -> str:
-        """Commit, and return the id of the save that was replaced; empty if there was none, or a stock checkpoint."""
-        failpoints.reach("before commit")
-        stock_files = self._stock_files() if self._options.overwrite else []
-
-        def mark(replaced: protocol.Committed) -> None:
-            files = [] if replaced.save_id else stock_files
-            # Without a tombstone nobody could tell the files of a stock checkpoint from somebody else's.
-            if (self._keep > timedelta(0) or files) and not replaced.damage:
-                grace.mark(self._store, replaced.save_id, by=self._save_id, keep=self._keep, files=files)
-
-        overwrite = self._options.overwrite
-        replaced = protocol.commit(self._store, self._save_id, content, overwrite=overwrite, before=mark)
-        failpoints.reach("after commit")
-        return replaced.save_id if replaced else ""
-
-    def _stock_files(self) -> list[str]:
-        """Return the data files of a stock checkpoint that is about to be replaced."""
-        try:
-            found = protocol.committed(self._store)
-            if found is None or found.trailer:
-                return []
-            return dcp_metadata.stock_files(snapshot.read(self._store).manifest(self._store.url))
-        except (CheckpointNotFound, CheckpointCorrupted, FileNotFoundError):
-            return []

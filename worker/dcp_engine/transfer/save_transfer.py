@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from dcp_contract.checkpoint_info import CheckpointInfo
 from dcp_engine.call_options import SaveOptions
 from dcp_engine.commit import protocol
+from dcp_engine.commit.replacement import examine
 from dcp_engine.errors import InvalidOption, UnsavableState
 from dcp_engine.format import layout
 from dcp_engine.stores.protocol import Store
@@ -23,7 +24,7 @@ from dcp_engine.transfer import loadable
 from dcp_engine.transfer.file_plan import planned
 from dcp_engine.transfer.file_stream import write_files
 from dcp_engine.transfer.payload import Lookup
-from dcp_engine.transfer.publication import Publication, examine
+from dcp_engine.transfer.publication import Publication
 from dcp_engine.translate import translate
 
 

@@ -55,7 +55,7 @@ class CheckpointWriter(StorageEndpoint, StorageWriter):
             all ranks in a CheckpointException, each rank's an EngineError.
     """
 
-    def __init__(  # noqa: PLR0913 - keyword-only, each with its default
+    def __init__(
         self,
         url: str | PathLike[str] | None = None,
         *,

@@ -1,6 +1,6 @@
 """What CEL rules of the CRD are made of: one rule, and the forms that come again and again."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 
@@ -23,7 +23,9 @@ class Rule:
         return {"rule": self.cel, "message": self.message, **field, **reason}
 
 
-ANOTHER: Final = "apply another Checkpoint under another name, or delete this one first: its data stays"
+ANOTHER: Final = (
+    "apply another Checkpoint under another name, or delete this one first: its data stays (deletionPolicy: Retain)"
+)
 """What to do where a field is immutable."""
 
 FORBIDDEN: Final = "FieldValueForbidden"
@@ -64,8 +66,15 @@ def _same_list(field: str) -> str:
     return f"(!has({new}) || {new}.size() == 0 ? {empty} : has({old}) && {new} == {old})"
 
 
-def url_rules(at: tuple[str, ...]) -> tuple[Rule, ...]:
-    """Return the rules of a checkpoint's URL; which protocols are served is the operator's to say."""
+def url_rules(at: tuple[str, ...], *, optional: bool = False) -> tuple[Rule, ...]:
+    """Return the rules of a checkpoint's URL; which protocols are served is the operator's to say.
+
+    Args:
+        at: Where the URL's section is.
+        optional: Whether the URL may be left out.
+    """
+    if optional:
+        return tuple(replace(each, cel=f"!has(self.url) || ({each.cel})") for each in url_rules(at))
     cloud = "self.url.matches('^(file|memory)://')"
     azure = "self.url.matches('^(az|abfs)://')"
     return (

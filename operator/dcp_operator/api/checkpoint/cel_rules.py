@@ -8,9 +8,11 @@ free-form fields args and podTemplate have no schema that CEL could compare; `ad
 from collections.abc import Iterator
 from typing import Final
 
-from dcp_contract.operations import Operation, OperationMembers
+from dcp_contract.operations import Operation, member_fields
 from dcp_operator.api.checkpoint.cel import Rule, kept, still, url_rules
 from dcp_operator.api.checkpoint.operations import rules_of
+from dcp_operator.api.checkpoint.rules import READERS
+from dcp_operator.api.checkpoint.target_rules import RULES as TARGET_RULES
 from dcp_operator.api.storage_url import ADDRESS_OPTIONS, option_protocols
 
 _SPEC: Final = ("spec",)
@@ -21,11 +23,12 @@ _PARALLELISM: Final = ("spec", "parallelism")
 _WORLD: Final = "self.workers.numNodes * self.workers.numProcPerNode"
 
 
-def _option(name: str, protocols: tuple[str, ...]) -> Rule:
-    """Return the rule that an option is of the URL's protocol."""
+def _option(name: str, protocols: tuple[str, ...], *, latest: bool) -> Rule:
+    """Return the rule that an option is of the URL's protocol. That of the latest of a series shows later."""
+    unknown = "has(self.latestOf) || " if latest else ""
     return Rule(
         _STORAGE,
-        f"{_unset(name)} || self.url.matches('^({'|'.join(protocols)})://')",
+        f"{_unset(name)} || {unknown}(has(self.url) && self.url.matches('^({'|'.join(protocols)})://'))",
         f"is an option of {', '.join(protocols)}; drop it",
         f"options.{name}",
     )
@@ -59,7 +62,10 @@ def _unset(name: str) -> str:
 def _of_traits(operation: Operation) -> Iterator[Rule]:
     """Yield the rules that follow from what the registry says of an operation."""
     traits, another = operation.traits, f"self.operation != '{operation}'"
-    if traits.needs_workload:
+    if traits.takes_target:
+        either = f"a {operation} has a workload or a target; write one of them"
+        yield Rule(_SPEC, f"{another} || has(self.workload) != has(self.target)", either, "workload")
+    elif traits.needs_workload:
         missing = f"a {operation} needs a workload; write workload: {{entrypoint: my_pkg.train:Workload}}"
         yield Rule(_SPEC, f"{another} || has(self.workload)", missing, "workload")
     else:
@@ -76,7 +82,7 @@ def _of_traits(operation: Operation) -> Iterator[Rule]:
             f"a {operation} runs as one process; write numNodes: 1 and numProcPerNode: 1",
             "workers",
         )
-    if operation.module in OperationMembers.model_fields:
+    if operation.module in member_fields():
         member = operation.module
         yield Rule(
             _SPEC,
@@ -86,15 +92,29 @@ def _of_traits(operation: Operation) -> Iterator[Rule]:
         )
 
 
+def storage_rules(*, latest: bool = False) -> tuple[Rule, ...]:
+    """Return the rules of a storage, in which `latestOf` may stand for the URL or does not exist."""
+    return (
+        *url_rules(_STORAGE, optional=True),
+        *(_option(name, protocols, latest=latest) for name, protocols in option_protocols().items()),
+        *(rule for name in ADDRESS_OPTIONS for rule in _address(name)),
+    )
+
+
 RULES: Final = (
     Rule(
         (),
         "self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",
         "metadata.name is a label too; write at most 63 of a-z, 0-9 and '-'",
     ),
-    *url_rules(_STORAGE),
-    *(_option(name, protocols) for name, protocols in option_protocols().items()),
-    *(rule for name in ADDRESS_OPTIONS for rule in _address(name)),
+    *storage_rules(latest=True),
+    Rule(_STORAGE, "!has(self.url) || !has(self.latestOf)", "has url and latestOf; write one of them"),
+    Rule(
+        _SPEC,
+        f"!has(self.storage.latestOf) || self.operation in {[each.value for each in Operation if each.traits.reads]}",
+        f"is for {READERS}; write url",
+        "storage.latestOf",
+    ),
     *(rule for operation in Operation for rule in _of_traits(operation)),
     Rule(
         _PARALLELISM,
@@ -115,7 +135,8 @@ RULES: Final = (
         "parallelism.replicate",
     ),
     still(_SPEC, "operation"),
-    still(_STORAGE, "url"),
+    still(_STORAGE, "url", optional=True),
+    still(_STORAGE, "latestOf", optional=True),
     still(_STORAGE, "options", optional=True),
     still(_STORAGE, "credentialsSecretRef", optional=True),
     still(_STORAGE, "caSecretRef", optional=True),
@@ -130,5 +151,6 @@ RULES: Final = (
     still(_WORKERS, "image", optional=True),
     still(_WORKERS, "gpuResource"),
     kept(_WORKERS, "podTemplate"),
+    *TARGET_RULES,
     *(rule for operation in Operation for rule in rules_of(operation).cel),
 )

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,13 +13,13 @@ from dcp_contract.message import Wire
 from dcp_operator.api.bounds import FREE_FORM, LEVELS, TOO_DEEP, TOO_LARGE, deeper, larger
 from dcp_operator.api.checkpoint.rules import rule_problems
 from dcp_operator.api.checkpoint.spec import Checkpoint, CheckpointSpec
-from dcp_operator.api.naming import API_VERSION, KIND, NAME_LIMIT, QUEUE_LABEL, queue_labels
+from dcp_operator.api.envelope import envelope_problems
+from dcp_operator.api.naming import DISRUPTION_LABEL, KIND, NAME_LIMIT, QUEUE_LABEL, REPORTED_LABEL, queue_labels
 from dcp_operator.api.problems import SpecError, problems
 from dcp_operator.api.site import CLUSTER, Site
 
 _TOO_DEEP: Final = f"spec: {TOO_DEEP}"
-_FIELD_LEVELS: Final = 6
-_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_FIELD_LEVELS: Final = 8
 
 
 class _ObjectMeta(Wire):
@@ -109,23 +108,24 @@ def _left_out(spec: object, location: tuple[int | str, ...]) -> bool:
 
 
 def _validated(spec: object) -> CheckpointSpec:
-    text = json.dumps(_without_nulls(spec), allow_nan=False)
+    text = json.dumps(without_nulls(spec), allow_nan=False)
     return CheckpointSpec.model_validate_json(text, strict=True, by_alias=True, by_name=False)
 
 
-def _without_nulls(value: object, at: tuple[str, ...] = ()) -> object:
+def without_nulls(value: object, at: tuple[str, ...] = ()) -> object:
     """Return a spec without the fields that are null: as in an API server, null says the same as a field left out.
 
-    In a free-form field null is a value. No field with a schema lies deeper than _FIELD_LEVELS.
+    In a free-form field null is a value, also in the template of a series. No field with a schema lies deeper than
+    _FIELD_LEVELS.
     """
-    if not isinstance(value, Mapping) or at in FREE_FORM or len(at) > _FIELD_LEVELS:
+    if not isinstance(value, Mapping) or at[-2:] in FREE_FORM or len(at) > _FIELD_LEVELS:
         return value
-    return {key: _without_nulls(inner, (*at, key)) for key, inner in value.items() if inner is not None}
+    return {key: without_nulls(inner, (*at, key)) for key, inner in value.items() if inner is not None}
 
 
 def _parsed(body: Mapping[str, Any], site: Site | None, *, measured: bool = True) -> Checkpoint:
     """Return the Checkpoint; no site, no rules."""
-    found = list(_envelope_problems(body))
+    found = list(envelope_problems(body, KIND, example="save-1000", limit=NAME_LIMIT, why="is a label too"))
     metadata: _ObjectMeta | None = None
     spec: CheckpointSpec | None = None
     try:
@@ -140,6 +140,7 @@ def _parsed(body: Mapping[str, Any], site: Site | None, *, measured: bool = True
         found.append(_TOO_DEEP)
     except (TypeError, ValueError):
         found.append("spec: holds a value that JSON does not have, such as a date or NaN; write it in quotes")
+    found += _place_problems(spec) if spec is not None else ()
     if spec is not None and site is not None:
         found += [*_bound_problems(body.get("spec"), measured=measured), *rule_problems(spec, site)]
     if found or metadata is None or spec is None:
@@ -152,9 +153,20 @@ def _parsed(body: Mapping[str, Any], site: Site | None, *, measured: bool = True
         created=metadata.creation_timestamp or datetime.fromtimestamp(0, UTC),
         deleting=metadata.deletion_timestamp is not None,
         queue=(metadata.labels or {}).get(QUEUE_LABEL, ""),
+        before_disruption=(metadata.labels or {}).get(DISRUPTION_LABEL) == "true",
         spec=spec,
         queue_labels=queue_labels(metadata.labels or {}),
+        reported=(metadata.labels or {}).get(REPORTED_LABEL, ""),
     )
+
+
+def _place_problems(spec: CheckpointSpec) -> Iterator[str]:
+    """Yield what is wrong with a spec that says nowhere, or twice, where: also one that was accepted once."""
+    latest, url = spec.storage.latest_of is not None, bool(spec.storage.url)
+    if latest and url:
+        yield "spec.storage: has url and latestOf; write one of them"
+    elif not latest and not url and spec.target is None:
+        yield "spec.storage.url: is missing; write one such as s3://bucket/run/step-1000"
 
 
 def _bound_problems(spec: Any, *, measured: bool) -> Iterator[str]:  # noqa: ANN401 - JSON
@@ -163,18 +175,3 @@ def _bound_problems(spec: Any, *, measured: bool) -> Iterator[str]:  # noqa: ANN
             yield f"spec.{section}.{field}: {TOO_DEEP}"
     if not measured and larger(spec):
         yield TOO_LARGE
-
-
-def _envelope_problems(body: Mapping[str, Any]) -> Iterator[str]:
-    if body.get("apiVersion", API_VERSION) != API_VERSION:
-        yield f"apiVersion: is another group or version; write {API_VERSION}"
-    if body.get("kind", KIND) != KIND:
-        yield f"kind: is another kind; write {KIND}"
-    for key in body.keys() - {"apiVersion", "kind", "metadata", "spec", "status"}:
-        yield f"{key}: unknown field; write apiVersion, kind, metadata, spec"
-    metadata = body.get("metadata")
-    name = metadata.get("name") if isinstance(metadata, Mapping) else None
-    if not isinstance(name, str) or not name:
-        yield "metadata.name: is missing; write a name such as save-1000"
-    elif not _LABEL.fullmatch(name) or len(name) > NAME_LIMIT:
-        yield f"metadata.name: is a label too; write at most {NAME_LIMIT} of a-z, 0-9 and '-', with no '-' at the ends"

@@ -26,4 +26,5 @@ PRINTER_COLUMNS: Final = (
     PrinterColumn("Throughput", "string", ".status.throughput", wide=True),
     PrinterColumn("Entries", "string", ".status.entries", wide=True),
     PrinterColumn("URL", "string", ".spec.storage.url", wide=True),
+    PrinterColumn("Target", "string", ".status.target.name", wide=True),
 )

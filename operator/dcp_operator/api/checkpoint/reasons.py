@@ -22,10 +22,14 @@ REASONS: Final[dict[Reason, Meaning]] = {
     Reason.SAVED: Meaning(Phase.SUCCEEDED, "The checkpoint is committed."),
     Reason.LOADED: Meaning(Phase.SUCCEEDED, "Every rank loaded the checkpoint."),
     Reason.VERIFIED: Meaning(Phase.SUCCEEDED, "Every byte of the checkpoint was read and is as it was saved."),
+    Reason.DELETED: Meaning(Phase.SUCCEEDED, "The checkpoint is removed, with its data; or it was gone already."),
+    Reason.COPIED: Meaning(
+        Phase.SUCCEEDED, "The copy is committed; or this very save stood at the URL already, and is whole."
+    ),
     Reason.OVERWRITE_CONFLICT: Meaning(
         Phase.CONFLICT,
         "The URL holds another committed checkpoint.",
-        "Write another spec.storage.url, or save.ifExists: Replace, in a new Checkpoint.",
+        "Write another spec.storage.url, or save.ifExists: Replace (copy.ifExists of a Copy), in a new Checkpoint.",
     ),
     Reason.INVALID_SPEC: Meaning(
         Phase.FAILED,
@@ -112,6 +116,11 @@ REASONS: Final[dict[Reason, Meaning]] = {
         "The checkpoint and the workload's state differ in names, shapes or types.",
         "Mend the workload, or choose with include, exclude and strict of load, or of save.from.",
     ),
+    Reason.SAVE_MISMATCH: Meaning(
+        Phase.FAILED,
+        "Another save stands at the URL than the one that was to be removed. Nothing was removed.",
+        "Look at the URL with `dcp inspect`; name the save that stands there in a new Checkpoint.",
+    ),
     Reason.SUSPENDED: Meaning(
         Phase.SUSPENDED, "spec.suspend is true.", "Write suspend: false to go on with a new attempt."
     ),
@@ -124,8 +133,19 @@ REASONS: Final[dict[Reason, Meaning]] = {
     ),
     Reason.URL_IN_USE: Meaning(
         Phase.PENDING,
-        "Another Save of the namespace works on the URL. This Save is tried when the other has ended.",
+        "Another Checkpoint of the namespace works on the URL. A Save or a Copy waits for a Save or a Copy, a Delete "
+        "for anything, and anything for a Delete. This one is tried when the other has ended.",
         "Suspend or delete the other to have this one go first, or write another spec.storage.url in a new Checkpoint.",
+    ),
+    Reason.SERIES_NOT_FOUND: Meaning(
+        Phase.PENDING,
+        "There is no series of the name in spec.storage.latestOf. The Checkpoint waits for it.",
+        "Apply the CheckpointSeries, or write another name, or a url, in a new Checkpoint.",
+    ),
+    Reason.NOTHING_SAVED: Meaning(
+        Phase.PENDING,
+        "The series of spec.storage.latestOf has no committed checkpoint yet. The Checkpoint waits for the first one.",
+        "Look at the series' status, or write a url in a new Checkpoint.",
     ),
     Reason.NOT_ENABLED: Meaning(
         Phase.PENDING,
@@ -136,5 +156,30 @@ REASONS: Final[dict[Reason, Meaning]] = {
         Phase.PENDING,
         "A quota or a policy of the cluster does not let the attempt's objects be created. The attempt is tried again.",
         "Raise the quota, or mend what the policy names; or delete what uses the quota up.",
+    ),
+    Reason.TARGET_NOT_FOUND: Meaning(
+        Phase.PENDING,
+        "No pod of the target runs. The Save waits for one until timeouts.activeSeconds.",
+        "Look at the labels or the name in spec.target, and at the target's pods.",
+    ),
+    Reason.TARGET_NOT_LISTENING: Meaning(
+        Phase.PENDING,
+        "Pods of the target run, and no agent in them is connected to the operator. The message names pods.",
+        "Have the training make a dcp_agent.Agent, and mount the token and the ConfigMap that the agent connects with.",
+    ),
+    Reason.TARGET_AMBIGUOUS: Meaning(
+        Phase.PENDING,
+        "The target's pods are of several process groups, so that it is not clear which one is to save.",
+        "Write a spec.target that selects the pods of one training job alone, in a new Checkpoint.",
+    ),
+    Reason.TARGET_REFUSED: Meaning(
+        Phase.FAILED,
+        "The training refused the Save, such as for a URL that is under none of its prefixes.",
+        "Leave spec.storage.url out, or write one under the prefix that the agent saves under.",
+    ),
+    Reason.TARGET_ENDED: Meaning(
+        Phase.FAILED,
+        "The training ended or restarted before the Save was committed.",
+        "Apply a new Checkpoint, or change spec.runId, once the training runs again.",
     ),
 }

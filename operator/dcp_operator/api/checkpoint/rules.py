@@ -8,19 +8,27 @@ from dcp_contract.operations import Operation
 from dcp_contract.sections import Device, Strategy
 from dcp_operator.api.checkpoint.operations import rules_of
 from dcp_operator.api.checkpoint.spec import CheckpointSpec
+from dcp_operator.api.checkpoint.target_rules import target_problems
 from dcp_operator.api.pod.rules import template_problems
 from dcp_operator.api.pod.template import TemplateView
 from dcp_operator.api.site import Site
 from dcp_operator.api.storage_url import option_problems, protocol, url_problems
 
+READERS: Final = " or ".join(f"a {each}" for each in Operation if each.traits.reads)
 _ARGS_LIMIT: Final = 65_536
 """The Task travels in one environment variable, of which the kernel takes 128 KiB."""
 
 
 def rule_problems(spec: CheckpointSpec, site: Site) -> Iterator[str]:
     """Yield what the fields alone can't show."""
-    yield from url_problems("spec.storage.url", spec.storage.url, site.protocols)
-    yield from option_problems(spec.storage)
+    if spec.storage.url:
+        yield from url_problems("spec.storage.url", spec.storage.url, site.protocols)
+    yield from _latest_problems(spec, site)
+    if spec.target is not None:
+        yield from target_problems(spec, spec.target, site)
+        return
+    if spec.storage.latest_of is None or spec.storage.url:
+        yield from option_problems(spec.storage)
     yield from _workload_problems(spec)
     yield from _operation_problems(spec)
     yield from rules_of(spec.operation).problems(spec, site)
@@ -30,11 +38,22 @@ def rule_problems(spec: CheckpointSpec, site: Site) -> Iterator[str]:
     yield from _place_problems(spec, template, site)
 
 
+def _latest_problems(spec: CheckpointSpec, site: Site) -> Iterator[str]:
+    if spec.storage.latest_of is None:
+        return
+    if not spec.operation.traits.reads:
+        yield f"spec.storage.latestOf: is for {READERS}, and this is a {spec.operation}; write url"
+    if not site.has_trainings:
+        yield "spec.storage.latestOf: names a series in a cluster; write url, or apply it there with kubectl"
+
+
 def _workload_problems(spec: CheckpointSpec) -> Iterator[str]:
     operation, workload = spec.operation, spec.workload
     if workload is None:
         if operation.traits.needs_workload:
-            yield f"spec.workload: is missing; write workload: {{entrypoint: my_pkg.train:Workload}} for a {operation}"
+            or_target = ", or a target" if operation.traits.takes_target else ""
+            entrypoint = "{entrypoint: my_pkg.train:Workload}"
+            yield f"spec.workload: is missing; write workload: {entrypoint} for a {operation}{or_target}"
         return
     if not operation.traits.needs_workload:
         yield f"spec.workload: a {operation} builds no model; drop workload, or write operation: Load"
@@ -47,7 +66,7 @@ def _operation_problems(spec: CheckpointSpec) -> Iterator[str]:
     operation, workers = spec.operation, spec.workers
     for other in Operation:
         member = other.module
-        if other is not operation and getattr(spec, member, None) is not None:
+        if other is not operation and spec.members.get(member) is not None:
             yield f"spec.{member}: is for a {other}, and this is a {operation}; drop it, or write operation: {other}"
     if not operation.traits.needs_ranks:
         if workers.world_size > 1:

@@ -7,19 +7,21 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, Final
 
 from pydantic import Field
 
 from dcp_contract.checkpoint_info import Origin
-from dcp_contract.message import Wire
+from dcp_contract.message import Url, Wire
 from dcp_contract.operations import OperationMembers
 from dcp_contract.sections import Device, Parallelism, Storage, Workers, Workload
 from dcp_contract.storage_options import engine_options
 from dcp_contract.task import Task
 from dcp_operator.api.checkpoint.storage_key import place
-from dcp_operator.api.naming import job_name
+from dcp_operator.api.checkpoint.target import Target
+from dcp_operator.api.naming import LABEL, SERIES_NAME_LIMIT, job_name
 
 _HANG_SECONDS: Final = 300.0
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
@@ -27,7 +29,15 @@ SecretName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0
 ResourceName = Annotated[
     str, Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")
 ]
+SeriesName = Annotated[str, Field(min_length=1, max_length=SERIES_NAME_LIMIT, pattern=rf"^{LABEL.pattern}$")]
 RunId = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
+
+
+class DeletionPolicy(StrEnum):
+    """What becomes of the data when a Checkpoint object is deleted; as of a volume or a volume snapshot."""
+
+    RETAIN = "Retain"
+    DELETE = "Delete"
 
 
 class SecretRef(Wire):
@@ -36,8 +46,8 @@ class SecretRef(Wire):
     name: SecretName = Field(description="Name of the Secret.")
 
 
-class StorageSpec(Storage):
-    """Where the checkpoint stands, and with which credentials."""
+class StorageAccess(Storage):
+    """Where something stands, and with which credentials."""
 
     credentials_secret_ref: SecretRef | None = Field(
         default=None,
@@ -47,6 +57,28 @@ class StorageSpec(Storage):
     ca_secret_ref: SecretRef | None = Field(
         default=None,
         description="Secret whose ca.crt holds the authorities to trust; default that of credentialsSecretRef.",
+    )
+
+
+class LatestOf(Wire):
+    """The newest committed checkpoint of a series."""
+
+    series: SeriesName = Field(description="Name of the CheckpointSeries, in the Checkpoint's own namespace.")
+
+
+class StorageSpec(StorageAccess):
+    """Where the checkpoint stands, and with which credentials."""
+
+    url: Url = Field(
+        default="",
+        description=f"{Storage.model_fields['url'].description} May be left out with a target: the training then saves "
+        "to step-<n> below its own prefix.",
+    )
+    latest_of: LatestOf | None = Field(
+        default=None,
+        description="In place of url, for a Load or a Verify: the newest committed checkpoint of a series, looked up "
+        "once, when the first attempt starts. Options and credentials that are left out are those that it was saved "
+        "with.",
     )
 
 
@@ -78,13 +110,33 @@ class Timeouts(Wire):
         description="Seconds within which every pod has to run. Time in a queue or suspended does not count.",
     )
     active_seconds: int = Field(default=3600, ge=1, le=604_800, description="Seconds that each attempt may run.")
+    deletion_seconds: int = Field(
+        default=3600,
+        ge=1,
+        le=604_800,
+        description="With deletionPolicy Delete: seconds that the removal of the data may take, waiting and retries "
+        "included, from the deletion of the Checkpoint on. Then the Checkpoint goes, and what is left of its data "
+        "stays.",
+    )
 
 
 class CheckpointSpec(OperationMembers):
-    """One operation on one checkpoint. Only suspend, ttlSecondsAfterFinished, runId, retries, timeouts may change."""
+    """One operation on one checkpoint.
 
-    storage: StorageSpec = Field(description="Where the checkpoint stands.")
-    workload: Workload | None = Field(default=None, description="What builds the model; required for Save and Load.")
+    Only suspend, ttlSecondsAfterFinished, runId, retries, timeouts and deletionPolicy may change.
+    """
+
+    storage: StorageSpec = Field(
+        default=StorageSpec(), description="Where the checkpoint stands; required unless a target is given."
+    )
+    workload: Workload | None = Field(
+        default=None, description="What builds the model; required for a Load, and for a Save without a target."
+    )
+    target: Target | None = Field(
+        default=None,
+        description="A Save of a training that runs already, in place of a workload: its dcp_agent is asked. It has "
+        "its own credentials and ranks.",
+    )
     parallelism: Parallelism = Field(default=Parallelism(), description="How the model is sharded over the ranks.")
     workers: WorkersSpec = Field(default=WorkersSpec(), description="How many ranks, and on what.")
     retries: int = Field(
@@ -99,14 +151,20 @@ class CheckpointSpec(OperationMembers):
         ge=-1,
         le=31_536_000,
         description="Seconds that a finished Checkpoint keeps its Jobs, with their pods and logs; -1 keeps them as "
-        "long as the Checkpoint. The Checkpoint and its data are never removed.",
+        "long as the Checkpoint. The Checkpoint and its data stay.",
+    )
+    deletion_policy: DeletionPolicy = Field(
+        default=DeletionPolicy.RETAIN,
+        description="What becomes of what a Save has saved when its Checkpoint is deleted: Retain leaves it, Delete "
+        "removes it first. Not for a target, whose training has its own credentials. Whatever else is deleted with a "
+        "namespace, its data stay.",
     )
     run_id: RunId = Field(
         default="", description="Change it, to a value that it has not had, to run the operation again."
     )
 
 
-MUTABLE_FIELDS: Final = ("suspend", "ttlSecondsAfterFinished", "runId", "retries", "timeouts")
+MUTABLE_FIELDS: Final = ("suspend", "ttlSecondsAfterFinished", "runId", "retries", "timeouts", "deletionPolicy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +179,13 @@ class Checkpoint:
     deleting: bool = False
     queue: str = ""
     """Kueue's queue, from the label: its Jobs start suspended and are left to Kueue."""
+    before_disruption: bool = False
+    """A pod of the training is about to be evicted, and waits for this Save."""
     spec: CheckpointSpec
     queue_labels: dict[str, str] = field(default_factory=dict)
     """Kueue's labels: the queue, and what else a Job says to Kueue (priority class, longest time)."""
+    reported: str = ""
+    """The save that it tells of, from the label: a training made it by itself, and none is asked for."""
     unread: tuple[str, ...] = ()
     """What is wrong with fields that were left out of a spec that had begun: no further attempt is made of it."""
 
@@ -138,6 +200,16 @@ class Checkpoint:
         storage = self.spec.storage
         secret = storage.credentials_secret_ref.name if storage.credentials_secret_ref is not None else ""
         return place(storage, secret, self.spec.workers.pod_template, self.uid)
+
+    @cached_property
+    def source_place(self) -> str:
+        """The same of the place that a Save starts from, or a Copy copies; empty where there is none."""
+        source, storage = self.spec.source_url, self.spec.storage
+        if not source:
+            return ""
+        secret = storage.credentials_secret_ref.name if storage.credentials_secret_ref is not None else ""
+        read = storage.model_copy(update={"url": source})
+        return place(read, secret, self.spec.workers.pod_template, self.uid)
 
     @cached_property
     def free_form_digest(self) -> str:

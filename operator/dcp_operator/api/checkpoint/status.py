@@ -45,7 +45,7 @@ class Condition(Wire):
     model_config = ConfigDict(extra="ignore")
 
     type: Annotated[str, Field(max_length=63)] = Field(
-        description="Ready, Reconciling, Stalled, Complete, Failed, Suspended, or SpecChanged."
+        description="Ready, Reconciling, Stalled, Complete, Failed, Suspended, SpecChanged, or Deleting."
     )
     status: Literal["True", "False", "Unknown"] = Field(description="Whether the condition holds.")
     reason: Annotated[str, Field(max_length=63)] = Field(description="The status's reason, or else its phase.")
@@ -103,6 +103,23 @@ class Retries(Wire):
     next_time: datetime | None = Field(default=None, description="The next attempt starts at this time or later.")
 
 
+class ReadSource(Wire):
+    """What storage.latestOf was looked up to be: all attempts of the run read it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    series: ShortText = Field(description="The series.")
+    name: ShortText = Field(description="The Checkpoint that saved it.")
+    url: Annotated[str, Field(max_length=1024)] = Field(description="Where it stands.")
+    save_id: ShortText = Field(default="", description="Id of the committed save.")
+    step: int | None = Field(default=None, description="The training step that it was saved at.")
+    options: dict[str, Any] = Field(
+        default_factory=dict, max_length=32, description="The storage options that it was saved with."
+    )
+    credentials_secret: ShortText = Field(default="", description="The Secret that it was saved with.")
+    ca_secret: ShortText = Field(default="", description="The Secret of authorities that it was saved with.")
+
+
 class JobRef(Wire):
     """The Job of the latest attempt."""
 
@@ -112,6 +129,21 @@ class JobRef(Wire):
     uid: ShortText = Field(
         default="", description="uid of the Job, once it was created or seen. A Job of another uid is not this one."
     )
+
+
+class TargetRef(Wire):
+    """The training that a Save with a target is asked of."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: ShortText = Field(default="", description="What spec.target names, for people.")
+    group: ShortText = Field(
+        default="", description="The process group that was asked, once one was: a random id of its agent."
+    )
+    pod: ShortText = Field(default="", description="The pod of its rank 0.")
+    pod_uid: ShortText = Field(default="", description="uid of that pod.")
+    world: int = Field(default=0, description="How many ranks it has.")
+    gone_time: datetime | None = Field(default=None, description="When the process group was first found to be gone.")
 
 
 class Status(Wire):
@@ -136,7 +168,8 @@ class Status(Wire):
         default=(),
         max_length=16,
         description="Ready, Reconciling and Stalled as kstatus reads them; Complete, Failed and Suspended as a Job has "
-        "them; SpecChanged while the spec is another than the one that the run began with.",
+        "them; SpecChanged while the spec is another than the one that the run began with; Deleting while the data "
+        "of a deleted Checkpoint are removed.",
     )
     start_time: datetime | None = Field(default=None, description="When the first attempt was created.")
     completion_time: datetime | None = Field(default=None, description="When the result was known.")
@@ -168,7 +201,14 @@ class Status(Wire):
     warnings: tuple[LongText, ...] = Field(
         default=(), max_length=16, description="What the ranks of the latest ended attempt warned of."
     )
+    source: ReadSource | None = Field(
+        default=None, description="What storage.latestOf was looked up to be when the run began."
+    )
     job_ref: JobRef | None = Field(default=None, description="The Job of the latest attempt.")
+    target: TargetRef | None = Field(default=None, description="The training that is asked, where spec has a target.")
+    blocked_seconds: float | None = Field(
+        default=None, description="Seconds that the training loop stood still for the save, where spec has a target."
+    )
     entries: ShortText = Field(default="", description="What a Load made of the checkpoint's entries, for people.")
 
     @classmethod

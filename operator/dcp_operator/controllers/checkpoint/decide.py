@@ -15,6 +15,7 @@ from dcp_operator.controllers.checkpoint.actions import CheckpointDecision
 from dcp_operator.controllers.checkpoint.checks.backoff import wait_for_backoff
 from dcp_operator.controllers.checkpoint.checks.changed_spec import wait_while_spec_differs
 from dcp_operator.controllers.checkpoint.checks.finished import leave_finished_alone
+from dcp_operator.controllers.checkpoint.checks.latest_of import record_latest
 from dcp_operator.controllers.checkpoint.checks.previous_attempt import wait_for_previous_attempt
 from dcp_operator.controllers.checkpoint.checks.queued import report_queued
 from dcp_operator.controllers.checkpoint.checks.running import report_running
@@ -22,10 +23,11 @@ from dcp_operator.controllers.checkpoint.checks.start import start_attempt
 from dcp_operator.controllers.checkpoint.checks.starting import report_starting
 from dcp_operator.controllers.checkpoint.checks.suspended import wait_while_suspended
 from dcp_operator.controllers.checkpoint.checks.unreadable_spec import wait_while_spec_is_unreadable
-from dcp_operator.controllers.checkpoint.checks.url_in_use import wait_for_save_on_same_url
+from dcp_operator.controllers.checkpoint.checks.url_in_use import wait_for_url
 from dcp_operator.controllers.checkpoint.cleanup import attempts_to_delete
 from dcp_operator.controllers.checkpoint.ended_attempts import record_ended_attempts
 from dcp_operator.controllers.checkpoint.inputs import CheckResult, Inputs
+from dcp_operator.controllers.checkpoint.latest import NO_SERIES, LatestCheckpoint
 from dcp_operator.controllers.checkpoint.observed import Observed
 from dcp_operator.controllers.checkpoint.reporting import events_of_change, with_conditions
 from dcp_operator.controllers.checkpoint.runs import (
@@ -42,9 +44,10 @@ CHECKS: Final[tuple[Callable[[Inputs], CheckResult | None], ...]] = (
     wait_while_suspended,
     wait_for_backoff,
     wait_for_previous_attempt,
-    wait_for_save_on_same_url,
+    wait_for_url,
     wait_while_spec_differs,
     wait_while_spec_is_unreadable,
+    record_latest,
     start_attempt,
     report_queued,
     report_starting,
@@ -59,6 +62,7 @@ def decide(
     status: Mapping[str, Any] | None,
     now: datetime,
     rivals: Sequence[UrlClaim] = (),
+    latest: LatestCheckpoint = NO_SERIES,
 ) -> CheckpointDecision:
     """Return the actions to carry out, the status to write, and when to decide again.
 
@@ -68,11 +72,12 @@ def decide(
         status: The status as it stands in the cluster: what is not in it was never written.
         now: The time, with a time zone.
         rivals: What other Saves of the namespace claim, as `UrlClaim.of` makes it.
+        latest: What is known of the series whose latest checkpoint is to be read; the Checkpoint has that URL already.
     """
     written, dropped = Status.read_in_part(status)
     if dropped and (left_alone := leave_unreadable_alone(status, dropped, checkpoint.spec.run_id)) is not None:
         return left_alone
-    inputs = record_ended_attempts(_inputs(checkpoint, observed, written, now, rivals))
+    inputs = record_ended_attempts(_inputs(checkpoint, observed, written, now, rivals, latest))
     result = next(result for check in CHECKS if (result := check(inputs)) is not None)
     decision = _decision(inputs, result, written, observed)
     finished_before = written.phase.terminal and inputs.status.phase is written.phase
@@ -80,7 +85,12 @@ def decide(
 
 
 def _inputs(
-    checkpoint: Checkpoint, observed: Observed, written: Status, now: datetime, rivals: Sequence[UrlClaim]
+    checkpoint: Checkpoint,
+    observed: Observed,
+    written: Status,
+    now: datetime,
+    rivals: Sequence[UrlClaim],
+    latest: LatestCheckpoint,
 ) -> Inputs:
     status = status_to_start_from(checkpoint, written)
     own = [each for each in observed.attempts if is_of_run(each, status)]
@@ -92,6 +102,7 @@ def _inputs(
         status=status,
         now=now,
         rivals=tuple(rivals),
+        latest=latest,
     )
 
 

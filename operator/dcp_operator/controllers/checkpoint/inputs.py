@@ -7,6 +7,7 @@ from datetime import datetime
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Status
 from dcp_operator.controllers.checkpoint.actions import Action
+from dcp_operator.controllers.checkpoint.latest import NO_SERIES, LatestCheckpoint
 from dcp_operator.controllers.checkpoint.observed import Attempt, Pod
 from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
 
@@ -28,7 +29,9 @@ class Inputs:
     """What is said of the attempt that was recorded last; empty if none was recorded just now."""
     now: datetime
     rivals: tuple[UrlClaim, ...] = ()
-    """What the other Saves of the namespace claim."""
+    """What the other Checkpoints of the namespace claim."""
+    latest: LatestCheckpoint = NO_SERIES
+    """What is known of the series of `storage.latestOf`."""
     stamp: datetime = field(init=False)
     """The time as a status holds it: in whole seconds."""
     attempt_number: int = field(init=False)

@@ -47,7 +47,7 @@ def failed_message(failure: Failure, retries: Retries, unseen: Failure | None) -
 
 def _way_out(checkpoint: Checkpoint, conflict: Conflict) -> str:
     origin, own = conflict.origin, checkpoint.origin
-    if checkpoint.spec.of_save.overwrites:
+    if checkpoint.spec.overwrites:
         return "It was committed while this one was being saved. To replace it, change spec.runId to run again."
     if origin is None or (origin.namespace, origin.name) != (own.namespace, own.name):
         return REASONS[Reason.OVERWRITE_CONFLICT].advice

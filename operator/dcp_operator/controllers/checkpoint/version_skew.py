@@ -12,7 +12,7 @@ from dcp_operator.api.checkpoint.status import Status
 from dcp_operator.controllers.checkpoint.actions import CheckpointDecision
 from dcp_operator.controllers.decision import Event
 
-_GUARDS: Final = ("phase", "retries", "attempts", "freeFormDigest", "jobRef", "runGeneration")
+_GUARDS: Final = ("phase", "retries", "attempts", "freeFormDigest", "jobRef", "runGeneration", "source", "target")
 _RUN: Final = "runId"
 
 

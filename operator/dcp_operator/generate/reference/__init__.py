@@ -14,6 +14,7 @@ def pages() -> tuple[tuple[Path, str], ...]:
     made = {
         "spec": ("Checkpoint spec", fields.spec()),
         "status": ("Checkpoint status", fields.status()),
+        "series": ("CheckpointSeries", fields.series()),
         "reasons": ("Status reasons", tables.reasons()),
         "options": ("Storage options and credentials", tables.options()),
         "metrics": ("Metrics", tables.metrics()),

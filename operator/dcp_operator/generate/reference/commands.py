@@ -22,7 +22,7 @@ _CODES: Final = (
 
 def commands() -> list[str]:
     """Return the blocks of the page about command lines."""
-    blocks = ["`dcp` comes with the extra `cli`; `run`, `inspect` and `verify` need the extra `worker`."]
+    blocks = ["`dcp` comes with the extra `cli`; all but `validate` need the extra `worker`."]
     for name, command in _parsed(app).commands.items():
         blocks += [f"## dcp {name}", *_described(command)]
     blocks += ["## Exit codes of dcp", table(("code", "meaning"), _CODES)]

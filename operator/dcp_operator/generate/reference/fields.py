@@ -4,12 +4,16 @@ import json
 from typing import Any, Final
 
 from dcp_operator.api.checkpoint.spec import MUTABLE_FIELDS
-from dcp_operator.generate.crd import custom_resource_definition
+from dcp_operator.generate.crd import custom_resource_definition, series_definition
 from dcp_operator.generate.reference.markdown import code, codes, table
 
 _HEADINGS: Final = ("field", "type", "default", "meaning")
 _BOUNDS: Final = (("minimum", "at least"), ("maximum", "at most"), ("maxItems", "at most"))
-_ELSEWHERE: Final = {("spec.storage", "options"): "options.md"}
+_ELSEWHERE: Final = {
+    ("spec.storage", "options"): "options.md",
+    ("spec.template.spec.storage", "options"): "options.md",
+    ("spec.template", "spec"): "spec.md",
+}
 """Objects whose fields stand on another page."""
 _REASONS: Final = "One of the [status reasons](reasons.md)."
 _NO_FIELD: Final = "No field yet."
@@ -39,8 +43,22 @@ def status() -> list[str]:
     ]
 
 
-def _properties() -> dict[str, Schema]:
-    (version,) = custom_resource_definition()["spec"]["versions"]
+def series() -> list[str]:
+    """Return the blocks of the page about spec and status of a CheckpointSeries."""
+    properties = _properties(series_definition())
+    return [
+        (
+            "`kubectl explain checkpointseries --recursive` shows the same fields. A field in **bold** is required. "
+            "All of the spec may change: runs under way go on as they began."
+        ),
+        *_sections("spec", properties["spec"]),
+        "The operator writes the status. A field that holds its default is left out.",
+        *_sections("status", properties["status"]),
+    ]
+
+
+def _properties(definition: dict[str, Any] | None = None) -> dict[str, Schema]:
+    (version,) = (definition or custom_resource_definition())["spec"]["versions"]
     found: dict[str, Schema] = version["schema"]["openAPIV3Schema"]["properties"]
     return found
 

@@ -23,6 +23,9 @@ REQUEST_SECONDS: Final = 15.0
 LONGEST_WAIT: Final = 300.0
 """Seconds by which an answer may put off the next try, at most. A wrong clock must not put it off for years."""
 JSON: Final = "application/json"
+MERGE_PATCH: Final = "application/merge-patch+json"
+APPLY: Final = "application/apply-patch+yaml"
+"""Server-side apply: JSON is YAML."""
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
@@ -63,11 +66,23 @@ class ObjectKey(NamedTuple):
 
 
 CHECKPOINTS: Final = Resource("dcp-operator.io/v1alpha1", "Checkpoint", "checkpoints")
+SERIES: Final = Resource("dcp-operator.io/v1alpha1", "CheckpointSeries", "checkpointseries")
 JOBS: Final = Resource("batch/v1", "Job", "jobs")
 PODS: Final = Resource("v1", "Pod", "pods")
 SERVICES: Final = Resource("v1", "Service", "services")
 NETWORK_POLICIES: Final = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 EVENTS: Final = Resource("v1", "Event", "events")
+CONFIG_MAPS: Final = Resource("v1", "ConfigMap", "configmaps")
+JOB_SETS: Final = Resource("jobset.x-k8s.io/v1alpha2", "JobSet", "jobsets")
+TRAIN_JOBS: Final = Resource("trainer.kubeflow.org/v1alpha1", "TrainJob", "trainjobs")
+PYTORCH_JOBS: Final = Resource("kubeflow.org/v1", "PyTorchJob", "pytorchjobs")
+NAMESPACES: Final = Resource("v1", "Namespace", "namespaces")
+WEBHOOKS: Final = Resource(
+    "admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations"
+)
+NODES: Final = Resource("v1", "Node", "nodes")
+BUDGETS: Final = Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
+TOKEN_REVIEWS: Final = Resource("authentication.k8s.io/v1", "TokenReview", "tokenreviews")
 
 
 @dataclass(frozen=True)
@@ -80,6 +95,7 @@ class ApiRequest:
     body: Body | None = None
     query: Mapping[str, str] = field(default_factory=dict)
     accept: str = JSON
+    content: str = JSON
     seconds: float = REQUEST_SECONDS
 
     @property

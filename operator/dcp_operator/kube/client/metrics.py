@@ -104,8 +104,31 @@ START_SECONDS: Final = Histogram(
     buckets=(1, 3, 10, 30, 60, 180, 600, 1800, 3600, 14400),
     registry=REGISTRY,
 )
+DELETIONS: Final = Counter(
+    "dcp_deletions",
+    "Checkpoints with deletionPolicy Delete that went, by what became of their data: removed, kept (not removed in "
+    "time), namespace (kept, since the namespace was deleted), or nothing to remove.",
+    ["data"],
+    registry=REGISTRY,
+)
 IN_SERVICE: Final = Gauge(
     "dcp_in_service", "1 once the cache is complete and Checkpoints are worked on.", registry=REGISTRY
+)
+AGENTS: Final = Gauge("dcp_agents", "Agents of trainings that are connected.", registry=REGISTRY)
+CHANNEL_CONNECTIONS: Final = Gauge(
+    "dcp_channel_connections", "Connections of the channel to trainings.", registry=REGISTRY
+)
+CHANNEL_REFUSALS: Final = Counter(
+    "dcp_channel_refusals",
+    "Calls of the channel that were refused, by HTTP status; `connection`: closed before its handshake.",
+    ["status"],
+    registry=REGISTRY,
+)
+EVICTIONS: Final = Counter(
+    "dcp_evictions",
+    "Evictions that were put before this process: let through, held, or let through since it failed at them.",
+    ["answer"],
+    registry=REGISTRY,
 )
 LEADING: Final = Gauge("dcp_leading", "1 while this replica holds the Lease.", registry=REGISTRY)
 

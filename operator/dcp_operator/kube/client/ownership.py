@@ -85,6 +85,12 @@ def belongs(
     return claimed.job == claimed.name == due and claimed.uid == held and _is(claimed, through)
 
 
+def controlled(body: ReadBody, owner: Owner) -> bool:
+    """Return whether an object has an owner for its controller: a Checkpoint that has is a run of that series."""
+    claimed = Claimed.of(body)
+    return bool(owner.uid) and claimed.uid == owner.uid and _is(claimed, owner.resource)
+
+
 def controller(body: ReadBody) -> Mapping[str, Any]:
     """Return the owner reference of the object's controller; an empty mapping where it has none."""
     owners = body["metadata"].get("ownerReferences") or ()

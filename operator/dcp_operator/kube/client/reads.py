@@ -64,6 +64,12 @@ class Reads(Transport):
         pods: list[Body] = (await self._json(request)).get("items") or []
         return pods
 
+    async def running_pods(self, namespace: str, selector: str) -> list[Body]:
+        """Read the metadata of the pods that labels select and that run, as the API server's own watch has them."""
+        running, cached = "status.phase=Running", {"resourceVersion": "0"}
+        pods = self.list_bodies(PODS, namespace, selector, METADATA_LIST, cached, running)
+        return [each["metadata"] async for each in pods]
+
     async def list_metadata(
         self, resource: Resource, namespace: str | None, selector: str = ""
     ) -> AsyncIterator[Listed]:
@@ -83,9 +89,11 @@ class Reads(Transport):
         selector: str = "",
         accept: str = JSON,
         how: Mapping[str, str] | None = None,
+        fields: str = "",
     ) -> AsyncIterator[Body]:
         """Yield every object, page by page, as of one moment: of now, or as `how` has it."""
         query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
+        query |= {"fieldSelector": fields} if fields else {}
         first = dict(how or {})
         while True:
             request = ApiRequest("GET", resource, resource.path(namespace), query=query | first, accept=accept)

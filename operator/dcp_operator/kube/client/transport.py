@@ -24,7 +24,7 @@ from pydantic_core import from_json
 
 from dcp_operator.api.json_types import Body
 from dcp_operator.kube.client import metrics
-from dcp_operator.kube.client.api import JSON, ApiRequest, UnavailableError, refusal
+from dcp_operator.kube.client.api import ApiRequest, UnavailableError, refusal
 
 COMPONENT: Final = "dcp-operator"
 CONNECT_SECONDS: Final = 5.0
@@ -62,7 +62,7 @@ class Transport:
 
     async def _send(self, request: ApiRequest) -> bytes:
         """Send one request, once: whoever asked does the whole reconcile again where no answer came."""
-        headers = {"Accept": request.accept, "Content-Type": JSON, "User-Agent": COMPONENT}
+        headers = {"Accept": request.accept, "Content-Type": request.content, "User-Agent": COMPONENT}
         await self.client.update_params_for_auth(
             headers, None, ["BearerToken"], request.path, request.method, request.body
         )

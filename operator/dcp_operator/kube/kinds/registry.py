@@ -4,5 +4,6 @@ from typing import Final
 
 from dcp_operator.kube.kinds.checkpoint import CHECKPOINT
 from dcp_operator.kube.kinds.kind import Kinds
+from dcp_operator.kube.kinds.series import CHECKPOINT_SERIES
 
-KINDS: Final = Kinds.of((CHECKPOINT,))
+KINDS: Final = Kinds.of((CHECKPOINT, CHECKPOINT_SERIES))

@@ -20,17 +20,30 @@ from dcp_operator.api.problems import SpecError
 from dcp_operator.controllers.checkpoint.actions import Action, CheckpointDecision, CreateAttempt
 from dcp_operator.controllers.checkpoint.cleanup import deletion
 from dcp_operator.controllers.checkpoint.decide import decide
+from dcp_operator.controllers.checkpoint.latest import (
+    NO_SERIES,
+    LatestCheckpoint,
+    begins,
+    problems_of_source,
+    with_source,
+)
 from dcp_operator.controllers.checkpoint.observed import Observed
 from dcp_operator.controllers.checkpoint.refused_creation import wait_for_creation
 from dcp_operator.controllers.checkpoint.reporting import minimal, status_refused
 from dcp_operator.controllers.checkpoint.runs import has_begun
+from dcp_operator.controllers.deletion.decide import DeletionDecision
+from dcp_operator.controllers.target.decide import decide_target
+from dcp_operator.kube.channel.targets import TargetReader
 from dcp_operator.kube.client import metrics
 from dcp_operator.kube.client.api import NameTakenError, ObjectKey, RefusedError
 from dcp_operator.kube.kinds.checkpoint import CHECKPOINT, refused
 from dcp_operator.kube.kinds.kind import Kind
+from dcp_operator.kube.loop.deletions import Deletions
 from dcp_operator.kube.loop.reconcile import Reconciler
 from dcp_operator.kube.view.attempts import AttemptReader, ProgressReader
-from dcp_operator.kube.view.live_saves import LiveSaves
+from dcp_operator.kube.view.data_removals import DataRemovals
+from dcp_operator.kube.view.live_claims import LiveClaims
+from dcp_operator.kube.view.series_runs import SeriesRuns
 from dcp_operator.objects.job import Builder
 
 logger = logging.getLogger(__name__)
@@ -44,20 +57,38 @@ class CheckpointReconciler(Reconciler[Checkpoint, Observed, Action]):
     """Brings Checkpoints in order.
 
     Args:
-        live_saves: Which live Saves there are, by URL.
+        live_claims: Which live Checkpoints there are, by URL.
+        series: Which Checkpoints are of which series.
+        targets: Looks at the trainings that Saves are asked of.
         builder: Makes the objects of an attempt.
         progress: Reads the logs of running attempts.
     """
 
     kind: Kind[Checkpoint, Observed, Action] = CHECKPOINT
-    live_saves: LiveSaves = field(kw_only=True)
+    live_claims: LiveClaims = field(kw_only=True)
+    series: SeriesRuns = field(kw_only=True)
+    targets: TargetReader = field(kw_only=True)
     builder: Builder = field(kw_only=True)
     progress: ProgressReader = field(kw_only=True)
+    removals: DataRemovals = field(kw_only=True)
+    _unheld: dict[ObjectKey, RefusedError] = field(default_factory=dict, init=False)
+    """Why Checkpoints have no finalizer whose data are to go with them."""
 
     def __post_init__(self) -> None:
         """Make what only Checkpoints need."""
         super().__post_init__()
         self._attempts = AttemptReader(self.cluster, self.view, self.progress)
+        self._deletions = Deletions(self.context, self.removals, self.delete_watched)
+
+    async def prepare(self, key: ObjectKey, body: Body) -> Body:
+        """Put the finalizer on before anything is saved; return the Checkpoint as it stands then."""
+        self._unheld.pop(key, None)
+        try:
+            return await self._deletions.hold(key, body)
+        except RefusedError as error:
+            logger.warning("%s: no finalizer can be put on it or taken off: %s", key, error)
+            self._unheld[key] = error
+            return body
 
     async def decide(self, key: ObjectKey, body: Body) -> tuple[Checkpoint | SpecError, CheckpointDecision]:
         """Return the parsed Checkpoint, or what is wrong with it, and what to do."""
@@ -65,8 +96,28 @@ class CheckpointReconciler(Reconciler[Checkpoint, Observed, Action]):
         parsed: Checkpoint | SpecError = self.cache.served.parsed(key, body)
         if isinstance(parsed, SpecError):
             return parsed, self._refuse(body, parsed, observed)
-        rivals = self.live_saves.rivals(key, parsed)
-        return parsed, decide(parsed, observed, body.get("status"), self.context.now(), rivals)
+        if parsed.spec.target is not None:
+            target = await self.targets.of(key.namespace, parsed.spec.target)
+            target = replace(target, newest=self.series.newest_of(key))
+            return parsed, decide_target(parsed, target, body.get("status"), self.context.now())
+        latest = self._latest(key, parsed)
+        status, known = Status.read(body.get("status")), parsed
+        parsed = with_source(known, status, latest)
+        news = parsed is not known and begins(parsed, status) and not has_begun(status, parsed.spec.run_id)
+        if news and (problems := problems_of_source(parsed, self.cache.site)):
+            return parsed, self._refuse(body, SpecError(problems), observed)
+        if parsed is not known and begins(parsed, status):
+            # From now on the retention of the series leaves it, though no status says so yet.
+            self.series.reserve(key, parsed.spec.storage.url)
+        if parsed is not known:
+            # The status that says what it reads may not have come back yet, and the attempt may be created now.
+            self.live_claims.note(key, body)
+        rivals = self.live_claims.rivals(key, parsed)
+        return parsed, decide(parsed, observed, body.get("status"), self.context.now(), rivals, latest)
+
+    def _latest(self, key: ObjectKey, checkpoint: Checkpoint) -> LatestCheckpoint:
+        wanted = checkpoint.spec.storage.latest_of
+        return NO_SERIES if wanted is None else self.series.latest(key.namespace, wanted.series)
 
     async def create(
         self, key: ObjectKey, body: Body, parsed: Checkpoint | SpecError, decision: CheckpointDecision
@@ -78,12 +129,14 @@ class CheckpointReconciler(Reconciler[Checkpoint, Observed, Action]):
         (action,) = actions
         try:
             bodies = self._built(key, parsed, action)
+            if key in self._unheld:
+                return self._refused(key, body, parsed, decision, self._unheld[key], bodies[-1])
             created = await self.create_all(key, body, bodies)
         except (NameTakenError, RefusedError) as error:
             return self._refused(key, body, parsed, decision, error, bodies[-1])
         except SpecError as error:
             return self._refuse(body, error, self.observed(key, body))
-        self.live_saves.begin(key)
+        self.live_claims.begin(key)
         reference = {"name": action.job_name, "uid": created["metadata"]["uid"]}
         return replace(decision, status=decision.status | {"jobRef": reference})
 
@@ -113,20 +166,25 @@ class CheckpointReconciler(Reconciler[Checkpoint, Observed, Action]):
         """Count a Checkpoint that has just begun to run, or that has ended."""
         count(before, body, self.context.now())
 
-    async def leave(self, key: ObjectKey, body: Body | None) -> None:
+    async def leave(self, key: ObjectKey, body: Body | None) -> float | None:
         """Read no more logs of a Checkpoint that is gone or is being deleted, and end the attempts of the latter.
 
-        A Checkpoint that is being deleted is there for as long as somebody else's finalizer is.
+        A Checkpoint that is being deleted is there for as long as its finalizer is, or somebody else's.
         """
         self.progress.forget(key)
+        self._unheld.pop(key, None)
         if body is None:
-            return
+            return None
         observed = self.observed(key, body)
         for attempt in observed.attempts:
             if attempt.active and not attempt.deleting:
                 action = deletion(attempt, "the Checkpoint is being deleted")
                 logger.info("%s: deleting %s: %s", key, action.job_name, action.why)
                 await self.delete(key, body["metadata"]["uid"], action.job_name)
+        return await self._deletions.go_on(key, body, observed, self._write_deletion)
+
+    async def _write_deletion(self, body: Body, decision: DeletionDecision) -> Body:
+        return await self._write(body, decision)
 
     def _built(self, key: ObjectKey, checkpoint: Checkpoint, action: CreateAttempt) -> tuple[Body, ...]:
         try:

@@ -58,6 +58,7 @@ class ReconcileContext:
         recorder: Posts events.
         busy: Says whether other objects wait.
         now: The clock.
+        wake: Has an object looked at by the reconciler of its own kind.
     """
 
     cluster: Cluster
@@ -65,6 +66,7 @@ class ReconcileContext:
     recorder: EventRecorder
     busy: Callable[[], bool] = field(default=lambda: False)
     now: Callable[[], datetime] = field(default=_utc_now)
+    wake: Callable[[ObjectKey], None] = field(default=lambda _: None)
 
 
 @dataclass
@@ -119,8 +121,8 @@ class Reconciler(Generic[ParsedT, ObservedT, ActionT]):
     async def _reconcile(self, key: ObjectKey) -> float | None:
         body = self.cache.served.body(key)
         if body is None or body["metadata"].get("deletionTimestamp"):
-            await self.leave(key, body)
-            return None
+            return await self.leave(key, body)
+        body = await self.prepare(key, body)
         parsed, decision = await self.decide(key, body)
         decision = await self.create(key, body, parsed, decision)
         if self.context.busy() and any(self.kind.deletes(action) is None for action in decision.actions):
@@ -137,6 +139,11 @@ class Reconciler(Generic[ParsedT, ObservedT, ActionT]):
         return max(SOONEST, (decision.wake_at - self.context.now()).total_seconds())
 
     # What a kind may override.
+
+    async def prepare(self, key: ObjectKey, body: Body) -> Body:
+        """Write what has to stand before anything is created; return the object as it stands then."""
+        del key
+        return body
 
     async def decide(self, key: ObjectKey, body: Body) -> tuple[ParsedT | SpecError, Decision[ActionT]]:
         """Return the parsed object, or what is wrong with it, and what to do."""
@@ -165,12 +172,14 @@ class Reconciler(Generic[ParsedT, ObservedT, ActionT]):
     def written(self, before: Body, body: Body) -> None:
         """Count what has just been written over a status."""
 
-    async def leave(self, key: ObjectKey, body: Body | None) -> None:
+    async def leave(self, key: ObjectKey, body: Body | None) -> float | None:
         """Let go of an object that is gone (then there is no body), or that is being deleted.
 
         By their owner references, the cluster's garbage collector deletes the objects that belong to it. So there is
-        nothing to clean up, and no finalizer.
+        nothing to clean up; a kind with a finalizer has its own. Return the seconds after which to look again.
         """
+        del key, body
+        return None
 
     # What is the same for all kinds.
 
@@ -206,9 +215,23 @@ class Reconciler(Generic[ParsedT, ObservedT, ActionT]):
         await asyncio.gather(*unwatched)
         for each in self.kind.owned:
             if each.through is None and (its := self.cache.owned.uid_of(key, uid, each.resource, name)):
-                await self.cluster.delete(each.resource, key.namespace, name, its)
+                await self.delete_watched(each.resource, key.namespace, name, its)
 
-    async def _write(self, body: Body, decision: Decision[ActionT]) -> Body:
+    async def delete_watched(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
+        """Delete an object that is watched, and forget it once the API server has.
+
+        What is deleted one after the other is forgotten in that order. A watch may tell of the second one first, or
+        never of the first one, as right after the operator's start.
+        """
+        left = await self.cluster.delete(resource, namespace, name, uid)
+        gone = left is None or left["metadata"]["uid"] != uid
+        looks = [self.view.forget(resource, namespace, name, uid)] if gone else []
+        looks += [self.view.ingest(resource, left)] if left is not None else []
+        for each in filter(None, looks):
+            # The watch will bring nothing new of it.
+            self.context.wake(each)
+
+    async def _write(self, body: Body, decision: Decision[Any]) -> Body:
         """Write the status if it differs, and post the events only after that: they speak of what is written."""
         resource, before = self.kind.resource, body.get("status") or {}
         if decision.status == before:

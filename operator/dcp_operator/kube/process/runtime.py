@@ -23,6 +23,7 @@ from dcp_operator.kube.process.assembly import Assembly
 from dcp_operator.kube.process.health import STUCK_SECONDS, Health, serving
 from dcp_operator.kube.process.leader import Election
 from dcp_operator.kube.process.settings import Settings
+from dcp_operator.kube.process.training_channel import TrainingChannel, training_channel
 
 logger = logging.getLogger(__name__)
 
@@ -41,15 +42,18 @@ class Runtime:
     Args:
         settings: How to run.
         cluster: The connection to the API server.
+        health: What the probes ask about.
+        channel: The channel to trainings; None where there is none.
     """
 
     settings: Settings
     cluster: Cluster
     health: Health = field(default_factory=Health)
+    channel: TrainingChannel | None = None
 
     async def work(self) -> None:
         """Serve Checkpoints until a signal comes. Only a leader calls it."""
-        parts = Assembly.of(self.settings, self.cluster)
+        parts = Assembly.of(self.settings, self.cluster, channel=self.channel)
         self.watch_over(parts)
         stop, ready = asyncio.Event(), asyncio.Event()
         await fill(self.cluster, parts.view, parts.queue, parts.resync.namespaces)
@@ -57,21 +61,31 @@ class Runtime:
         # kopf waits at its end for every task that was started after it, and cancels it. So these are started before.
         parts.recorder.start()
         parts.queue.start()
-        resyncing = asyncio.create_task(self._resync(parts.resync, stop, ready), name="resync")
+        background = [
+            asyncio.create_task(self._resync(parts.resync, stop, ready), name="resync"),
+            asyncio.create_task(parts.announcer.forever(), name="announcer"),
+        ]
+        if self.channel is not None:
+            background.append(asyncio.create_task(parts.disruptions.forever(), name="disruptions"))
+        answering = (
+            self.channel.led(parts.hub, parts.recorder) if self.channel is not None else contextlib.nullcontext()
+        )
         try:
-            await watch(
-                watches(parts.view, parts.queue),
-                self.cluster.client.configuration,
-                self.settings.namespaces,
-                stop=stop,
-                ready=ready,
-            )
+            with answering:
+                await watch(
+                    watches(parts.view, parts.queue),
+                    self.cluster.client.configuration,
+                    self.settings.namespaces,
+                    stop=stop,
+                    ready=ready,
+                )
         finally:
-            resyncing.cancel()
+            for each in background:
+                each.cancel()
             parts.progress.stop()
             await parts.queue.stop()
             await parts.recorder.stop()
-            await asyncio.gather(resyncing, return_exceptions=True)
+            await asyncio.gather(*background, return_exceptions=True)
 
     def watch_over(self, parts: Assembly) -> None:
         """Have the metrics and the liveness probe ask the parts."""
@@ -107,13 +121,15 @@ async def run(settings: Settings) -> None:
     """
     cluster = await Cluster.connect(settings.identity)
     electing = ApiClient(await load_configuration())
-    runtime = Runtime(settings, cluster)
+    health = Health()
     try:
-        async with serving(runtime.health, settings.port):
+        async with serving(health, settings.port), training_channel(settings, cluster) as channel:
+            runtime = Runtime(settings, cluster, health, channel)
             for kind in KINDS.served.values():
                 if not await cluster.serves(kind.resource):
                     raise CrdMissingError(kind.resource)
-            runtime.health.ready = True
+            health.checks += [channel.problem] if channel is not None else []
+            health.ready = True
             election = Election(electing, settings.lease_namespace, settings.lease_name, settings.identity)
             await _until_signal(election.lead(runtime.work) if settings.elect else runtime.work())
     finally:

@@ -9,8 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
+from dcp_contract.training import TRAINING_PORT
 from dcp_operator.api.pod.rules import PodSecurity
+from dcp_operator.api.site import CLUSTER, Site
 from dcp_operator.api.storage_url import DEFAULT_PROTOCOLS
 from dcp_operator.objects.job import NetworkIsolation
 from dcp_operator.objects.worker_pod import WORKER_UID
@@ -79,6 +82,18 @@ def image(value: str) -> str:
     return found
 
 
+def channel_url(value: str) -> str:
+    """Return the URL of an option.
+
+    Raises:
+        SettingError: No agent could connect by it.
+    """
+    found = urlsplit(value)
+    if value and (found.scheme != "https" or not found.hostname or found.path not in {"", "/"}):
+        raise SettingError(f"{value!r} is no address; write one such as https://dcp-operator.dcp-operator.svc:8443")
+    return value.rstrip("/")
+
+
 @dataclass(frozen=True)
 class Settings:
     """How this operator runs.
@@ -95,6 +110,8 @@ class Settings:
         pod_security: Who judges what a worker pod may do to its node.
         worker_uid: User, group and fsGroup of worker pods whose template names none; None leaves them to the cluster.
         isolation: Whether each attempt gets a NetworkPolicy of its own.
+        channel_port: Where the agents of trainings connect to; 0 for nowhere.
+        channel_url: Under which they reach it; empty means the Service `dcp-operator`.
     """
 
     worker_image: str
@@ -109,3 +126,11 @@ class Settings:
     pod_security: PodSecurity = PodSecurity.RESTRICTED
     worker_uid: int | None = WORKER_UID
     isolation: NetworkIsolation = NetworkIsolation.ATTEMPT
+    channel_port: int = TRAINING_PORT
+    channel_url: str = ""
+
+    @property
+    def site(self) -> Site:
+        """What is accepted of a spec."""
+        protocols = self.protocols or CLUSTER.protocols
+        return CLUSTER.model_copy(update={"protocols": protocols, "pod_security": self.pod_security})

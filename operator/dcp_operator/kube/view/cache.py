@@ -1,9 +1,9 @@
 """What the watches have delivered, kept small: the objects of every kind that is served, and what they own.
 
-Two sources feed it: the watches, and the answers to our own writes, which arrive first. A body that is older than the
-one that is here is ignored, so that a late watch event never takes a reconcile back in time; what was deleted stays
-deleted, however late an answer about it comes. But a watch by label tells of an object that loses the label as of one
-that is deleted, so what is newer than that undoes it.
+Two sources feed it: the watches, and the answers to our own writes and deletions, which arrive first. A body that is
+older than the one that is here is ignored, so that a late watch event never takes a reconcile back in time; what was
+deleted stays deleted, however late an answer about it comes. But a watch by label tells of an object that loses the
+label as of one that is deleted, so what is newer than that undoes it.
 
 All that is heard of an object goes in by `ClusterView`: the cache first, then whoever keeps an index of its kind.
 """
@@ -94,6 +94,10 @@ class Cache:
             return key if self.served.remove(key, uid) else None
         place = self.owned.remove(resource.kind, namespace, name, uid)
         return None if place is None else self._keys.get(place)
+
+    def key_of(self, namespace: str, uid: str) -> ObjectKey | None:
+        """Return the key of a served object by its uid; None if it is not here."""
+        return self._keys.get((namespace, uid))
 
     def most_owned(self, key: ObjectKey) -> int:
         """Return how many objects of one kind belong to an object, of the kind that has most."""

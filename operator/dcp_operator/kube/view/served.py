@@ -197,13 +197,16 @@ def _source(body: ReadBody) -> Hashable:
 def _kept(kind: AnyKind, body: Body) -> Body:
     """Return what is kept of a body. Its spec is judged by its bounds here, once per change, and nowhere else.
 
-    Left out are labels and annotations of other people, owners, managed fields, and a spec that goes beyond its bounds.
+    Left out are labels, annotations and finalizers of other people, owners, managed fields, and a spec that goes beyond
+    its bounds.
     """
     metadata = body["metadata"]
     made: Body = {"metadata": {key: metadata[key] for key in _METADATA if key in metadata}}
     for name in ("labels", "annotations"):
         if said := metadata.get(name):
             made["metadata"][name] = {key: value for key, value in said.items() if key.startswith(_READ)}
+    if finalizers := [each for each in metadata.get("finalizers") or () if each.startswith(_READ)]:
+        made["metadata"]["finalizers"] = finalizers
     spec, finding = body.get("spec") or {}, _finding(kind, body)
     made |= {"spec": head(spec) if finding else spec, "status": body.get("status") or {}, _FINDING: finding}
     return made

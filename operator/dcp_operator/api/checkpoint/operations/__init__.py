@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 from importlib import import_module
 
@@ -16,6 +17,22 @@ def _no_problems(spec: CheckpointSpec, site: Site) -> Iterable[str]:
     return ()
 
 
+class UrlUse(StrEnum):
+    """What an operation does at its URL, in the words of a message: `Checkpoint x is ... the same URL`."""
+
+    READS = "reading from"
+    WRITES = "saving to"
+    REMOVES = "removing what stands at"
+
+    def excludes(self, other: "UrlUse") -> bool:
+        """Return whether two such operations take turns.
+
+        A commit replaces a checkpoint in one step, so nobody who reads it has to wait for a Save. A removal takes the
+        data away from whoever reads them.
+        """
+        return UrlUse.REMOVES in {self, other} or self is other is UrlUse.WRITES
+
+
 @dataclass(frozen=True, kw_only=True)
 class OperationRules:
     """What a module of an operation defines, as `RULES`."""
@@ -26,8 +43,8 @@ class OperationRules:
     """What the API server refuses of them, and holds still."""
     ends_with_commit: bool = False
     """What node 0 reports as done ends the attempt, whatever its pods do then. Else every pod has to be over."""
-    claims_url: bool = False
-    """Two live objects of a namespace that work on one URL take turns."""
+    url_use: UrlUse = UrlUse.READS
+    """Which other live objects of a namespace that work on the same URL it takes turns with."""
 
 
 @cache

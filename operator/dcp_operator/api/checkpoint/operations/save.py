@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from dcp_operator.api.checkpoint.cel import kept, still, still_selection, url_rules
-from dcp_operator.api.checkpoint.operations import OperationRules
+from dcp_operator.api.checkpoint.operations import OperationRules, UrlUse
 from dcp_operator.api.checkpoint.spec import CheckpointSpec
 from dcp_operator.api.site import Site
 from dcp_operator.api.storage_url import protocol, url_problems
@@ -35,5 +35,5 @@ RULES: Final = OperationRules(
         *still_selection(_FROM),
     ),
     ends_with_commit=True,
-    claims_url=True,
+    url_use=UrlUse.WRITES,
 )

@@ -1,7 +1,7 @@
-"""Which live Saves of a namespace claim the same URL.
+"""Which live Checkpoints of a namespace claim the same URL.
 
-A claim ends in two steps. While its Save is live it holds the URL. Once no attempt of the Save will be started any
-more, the claim is `ending`: it holds the URL until the Save's pods have stopped, since they may still write.
+A claim ends in two steps. While its Checkpoint is live it holds the URL. Once no attempt of that will be started any
+more, the claim is `ending`: it holds the URL until the pods have stopped, since they may still read or write.
 """
 
 import logging
@@ -16,7 +16,7 @@ from dcp_operator.api.checkpoint.status import Phase, Status
 from dcp_operator.api.json_types import ReadBody
 from dcp_operator.api.problems import SpecError
 from dcp_operator.controllers.checkpoint.runs import run_id_of
-from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim
+from dcp_operator.controllers.checkpoint.url_conflicts import UrlClaim, urls_of
 from dcp_operator.kube.client.api import CHECKPOINTS, ObjectKey
 from dcp_operator.kube.kinds.checkpoint import CHECKPOINT
 from dcp_operator.kube.view.cache import Cache
@@ -24,7 +24,7 @@ from dcp_operator.kube.view.cache import Cache
 logger = logging.getLogger(__name__)
 
 WOKEN: Final = 100
-"""Saves on one URL that are looked at at once when a claim on it ends; only the first of them can go on."""
+"""Checkpoints on one URL that are looked at at once when a claim on it ends; of Saves only the first can go on."""
 
 _Place = tuple[str, str]
 
@@ -34,11 +34,11 @@ def _utc_now() -> datetime:
 
 
 @dataclass
-class LiveSaves:
+class LiveClaims:
     """Who claims which URL. It is told of every body of a Checkpoint before any Checkpoint is decided on.
 
     Args:
-        cache: Where the Checkpoints are parsed, and where it is seen whether pods of a Save that is to end still run.
+        cache: Where the Checkpoints are parsed, and where it is seen whether pods of one that is to end still run.
         wake: Called with each Checkpoint whose turn may have come.
         now: The clock.
     """
@@ -81,9 +81,12 @@ class LiveSaves:
             self._set(replace(claim, begun=True))
 
     def rivals(self, key: ObjectKey, checkpoint: Checkpoint) -> tuple[UrlClaim, ...]:
-        """Return the claims of other Saves on the Checkpoint's URL."""
-        others = self._by_place.get((key.namespace, checkpoint.place), {})
-        return tuple(each for uid, each in list(others.items()) if uid != checkpoint.uid and self._holds(each))
+        """Return the claims of other Checkpoints on the Checkpoint's URL."""
+        others: dict[str, UrlClaim] = {}
+        urls = (url for url, _ in urls_of(checkpoint))
+        for place in filter(None, (checkpoint.place, checkpoint.source_place, *urls)):
+            others |= self._by_place.get((key.namespace, place), {})
+        return tuple(each for uid, each in others.items() if uid != checkpoint.uid and self._holds(each))
 
     def drop(self, key: ObjectKey) -> None:
         """Forget a Checkpoint that is gone; its claim stays until its pods are gone as well."""
@@ -91,14 +94,14 @@ class LiveSaves:
         self._end(uid)
         if uid in self._claims:
             self._gone.append(uid)
-        # A claim of a deleted Save is let go when somebody asks for its URL. Maybe nobody ever does: so whenever a
-        # Checkpoint goes, two of the claims that are left over are looked at.
+        # A claim of a deleted Checkpoint is let go when somebody asks for its URL. Maybe nobody ever does: so whenever
+        # one goes, two of the claims that are left over are looked at.
         for each in [self._gone.popleft() for _ in range(min(2, len(self._gone)))]:
             if each in self._claims and self._holds(self._claims[each]):
                 self._gone.append(each)
 
     def _end(self, uid: str, *, at_once: bool = False) -> None:
-        """End a claim: let it go if no pod of its Save may still write, else once none does."""
+        """End a claim: let it go if no pod of its Checkpoint may still run, else once none does."""
         claim = self._claims.get(uid)
         if claim is None:
             return
@@ -109,7 +112,7 @@ class LiveSaves:
             self._set(ending)
 
     def _holds(self, claim: UrlClaim) -> bool:
-        """Return whether a claim keeps others waiting: while its Save is live, and then until its pods have stopped."""
+        """Return whether a claim keeps others waiting: while its Checkpoint is live, then until its pods stop."""
         if not claim.ending:
             return True
         key = CHECKPOINTS.key(claim.namespace, claim.name)
@@ -125,25 +128,28 @@ class LiveSaves:
         before = self._claims.get(claim.uid)
         if before == claim:
             return
-        if before is not None and before.place != claim.place:
+        if before is not None and before.uses.keys() != claim.uses.keys():
             self._release(before)
         self._claims[claim.uid] = claim
-        self._by_place[claim.namespace, claim.place][claim.uid] = claim
+        for place in claim.uses:
+            self._by_place[claim.namespace, place][claim.uid] = claim
         if before is not None and before.ending != claim.ending:
             self._wake(claim)
 
     def _release(self, claim: UrlClaim) -> None:
         if self._claims.pop(claim.uid, None) is None:
             return
-        shelf = self._by_place[claim.namespace, claim.place]
-        shelf.pop(claim.uid, None)
-        if not shelf:
-            del self._by_place[claim.namespace, claim.place]
+        for place in claim.uses:
+            shelf = self._by_place[claim.namespace, place]
+            shelf.pop(claim.uid, None)
+            if not shelf:
+                del self._by_place[claim.namespace, place]
         self._wake(claim)
 
     def _wake(self, claim: UrlClaim) -> None:
-        """Have the Saves looked at that may have waited for a claim, the next in turn first."""
-        shelf = self._by_place.get((claim.namespace, claim.place), {})
-        others = sorted((each for each in shelf.values() if each.uid != claim.uid), key=lambda each: each.order)
+        """Have the Checkpoints looked at that may have waited for a claim, the next in turn first."""
+        shelves = (self._by_place.get((claim.namespace, place), {}) for place in claim.uses)
+        waiting = {uid: each for shelf in shelves for uid, each in shelf.items() if uid != claim.uid}
+        others = sorted(waiting.values(), key=lambda each: each.order)
         for each in others[:WOKEN]:
             self.wake(CHECKPOINTS.key(each.namespace, each.name))
