@@ -112,7 +112,8 @@ def test_nothing_at_the_url_to_start_from(tmp_path: Path) -> None:
     {
         "no JSON": ("run this", "Invalid JSON"),
         "no Task": ('{"operation": "Save"}', "origin"),
-        "another API's": ('{"operation": "Copy", "origin": {}, "storage": {"url": "file:///x"}}', "'Save'"),
+        "another API's": ('{"operation": "Merge", "origin": {}, "storage": {"url": "file:///x"}}', "'Save'"),
+        "a Copy of nothing": ('{"operation": "Copy", "origin": {}, "storage": {"url": "s3://x"}}', "copy: is missing"),
         "nothing": ("", "Invalid JSON"),
     }.values(),
     ids=str,

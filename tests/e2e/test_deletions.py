@@ -118,7 +118,8 @@ def test_an_unreachable_store_keeps_nothing_beyond_the_bound(admin: Kube, operat
     admin.apply(*(save(name, deletionSeconds=20) for name in names))
     saved(admin, names)
     admin("delete", "checkpoint", *names, "--wait=false")
-    status = admin.until_status(names[0], lambda status: condition(status, "Deleting"), 20)
+    # The last one: kubectl deletes one after the other, so that the first may be gone by now.
+    status = admin.until_status(names[-1], lambda status: condition(status, "Deleting"), 20)
     assert status["phase"] == "Succeeded"
     until(lambda: there(admin), lambda found: found == [], "the end of all", 60)
     for name in names:

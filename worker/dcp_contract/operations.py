@@ -9,7 +9,8 @@ An operation that has fields of its own has a member in `OperationMembers`, by t
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Self
+from types import NoneType
+from typing import Annotated, Self, get_args
 
 from pydantic import Field
 
@@ -167,9 +168,19 @@ class OperationMembers(Wire):
         return {name: getattr(self, field) for name, field in sorted(member_fields().items())}
 
     @property
+    def lacking(self) -> str:
+        """The member that the operation can't do without and lacks, by its name in JSON; empty where it lacks none."""
+        name = self.operation.module
+        member = OperationMembers.model_fields.get(member_fields().get(name, ""))
+        if member is None or self.members[name] is not None:
+            return ""
+        (model,) = (each for each in get_args(member.annotation) if each is not NoneType)
+        return name if any(field.is_required() for field in model.model_fields.values()) else ""
+
+    @property
     def of_copy(self) -> CopyFields:
         """A Copy's own fields, which it must have."""
-        assert self.copy_ is not None  # noqa: S101 - whoever accepted the spec saw to it
+        assert self.copy_ is not None  # noqa: S101 - whoever accepted the spec, or decoded the Task, saw to it
         return self.copy_
 
     @property

@@ -53,9 +53,13 @@ class Task(OperationMembers, Versioned):
             )
         while True:
             try:
-                return cls.model_validate_json(json.dumps(fields)).of_its_version()
+                task = cls.model_validate_json(json.dumps(fields)).of_its_version()
             except ValidationError as error:
                 problems = partial_json.without_ignorable(fields, error)
+            else:
+                if not task.lacking:
+                    return task
+                problems = [f"{task.lacking}: is missing, and a {task.operation} needs it"]
             if problems:
                 raise ValueError(
                     f"{'; '.join(problems)} (the Task has contract version {version}, this worker image "
