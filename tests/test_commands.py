@@ -9,7 +9,7 @@ from rich.progress import Progress
 from dcp_contract.checkpoint_info import CheckpointInfo
 from dcp_contract.sizes import human_bytes
 from dcp_engine.format.manifest import Chunk, Manifest, Tensor
-from dcp_worker.cli import RateColumn, _summary, _tensors, _told, printable
+from dcp_worker.cli.printed import RateColumn, printable, summary, tensors, told
 
 NAMES = {
     "markup": ("model.[red]head[/red].weight", "model.[red]head[/red].weight"),
@@ -27,8 +27,8 @@ NAMES = {
 def shown(manifest: Manifest) -> str:
     out = io.StringIO()
     console = Console(file=out, width=200)
-    console.print(_summary("s3://bucket/[bold]run", manifest))
-    console.print(_tensors(manifest))
+    console.print(summary("s3://bucket/[bold]run", manifest))
+    console.print(tensors(manifest))
     return out.getvalue()
 
 
@@ -46,7 +46,7 @@ def test_sizes_are_in_the_unit_of_kubectls_columns() -> None:
     size = 438_304_768
     tensor = Tensor("float32", (size // 4,), [Chunk((0,), (size // 4,), 0, 0, size, None)])
     assert f" {human_bytes(size)} " in shown(Manifest(tensors={"model.w": tensor}))
-    assert f": {human_bytes(size)} in 3 files" in _told("Verified", CheckpointInfo(bytes=size, files=3))
+    assert f": {human_bytes(size)} in 3 files" in told("Verified", CheckpointInfo(bytes=size, files=3))
     bars = Progress()
     bars.add_task("verify", total=size)
     (task,) = bars.tasks

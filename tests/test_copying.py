@@ -189,7 +189,7 @@ def test_only_the_checksum_of_a_whole_object_counts(answer: dict[str, str], foun
 
 
 def test_the_command_copies_and_tells_what_was_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from dcp_worker import cli
+    from dcp_worker.cli import app as cli
 
     source = Place(str(tmp_path / "source"), None)
     save_id = source.save(1)

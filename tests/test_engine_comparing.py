@@ -14,7 +14,7 @@ import dcp_engine
 import engine_programs as programs
 from dcp_engine import comparing
 from dcp_engine.errors import CheckpointReplaced, StateMismatch
-from dcp_worker import cli
+from dcp_worker.cli import app as cli
 from rank_group import run_ranks, values
 
 pytestmark = [pytest.mark.tier("ranks"), pytest.mark.filterwarnings("ignore:torch.distributed is disabled")]

@@ -26,7 +26,7 @@ from dcp_engine.stores import addresses, guarded_obstore, object_store, retry
 from dcp_engine.stores.object_store import ObjectStore
 from dcp_engine.stores.opening import open_store
 from dcp_engine.translate import translate
-from dcp_worker import cli
+from dcp_worker.cli import app as cli
 from flaky_proxy import Answer
 from rank_group import run_ranks, values
 
@@ -599,7 +599,7 @@ def test_a_child_whose_parent_used_no_store_uses_one(s3: s3_server.S3Server, tmp
     program = f"""
 import os
 import dcp_engine
-from dcp_worker import cli
+from dcp_worker.cli import app as cli
 from dcp_engine.stores.opening import open_store
 open_store({s3.url(tmp_path.name)!r}, {s3.options!r})
 for _ in range(2):

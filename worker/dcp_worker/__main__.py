@@ -4,7 +4,7 @@ import sys
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        from dcp_worker.cli import run
+        from dcp_worker.cli.app import run
 
         sys.exit(run(sys.argv[1:]))
     from dcp_worker.launcher.main import main

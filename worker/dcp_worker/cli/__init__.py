@@ -1,0 +1,1 @@
+"""The commands of `dcp` that look at checkpoints, copy, export and remove them."""
