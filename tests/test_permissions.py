@@ -14,6 +14,8 @@ GRANTED = {
     ("dcp-operator.io", "checkpoints/status"): {"update"},
     ("dcp-operator.io", "checkpointseries"): {"get", "list", "watch"},
     ("dcp-operator.io", "checkpointseries/status"): {"update"},
+    ("dcp-operator.io", "checkpointstores"): {"get", "list", "watch"},
+    ("dcp-operator.io", "checkpointstores/status"): {"update"},
     ("batch", "jobs"): {"get", "list", "watch", "create", "delete"},
     ("", "pods"): {"get", "list", "watch"},
     ("", "services"): {"get", "create", "delete"},
@@ -112,7 +114,9 @@ def test_every_role_is_listed_here() -> None:
 def test_users_write_no_status() -> None:
     """Whoever could would tell the operator that an attempt had ended, or whose it was."""
     for role in documents("api/user-roles.yaml"):
-        assert {*granted(role)} == {("dcp-operator.io", each) for each in ("checkpoints", "checkpointseries")}
+        assert {*granted(role)} == {
+            ("dcp-operator.io", each) for each in ("checkpoints", "checkpointseries", "checkpointstores")
+        }
 
 
 def test_the_operators_own_pod_is_restricted() -> None:

@@ -19,7 +19,7 @@ Body = dict[str, Any]
 PAUSE = 0.2
 ACCOUNT: Final[Body] = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}
 """That of a namespace's pods, where no controller makes it."""
-CRDS: Final = ("checkpoints.dcp-operator.io", "checkpointseries.dcp-operator.io")
+CRDS: Final = ("checkpoints.dcp-operator.io", "checkpointseries.dcp-operator.io", "checkpointstores.dcp-operator.io")
 
 
 class KubectlError(Exception):

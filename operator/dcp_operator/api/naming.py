@@ -12,6 +12,8 @@ KIND: Final = "Checkpoint"
 PLURAL: Final = "checkpoints"
 SERIES_KIND: Final = "CheckpointSeries"
 SERIES_PLURAL: Final = "checkpointseries"
+STORE_KIND: Final = "CheckpointStore"
+STORE_PLURAL: Final = "checkpointstores"
 API_VERSION: Final = f"{GROUP}/{VERSION}"
 
 MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
@@ -109,6 +111,22 @@ def data_removal_name(name: str, uid: str) -> str:
     """Return the name of the Delete of what a deleted Checkpoint has saved, by that one's uid."""
     digest = hashlib.sha256(f"{uid}/data".encode()).hexdigest()[:_DIGEST]
     return f"{name[:_READABLE].rstrip('-')}-delete-{digest}"
+
+
+def validation_name(store: str, uid: str, generation: int, after: str) -> str:
+    """Return the name of the Checkpoint that validates a store.
+
+    It follows from what is validated and from what came before, so that an operator that died between creating it and
+    writing it down finds it again.
+
+    Args:
+        store: The store's name.
+        uid: The store's uid.
+        generation: Of the spec that is validated.
+        after: When the last validation before ended; empty where there was none.
+    """
+    digest = hashlib.sha256(f"{uid}/{generation}/{after}".encode()).hexdigest()[:_DIGEST]
+    return f"{store[:_READABLE].rstrip('-')}-validate-{digest}"
 
 
 def removal_name(series: str, uid: str, save_id: str) -> str:

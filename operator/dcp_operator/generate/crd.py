@@ -18,11 +18,15 @@ from dcp_operator.api.checkpoint.cel_rules import RULES
 from dcp_operator.api.checkpoint.printer_columns import PRINTER_COLUMNS, PrinterColumn
 from dcp_operator.api.checkpoint.spec import MUTABLE_FIELDS, CheckpointSpec
 from dcp_operator.api.checkpoint.status import Status
-from dcp_operator.api.naming import GROUP, KIND, PLURAL, SERIES_KIND, SERIES_PLURAL, VERSION
+from dcp_operator.api.naming import GROUP, KIND, PLURAL, SERIES_KIND, SERIES_PLURAL, STORE_KIND, STORE_PLURAL, VERSION
 from dcp_operator.api.series.cel_rules import RULES as SERIES_RULES
 from dcp_operator.api.series.printer_columns import PRINTER_COLUMNS as SERIES_COLUMNS
 from dcp_operator.api.series.spec import SeriesSpec
 from dcp_operator.api.series.status import SeriesStatus
+from dcp_operator.api.store.cel_rules import RULES as STORE_RULES
+from dcp_operator.api.store.printer_columns import PRINTER_COLUMNS as STORE_COLUMNS
+from dcp_operator.api.store.spec import StoreSpec
+from dcp_operator.api.store.status import StoreStatus
 from dcp_operator.generate import admission
 
 FOLDER: Final = Path(__file__).parents[3] / "manifests" / "crds"
@@ -67,6 +71,21 @@ def series_definition() -> dict[str, Any]:
     )
 
 
+def store_definition() -> dict[str, Any]:
+    """Return the CustomResourceDefinition of CheckpointStore."""
+    spec = _structural(StoreSpec.model_json_schema(by_alias=True))
+    spec["properties"]["options"] = _options()
+    what = "A place for checkpoints: its URL, how one gets there, and whether that was found to work."
+    return _definition(
+        kind=STORE_KIND,
+        plural=STORE_PLURAL,
+        short_name="cpstore",
+        schema=_object_schema(what, spec, StoreStatus, STORE_RULES),
+        columns=STORE_COLUMNS,
+        selectable=(),
+    )
+
+
 def files() -> tuple[tuple[Path, str], ...]:
     """Return each generated file with its text."""
     return tuple(
@@ -74,7 +93,11 @@ def files() -> tuple[tuple[Path, str], ...]:
             FOLDER / f"{GROUP}_{plural}.yaml",
             _HEADER + yaml.dump(made, Dumper=admission.Plain, sort_keys=False, width=1000),
         )
-        for plural, made in ((PLURAL, custom_resource_definition()), (SERIES_PLURAL, series_definition()))
+        for plural, made in (
+            (PLURAL, custom_resource_definition()),
+            (SERIES_PLURAL, series_definition()),
+            (STORE_PLURAL, store_definition()),
+        )
     )
 
 

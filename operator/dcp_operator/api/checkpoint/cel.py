@@ -75,7 +75,18 @@ def url_rules(at: tuple[str, ...], *, optional: bool = False) -> tuple[Rule, ...
     """
     if optional:
         return tuple(replace(each, cel=f"!has(self.url) || ({each.cel})") for each in url_rules(at))
-    cloud = "self.url.matches('^(file|memory)://')"
+    local = "self.url.matches('^(file|memory)://')"
+    in_bucket = Rule(
+        at,
+        f"{local} || self.url.contains('::') || self.url.matches('://[^/]+/+[^/]') || !self.url.contains('://')",
+        "names no path in a bucket; write protocol://bucket/path, with a path of its own per checkpoint",
+        "url",
+    )
+    return (*prefix_rules(at), in_bucket)
+
+
+def prefix_rules(at: tuple[str, ...]) -> tuple[Rule, ...]:
+    """Return the rules of a URL that may be a whole bucket, in the section at that place."""
     azure = "self.url.matches('^(az|abfs)://')"
     return (
         Rule(
@@ -112,12 +123,6 @@ def url_rules(at: tuple[str, ...], *, optional: bool = False) -> tuple[Rule, ...
             at,
             "!self.url.startsWith('file://') || self.url.matches('^file:///.')",
             "names no absolute path; write file:///path",
-            "url",
-        ),
-        Rule(
-            at,
-            f"{cloud} || self.url.contains('::') || self.url.matches('://[^/]+/+[^/]') || !self.url.contains('://')",
-            "names no path in a bucket; write protocol://bucket/path, with a path of its own per checkpoint",
             "url",
         ),
     )

@@ -23,31 +23,31 @@ _PARALLELISM: Final = ("spec", "parallelism")
 _WORLD: Final = "self.workers.numNodes * self.workers.numProcPerNode"
 
 
-def _option(name: str, protocols: tuple[str, ...], *, latest: bool) -> Rule:
+def _option(at: tuple[str, ...], name: str, protocols: tuple[str, ...], *, latest: bool) -> Rule:
     """Return the rule that an option is of the URL's protocol. That of the latest of a series shows later."""
     unknown = "has(self.latestOf) || " if latest else ""
     return Rule(
-        _STORAGE,
+        at,
         f"{_unset(name)} || {unknown}(has(self.url) && self.url.matches('^({'|'.join(protocols)})://'))",
         f"is an option of {', '.join(protocols)}; drop it",
         f"options.{name}",
     )
 
 
-def _address(name: str) -> tuple[Rule, ...]:
+def _address(at: tuple[str, ...], name: str) -> tuple[Rule, ...]:
     """Return the rules of an option that is an address."""
     value = f"self.options.{name}"
     # Not by (?i): it takes letters of other scripts for ASCII ones.
     host = r"^[hH][tT][tT][pP][sS]?://([^/?#@]*@)?([A-Za-z0-9._-]+|\\[[^/?#]*\\])(:[0-9]*)?([/?#]|$)"
     return (
         Rule(
-            _STORAGE,
+            at,
             f"{_unset(name)} || (isURL({value}) && {value}.matches('{host}'))",
             "is not an address; write http://host:port or https://host:port, in the letters a-z, digits, - and dots",
             f"options.{name}",
         ),
         Rule(
-            _STORAGE,
+            at,
             f"{_unset(name)} || !{value}.matches('://[^/?#]*@')",
             "holds credentials; write the address without them and move them to credentialsSecretRef",
             f"options.{name}",
@@ -96,8 +96,15 @@ def storage_rules(*, latest: bool = False) -> tuple[Rule, ...]:
     """Return the rules of a storage, in which `latestOf` may stand for the URL or does not exist."""
     return (
         *url_rules(_STORAGE, optional=True),
-        *(_option(name, protocols, latest=latest) for name, protocols in option_protocols().items()),
-        *(rule for name in ADDRESS_OPTIONS for rule in _address(name)),
+        *option_rules(_STORAGE, latest=latest),
+    )
+
+
+def option_rules(at: tuple[str, ...], *, latest: bool = False) -> tuple[Rule, ...]:
+    """Return the rules of the options in the section at that place, which has the URL, too."""
+    return (
+        *(_option(at, name, protocols, latest=latest) for name, protocols in option_protocols().items()),
+        *(rule for name in ADDRESS_OPTIONS for rule in _address(at, name)),
     )
 
 

@@ -15,6 +15,7 @@ def pages() -> tuple[tuple[Path, str], ...]:
         "spec": ("Checkpoint spec", fields.spec()),
         "status": ("Checkpoint status", fields.status()),
         "series": ("CheckpointSeries", fields.series()),
+        "store": ("CheckpointStore", fields.store()),
         "reasons": ("Status reasons", tables.reasons()),
         "options": ("Storage options and credentials", tables.options()),
         "metrics": ("Metrics", tables.metrics()),

@@ -4,7 +4,7 @@ import json
 from typing import Any, Final
 
 from dcp_operator.api.checkpoint.spec import MUTABLE_FIELDS
-from dcp_operator.generate.crd import custom_resource_definition, series_definition
+from dcp_operator.generate.crd import custom_resource_definition, series_definition, store_definition
 from dcp_operator.generate.reference.markdown import code, codes, table
 
 _HEADINGS: Final = ("field", "type", "default", "meaning")
@@ -13,6 +13,7 @@ _ELSEWHERE: Final = {
     ("spec.storage", "options"): "options.md",
     ("spec.template.spec.storage", "options"): "options.md",
     ("spec.template", "spec"): "spec.md",
+    ("spec", "options"): "options.md",
 }
 """Objects whose fields stand on another page."""
 _REASONS: Final = "One of the [status reasons](reasons.md)."
@@ -50,6 +51,20 @@ def series() -> list[str]:
         (
             "`kubectl explain checkpointseries --recursive` shows the same fields. A field in **bold** is required. "
             "All of the spec may change: runs under way go on as they began."
+        ),
+        *_sections("spec", properties["spec"]),
+        "The operator writes the status. A field that holds its default is left out.",
+        *_sections("status", properties["status"]),
+    ]
+
+
+def store() -> list[str]:
+    """Return the blocks of the page about spec and status of a CheckpointStore."""
+    properties = _properties(store_definition())
+    return [
+        (
+            "`kubectl explain checkpointstore --recursive` shows the same fields. A field in **bold** is required. "
+            "All of the spec may change: the store is then validated again."
         ),
         *_sections("spec", properties["spec"]),
         "The operator writes the status. A field that holds its default is left out.",

@@ -67,6 +67,7 @@ class ObjectKey(NamedTuple):
 
 CHECKPOINTS: Final = Resource("dcp-operator.io/v1alpha1", "Checkpoint", "checkpoints")
 SERIES: Final = Resource("dcp-operator.io/v1alpha1", "CheckpointSeries", "checkpointseries")
+STORES: Final = Resource("dcp-operator.io/v1alpha1", "CheckpointStore", "checkpointstores")
 JOBS: Final = Resource("batch/v1", "Job", "jobs")
 PODS: Final = Resource("v1", "Pod", "pods")
 SERVICES: Final = Resource("v1", "Service", "services")

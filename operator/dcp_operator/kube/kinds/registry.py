@@ -5,5 +5,6 @@ from typing import Final
 from dcp_operator.kube.kinds.checkpoint import CHECKPOINT
 from dcp_operator.kube.kinds.kind import Kinds
 from dcp_operator.kube.kinds.series import CHECKPOINT_SERIES
+from dcp_operator.kube.kinds.store import CHECKPOINT_STORE
 
-KINDS: Final = Kinds.of((CHECKPOINT, CHECKPOINT_SERIES))
+KINDS: Final = Kinds.of((CHECKPOINT, CHECKPOINT_SERIES, CHECKPOINT_STORE))
