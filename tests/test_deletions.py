@@ -253,3 +253,72 @@ def test_who_claims_to_be_the_removal_is_not_believed() -> None:
         assert (said["reason"], "belongs to nobody" in said["message"]) == ("Forbidden", True)
 
     played(scenario)
+
+
+@pytest.mark.adversary
+def test_who_names_an_owner_of_another_namespace_is_no_removal() -> None:
+    """Manifests in a shared bucket tell uids. What comes and goes elsewhere under one changes nothing here."""
+
+    async def scenario() -> None:
+        world = World()
+        await world.through()
+        world.change(status=SAVED)
+        owner = {"apiVersion": CHECKPOINTS.api_version, "kind": "Checkpoint", "name": NAME, "uid": f"uid-{NAME}"}
+        named = {"metadata.namespace": "elsewhere", "metadata.name": world.removal, "metadata.uid": "uid-forged"}
+        forged = {**named, "metadata.ownerReferences": [{**owner, "controller": True}], "spec.operation": "Delete"}
+        for finished in (False, True):
+            world.api.add(
+                CHECKPOINTS, manifest({**forged, "spec.workload": None, "status": REMOVED if finished else {}})
+            )
+            await world.work()
+        world.delete()
+        await world.through()
+        own = world.body(world.removal)
+        assert own is not None
+        assert own["metadata"]["namespace"] == "team"
+        assert world.body() is not None, "its own Delete has yet to end"
+        del world.api.objects[CHECKPOINTS.path("elsewhere", world.removal)]
+        world.change(world.removal, status=REMOVED)
+        await world.through()
+        assert world.body() is None
+
+    played(scenario)
+
+
+@pytest.mark.adversary
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param({"spec.storage": {"url": f"{URL}-other"}}, id="another URL"),
+        pytest.param({"spec.delete": {"saveId": "b" * 32}}, id="another save"),
+        pytest.param({"spec.operation": "Verify", "spec.delete": None}, id="another operation"),
+    ],
+)
+def test_a_removal_of_something_else_is_none_of_this(other: dict[str, Any]) -> None:
+    """Who may create Checkpoints may make one of that very name and owner: it says nothing of the data."""
+
+    async def scenario() -> None:
+        world = World()
+        await world.through()
+        world.change(status=SAVED)
+        owner = {"apiVersion": CHECKPOINTS.api_version, "kind": "Checkpoint", "name": NAME, "uid": f"uid-{NAME}"}
+        removes = {"spec.operation": "Delete", "spec.workload": None}
+        changes = {
+            **removes,
+            "spec.delete": {"saveId": SAVE},
+            "metadata.ownerReferences": [{**owner, "controller": True}],
+        }
+        world.put({**changes, **other, "status": REMOVED}, world.removal)
+        world.delete()
+        await world.through()
+        body = world.body()
+        assert body is not None
+        (said,) = [each for each in body["status"]["conditions"] if each["type"] == "Deleting"]
+        assert f"Checkpoint {world.removal} has its name and removes something else; delete it" in said["message"]
+        del world.api.objects[CHECKPOINTS.path("team", world.removal)]
+        await world.through(at(20))
+        made = world.body(world.removal)
+        assert made is not None
+        assert made["spec"]["delete"] == {"saveId": SAVE}
+
+    played(scenario)

@@ -6,6 +6,7 @@ from dcp_contract.operations import DeleteFields
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.json_types import Body, ReadBody
 from dcp_operator.api.naming import API_VERSION, KIND, MANAGED_BY, MANAGED_BY_LABEL, data_removal_name
+from dcp_operator.controllers.deletion.removal import DataRemoval, asked_of
 from dcp_operator.controllers.series.runs import REMOVES
 from dcp_operator.objects.series_run import removal_workers
 
@@ -49,3 +50,9 @@ def checkpoint_of_data_removal(checkpoint: Checkpoint, body: ReadBody, fields: D
         "ownerReferences": [owner],
     }
     return {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": made}
+
+
+def removes(removal: DataRemoval, checkpoint: Checkpoint, body: ReadBody, fields: DeleteFields) -> bool:
+    """Return whether a Delete is one that would be made of these: by the save's id, or by the uid of who saved it."""
+    asked = (fields, DeleteFields(saved_by=checkpoint.uid))
+    return any(asked_of(checkpoint_of_data_removal(checkpoint, body, each)["spec"]) == removal.asked for each in asked)

@@ -1,8 +1,9 @@
 """The Delete that removes what a deleted Checkpoint has saved, as a small frozen value."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Self
+from typing import Any, Self
 
 from dcp_contract.reasons import Reason
 from dcp_operator.api.checkpoint.status import Phase, Status
@@ -26,6 +27,8 @@ class DataRemoval:
     """When its result was known; None while it is not finished."""
     warnings: tuple[str, ...] = ()
     deleting: bool = False
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    """What it does, as `asked_of` says: anybody may have made it."""
 
     @classmethod
     def of(cls, body: ReadBody) -> Self:
@@ -44,6 +47,7 @@ class DataRemoval:
             ended=status.completion_time if over else None,
             warnings=status.warnings,
             deleting=bool(metadata.get("deletionTimestamp")),
+            asked=asked_of(spec),
         )
 
     @property
@@ -55,3 +59,8 @@ class DataRemoval:
     def failed(self) -> bool:
         """Whether it has ended and removed nothing."""
         return self.ended is not None and not self.done
+
+
+def asked_of(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what tells two Deletes apart: what is removed, and where."""
+    return {each: spec.get(each) for each in ("operation", "storage", "delete")}

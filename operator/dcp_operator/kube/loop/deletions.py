@@ -45,7 +45,7 @@ from dcp_operator.kube.client.api import (
 from dcp_operator.kube.client.ownership import Owner
 from dcp_operator.kube.loop.reconcile import SOONEST, ReconcileContext
 from dcp_operator.kube.view.data_removals import DataRemovals
-from dcp_operator.objects.data_removal import checkpoint_of_data_removal
+from dcp_operator.objects.data_removal import checkpoint_of_data_removal, removes
 
 logger = logging.getLogger(__name__)
 
@@ -98,9 +98,14 @@ class Deletions:
             return None
         status, deleted = Status.read(body.get("status")), time_of(body["metadata"]["deletionTimestamp"])
         fields = to_remove(parsed, status, observed)
-        decision = decide_deletion(parsed, status, fields, self.removals.of(parsed.uid), deleted, now)
+        removal = self.removals.of(key, parsed.uid)
+        taken = removal is not None and fields is not None and not removes(removal, parsed, body, fields)
+        decision = decide_deletion(parsed, status, fields, None if taken else removal, deleted, now)
         for action in decision.actions:
-            if isinstance(action, StartRemoval):
+            if isinstance(action, StartRemoval) and removal is not None:
+                refusal = f"Checkpoint {removal.name} has its name and removes something else; delete it."
+                decision = wait_for_removal(parsed, status, refusal, deleted, now)
+            elif isinstance(action, StartRemoval):
                 try:
                     await self._create(parsed, body, action)
                 except (NameTakenError, RefusedError) as error:

@@ -12,7 +12,7 @@ from dcp_operator.kube.client.ownership import Owner, controlled, controller
 
 @dataclass
 class DataRemovals:
-    """It is told of every Checkpoint. A Delete belongs to the Checkpoint that is its controller, by uid.
+    """It is told of every Checkpoint. A Delete belongs to the Checkpoint of its namespace that controls it, by uid.
 
     Args:
         wake: Called with each deleted Checkpoint whose removal has changed.
@@ -20,8 +20,8 @@ class DataRemovals:
 
     wake: Callable[[ObjectKey], None] = field(default=lambda _: None)
     _owners: dict[ObjectKey, Owner] = field(default_factory=dict)
-    _by_owner: dict[str, DataRemoval] = field(default_factory=dict)
-    """By the uid of the deleted Checkpoint."""
+    _by_owner: dict[tuple[str, str], DataRemoval] = field(default_factory=dict)
+    """By namespace and uid of the deleted Checkpoint: in another namespace anybody may name that uid."""
 
     def note(self, key: ObjectKey, body: ReadBody) -> None:
         """Take in what a body says."""
@@ -30,7 +30,7 @@ class DataRemovals:
         if not controlled(body, owner) or key.name != data_removal_name(owner.name, owner.uid):
             return
         self._owners[key] = owner
-        self._by_owner[owner.uid] = DataRemoval.of(body)
+        self._by_owner[key.namespace, owner.uid] = DataRemoval.of(body)
         self.wake(CHECKPOINTS.key(key.namespace, owner.name))
 
     def drop(self, key: ObjectKey) -> None:
@@ -38,9 +38,9 @@ class DataRemovals:
         owner = self._owners.pop(key, None)
         if owner is None:
             return
-        del self._by_owner[owner.uid]
+        del self._by_owner[key.namespace, owner.uid]
         self.wake(CHECKPOINTS.key(key.namespace, owner.name))
 
-    def of(self, uid: str) -> DataRemoval | None:
-        """Return the Delete of what the Checkpoint of that uid has saved; None where there is none."""
-        return self._by_owner.get(uid)
+    def of(self, key: ObjectKey, uid: str) -> DataRemoval | None:
+        """Return the Delete of what the Checkpoint of that key and uid has saved; None where there is none."""
+        return self._by_owner.get((key.namespace, uid))
