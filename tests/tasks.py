@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dcp_contract.checkpoint_info import Origin
+from dcp_contract.checkpoint_info import Provenance
 from dcp_contract.operations import Operation, SaveFields
 from dcp_contract.report import RankFailure
 from dcp_contract.sections import LoadSelection, Parallelism, Storage, Strategy, Workers, Workload
@@ -49,7 +49,7 @@ def task(
     fields |= fields.pop("args", {})
     return Task(
         operation=operation,
-        origin=Origin(name="matrix", uid="uid-1"),
+        origin=Provenance(name="matrix", uid="uid-1"),
         save=SaveFields.model_validate(saves) if operation is Operation.SAVE else None,
         load=LoadSelection.model_validate(loads) if operation is Operation.LOAD else None,
         storage=Storage(url=f"file://{url}"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcp_contract.checkpoint_info import CheckpointInfo, Conflict, Origin
+from dcp_contract.checkpoint_info import CheckpointInfo, Conflict, Origin, Provenance
 from dcp_contract.environment import REPORT_LIMIT
 from dcp_contract.operations import Operation, SaveFields
 from dcp_contract.progress import Progress
@@ -88,7 +88,7 @@ def test_a_stray_byte_in_an_error_does_not_lose_the_error() -> None:
 def test_a_task_is_read_back() -> None:
     task = Task(
         operation=Operation.SAVE,
-        origin=Origin(namespace="n", name="x", uid="u"),
+        origin=Provenance(namespace="n", name="x", uid="u"),
         storage=Storage(url="s3://b/x", options={"anon": True}),
         save=SaveFields.model_validate({"ifExists": "Replace", "from": {"url": "s3://b/y", "strict": False}}),
         workload=Workload(entrypoint="m:F"),

@@ -50,11 +50,11 @@ def test_what_the_engine_saves_now_is_as_the_page_says(tmp_path: Path) -> None:
     import torch
 
     import dcp_engine
-    from dcp_contract.checkpoint_info import Origin
+    from dcp_contract.checkpoint_info import Provenance
 
     weight = torch.arange(6.0).reshape(2, 3)
     state = {"model": {"weight": weight, "large": torch.arange(40_000)}, "epoch": 3}
-    origin = Origin(namespace="team", name="save", uid="uid-1", run_id="two")
+    origin = Provenance(namespace="team", name="save", uid="uid-1", run_id="two", cluster_id="c-1", spec_digest="d-1")
     dcp_engine.save(state, tmp_path / "checkpoint", step=7, origin=origin, no_dist=True)
     found = format_reader.opened(tmp_path / "checkpoint")
     format_reader.check(found)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dcp_contract.checkpoint_info import Origin
+from dcp_contract.checkpoint_info import Provenance
 from dcp_contract.environment import TASK_ENV
 from dcp_contract.operations import Operation
 from dcp_contract.progress import Progress
@@ -94,7 +94,7 @@ def test_no_file_beside_a_manifest_takes_the_place_of_a_module_of_the_launchers(
     given, _ = environment(MANIFEST, tmp_path)
     ended, lines = threading.Event(), list[str]()
     task = Task(
-        operation=Operation.VERIFY, storage=Storage(url=f"file://{tmp_path}/nowhere"), origin=Origin(uid="uid-1")
+        operation=Operation.VERIFY, storage=Storage(url=f"file://{tmp_path}/nowhere"), origin=Provenance(uid="uid-1")
     )
     process = processes.Process(
         0,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dcp_contract.checkpoint_info import CheckpointInfo, Conflict, Origin
+from dcp_contract.checkpoint_info import CheckpointInfo, Conflict, Provenance
 from dcp_contract.operations import Operation
 from dcp_contract.progress import Progress
 from dcp_contract.reasons import Reason
@@ -92,7 +92,7 @@ OTHER = Outcome(1, Reason.SAVED, CheckpointInfo(save_id="s1"), bytes_moved=6, se
 def test_progress_goes_on_after_the_clock_was_set_back(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    task = Task(operation=Operation.VERIFY, origin=Origin(), storage=Storage(url="file:///run"))
+    task = Task(operation=Operation.VERIFY, origin=Provenance(), storage=Storage(url="file:///run"))
     supervisor = Supervisor(task, PodContext(0, "", 0, 5, {}), Orders(), inf)
     slot = Slot()
     supervisor._members.append(_Member(0, slot, Process(), None))

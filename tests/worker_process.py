@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import forked_pods
-from dcp_contract.checkpoint_info import Origin
+from dcp_contract.checkpoint_info import Provenance
 from dcp_contract.environment import MASTER_PORT_ENV, NODE_RANK_ENV, PROGRESS_SECONDS_ENV, TASK_ENV, TERMINATION_LOG_ENV
 from dcp_contract.operations import IfExists, Operation, SaveFields
 from dcp_contract.report import Report
@@ -61,7 +61,7 @@ def task(
     entrypoint = workload if ":" in workload else f"failing_workloads:{workload}"
     return Task(
         operation=operation,
-        origin=Origin(namespace="team", name="one", uid=uid),
+        origin=Provenance(namespace="team", name="one", uid=uid),
         save=SaveFields(if_exists=IfExists.REPLACE if overwrite else IfExists.FAIL, steps=steps),
         storage=Storage(url=where, options=options or {}),
         workload=Workload(entrypoint=entrypoint, args=args or {}),

@@ -15,6 +15,7 @@ from dcp_operator.kube.process.leader import LostLeaseError
 from dcp_operator.kube.process.runtime import CrdMissingError, run
 from dcp_operator.kube.process.settings import SettingError, Settings, image, namespaces, own_namespace, protocols
 from dcp_operator.kube.process.settings import channel_url as channel_url_of
+from dcp_operator.kube.process.settings import cluster_id as cluster_id_of
 from dcp_operator.objects.job import NetworkIsolation
 from dcp_operator.objects.worker_pod import WORKER_UID
 
@@ -61,6 +62,14 @@ ChannelUrlOption = Annotated[
         envvar="DCP_CHANNEL_URL",
         callback=_checked(channel_url_of),
         help="Address of that port for the agents. Default: the Service dcp-operator.",
+    ),
+]
+ClusterIdOption = Annotated[
+    str,
+    typer.Option(
+        envvar="DCP_CLUSTER_ID",
+        callback=_checked(cluster_id_of),
+        help="Id of the cluster, by which a Save with ifExists: Adopt knows its own. Default: uid of kube-system.",
     ),
 ]
 
@@ -124,6 +133,7 @@ def main(  # noqa: PLR0913 - one parameter for each option
     ] = NetworkIsolation.ATTEMPT,
     channel_port: ChannelPortOption = TRAINING_PORT,
     channel_url: ChannelUrlOption = "",
+    cluster_id: ClusterIdOption = "",
     verbose: Annotated[bool, typer.Option("--verbose", envvar="DCP_VERBOSE", help="Log every step.")] = False,
 ) -> None:
     """Serve Checkpoints until told to stop."""
@@ -146,6 +156,7 @@ def main(  # noqa: PLR0913 - one parameter for each option
         isolation=network_policy,
         channel_port=channel_port,
         channel_url=channel_url,
+        cluster_id=cluster_id,
     )
     # A pass of the garbage collector walks all objects. A start with many Checkpoints makes millions of objects that
     # stay: with Python's default thresholds a third of the start's time went into such passes.

@@ -15,7 +15,11 @@ class Origin(Wire):
 
     def made(self, other: "Origin | None") -> bool:
         """Tell whether this very run made the save of that origin; a run without a uid can't be told from another."""
-        return bool(self.uid) and other == self
+        return bool(self.uid) and other is not None and self.bare() == other.bare()
+
+    def bare(self) -> "Origin":
+        """Return the Origin alone, of a Provenance too."""
+        return Origin(namespace=self.namespace, name=self.name, uid=self.uid, run_id=self.run_id)
 
     def __str__(self) -> str:
         """Return `namespace/name (uid ...)`, or a word for a save that no Checkpoint object made."""
@@ -23,6 +27,16 @@ class Origin(Wire):
             return "a save outside Kubernetes"
         run = f", run {self.run_id}" if self.run_id else ""
         return f"Checkpoint {self.namespace}/{self.name} (uid {self.uid}{run})"
+
+
+class Provenance(Origin):
+    """An Origin with what tells another object of the same name in another cluster, or with another spec, from it.
+
+    Stands in the Task and in the manifest. A message whose field is an Origin leaves the rest out.
+    """
+
+    cluster_id: Text = Field(default="", description="Id of the cluster: uid of its namespace kube-system.")
+    spec_digest: Text = Field(default="", description="Digest of what its spec says of what is saved.")
 
 
 class LoadSummary(Wire):

@@ -9,7 +9,7 @@ from pydantic import (
 )
 
 from dcp_contract import partial_json
-from dcp_contract.checkpoint_info import Origin
+from dcp_contract.checkpoint_info import Provenance
 from dcp_contract.message import CONTRACT_VERSION, Versioned
 from dcp_contract.operations import OperationMembers
 from dcp_contract.sections import Parallelism, Storage, Workers, Workload
@@ -18,7 +18,7 @@ from dcp_contract.sections import Parallelism, Storage, Workers, Workload
 class Task(OperationMembers, Versioned):
     """Everything that one attempt needs to know; the same in each of its pods. Holds no secret."""
 
-    origin: Origin
+    origin: Provenance
     attempt: int = Field(default=1, ge=1)
     storage: Storage
     workload: Workload | None = None

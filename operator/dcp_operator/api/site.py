@@ -14,6 +14,11 @@ class Site(Wire):
     file_needs_volume: bool = True
     """A path of a pod's own file system is gone with the pod."""
     pod_security: PodSecurity = PodSecurity.RESTRICTED
+    cluster_id: str = ""
+    """uid of the namespace kube-system, by which a Save knows its own cluster's checkpoints; empty where it is not
+    known."""
+    knows_cluster: bool = True
+    """Whether a Save that adopts knows its own cluster's checkpoints."""
     has_trainings: bool = True
     """A training that runs already can be reached."""
 
@@ -24,13 +29,15 @@ class Site(Wire):
             protocols=(*DEFAULT_PROTOCOLS, "memory"),
             file_needs_volume=False,
             pod_security=PodSecurity.NAMESPACE,
+            knows_cluster=False,
             has_trainings=False,
         )
 
     def widest(self) -> Self:
         """Return the site of an operator that is configured to accept all that there is."""
         protocols = (*DEFAULT_PROTOCOLS, *(each for each in self.protocols if each not in DEFAULT_PROTOCOLS))
-        return self.model_copy(update={"protocols": protocols, "pod_security": PodSecurity.NAMESPACE})
+        widest = {"protocols": protocols, "pod_security": PodSecurity.NAMESPACE, "knows_cluster": True}
+        return self.model_copy(update=widest)
 
 
 CLUSTER: Final = Site()

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, Self, overload
 
 from dcp_contract.checkpoint_info import CheckpointInfo, Origin
 from dcp_engine.errors import CheckpointCorrupted
-from dcp_engine.format import layout
+from dcp_engine.format import layout, provenance
 from dcp_engine.gc_pause import uncollected
 
 FORMAT: Final = 1
@@ -178,7 +178,7 @@ class Manifest:
         document = {
             "format": FORMAT,
             "saveId": self.save_id,
-            "origin": self.origin.to_dict() if self.origin else None,
+            **provenance.encoded(self.origin),
             "step": self.step,
             "worldSize": self.world_size,
             "torchVersion": self.torch_version,
@@ -232,7 +232,7 @@ class Manifest:
         return cls(
             save_id=save_id,
             url=url,
-            origin=Origin.model_validate(document["origin"]) if document["origin"] else None,
+            origin=provenance.decoded(document),
             step=None if document["step"] is None else _number(document["step"]),
             world_size=None if document["worldSize"] is None else _count(document["worldSize"]),
             torch_version=_text(document["torchVersion"]),

@@ -124,7 +124,7 @@ class ModelIndex:
         ours = {
             "exportId": self.export_id,
             "source": dict(self.source),
-            "origin": self.origin.to_dict() if self.origin else None,
+            "origin": self.origin.bare().to_dict() if self.origin else None,
             "createdTime": self.created_time.isoformat() if self.created_time else None,
             "replaced": list(self.replaced),
         }

@@ -12,7 +12,7 @@ from rich.progress import ProgressColumn, Task
 from rich.table import Table
 from rich.text import Text
 
-from dcp_contract.checkpoint_info import CheckpointInfo
+from dcp_contract.checkpoint_info import CheckpointInfo, Provenance
 from dcp_contract.sizes import human_bytes
 from dcp_engine.format.manifest import Manifest, Tensor
 
@@ -80,6 +80,7 @@ def summary(url: str, manifest: Manifest) -> Table:
         "URL": url,
         "Save": manifest.save_id or "stock DCP, without a manifest",
         "Made by": manifest.origin,
+        "In cluster": manifest.origin.cluster_id if isinstance(manifest.origin, Provenance) else "",
         "Age": _age(manifest.created_time),
         "Step": manifest.step,
         "World size": manifest.world_size,

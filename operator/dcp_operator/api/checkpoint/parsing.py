@@ -54,7 +54,8 @@ def parse(body: Mapping[str, Any], *, site: Site = CLUSTER, begun: bool = False,
         SpecError: with every problem found; the object's author mends them.
     """
     try:
-        return _begun(body) if begun else _parsed(body, site, measured=measured)
+        parsed = _begun(body) if begun else _parsed(body, site, measured=measured)
+        return replace(parsed, cluster_id=site.cluster_id)
     except SpecError as error:
         if not begun and _accepted(body, site.widest(), measured=measured):
             error.configured = True

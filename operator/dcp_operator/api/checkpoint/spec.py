@@ -13,12 +13,13 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
-from dcp_contract.checkpoint_info import Origin
+from dcp_contract.checkpoint_info import Origin, Provenance
 from dcp_contract.message import Url, Wire
 from dcp_contract.operations import OperationMembers
 from dcp_contract.sections import Device, Parallelism, Storage, Workers, Workload
 from dcp_contract.storage_options import engine_options
 from dcp_contract.task import Task
+from dcp_operator.api.checkpoint.spec_digest import spec_digest
 from dcp_operator.api.checkpoint.storage_key import place
 from dcp_operator.api.checkpoint.target import Target
 from dcp_operator.api.naming import LABEL, SERIES_NAME_LIMIT, job_name
@@ -186,6 +187,8 @@ class Checkpoint:
     """Kueue's labels: the queue, and what else a Job says to Kueue (priority class, longest time)."""
     reported: str = ""
     """The save that it tells of, from the label: a training made it by itself, and none is asked for."""
+    cluster_id: str = ""
+    """uid of the namespace kube-system; empty where it is not known."""
     unread: tuple[str, ...] = ()
     """What is wrong with fields that were left out of a spec that had begun: no further attempt is made of it."""
 
@@ -193,6 +196,14 @@ class Checkpoint:
     def origin(self) -> Origin:
         """Who this run is in the manifest of what it saves."""
         return Origin(namespace=self.namespace, name=self.name, uid=self.uid, run_id=self.spec.run_id)
+
+    @property
+    def provenance(self) -> Provenance:
+        """The same with the cluster and the spec, by which another object of this name is told from it."""
+        spec = self.spec
+        asked = (spec.run_id, spec.storage.url, spec.workload, spec.of_save)
+        digest = spec_digest(*asked) if spec.operation.traits.writes else ""
+        return Provenance(**dict(self.origin), cluster_id=self.cluster_id, spec_digest=digest)
 
     @cached_property
     def place(self) -> str:
@@ -224,10 +235,10 @@ class Checkpoint:
 
     def task(self, attempt: int, *, probe: bool = False) -> Task:
         """Return what the pods of an attempt are told. A probe is one process that only looks for an earlier commit."""
-        spec = self.spec
+        spec, origin, bare = self.spec, self.provenance, self.origin.to_dict()
         return Task(
             operation=spec.operation,
-            origin=self.origin,
+            origin=origin,
             attempt=attempt,
             storage=Storage(url=spec.storage.url, options=engine_options(spec.storage.options)),
             workload=spec.workload,
@@ -240,6 +251,8 @@ class Checkpoint:
             active_seconds=spec.timeouts.active_seconds,
             hang_seconds=min(_HANG_SECONDS, spec.timeouts.active_seconds / 2),
             probe=probe,
+            # A worker of an earlier release saves without them: what it saves is never adopted.
+            ignorable=[f"origin.{each}" for each, said in origin.to_dict().items() if said and each not in bare],
             **spec.members,  # type: ignore[arg-type] # each is of the type that the same class gives it
         )
 

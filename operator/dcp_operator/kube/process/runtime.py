@@ -20,6 +20,7 @@ from dcp_operator.kube.feed.watches import watches
 from dcp_operator.kube.kinds.registry import KINDS
 from dcp_operator.kube.kopf_seam.watching import watch
 from dcp_operator.kube.process.assembly import Assembly
+from dcp_operator.kube.process.cluster_id import with_cluster_id
 from dcp_operator.kube.process.health import STUCK_SECONDS, Health, serving
 from dcp_operator.kube.process.leader import Election
 from dcp_operator.kube.process.settings import Settings
@@ -124,10 +125,10 @@ async def run(settings: Settings) -> None:
     health = Health()
     try:
         async with serving(health, settings.port), training_channel(settings, cluster) as channel:
-            runtime = Runtime(settings, cluster, health, channel)
             for kind in KINDS.served.values():
                 if not await cluster.serves(kind.resource):
                     raise CrdMissingError(kind.resource)
+            runtime = Runtime(await with_cluster_id(settings, cluster), cluster, health, channel)
             health.checks += [channel.problem] if channel is not None else []
             health.ready = True
             election = Election(electing, settings.lease_namespace, settings.lease_name, settings.identity)

@@ -19,6 +19,7 @@ from dcp_operator.objects.job import NetworkIsolation
 from dcp_operator.objects.worker_pod import WORKER_UID
 
 NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_CLUSTER_ID: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _IMAGE: Final = re.compile(r"\S{1,512}")
 _NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -82,6 +83,17 @@ def image(value: str) -> str:
     return found
 
 
+def cluster_id(value: str) -> str:
+    """Return the id of an option.
+
+    Raises:
+        SettingError: It would stand in no manifest.
+    """
+    if value and not _CLUSTER_ID.fullmatch(value):
+        raise SettingError(f"{value!r} is no id of a cluster; write at most 63 of A-Z, a-z, 0-9, '.', '_' and '-'")
+    return value
+
+
 def channel_url(value: str) -> str:
     """Return the URL of an option.
 
@@ -112,6 +124,7 @@ class Settings:
         isolation: Whether each attempt gets a NetworkPolicy of its own.
         channel_port: Where the agents of trainings connect to; 0 for nowhere.
         channel_url: Under which they reach it; empty means the Service `dcp-operator`.
+        cluster_id: Id of the cluster; empty means the uid of its namespace kube-system, as far as that may be read.
     """
 
     worker_image: str
@@ -128,9 +141,11 @@ class Settings:
     isolation: NetworkIsolation = NetworkIsolation.ATTEMPT
     channel_port: int = TRAINING_PORT
     channel_url: str = ""
+    cluster_id: str = ""
 
     @property
     def site(self) -> Site:
         """What is accepted of a spec."""
         protocols = self.protocols or CLUSTER.protocols
-        return CLUSTER.model_copy(update={"protocols": protocols, "pod_security": self.pod_security})
+        known = {"cluster_id": self.cluster_id, "knows_cluster": bool(self.cluster_id)}
+        return CLUSTER.model_copy(update={"protocols": protocols, "pod_security": self.pod_security, **known})
