@@ -133,6 +133,7 @@ def test_success_has_no_failure_of_an_earlier_attempt() -> None:
             Reason.COPIED,
             {"spec.operation": "Copy", "spec.copy.from.url": "s3://b/x", "spec.workload": None, "spec.workers": {}},
         ),
+        ("Validate", Reason.VALIDATED, {"spec.operation": "Validate", "spec.workload": None, "spec.workers": {}}),
     ],
 )
 def test_loads_and_verifies(operation: str, result: Reason, spec: dict[str, Any]) -> None:

@@ -36,13 +36,14 @@ OWN = {
     "Verify": Reason.VERIFIED,
     "Delete": Reason.DELETED,
     "Copy": Reason.COPIED,
+    "Validate": Reason.VALIDATED,
 }
 ONE_PROCESS = {"spec.workload": None, "spec.workers": {"numNodes": 1}}
 
 
 def doing(operation: str) -> Any:
     copy = {"spec.copy.from.url": "s3://bucket/other"} if operation == "Copy" else {}
-    alone = ONE_PROCESS if operation in {"Verify", "Delete", "Copy"} else {}
+    alone = ONE_PROCESS if operation in {"Verify", "Delete", "Copy", "Validate"} else {}
     return checkpoint({"spec.operation": operation, **alone, **copy})
 
 

@@ -30,6 +30,7 @@ THIRD_PARTIES: Final = {
     "dcp_engine.cleanup": {"botocore"},
     "dcp_engine.errors": set[str](),
     "dcp_engine.format.sandbox": set[str](),
+    "dcp_engine.probing": {"botocore"},
     "dcp_engine.sandboxed": set[str](),
     "dcp_engine.stores.fsspec_store": {"fsspec"},
     "dcp_engine.stores.options": {"botocore"},

@@ -27,6 +27,7 @@ DOES = {
     Reason.VERIFIED: Operation.VERIFY,
     Reason.DELETED: Operation.DELETE,
     Reason.COPIED: Operation.COPY,
+    Reason.VALIDATED: Operation.VALIDATE,
 }
 words = st.text(max_size=12)
 origins = st.builds(Origin, namespace=words, name=words, uid=words, run_id=words)

@@ -74,6 +74,16 @@ def test_a_probe_finds_its_own_commit(saved: Path, tmp_path: Path) -> None:
         assert pod.report.checkpoint is not None
 
 
+def test_a_validate_starts_no_rank(tmp_path: Path) -> None:
+    with started(task(tmp_path / "store", operation=Operation.VALIDATE), tmp_path) as pod:
+        settled(pod)
+        assert pod.report.result is Reason.VALIDATED
+        assert pod.report.checkpoint is not None
+        assert pod.report.checkpoint.store is not None
+        assert pod.report.checkpoint.store.create_guard == "Atomic"
+    assert not (tmp_path / "store").exists()
+
+
 @pytest.mark.parametrize(("there", "uid"), [(False, "uid-1"), (True, "uid-2"), (True, "")], ids=str)
 def test_a_probe_that_finds_nothing_of_its_own_is_neither_a_result_nor_a_failure(
     *, there: bool, uid: str, saved: Path, tmp_path: Path

@@ -47,6 +47,19 @@ class LoadSummary(Wire):
     converted: Int = Field(default=0, description="Entries among the loaded whose values got another type.")
 
 
+class StoreFacts(Wire):
+    """What a store does, as it was tried out."""
+
+    create_guard: Text = Field(
+        default="", description="Atomic if the store refuses to create what is there already, else BestEffort."
+    )
+    replace_guard: Text = Field(
+        default="", description="Atomic if the store refuses to replace what was changed meanwhile, else BestEffort."
+    )
+    versioning: Text = Field(default="", description="Enabled, Suspended or Disabled, where the store tells.")
+    object_lock: Text = Field(default="", description="Enabled or Disabled, where the store tells.")
+
+
 class CheckpointInfo(Wire):
     """What stands at the URL, as far as it is known. `bytes` counts data files; `createdTime` is UTC."""
 
@@ -69,6 +82,7 @@ class CheckpointInfo(Wire):
     entries: LoadSummary | None = Field(
         default=None, description="After a Load: how many entries were loaded, left out and converted."
     )
+    store: StoreFacts | None = Field(default=None, description="After a Validate: what the store does.")
 
 
 class Conflict(Wire):

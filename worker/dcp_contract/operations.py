@@ -52,6 +52,7 @@ class Operation(StrEnum):
     VERIFY = "Verify", OperationTraits(result=Reason.VERIFIED, reads=True)
     DELETE = "Delete", OperationTraits(result=Reason.DELETED)
     COPY = "Copy", OperationTraits(result=Reason.COPIED)
+    VALIDATE = "Validate", OperationTraits(result=Reason.VALIDATED)
 
     def __new__(cls, word: str, traits: OperationTraits) -> Self:
         """Make a member whose value is its word alone."""
@@ -137,12 +138,20 @@ class CopyFields(Wire):
         return self.if_exists is IfExists.REPLACE
 
 
+class ValidateFields(Wire):
+    """What a Validate tries out."""
+
+    read_only: bool = Field(
+        default=False, description="Whether nothing is written: listing and reading are tried out alone."
+    )
+
+
 class OperationMembers(Wire):
     """The union of operations: `operation` says which one it is, and its own fields stand in the member of its name."""
 
     operation: Operation = Field(
         description="Save writes a checkpoint, Load reads it into a model, Verify checks its bytes, Delete removes it, "
-        "Copy copies another one to its URL."
+        "Copy copies another one to its URL, Validate tries out the store there."
     )
     save: SaveFields | None = Field(
         default=None,
@@ -160,6 +169,10 @@ class OperationMembers(Wire):
         default=None,
         alias="copy",
         description="What a Copy copies, and if a checkpoint stands there already. For a Copy alone.",
+    )
+
+    validate_: ValidateFields | None = Field(
+        default=None, alias="validate", description="What a Validate tries out. For a Validate alone."
     )
 
     @property
@@ -203,6 +216,11 @@ class OperationMembers(Wire):
     def of_load(self) -> LoadSelection:
         """A Load's own fields; with their defaults where the member is left out."""
         return self.load or LoadSelection()
+
+    @property
+    def of_validate(self) -> ValidateFields:
+        """A Validate's own fields; with their defaults where the member is left out."""
+        return self.validate_ or ValidateFields()
 
     @property
     def of_delete(self) -> DeleteFields:

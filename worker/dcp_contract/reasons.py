@@ -12,6 +12,7 @@ class Reason(StrEnum):
     VERIFIED = "Verified"
     DELETED = "Deleted"
     COPIED = "Copied"
+    VALIDATED = "Validated"
     OVERWRITE_CONFLICT = "OverwriteConflict"
     INVALID_SPEC = "InvalidSpec"
     ENTRYPOINT_ERROR = "EntrypointError"

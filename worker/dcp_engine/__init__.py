@@ -5,7 +5,7 @@
     dcp_engine.load(state, "s3://bucket/run/step-1000")
 
 Works in any training script and knows nothing of Kubernetes. `copy`, `find`, `inspect`, `list_checkpoints`,
-`latest`, `delete`, both preflights and `errors` need no torch.
+`latest`, `delete`, `probe`, both preflights and `errors` need no torch.
 """
 
 from importlib import import_module
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dcp_engine.listing import latest, list_checkpoints
     from dcp_engine.loading import load
     from dcp_engine.pending import AsyncSave
+    from dcp_engine.probing import probe
     from dcp_engine.process_end import finish_on_sigterm
     from dcp_engine.rank_values import PerRank, per_rank
     from dcp_engine.reading import read
@@ -56,6 +57,7 @@ _HOMES = {
     "per_rank": "rank_values",
     "preflight_load": "inspection",
     "preflight_save": "inspection",
+    "probe": "probing",
     "read": "reading",
     "save": "saving",
     "verify": "verification",
@@ -85,6 +87,7 @@ __all__ = [
     "per_rank",
     "preflight_load",
     "preflight_save",
+    "probe",
     "read",
     "save",
     "verify",

@@ -104,6 +104,7 @@ def _of_collective(raised: BaseException, text: str) -> EngineError | None:
 def in_spec_words(text: str) -> str:
     """Return a message of the engine as it is for somebody who writes a spec and calls no function."""
     text = text.replace(ALLOW, "`spec.workload.allow`").replace("Set overwrite to", "Write save.ifExists: Replace to")
+    text = text.replace("set read_only where", "write accessMode: ReadOnly (validate.readOnly of a Validate) where")
     return _OPTION.sub(lambda found: SPEC_NAMES[found[0]], text)
 
 

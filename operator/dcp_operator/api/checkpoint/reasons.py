@@ -26,6 +26,9 @@ REASONS: Final[dict[Reason, Meaning]] = {
     Reason.COPIED: Meaning(
         Phase.SUCCEEDED, "The copy is committed; or this very save stood at the URL already, and is whole."
     ),
+    Reason.VALIDATED: Meaning(
+        Phase.SUCCEEDED, "The store can hold checkpoints; status.checkpoint.store says what it does by itself."
+    ),
     Reason.OVERWRITE_CONFLICT: Meaning(
         Phase.CONFLICT,
         "The URL holds another committed checkpoint.",
