@@ -64,6 +64,30 @@ def held(folder: Path) -> int:
     return seed
 
 
+def export_file(source: str, path: Path) -> None:
+    dcp_engine.export(source, path, format="torch", overwrite=True)
+
+
+def held_in_file(path: Path) -> int:
+    """Return which seed's state a torch file holds, having compared every value; 0 if there is none."""
+    if not path.exists():
+        return 0
+    found = torch.load(path, weights_only=True)
+    seed = int(found["model"]["seed"])
+    assert (found["optim"]["step"], found["epoch"]) == (3, 2)
+    layers = {str(number): torch.full((VALUES,), float(seed)) for number in range(LAYERS)}
+    assert found["model"]["layers"].keys() == layers.keys()
+    assert all(torch.equal(value, layers[name]) for name, value in found["model"]["layers"].items())
+    return seed
+
+
+def die_at_file(source: str, path: Path, number: int) -> None:
+    """Export to a file, but be killed before the n-th step on its folder's files."""
+    logging.disable()
+    with file_steps.counted(path.parent, number, _die):
+        export_file(source, path)
+
+
 def die_at(source: str, url: Path, number: int) -> None:
     """Export, but be killed before the n-th step on the folder's files."""
     logging.disable()

@@ -24,6 +24,9 @@ Unloadable: TypeAlias = Literal["warn", "refuse"]
 Strict: TypeAlias = Literal["asked", "both"]
 """`asked`: all that is asked for must be there, as under DCP. `both`: and all that is there must be asked for."""
 
+ExportFormat: TypeAlias = Literal["safetensors", "torch"]
+"""`safetensors`: a folder with an index. `torch`: one file of `torch.save`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SaveOptions:
@@ -126,6 +129,8 @@ class CopyOptions:
 class ExportOptions:
     """How a checkpoint is exported."""
 
+    format: ExportFormat = "safetensors"
+    """What is written."""
     dtype: str | None = None
     """The type that floating-point values get, as `bfloat16`. None: that which they have."""
     keys: Mapping[str, str] | None = None
@@ -160,6 +165,10 @@ class ExportOptions:
             InvalidOption: it names the option.
         """
         self.of_load().refuse_wrong()
+        if self.format not in get_args(ExportFormat):
+            raise InvalidOption.none_of("format", self.format, ExportFormat)
+        if self.config_files and self.format != "safetensors":
+            raise InvalidOption("config_files: a torch file has nothing beside it; leave them out")
         if not isinstance(self.storage_options, Mapping | None):
             raise InvalidOption(f"storage_options: a {type(self.storage_options).__name__} is no mapping")
         if not isinstance(self.shard_bytes, int) or isinstance(self.shard_bytes, bool) or self.shard_bytes < 1:

@@ -1,6 +1,6 @@
 """`export`: a checkpoint as other programs read it, written by one process on a CPU, in bounded memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any
 
@@ -8,12 +8,13 @@ import torch
 
 from dcp_contract.checkpoint_info import CheckpointInfo, Origin
 from dcp_engine import pending
-from dcp_engine.call_options import ExportOptions, ProgressCallback
+from dcp_engine.call_options import ExportFormat, ExportOptions, ProgressCallback
 from dcp_engine.commit import export_index, snapshot
 from dcp_engine.errors import CheckpointReplaced
 from dcp_engine.format import layout
 from dcp_engine.stores.opening import open_store
-from dcp_engine.stores.protocol import MEMORY_LIMIT, Store
+from dcp_engine.stores.protocol import MEMORY_LIMIT
+from dcp_engine.transfer import exported_file
 from dcp_engine.transfer.exported_folder import FolderExport
 from dcp_engine.transfer.load_transfer import LoadTransfer
 from dcp_engine.translate import translate
@@ -23,6 +24,7 @@ def export(  # noqa: PLR0913 - keyword-only, each with its default
     source: str | PathLike[str],
     destination: str | PathLike[str],
     *,
+    format: ExportFormat = "safetensors",  # noqa: A002 - what it is called
     dtype: str | torch.dtype | None = None,
     keys: Mapping[str, str] | None = None,
     select: Sequence[str] = (),
@@ -36,38 +38,45 @@ def export(  # noqa: PLR0913 - keyword-only, each with its default
     origin: Origin | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> CheckpointInfo:
-    """Write the tensors of a checkpoint, whole, as a folder of safetensors. Not collective: one process calls it.
+    """Write a checkpoint as a folder of safetensors, or a file of `torch.save`. Not collective: one process calls it.
 
     The folder is what Hugging Face's libraries read: shards, and `model.safetensors.index.json`, which says which of
     them holds which tensor. The index is written last, in one step: whoever reads it finds the export before or this
     one, whole. What is replaced stays as long as the store keeps what is replaced, an hour in a bucket. A background
     save of this process ends first.
 
+    The file is what `torch.load(weights_only=True)` reads: the state dict as it was saved, nested, with whole tensors
+    on the CPU, and with the objects that are no tensors. It appears once all of it is written.
+
     Args:
         source: URL or path of a committed checkpoint, also of one by stock DCP.
-        destination: URL or path of the folder.
+        destination: URL or path of the folder; with `format="torch"` of the file, such as `s3://bucket/model.pt`.
+        format: "safetensors", or "torch".
         dtype: the type that floating-point values get, such as "bfloat16". A value that it can't hold is refused.
         keys: globs -> new names: `{"model.*": "*"}` takes `model.` off and leaves out what is not below it. A `*`
             stands for any text; each of the new name takes the text of one of the glob. The first glob that matches
-            counts. If None: that very table, or all names as they are where nothing is below `model`.
+            counts. If None: that very table, or all names as they are where nothing is below `model`. In a torch file
+            the new names stand flat beside one another; if None, all is nested as it was saved.
         select: which of the checkpoint's names are taken, before `keys`: names with all below them, or globs. Objects
-            that are no tensors are left out.
-        shard_bytes: bytes of values in one file at most, unless one tensor is larger.
+            that are no tensors are left out of safetensors.
+        shard_bytes: bytes of values in one file of safetensors at most, unless one tensor is larger.
         config_files: paths or URLs of small files that are copied beside the index, such as `config.json`.
-        overwrite: replace the model that an index at the destination names.
+        overwrite: replace the model that an index at the destination names, or the file.
         check: compare every byte with its digest before it goes on.
         memory_limit: bytes that may be held for transfers.
         source_options: options of the source's store that are no secret, by their neutral names
             (`dcp_contract.storage_options.STORAGE_OPTIONS`). Secrets come from the environment.
         storage_options: those of the destination's store.
-        origin: who exports; stands in the index.
+        origin: who exports; stands in the index. A torch file has no place for it.
         on_progress: called with (bytes done, bytes in all), one call at a time, until `export` returns; must be cheap.
 
     Returns:
-        What was written: the export's id as `save_id`, the source's step, bytes and files of the shards.
+        What was written: the export's id as `save_id`, the source's step, bytes and files of the shards. Of a torch
+        file no id.
 
     Raises:
-        CheckpointExists: a model stands at the destination, and `overwrite` is false; or other config files do.
+        CheckpointExists: a model or file stands at the destination, and `overwrite` is false; or other config files
+            do.
         CheckpointNotFound: nothing is committed at the source.
         CheckpointCorrupted: bytes of the source are not what was saved; the error names the tensors and the file.
         StateMismatch: a glob chooses nothing, or a value does not fit `dtype`.
@@ -76,6 +85,7 @@ def export(  # noqa: PLR0913 - keyword-only, each with its default
             error has `commit_unknown`.
     """
     options = ExportOptions(
+        format=format,
         dtype=str(dtype).removeprefix("torch.") if dtype is not None else None,
         keys=keys,
         select=select,
@@ -98,16 +108,23 @@ def export(  # noqa: PLR0913 - keyword-only, each with its default
 
 
 def _exported(source: str, destination: str, options: ExportOptions) -> CheckpointInfo:
-    store = open_store(destination, options.storage_options)
-    export_index.refuse(store, overwrite=options.overwrite)
+    once = _file(destination, options) if options.format == "torch" else _folder(destination, options)
+    reading = open_store(source, options.source_options)
     try:
-        return _once(source, store, options)
+        return once(LoadTransfer(reading, options.of_load(), snapshot.read(reading)))
     except CheckpointReplaced:
         # As a load, it starts over, once, with the new one.
-        return _once(source, store, options)
+        return once(LoadTransfer(reading, options.of_load(), snapshot.read(reading)))
 
 
-def _once(source: str, store: Store, options: ExportOptions) -> CheckpointInfo:
-    reading = open_store(source, options.source_options)
-    transfer = LoadTransfer(reading, options.of_load(), snapshot.read(reading))
-    return FolderExport(transfer, store, options, layout.new_save_id()).run()
+def _folder(destination: str, options: ExportOptions) -> Callable[[LoadTransfer], CheckpointInfo]:
+    store = open_store(destination, options.storage_options)
+    export_index.refuse(store, overwrite=options.overwrite)
+    return lambda transfer: FolderExport(transfer, store, options, layout.new_save_id()).run()
+
+
+def _file(destination: str, options: ExportOptions) -> Callable[[LoadTransfer], CheckpointInfo]:
+    folder, name = layout.file_place(destination)
+    store = open_store(folder, options.storage_options)
+    exported_file.refuse(store, name, overwrite=options.overwrite)
+    return lambda transfer: exported_file.FileExport(transfer, store, name, options).run()

@@ -14,7 +14,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Final
 
-from dcp_engine.errors import CheckpointCorrupted
+from dcp_engine.errors import CheckpointCorrupted, InvalidOption
 
 METADATA: Final = ".metadata"
 RANK_LOCAL_METADATA: Final = "__0.metadata"
@@ -102,6 +102,18 @@ def may_be_stock(path: str) -> bool:
     parts = path.split("/")
     unsafe = not {"", ".", ".."}.isdisjoint(parts) or "\0" in path or "\\" in path
     return not unsafe and not _DATA_FOLDER.match(path) and parts[-1] != METADATA
+
+
+def file_place(url: str) -> tuple[str, str]:
+    """Return the folder that a file's URL or path lies in, and the file's name.
+
+    Raises:
+        InvalidOption: It is a folder's, or the root of a bucket.
+    """
+    folder, slash, name = url.rpartition("/")
+    if not name or name in {".", ".."} or folder.endswith(":/"):
+        raise InvalidOption(f"{url} names no file; write its name at the end, as in {url.rstrip('/')}/model.pt")
+    return (folder or "/") if slash else ".", name
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class LocalStore:
     def create(self, path: str, data: bytes) -> None:
         """Link a finished file to its name, which fails with FileExistsError if the name is taken."""
         with self._draft(path) as draft:
-            draft.finish(data)
+            draft.finish([data])
             if not draft.link(draft.target):
                 draft.rename_locked()
             draft.unlink()
@@ -69,7 +69,7 @@ class LocalStore:
     def replace(self, path: str, data: bytes, version: Any) -> None:  # noqa: ANN401 - see Store
         """Rename over the file while holding its and the folder's lock, if it is still that version."""
         with self._draft(path) as draft:
-            draft.finish(data)
+            draft.finish([data])
             with locks.held(draft.folder, draft.target) as file:
                 current = draft.version_of_target() == version
                 if not current or (file is not None and not locks.is_current(file, version, _version)):
@@ -97,6 +97,25 @@ class LocalStore:
             _write_all(file, chunks)
             os.fsync(file)
             folders.sync(folder)
+
+    def write_whole(
+        self, path: str, chunks: Iterable[Buffer], *, part_size: int, parallel: int, overwrite: bool
+    ) -> str:
+        """Write a draft, and give it its name once it is whole and durable."""
+        del part_size, parallel
+        guard = ATOMIC
+        with self._draft(path) as draft:
+            if not overwrite and draft.version_of_target() is not None:
+                raise FileExistsError(path)
+            draft.finish(chunks)
+            if overwrite:
+                draft.rename()
+            elif not draft.link(draft.target):
+                guard = BEST_EFFORT
+                draft.rename_locked()
+            draft.unlink()
+            _sync_name(draft.folder, path)
+        return guard
 
     def fill(self, path: str, offset: int, targets: Iterable[memoryview]) -> Iterator[memoryview]:
         """Read straight into the targets."""
@@ -208,9 +227,9 @@ class _Draft:
     name: str
     target: str
 
-    def finish(self, data: bytes) -> None:
+    def finish(self, chunks: Iterable[Buffer]) -> None:
         """Write all of it, and make it durable. The folders beside it that it speaks of were, by whoever made them."""
-        _write_all(self.file, [data])
+        _write_all(self.file, chunks)
         os.fsync(self.file)
 
     def link(self, name: str) -> bool:

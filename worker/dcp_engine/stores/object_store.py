@@ -15,6 +15,7 @@ import re
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
@@ -29,13 +30,12 @@ from dcp_engine.stores import guarded_obstore as obstore
 from dcp_engine.stores import http_range
 from dcp_engine.stores.conditional import ConditionalRequests, version_of
 from dcp_engine.stores.options import ObstoreOptions, place_of, protocol_of
-from dcp_engine.stores.protocol import ATOMIC, Blob, Buffer, Entry, Guarded, copied
+from dcp_engine.stores.pages import Pages
+from dcp_engine.stores.protocol import ATOMIC, BEST_EFFORT, Blob, Buffer, Entry, Guarded, begun, copied
 from dcp_engine.stores.retry import retried, throttled
 from dcp_engine.translate import translate
 
 LOG = logging.getLogger("dcp_engine")
-_PAGE: Final = 1000
-"""Names of a page, as S3 gives them: what a listing that breaks off has of a page is lost."""
 _PIECE: Final = 64 << 10
 """Bytes of an answer that are handed on together."""
 _FILE_SIZE: Final = 32 << 20
@@ -133,22 +133,41 @@ class ObjectStore:
         """Upload in parts; a file of less than one part goes in one PUT. The note is metadata of the object."""
         note = None if crc32c is None else {_NOTE: str(crc32c)}
         stream = iter(chunks)
-        head: list[Buffer] = []
-        size = 0
         # Files that are made ready at once only take turns at the interpreter, and all of them begin to travel late.
         with self._ready:
-            for chunk in stream:
-                head.append(chunk)
-                size += len(chunk)
-                if size > part_size:
-                    break
-        if size <= part_size:
+            head, whole = begun(stream, part_size)
+        if whole:
             once = partial(obstore.put, self._store, path, use_multipart=False, attributes=note)
             retried(lambda: once(file=iter(head)), self.attempts)
             return
         # obstore aborts the upload if the iterator or a part fails, so that no part stays and no object appears.
         in_parts = partial(obstore.put, self._patient, path, chunk_size=part_size, max_concurrency=parallel)
         in_parts(file=chain(head, stream), attributes=note)
+
+    def write_whole(
+        self, path: str, chunks: Iterable[Buffer], *, part_size: int, parallel: int, overwrite: bool
+    ) -> str:
+        """Upload as `write` does: an object is there once its upload is completed. Large ones take no condition."""
+        if overwrite:
+            self.write(path, chunks, part_size=part_size, parallel=parallel)
+            return ATOMIC
+        if self._exists(path):
+            raise FileExistsError(path)
+        stream = iter(chunks)
+        head, whole = begun(stream, part_size)
+        if whole:
+            self.create(path, b"".join(head))
+            return self.guard("create")
+        self.write(path, chain(head, stream, self._still_free(path)), part_size=part_size, parallel=parallel)
+        return BEST_EFFORT
+
+    def _still_free(self, path: str) -> Iterator[Buffer]:
+        """Give nothing; end the upload in which this comes last if the name was taken meanwhile."""
+        with ThreadPoolExecutor(1) as pool:  # obstore draws this in a thread of its own, which can't ask anything
+            taken = pool.submit(self._exists, path).result()
+        if taken:
+            raise FileExistsError(path)
+        yield from ()
 
     def noted(self, path: str) -> int | None:
         """GET the last byte, with which the object's metadata come."""
@@ -188,7 +207,7 @@ class ObjectStore:
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """LIST below a folder; where it breaks off it goes on behind the last name."""
-        pages = _Pages(self._store, prefix)
+        pages = Pages(self._store, prefix)
         while page := retried(pages.following, self.attempts):
             for meta in page:
                 yield Entry(meta["path"], meta["size"], meta["last_modified"])
@@ -315,29 +334,6 @@ class ObjectStore:
             retried(lambda: obstore.delete(self._store, path), self.attempts)
         except FileNotFoundError:
             return
-
-
-class _Pages:
-    """The pages of a listing, one after the other, of which any may be asked for again."""
-
-    def __init__(self, store: Any, prefix: str) -> None:  # noqa: ANN401 - obstore's own type is not public
-        self._store = store
-        self._prefix = prefix
-        self._last: str | None = None
-        self._pages: Iterator[Any] | None = None
-
-    def following(self) -> Any:  # noqa: ANN401
-        """Return the next page, or None after the last one."""
-        if self._pages is None:
-            self._pages = obstore.list(self._store, self._prefix, offset=self._last, chunk_size=_PAGE)
-        try:
-            page = next(self._pages, None)
-        except BaseException:
-            self._pages = None
-            raise
-        if page:
-            self._last = page[-1]["path"]
-        return page
 
 
 def _opened(place: str, options: ObstoreOptions, retry: dict[str, Any]) -> Any:  # noqa: ANN401

@@ -137,6 +137,21 @@ class NotesDigests(Protocol):
         """Return the CRC-32C that a file was written with, or None where nobody noted any."""
 
 
+@runtime_checkable
+class WritesWhole(Protocol):
+    """A store in which a large file appears under its name whole or not at all, in place of another or not."""
+
+    def write_whole(
+        self, path: str, chunks: Iterable[Buffer], *, part_size: int, parallel: int, overwrite: bool
+    ) -> str:
+        """Stream a file, which appears with its last byte; return the guard under which it did.
+
+        Raises FileExistsError if there is one already and `overwrite` is false; looked at before the first byte is
+        drawn, and again before the file appears. Where the guard is BestEffort two callers at the same instant may
+        both succeed.
+        """
+
+
 def copied(pieces: Iterable[Buffer], targets: Iterable[memoryview], path: str) -> Iterator[memoryview]:
     """Copy pieces of any size into targets of any size; what `fill` is where a library hands out its own memory."""
     source = iter(pieces)
@@ -153,3 +168,15 @@ def copied(pieces: Iterable[Buffer], targets: Iterable[memoryview], path: str) -
             view[:count] = rest[:count]
             yield view[:count]
             view, rest = view[count:], rest[count:]
+
+
+def begun(stream: Iterator[Buffer], part_size: int) -> tuple[list[Buffer], bool]:
+    """Return the first chunks, of more than a part together, and whether they are all there are."""
+    head: list[Buffer] = []
+    size = 0
+    for chunk in stream:
+        head.append(chunk)
+        size += len(chunk)
+        if size > part_size:
+            return head, False
+    return head, True

@@ -24,7 +24,7 @@ from dcp_engine.transfer.load_transfer import LoadTransfer
 from dcp_engine.transfer.meter import Meter
 from dcp_engine.transfer.tensor_stream import Wanted, stream
 
-_LARGEST_BATCH: Final = 32 << 20
+LARGEST_BATCH: Final = 32 << 20
 """Bytes that are read at once, as far as the memory allows."""
 _BELOW_MODEL: Final = {"model.*": "*"}
 
@@ -139,7 +139,7 @@ class FolderExport:
         yield self.heads[path]
         self.meter.add(len(self.heads[path]))
         wanted = (Wanted(each.name, getattr(torch, each.entry.dtype)) for each in self.shards[path])
-        for piece in stream(self.transfer, wanted, max(1, min(_LARGEST_BATCH, self.options.memory_limit // 8))):
+        for piece in stream(self.transfer, wanted, max(1, min(LARGEST_BATCH, self.options.memory_limit // 8))):
             yield piece.data
             self.meter.add(len(piece))
             failpoints.reach("mid-part")

@@ -108,7 +108,7 @@ def _pieces(values: list[torch.Tensor]) -> Iterator[Bytes]:
 def _read(transfer: LoadTransfer, batch: Sequence[Slab]) -> list[torch.Tensor]:
     values = {slab.index: _room(slab) for slab in batch}
     plan = LoadPlan([item for slab in batch for item in _reads(slab, transfer.manifest)])
-    transfer.read(plan, _SlabPlanner(values))
+    transfer.read(plan, SlabPlanner(values))
     return [values[slab.index] for slab in batch]
 
 
@@ -145,7 +145,7 @@ def _apart(one: tuple[int, ...], other: tuple[int, ...]) -> torch.Size:
     return torch.Size(a - b for a, b in zip(one, other, strict=True))
 
 
-class _SlabPlanner(LoadPlanner):
+class SlabPlanner(LoadPlanner):
     """Says where the values of each slab go; the plans are made here."""
 
     def __init__(self, values: dict[MetadataIndex, torch.Tensor]) -> None:

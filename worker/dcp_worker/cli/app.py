@@ -31,6 +31,13 @@ class ViewFormat(StrEnum):
     JSON = "json"
 
 
+class WrittenFormat(StrEnum):
+    """What `export` writes."""
+
+    FOLDER = "safetensors"
+    FILE = "torch"
+
+
 KeysOption = Annotated[list[str] | None, typer.Option(help="What is compared, by name or glob.")]
 OutputOption = Annotated[ViewFormat, typer.Option("-o", "--output", help="table or json.")]
 
@@ -106,8 +113,9 @@ def copy(
 @app.command()
 def export(
     source: Url,
-    destination: Annotated[str, typer.Argument(help="URL of the folder where the export goes.")],
+    destination: Annotated[str, typer.Argument(help="URL of the folder, or the torch file, that is written.")],
     *,
+    format_: Annotated[WrittenFormat, typer.Option("--format", help="safetensors or torch.")] = WrittenFormat.FOLDER,
     dtype: Annotated[str, typer.Option(help="Type that floating-point values get.")] = "",
     keys: Annotated[list[str] | None, typer.Option(help="GLOB=NAME; may be repeated.")] = None,
     select: Annotated[list[str] | None, typer.Option(help="Name or glob; may be repeated.")] = None,
@@ -116,13 +124,14 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that stands there.")] = False,
     output: OutputOption = ViewFormat.TABLE,
 ) -> None:
-    """Write a checkpoint's tensors as a folder of safetensors."""
+    """Write a checkpoint as a folder of safetensors, or as a file of torch.save."""
     from dcp_engine import export as exported  # noqa: PLC0415
 
     with _shown("exporting", output) as on_progress:
         info = exported(
             source,
             destination,
+            format=format_.value,
             dtype=dtype or None,
             keys=_table(keys or []) or None,
             select=select or (),
