@@ -54,7 +54,7 @@ def test_every_command_line_of_the_first_steps_is_accepted(tmp_path: Path) -> No
     for line in lines:
         _, name, *words = re.sub(r"\[(.*) \.\.\.\]", r"\1", line).replace("FILE", str(tmp_path)).split()
         group.commands[name].make_context(name, words)
-    assert len(lines) == 12
+    assert len(lines) == 14
 
 
 def ended_checkpoint(name: str, operation: str, report: Report, *, seconds: int, age: timedelta) -> Body:

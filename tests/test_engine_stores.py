@@ -22,7 +22,7 @@ import s3_server
 from dcp_engine import redact
 from dcp_engine.errors import EngineError, InvalidOption, StorageDenied, StorageUnavailable
 from dcp_engine.ranks import Ranks
-from dcp_engine.stores import addresses, guarded_obstore, object_store, retry
+from dcp_engine.stores import addresses, guarded_obstore, pages, retry
 from dcp_engine.stores.object_store import ObjectStore
 from dcp_engine.stores.opening import open_store
 from dcp_engine.translate import translate
@@ -177,7 +177,7 @@ def test_patience_is_minutes_and_a_pause_seconds() -> None:
 
 @pytest.mark.usefixtures("hasty")
 def test_a_listing_goes_on_where_it_broke_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_store, "_PAGE", 3)
+    monkeypatch.setattr(pages, "_PAGE", 3)
     monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "3")
     names = [f"{number}" for number in range(7)]
     with s3_server.running() as server, flaky_proxy.before(server) as proxy:

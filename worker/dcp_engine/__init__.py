@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dcp_engine.dcp_patch import patched_dcp
     from dcp_engine.deletion import delete
     from dcp_engine.exporting import export
-    from dcp_engine.importing import load_safetensors
+    from dcp_engine.importing import load_safetensors, load_torch
     from dcp_engine.inspection import find, inspect, preflight_load, preflight_save
     from dcp_engine.listing import latest, list_checkpoints
     from dcp_engine.loading import load
@@ -53,6 +53,7 @@ _HOMES = {
     "list_checkpoints": "listing",
     "load": "loading",
     "load_safetensors": "importing",
+    "load_torch": "importing",
     "patched_dcp": "dcp_patch",
     "per_rank": "rank_values",
     "preflight_load": "inspection",
@@ -83,6 +84,7 @@ __all__ = [
     "list_checkpoints",
     "load",
     "load_safetensors",
+    "load_torch",
     "patched_dcp",
     "per_rank",
     "preflight_load",

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 
 import torch
 import torch.distributed as dist
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.distributed import distributed_c10d as c10d
 from torch.distributed._functional_collectives import AsyncCollectiveTensor
@@ -34,6 +34,7 @@ __all__ = [
     "AsyncCollectiveTensor",
     "EmptyStateDictLoadPlanner",
     "FakeTensor",
+    "FakeTensorMode",
     "FunctionalTensor",
     "ShardedTensor",
     "StateDictStager",
@@ -52,6 +53,7 @@ __all__ = [
 # ShardedTensor              what FSDP1's state dicts hold; torch exports it under no public name
 # StateDictStager            the copy in host memory, with storages that are shared copied once. We override
 #                            `_offload_tensor` and call `_keep_alive`
+# FakeTensorMode             a context in which torch.load makes tensors without memory, as its documentation says
 # StorageInfo                DCP's note of where an item lies, pickled into `.metadata`, where stock DCP reads it
 # EmptyStateDictLoadPlanner  makes a state dict of what the checkpoint holds. We override `_should_include_key`
 # OBJ_PATH, set_element      puts a value at its path in nested dicts and lists, as DCP's planner does
@@ -94,6 +96,13 @@ types_without_storage: Final[Callable[[], Collection[torch.dtype]]] = torch.stor
 """The types for which torch.save writes UntypedStorage and REBUILD_TENSOR_OF_TYPE."""
 storage_names: Final[Callable[[], dict[torch.dtype, str]]] = torch.storage._dtype_to_storage_type_map
 """The name of the storage class of each other type, such as FloatStorage, which is `torch.<name>`."""
+
+
+def record_offset(tensor: torch.Tensor) -> int:
+    """Return where in its container the storage of a tensor lies that torch.load made under FakeTensorMode."""
+    found = tensor.untyped_storage()._checkpoint_offset
+    assert found is not None  # noqa: S101 - of storages that torch.load made it is known
+    return found
 
 
 # Process groups

@@ -87,11 +87,11 @@ def _tensors(store: Store, path: str) -> dict[str, tuple[StoredTensor, int]]:
     """Return the tensors in a file, each with the place of its first byte."""
     try:
         size = store.read(path, tail=1).size
-        length = safetensors.header_length(_bytes(store, path, 0, min(size, _LENGTH_BYTES)))
+        length = safetensors.header_length(read_range(store, path, 0, min(size, _LENGTH_BYTES)))
         start = _LENGTH_BYTES + length
         if start > size:
             raise CheckpointCorrupted(path, f"has {size} bytes, and its header would end at {start}")
-        header = safetensors.parse_header(_bytes(store, path, _LENGTH_BYTES, length), size - start)
+        header = safetensors.parse_header(read_range(store, path, _LENGTH_BYTES, length), size - start)
     except FileNotFoundError as error:
         raise CheckpointCorrupted(path, f"is missing, and {INDEX} names it") from error
     except ValueError as error:
@@ -99,7 +99,9 @@ def _tensors(store: Store, path: str) -> dict[str, tuple[StoredTensor, int]]:
     return {name: (tensor, start + at) for name, (tensor, at) in header.items()}
 
 
-def _bytes(store: Store, path: str, start: int, length: int) -> bytes:
+def read_range(store: Store, path: str, start: int, length: int) -> bytes:
+    """Return some bytes of a file; CheckpointCorrupted if it ends before."""
+
     def once() -> bytes:
         data = bytearray(length)
         for _ in store.fill(path, start, [memoryview(data)] if length else []):

@@ -115,7 +115,9 @@ def need_pickle_size(size: int, manifest: Manifest) -> None:
 def not_found(store: Store, error: OSError | None = None) -> CheckpointNotFound:
     """Return the error for a URL at which nothing is committed; it says what stands there, as far as a look tells."""
     if isinstance(error, NotADirectoryError):
-        return CheckpointNotFound(store.url, "it is a file, as torch.save writes, not a folder; torch.load reads it")
+        return CheckpointNotFound(
+            store.url, "it is a file, as torch.save writes, not a folder; dcp_engine.load_torch reads it"
+        )
     names = [entry.path for entry in islice(store.list(""), _LOOKED_AT)]
     if local := sorted(filter(_RANK_LOCAL.fullmatch, names)):
         return CheckpointNotFound(

@@ -18,7 +18,7 @@ class Pages:
         self._store = store
         self._prefix = prefix
         self._last: str | None = None
-        self._pages: "Iterator[Any] | None" = None
+        self._pages: Iterator[Any] | None = None
 
     def following(self) -> Any:  # noqa: ANN401
         """Return the next page, or None after the last one."""

@@ -132,7 +132,7 @@ def _place(item: Item, planner: LoadPlanner, allow: Sequence[type]) -> None:
     """Decode one item, which was found harmless, and give it to the planner."""
     value = decode(item.name, item.file, io.BytesIO(item.data), allow)  # type: ignore[arg-type]
     if item.read.type == LoadItemType.BYTE_IO:
-        _hand_over(item.read, value, planner)
+        hand_over(item.read, value, planner)
         return
     if not isinstance(value, torch.Tensor):
         raise CheckpointCorrupted(item.file, f"holds a {type(value).__name__} in place of a tensor", [item.name])
@@ -153,7 +153,7 @@ def _place(item: Item, planner: LoadPlanner, allow: Sequence[type]) -> None:
     planner.commit_tensor(item.read, target)
 
 
-def _hand_over(item: ReadItem, value: object, planner: LoadPlanner) -> None:
+def hand_over(item: ReadItem, value: object, planner: LoadPlanner) -> None:
     """Give the planner the value; as bytes, of our own making, to one that knows nothing else."""
     take = getattr(planner, "load_value", None)
     if take:

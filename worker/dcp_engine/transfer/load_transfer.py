@@ -74,10 +74,10 @@ class LoadTransfer:
     def _read(self, plan: LoadPlan, planner: LoadPlanner) -> None:
         places = [(item, _chunk_of(item, self.manifest)) for item in plan.items]
         paths = {self.manifest.files[chunk.file].path for _, chunk in places}
-        need_apart(((item.storage_index.fqn, chunk) for item, chunk in places), self._sized(paths))
+        self._need_apart([(item.storage_index.fqn, chunk) for item, chunk in places], self._sized(paths))
         raw = [(item, chunk, planner.resolve_tensor(item)) for item, chunk in places if _is_raw(item, chunk)]
         pickled = [(item, chunk) for item, chunk in places if not _is_raw(item, chunk)]
-        reads = [read for item, chunk, target in raw for read in _reads(item, chunk, target, self.manifest)]
+        reads = [read for item, chunk, target in raw for read in self._reads(item, chunk, target)]
         self._need_stored(pickled)
         total = sum(read.stop - read.start for read in reads) + sum(chunk.length for _, chunk in pickled)
         meter = Meter(total, self.options.on_progress)
@@ -91,6 +91,14 @@ class LoadTransfer:
             planner.commit_tensor(item, target)
         self._decode(pickled, planner, fetcher, meter)
         self._need_unchanged()
+
+    def _need_apart(self, places: Sequence[tuple[str, Chunk]], files: Sequence[DataFile]) -> None:
+        """Refuse entries that share bytes, where no writer lets them."""
+        need_apart(places, files)
+
+    def _reads(self, item: ReadItem, chunk: Chunk, target: torch.Tensor) -> Iterator[ranges.ByteRange]:
+        """Give the reads of values that lie in row-major order."""
+        return reads_of(item, chunk, target, self.manifest)
 
     def _decode(self, pickled: Sequence[_ItemChunk], planner: LoadPlanner, fetcher: Fetcher, meter: Meter) -> None:
         """Read what only `torch.load` can decode, as much at once as memory allows, and hand it to the planner."""
@@ -167,7 +175,7 @@ def _is_raw(item: ReadItem, chunk: Chunk) -> bool:
     return chunk.payload is not None and item.type == LoadItemType.TENSOR
 
 
-def _reads(item: ReadItem, chunk: Chunk, target: torch.Tensor, manifest: Manifest) -> Iterator[ranges.ByteRange]:
+def reads_of(item: ReadItem, chunk: Chunk, target: torch.Tensor, manifest: Manifest) -> Iterator[ranges.ByteRange]:
     """Give the reads of values that lie in row-major order."""
     name = item.storage_index.fqn
     dtype = getattr(torch, manifest.tensors[name].dtype or "")

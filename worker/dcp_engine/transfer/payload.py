@@ -135,7 +135,8 @@ def tensor_pieces(tensor: torch.Tensor) -> Iterator[Bytes]:
 
 def raw(tensor: torch.Tensor) -> Bytes:
     """Return the bytes of a contiguous CPU tensor, without a copy."""
-    return tensor.reshape(-1).view(torch.uint8).numpy()
+    # A dimension of size 1 may have any stride, which a view of all its bytes may not.
+    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy()
 
 
 def _copied(part: torch.Tensor) -> Bytes:
