@@ -45,20 +45,17 @@ def export(  # noqa: PLR0913 - keyword-only, each with its default
     one, whole. What is replaced stays as long as the store keeps what is replaced, an hour in a bucket. A background
     save of this process ends first.
 
-    The file is what `torch.load(weights_only=True)` reads: the state dict as it was saved, nested, with whole tensors
-    on the CPU, and with the objects that are no tensors. It appears once all of it is written.
+    The file is what `torch.load(weights_only=True)` reads: the state as it was saved, nested. It appears when whole.
 
     Args:
         source: URL or path of a committed checkpoint, also of one by stock DCP.
-        destination: URL or path of the folder; with `format="torch"` of the file, such as `s3://bucket/model.pt`.
-        format: "safetensors", or "torch".
+        destination: URL or path of the folder, or of the file.
+        format: "safetensors" is a folder, "torch" a file.
         dtype: the type that floating-point values get, such as "bfloat16". A value that it can't hold is refused.
         keys: globs -> new names: `{"model.*": "*"}` takes `model.` off and leaves out what is not below it. A `*`
             stands for any text; each of the new name takes the text of one of the glob. The first glob that matches
-            counts. If None: that very table, or all names as they are where nothing is below `model`. In a torch file
-            the new names stand flat beside one another; if None, all is nested as it was saved.
-        select: which of the checkpoint's names are taken, before `keys`: names with all below them, or globs. Objects
-            that are no tensors are left out of safetensors.
+            counts. If None: that very table, or all names as they are where nothing is below `model`, or in a file.
+        select: which names are taken, before `keys`: names with all below them, or globs. A folder takes tensors alone.
         shard_bytes: bytes of values in one file of safetensors at most, unless one tensor is larger.
         config_files: paths or URLs of small files that are copied beside the index, such as `config.json`.
         overwrite: replace the model that an index at the destination names, or the file.
@@ -71,12 +68,10 @@ def export(  # noqa: PLR0913 - keyword-only, each with its default
         on_progress: called with (bytes done, bytes in all), one call at a time, until `export` returns; must be cheap.
 
     Returns:
-        What was written: the export's id as `save_id`, the source's step, bytes and files of the shards. Of a torch
-        file no id.
+        What was written: the export's id as `save_id` (a torch file has none), the source's step, bytes and files.
 
     Raises:
-        CheckpointExists: a model or file stands at the destination, and `overwrite` is false; or other config files
-            do.
+        CheckpointExists: a model stands at the destination, and `overwrite` is false; or other config files do.
         CheckpointNotFound: nothing is committed at the source.
         CheckpointCorrupted: bytes of the source are not what was saved; the error names the tensors and the file.
         StateMismatch: a glob chooses nothing, or a value does not fit `dtype`.

@@ -217,10 +217,13 @@ def rm(
 @app.command()
 def export(
     source: Url,
-    destination: Annotated[str, typer.Argument(help="URL or path of the folder where the export goes.")],
+    destination: Annotated[
+        str, typer.Argument(help="URL or path of the folder, or of the torch file, that is written.")
+    ],
     *,
+    format_: Annotated[str, typer.Option("--format", help="safetensors, or torch: one file of torch.save.")] = "",
     dtype: Annotated[
-        str, typer.Option(help="Type that floating-point values get, such as bfloat16. Default: that which they have.")
+        str, typer.Option(help="Type that floating-point values get. Default: that which they have.")
     ] = "",
     keys: Annotated[
         list[str] | None,
@@ -242,13 +245,14 @@ def export(
     ] = False,
     output: Look = LookOutput.TABLE,
 ) -> None:
-    """Write a checkpoint's tensors as a folder of safetensors, whole. Needs the worker extra.
+    """Write a checkpoint as a folder of safetensors, or as a file of torch.save, whole. Needs the worker extra.
 
-    Whoever reads the folder finds the model that stood there before, or the new one, and never a part. Both stores are
+    Whoever reads it finds the model that stood there before, or the new one, and never a part. Both stores are
     reached with the environment's credentials.
     """
     options = ["--shard-bytes", str(shard_bytes), "-o", output, *(["--dtype", dtype] if dtype else [])]
-    for name, values in (("--keys", keys), ("--select", select), ("--config", config)):
+    asked = [format_] if format_ else []
+    for name, values in (("--format", asked), ("--keys", keys), ("--select", select), ("--config", config)):
         options += [part for value in values or () for part in (name, value)]
     _worker("export", source, destination, *options, *(["--overwrite"] if overwrite else []), urls=2)
 

@@ -32,7 +32,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedMember:
     """One member as the directory has it: where its local header begins, and how many bytes it has."""
 
     name: str
@@ -76,13 +76,13 @@ def directory_in(tail: memoryview, length: int) -> tuple[int, int, int]:
     return count, size, start
 
 
-def listed(directory: memoryview, count: int, start: int) -> list[Listed]:
+def listed(directory: memoryview, count: int, start: int) -> list[ListedMember]:
     """Return the members that a directory names, which begins at byte `start` of the container.
 
     Raises:
         ValueError: They are not simply stored, or more than the container has bytes.
     """
-    found: list[Listed] = []
+    found: list[ListedMember] = []
     at = 0
     try:
         for _ in range(count):
@@ -99,7 +99,7 @@ def listed(directory: memoryview, count: int, start: int) -> list[Listed]:
     return found
 
 
-def start_of(header: memoryview, member: Listed, limit: int) -> int:
+def start_of(header: memoryview, member: ListedMember, limit: int) -> int:
     """Return where a member's bytes begin, given its local header; they end before the directory, at `limit`.
 
     Raises:
@@ -153,7 +153,7 @@ def _directory(data: memoryview, base: int) -> tuple[int, int, int, int]:
     return count, size, start, base + end
 
 
-def _entry(data: memoryview, at: int) -> tuple[Listed, int]:
+def _entry(data: memoryview, at: int) -> tuple[ListedMember, int]:
     """Return the member whose entry in the directory stands there, and where the next entry stands."""
     fields = _CENTRAL.unpack_from(data, at)
     mark, flags, method, crc, packed, size = fields[0], fields[3], fields[4], fields[7], fields[8], fields[9]
@@ -163,7 +163,7 @@ def _entry(data: memoryview, at: int) -> tuple[Listed, int]:
     packed, size, offset = _widened(data[at + named : at + named + extra], packed, size, offset)
     if mark != b"PK\x01\x02" or method or flags & 1 or packed != size:
         raise ValueError(f"its member {name} is not simply stored")
-    return Listed(name, size, crc, offset), at + named + extra + comment
+    return ListedMember(name, size, crc, offset), at + named + extra + comment
 
 
 def _widened(extra: memoryview, packed: int, size: int, offset: int) -> tuple[int, int, int]:

@@ -24,7 +24,7 @@ from dcp_engine.errors import CheckpointCorrupted, CheckpointNotFound, InvalidOp
 from dcp_engine.format import sandbox, torch_zip_read
 from dcp_engine.format.key_mapping import KeyMapping
 from dcp_engine.format.manifest import Chunk, DataFile, Manifest, Tensor
-from dcp_engine.format.torch_zip_read import Listed
+from dcp_engine.format.torch_zip_read import ListedMember
 from dcp_engine.stores.protocol import Blob, Store
 from dcp_engine.torch_internals import FakeTensorMode, flatten_state_dict, record_offset, tree_leaves
 from dcp_engine.transfer import decode, ranges
@@ -109,7 +109,7 @@ class TorchFileTransfer(LoadTransfer):
             decode.hand_over(item, self._found.objects[item.storage_index.fqn], planner)
 
 
-def _places(store: Store, name: str, length: int, tail: bytes) -> dict[str, tuple[Listed, int]]:
+def _places(store: Store, name: str, length: int, tail: bytes) -> dict[str, tuple[ListedMember, int]]:
     """Return the members by their names without the folder, each with the place of its first byte."""
     if length < len(torch_zip_read.START) or read_range(store, name, 0, 4) != torch_zip_read.START:
         raise ValueError("it does not begin as one of torch 1.6 or later does")
@@ -117,7 +117,7 @@ def _places(store: Store, name: str, length: int, tail: bytes) -> dict[str, tupl
     if size > _LARGEST:
         raise ValueError("its directory is larger than any")
     members = torch_zip_read.listed(memoryview(read_range(store, name, start, size)), count, start)
-    groups: list[list[Listed]] = []
+    groups: list[list[ListedMember]] = []
     for member in sorted(members, key=lambda each: each.offset):
         if member.offset + torch_zip_read.HEADER > start:
             raise ValueError(f"its member {member.name} does not lie in it")
@@ -125,7 +125,7 @@ def _places(store: Store, name: str, length: int, tail: bytes) -> dict[str, tupl
             groups.append([])
         groups[-1].append(member)
 
-    def headers(group: list[Listed]) -> list[tuple[Listed, int]]:
+    def headers(group: list[ListedMember]) -> list[tuple[ListedMember, int]]:
         first = group[0].offset
         data = memoryview(read_range(store, name, first, group[-1].offset + torch_zip_read.HEADER - first))
         return [(each, torch_zip_read.start_of(data[each.offset - first :], each, start)) for each in group]
@@ -145,7 +145,7 @@ class _State:
     """What torch notes of a storage -> its first byte in the file."""
 
 
-def _state(store: Store, name: str, places: Mapping[str, tuple[Listed, int]], allow: Sequence[type]) -> _State:
+def _state(store: Store, name: str, places: Mapping[str, tuple[ListedMember, int]], allow: Sequence[type]) -> _State:
     if "data.pkl" not in places:
         raise ValueError("it holds no data.pkl")
 
