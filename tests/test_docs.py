@@ -18,6 +18,7 @@ from dcp_operator.api.checkpoint.parsing import parse
 from dcp_operator.api.json_types import Body
 from dcp_operator.api.series.parsing import parse as parse_series
 from dcp_operator.api.site import CLUSTER
+from dcp_operator.api.store.parsing import parse as parse_store
 from dcp_operator.cli.app import app
 from dcp_operator.local import table
 from scenes import at, attempt, checkpoint, decided, ended, failed, manifest, running, saved
@@ -40,12 +41,15 @@ CHECKPOINTS = [
 ]
 
 
+PARSERS: dict[str, Any] = {"Checkpoint": parse, "CheckpointSeries": parse_series, "CheckpointStore": parse_store}
+
+
 @pytest.mark.parametrize("text", CHECKPOINTS)
 def test_every_manifest_is_valid_on_a_cluster(text: str) -> None:
     body: dict[str, Any]
     for body in yaml.safe_load_all(text):
-        parser = parse_series if body["kind"] == "CheckpointSeries" else parse
-        assert parser(body, site=CLUSTER).name
+        if body["kind"] in PARSERS:
+            assert PARSERS[body["kind"]](body, site=CLUSTER).name
 
 
 def test_every_command_line_of_the_first_steps_is_accepted(tmp_path: Path) -> None:

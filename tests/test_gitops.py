@@ -10,7 +10,7 @@ from lupa import LuaRuntime
 GITOPS = Path(__file__).parents[1] / "manifests/examples/gitops"
 
 
-@pytest.mark.parametrize("kind", ["Checkpoint", "CheckpointSeries"])
+@pytest.mark.parametrize("kind", ["Checkpoint", "CheckpointSeries", "CheckpointStore"])
 @pytest.mark.parametrize(
     ("conditions", "health"),
     [
@@ -23,7 +23,7 @@ GITOPS = Path(__file__).parents[1] / "manifests/examples/gitops"
 def test_argo_cd_health(conditions: dict[str, str], health: str, kind: str) -> None:
     found: Any = yaml.safe_load((GITOPS / "argocd-health.yaml").read_text())
     script = found["data"][f"resource.customizations.health.dcp-operator.io_{kind}"]
-    assert len(found["data"]) == 2
+    assert len(found["data"]) == 3
     lua = LuaRuntime()
     rows = [{"type": kind, "status": status, "message": "m"} for kind, status in conditions.items()]
     body = {"metadata": {"generation": 1}, "status": {"observedGeneration": 1, "conditions": rows}}

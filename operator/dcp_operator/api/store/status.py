@@ -3,17 +3,19 @@
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import ConfigDict, Field, ValidationError
 
 from dcp_contract.message import Wire
 from dcp_operator.api.checkpoint.status import Condition, ShortText
 
-AVAILABLE = "Available"
+AVAILABLE: Final = "Available"
 """The condition that says whether Checkpoints can use a store."""
-DEFAULT = "Default"
+DEFAULT: Final = "Default"
 """The condition that says whether a store that asks to be the default one is."""
+BEST_EFFORT: Final = "BestEffort"
+"""The guard of a store that ignores a condition."""
 Word = Annotated[str, Field(max_length=63)]
 
 
@@ -21,7 +23,8 @@ class StoreReason(StrEnum):
     """Why a store stands where it stands: the reason of its conditions. Words of a failed validation come beside."""
 
     VALIDATED = "Validated"
-    NOT_VALIDATED = "NotValidated"
+    UNGUARDED = "Unguarded"
+    """It can hold checkpoints, and ignores a condition of a request."""
     VALIDATING = "Validating"
     VALIDATION_REFUSED = "ValidationRefused"
     INVALID_SPEC = "InvalidSpec"

@@ -6,8 +6,11 @@ from datetime import datetime
 from typing import Final, Literal
 
 from dcp_operator.api.checkpoint.status import Condition
-from dcp_operator.api.store.status import AVAILABLE, DEFAULT, StoreStatus
+from dcp_operator.api.checkpoint.text import sentence
+from dcp_operator.api.store.spec import CheckpointStore
+from dcp_operator.api.store.status import AVAILABLE, BEST_EFFORT, DEFAULT, Guards, StoreReason, StoreStatus
 from dcp_operator.controllers.decision import Event
+from dcp_operator.controllers.store.validation import Validation
 
 Truth = Literal["True", "False", "Unknown"]
 _EVENT_LIMIT: Final = 1000
@@ -77,6 +80,34 @@ def condition(
         last_transition_time=old.last_transition_time if same and old is not None else now.replace(microsecond=0),
         observed_generation=generation,
     )
+
+
+def validated(store: CheckpointStore, found: StoreStatus, news: Validation) -> Stand:
+    """Return how a store stands by a validation that says something of it.
+
+    Args:
+        store: The store.
+        found: The status with what was found.
+        news: The validation.
+    """
+    if not news.succeeded:
+        why = news.reason.value if news.reason is not None else news.phase.value
+        message = f"{sentence(news.message[:1200])} Checkpoint {news.name} and its pod's log tell more."
+        return Stand(available="False", reason=why, message=message, stalled=True)
+    said = ["It can hold checkpoints." if store.spec.writable else "Its checkpoints can be read."]
+    guards = found.guards or Guards()
+    if guards.create == BEST_EFFORT:
+        said.append("The store ignores If-None-Match: of two that save to one URL at one moment both may succeed.")
+    if guards.replace == BEST_EFFORT:
+        said.append("The store ignores If-Match: of two that replace a checkpoint at one moment both may succeed.")
+    if found.versioning == "Enabled" and store.spec.writable:
+        said.append(
+            "It keeps versions: removed bytes stay as noncurrent versions until a lifecycle rule "
+            "(NoncurrentVersionExpiration) takes them."
+        )
+    unguarded = BEST_EFFORT in {guards.create, guards.replace}
+    reason = StoreReason.UNGUARDED if unguarded else StoreReason.VALIDATED
+    return Stand(available="True", reason=reason, message=" ".join(said))
 
 
 def events_of_change(written: StoreStatus, final: StoreStatus) -> Iterator[Event]:

@@ -6,7 +6,7 @@ from typing import Self
 from dcp_operator.kube.channel.coverage import Coverage
 from dcp_operator.kube.channel.hub import Hub
 from dcp_operator.kube.channel.targets import TargetReader
-from dcp_operator.kube.client.api import CHECKPOINTS, SERIES, ObjectKey
+from dcp_operator.kube.client.api import CHECKPOINTS, SERIES, STORES, ObjectKey
 from dcp_operator.kube.client.cluster import Cluster
 from dcp_operator.kube.client.event_recorder import EventRecorder
 from dcp_operator.kube.client.metrics import PHASES
@@ -17,6 +17,7 @@ from dcp_operator.kube.loop.last_checkpoint import Announcer
 from dcp_operator.kube.loop.queue import WorkQueue
 from dcp_operator.kube.loop.reconcile import ReconcileContext, Reconcilers
 from dcp_operator.kube.loop.series import SeriesReconciler
+from dcp_operator.kube.loop.stores import StoreReconciler
 from dcp_operator.kube.process.settings import Settings
 from dcp_operator.kube.process.training_channel import TrainingChannel
 from dcp_operator.kube.view.adopting_series import AdoptingSeries
@@ -27,6 +28,7 @@ from dcp_operator.kube.view.holding_series import HoldingSeries
 from dcp_operator.kube.view.last_checkpoints import LastCheckpoints
 from dcp_operator.kube.view.live_claims import LiveClaims
 from dcp_operator.kube.view.series_runs import SeriesRuns
+from dcp_operator.kube.view.stores import Stores
 from dcp_operator.kube.view.targeted_saves import TargetedSaves
 from dcp_operator.objects.job import Builder
 
@@ -69,9 +71,13 @@ class Assembly:
         hub = Hub(saves, adopting, add)
         removals = DataRemovals(add)
         commits, holding = LastCheckpoints(cache), HoldingSeries()
-        of_checkpoints = (PHASES, live_claims, saves, series_runs, removals, commits)
-        of_series = (series_runs, adopting, holding)
-        view = ClusterView(cache, {CHECKPOINTS.kind: of_checkpoints, SERIES.kind: of_series})
+        stores = Stores(add)
+        indexes = {
+            CHECKPOINTS.kind: (PHASES, live_claims, saves, series_runs, removals, commits, stores),
+            SERIES.kind: (series_runs, adopting, holding),
+            STORES.kind: (stores,),
+        }
+        view = ClusterView(cache, indexes)
         recorder, progress = EventRecorder(cluster, busy), ProgressReader(cluster, add)
         context = ReconcileContext(cluster, view, recorder, busy, wake=add)
         builder = Builder(
@@ -93,7 +99,7 @@ class Assembly:
             progress=progress,
         )
         series = SeriesReconciler(context, runs=series_runs, hub=served, coverage=coverage, holding=holding)
-        reconcilers = Reconcilers.of(context, checkpoints, series)
+        reconcilers = Reconcilers.of(context, checkpoints, series, StoreReconciler(context, stores=stores))
         queue = WorkQueue(reconcilers, workers=settings.workers, rest=reconcilers.rest)
         resync = Resync(cluster, view, add, settings.namespaces or (None,))
         announcer, disruptions = Announcer(cluster, commits), Disruptions(context, series_runs, holding, hub, coverage)
