@@ -15,6 +15,7 @@ from dcp_operator.kube.client.api import (
     JSON,
     PODS,
     SERIES,
+    STORES,
     ApiRequest,
     ConflictError,
     GoneError,
@@ -31,6 +32,7 @@ from dcp_operator.kube.view.attempts import ProgressReader
 from dcp_operator.kube.view.cache import Cache, ClusterView
 from dcp_operator.kube.view.data_removals import DataRemovals
 from dcp_operator.kube.view.live_claims import LiveClaims
+from dcp_operator.kube.view.named_stores import NamedStores
 from dcp_operator.kube.view.series_runs import SeriesRuns
 from dcp_operator.kube.view.targeted_saves import TargetedSaves
 from dcp_operator.objects.job import Builder
@@ -184,7 +186,9 @@ def checkpoints(
     runs, removals = SeriesRuns(woken.append), DataRemovals(woken.append)
     adopting = AdoptingSeries(cache, runs)
     of_checkpoints = (PHASES, live_claims, saves, runs, removals)
-    view = ClusterView(cache, {CHECKPOINTS.kind: of_checkpoints, SERIES.kind: (runs, adopting)})
+    stores = NamedStores(cache)
+    indexes = {CHECKPOINTS.kind: of_checkpoints, SERIES.kind: (runs, adopting), STORES.kind: (stores,)}
+    view = ClusterView(cache, indexes, stores, woken.append)
     return CheckpointReconciler(
         ReconcileContext(cluster, view, EventRecorder(cluster, lambda: True), busy, now),
         live_claims=live_claims,

@@ -9,11 +9,12 @@ from typing import Any
 from dcp_operator.api.json_types import Body
 from dcp_operator.api.naming import GROUP
 from dcp_operator.kube.channel.coverage import Coverage
-from dcp_operator.kube.client.api import CHECKPOINTS, SERIES, ApiRequest, ObjectKey
+from dcp_operator.kube.client.api import CHECKPOINTS, SERIES, STORES, ApiRequest, ObjectKey
 from dcp_operator.kube.client.event_recorder import EventRecorder
 from dcp_operator.kube.loop.reconcile import ReconcileContext
 from dcp_operator.kube.loop.series import SeriesReconciler
-from dcp_operator.kube.view.cache import Cache, ClusterView
+from dcp_operator.kube.view.cache import Cache, ClusterView, Index
+from dcp_operator.kube.view.named_stores import NamedStores
 from dcp_operator.kube.view.series_runs import SeriesRuns
 from fake_api import FakeApi, seen
 from scenes import NOW, manifest
@@ -79,8 +80,14 @@ class World:
     def start(self) -> None:
         """Start an operator that has seen all that there is."""
         self.api.lives()
-        runs = SeriesRuns(self.woken.append)
-        view = ClusterView(Cache(), {CHECKPOINTS.kind: (runs,), SERIES.kind: (runs,)})
+        runs, cache = SeriesRuns(self.woken.append), Cache()
+        stores = NamedStores(cache)
+        indexes: dict[str, tuple[Index, ...]] = {
+            CHECKPOINTS.kind: (runs,),
+            SERIES.kind: (runs,),
+            STORES.kind: (stores,),
+        }
+        view = ClusterView(cache, indexes, stores, self.woken.append)
         recorder = EventRecorder(self.api, lambda: True)
         context = ReconcileContext(self.api, view, recorder, now=lambda: self.now, wake=self.woken.append)
         self.recorder = recorder

@@ -94,7 +94,8 @@ def test_the_manifests_hold_each_policy_with_its_binding() -> None:
         policies = [each for each in yaml.safe_load_all(text) if each["kind"] == "ValidatingAdmissionPolicy"]
         bindings = [each for each in yaml.safe_load_all(text) if each["kind"].endswith("Binding")]
         assert [each["metadata"]["name"] for each in policies] == [each["spec"]["policyName"] for each in bindings]
-        assert {each["spec"]["failurePolicy"] for each in policies} == {"Fail"}
+        # One that looks at other objects refuses nothing where these can't be read: the operator refuses it then.
+        assert {each["spec"]["failurePolicy"] for each in policies if "paramKind" not in each["spec"]} == {"Fail"}
         assert {*bindings[0]["spec"]["validationActions"]} == {"Deny"}
 
 

@@ -298,6 +298,7 @@ def test_a_namespace_may_judge(api: Api, tmp_path: Path) -> None:
     names = (
         "checkpoints-operator",
         "checkpoints-pods",
+        "checkpoints-read-only",
         "checkpoints-shallow",
         "checkpoints-still",
         "checkpointseries-pods",

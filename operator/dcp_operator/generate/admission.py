@@ -11,13 +11,16 @@ from typing import Any, Final
 
 import yaml
 
+from dcp_contract.operations import Operation
 from dcp_operator.api.bounds import FREE_FORM, TOO_DEEP, cel
 from dcp_operator.api.checkpoint.cel import ANOTHER
+from dcp_operator.api.checkpoint.operations import UrlUse, rules_of
 from dcp_operator.api.checkpoint.spec import CheckpointSpec, DeletionPolicy
-from dcp_operator.api.naming import DATA_FINALIZER, GROUP, PLURAL, SERIES_PLURAL, VERSION, WORKER_CONTAINER
+from dcp_operator.api.naming import DATA_FINALIZER, GROUP, PLURAL, SERIES_PLURAL, STORE_KIND, VERSION, WORKER_CONTAINER
 from dcp_operator.api.pod.cel import VARIABLES
 from dcp_operator.api.pod.rules import POD_RULES, PodRule
 from dcp_operator.api.storage_url import ADDRESS_OPTIONS, FORBIDDEN_NETWORKS, METADATA_HOSTS
+from dcp_operator.api.store.spec import AccessMode
 
 MANIFESTS: Final = Path(__file__).parents[3] / "manifests"
 _HEADER: Final = "# Generated from operator/dcp_operator/api by `make crd`; do not edit.\n"
@@ -52,7 +55,7 @@ def files() -> tuple[tuple[Path, str], ...]:
     return (
         (
             MANIFESTS / "api" / "admission.yaml",
-            _text(still(), shallow(), everywhere(), of_series(shallow()), of_series(everywhere())),
+            _text(still(), shallow(), everywhere(), of_series(shallow()), of_series(everywhere()), by_store()),
         ),
         (MANIFESTS / "api" / "admission-operator.yaml", _text(by_operator())),
         (MANIFESTS / "api" / "admission-restricted.yaml", _text(restricted(), of_series(restricted()))),
@@ -105,6 +108,27 @@ def everywhere() -> Policy:
 def restricted() -> Policy:
     """Return the policy of the `restricted` profile, left out where namespaces judge by themselves."""
     return _pods("restricted", [rule for rule in POD_RULES if rule.profile], [])
+
+
+def by_store() -> Policy:
+    """Return the policy that a store of accessMode ReadOnly takes no operation that changes what stands there.
+
+    Each store of the namespace is a parameter. Which is the default one no policy can tell, so a path without a name is
+    left to the operator. So is all of it where stores can't be read.
+    """
+    reading = [each.value for each in Operation if rules_of(each).url_use is UrlUse.READS]
+    named = "object.spec.?storage.?store.?name.orValue('')"
+    said = f"'spec.storage.store: store ' + {named} + ' is ReadOnly; write another one, or operation: Load'"
+    made = _policy("read-only", ["CREATE"], [
+        {
+            "expression": f"{named} != params.metadata.name || params.spec.accessMode != '{AccessMode.READ_ONLY}' || "
+            f"object.spec.operation in {reading}",
+            "messageExpression": said,
+            "reason": "Forbidden",
+        }
+    ])  # fmt: skip
+    made["spec"] |= {"failurePolicy": "Ignore", "paramKind": {"apiVersion": f"{GROUP}/{VERSION}", "kind": STORE_KIND}}
+    return made
 
 
 def by_operator() -> Policy:
@@ -233,6 +257,13 @@ def _metadata(name: str) -> dict[str, Any]:
     return {"name": f"{PLURAL}-{name}.{GROUP}", "labels": {"app.kubernetes.io/name": "dcp-operator"}}
 
 
+def _each_parameter(policy: Policy) -> dict[str, Any]:
+    """Return how a binding finds the parameters of a policy: each of the kind in the object's namespace."""
+    if "paramKind" not in policy["spec"]:
+        return {}
+    return {"paramRef": {"selector": {}, "parameterNotFoundAction": "Allow"}}
+
+
 def _text(*policies: Policy) -> str:
     documents = []
     for policy in policies:
@@ -241,7 +272,7 @@ def _text(*policies: Policy) -> str:
             "apiVersion": policy["apiVersion"],
             "kind": "ValidatingAdmissionPolicyBinding",
             "metadata": policy["metadata"],
-            "spec": {"policyName": name, "validationActions": ["Deny"]},
+            "spec": {"policyName": name, "validationActions": ["Deny"], **_each_parameter(policy)},
         }
         documents += [policy, binding]
     return _HEADER + yaml.dump_all(documents, Dumper=Plain, sort_keys=False, width=1000)

@@ -5,6 +5,7 @@ What is wrong with a file is said in one line that names file and document; all 
 
 import base64
 import binascii
+import contextlib
 import json
 import re
 import secrets
@@ -20,13 +21,14 @@ from dcp_contract.environment import CA_ENV, CA_KEY
 from dcp_contract.storage_options import CREDENTIAL_KEYS
 from dcp_operator.api.checkpoint.parsing import parse
 from dcp_operator.api.checkpoint.spec import Checkpoint
-from dcp_operator.api.naming import API_VERSION, GROUP, KIND, NAME_LIMIT, SERIES_KIND
+from dcp_operator.api.naming import API_VERSION, GROUP, KIND, NAME_LIMIT, SERIES_KIND, STORE_KIND
 from dcp_operator.api.pod.fields import unknown_fields, wrong_types
 from dcp_operator.api.problems import SpecError
 from dcp_operator.api.series.parsing import parse as parse_series
 from dcp_operator.api.series.spec import Series
 from dcp_operator.api.site import Site
 from dcp_operator.api.storage_url import protocol
+from dcp_operator.local.stores import ManifestStores, unresolved
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 STDIN: Final = "-"
@@ -86,6 +88,7 @@ class Documents:
     checkpoints: list[ManifestCheckpoint] = field(default_factory=list)
     series: list[ManifestSeries] = field(default_factory=list)
     secrets: dict[tuple[str, str], Mapping[str, str]] = field(default_factory=dict, repr=False)
+    stores: ManifestStores = field(default_factory=ManifestStores)
     notes: list[str] = field(default_factory=list)
     """One line for each document that is left out."""
 
@@ -95,20 +98,35 @@ def read(files: Iterable[str], site: Site) -> Documents:
     found = Documents()
     problems: list[str] = []
     names: dict[tuple[str, str, str], str] = {}
-    for file in files:
+    there = list(_all_documents(files))
+    for document in there:
+        # What names a store may stand before it.
+        if isinstance(document, Document) and document.body.get("kind") == STORE_KIND:
+            with contextlib.suppress(SpecError):
+                found.stores.add(document.body, site)
+    for document in there:
         try:
-            for document in _documents(file):
-                try:
-                    _sort(document, site, found, names)
-                except InputError as error:
-                    problems += [f"{document.place}: {problem}" for problem in error.problems]
+            if isinstance(document, InputError):
+                raise document
+            _sort(document, site, found, names)
         except InputError as error:
-            problems += error.problems
-    if not problems and not found.checkpoints and not found.series:
+            place = f"{document.place}: " if isinstance(document, Document) else ""
+            problems += [f"{place}{problem}" for problem in error.problems]
+    of_stores = any(kind == STORE_KIND for kind, *_ in names)
+    if not problems and not found.checkpoints and not found.series and not of_stores:
         problems.append(f"no Checkpoint in {', '.join(files)}")
     if problems:
         raise InputError(problems)
     return found
+
+
+def _all_documents(files: Iterable[str]) -> Iterator["Document | InputError"]:
+    """Yield the objects of all files, and in the place of a file that can't be read what is wrong with it."""
+    for file in files:
+        try:
+            yield from _documents(file)
+        except InputError as error:
+            yield error
 
 
 def _sort(document: Document, site: Site, found: Documents, names: dict[tuple[str, str, str], str]) -> None:
@@ -120,15 +138,22 @@ def _sort(document: Document, site: Site, found: Documents, names: dict[tuple[st
         found.secrets[_name(body)] = _secret(body)
     elif (version, kind) == (API_VERSION, SERIES_KIND):
         _sort_series(document, site, found, names)
+    elif (version, kind) == (API_VERSION, STORE_KIND):
+        try:
+            found.stores.add(body, site)
+        except SpecError as error:
+            raise InputError(error.problems) from error
+        _once(document, body, names)
     elif kind == KIND or version.partition("/")[0] == GROUP:
         if (version, kind) != (API_VERSION, KIND):
             raise InputError([f"apiVersion {version}, kind {kind} is not known; write {API_VERSION}, {KIND}"])
         body = _named(body)
         generated = body is not document.body
         try:
-            checkpoint = parse(body, site=site)
+            checkpoint = parse(found.stores.resolved(body), site=site)
         except SpecError as error:
             raise InputError(error.problems) from error
+        _look_for_store(document, checkpoint, site, found)
         template = checkpoint.spec.workers.pod_template
         if wrong := [*unknown_fields(template), *wrong_types(template)]:
             raise InputError(wrong)
@@ -140,9 +165,18 @@ def _sort(document: Document, site: Site, found: Documents, names: dict[tuple[st
         found.notes.append(f"{document.place}: {kind} left out, only {KIND} and Secret are used here")
 
 
+def _look_for_store(document: Document, checkpoint: Checkpoint, site: Site, found: Documents) -> None:
+    """Say where no file holds the store that a Checkpoint names. In a cluster it may stand already."""
+    if not (problem := unresolved(checkpoint.store)):
+        return
+    if not site.has_trainings:
+        raise InputError([problem])
+    found.notes.append(f"{document.place}: {problem.partition(';')[0]}; what it comes to is not checked")
+
+
 def _sort_series(document: Document, site: Site, found: Documents, names: dict[tuple[str, str, str], str]) -> None:
     try:
-        series = parse_series(document.body, site=site)
+        series = parse_series(found.stores.resolved(document.body), site=site)
     except SpecError as error:
         raise InputError(error.problems) from error
     template = series.spec.template.spec.workers.pod_template

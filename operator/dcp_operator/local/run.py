@@ -61,7 +61,10 @@ class Run:
     def one(self, source: ManifestCheckpoint) -> dict[str, Any]:
         """Run one Checkpoint to its end; return the object with its status."""
         body = _admitted(source.body)
-        checkpoint = replace(parse(body, site=LOCAL), queue="")
+        checkpoint = replace(parse(self.found.stores.resolved(body), site=LOCAL), queue="")
+        if checkpoint.store is not None:
+            # No file changes while this runs: there is nothing to write down first.
+            checkpoint = replace(checkpoint, store=checkpoint.store.model_copy(update={"settled": True}))
         self.machine = machine = Machine(
             environment=self.environment(source, checkpoint),
             folder=Path(tempfile.mkdtemp(dir=self.folder)),

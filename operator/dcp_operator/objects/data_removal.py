@@ -56,3 +56,9 @@ def removes(removal: DataRemoval, checkpoint: Checkpoint, body: ReadBody, fields
     """Return whether a Delete is one that would be made of these: by the save's id, or by the uid of who saved it."""
     asked = (fields, DeleteFields(saved_by=checkpoint.uid))
     return any(asked_of(checkpoint_of_data_removal(checkpoint, body, each)["spec"]) == removal.asked for each in asked)
+
+
+def goes_by_other_keys(removal: DataRemoval, checkpoint: Checkpoint, body: ReadBody) -> bool:
+    """Return whether a Delete goes to the right place by keys that the store does not name any more."""
+    ours, theirs = body["spec"]["storage"], removal.asked.get("storage") or {}
+    return checkpoint.store is not None and all(ours.get(each) == theirs.get(each) for each in ("url", "options"))

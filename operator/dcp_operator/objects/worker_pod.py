@@ -101,6 +101,9 @@ def _pod(checkpoint: Checkpoint, action: CreateAttempt, theirs: TemplateView, im
     pod["volumes"] = [copy.deepcopy(volume) for volume in scratch.values() if volume["name"] not in known]
     mounts = [{"name": volume["name"], "mountPath": path} for path, volume in scratch.items()]
     pod["containers"] = [_container(checkpoint, action, theirs, image) | {"volumeMounts": mounts}]
+    account = checkpoint.spec.storage.service_account_name
+    if account and not (theirs.pod.get("serviceAccountName") or theirs.pod.get("serviceAccount")):
+        pod["serviceAccountName"] = account
     if action.task.workers.num_nodes > 1:
         pod["subdomain"] = action.job_name
     if theirs.pod.get("hostNetwork") and not theirs.pod.get("dnsPolicy"):

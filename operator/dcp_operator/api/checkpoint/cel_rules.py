@@ -10,10 +10,12 @@ from typing import Final
 
 from dcp_contract.operations import Operation, member_fields
 from dcp_operator.api.checkpoint.cel import Rule, kept, still, url_rules
+from dcp_operator.api.checkpoint.in_store import MISSING, OF_STORE, STANDS_IN_STORE
 from dcp_operator.api.checkpoint.operations import rules_of
 from dcp_operator.api.checkpoint.rules import READERS
 from dcp_operator.api.checkpoint.target_rules import RULES as TARGET_RULES
 from dcp_operator.api.storage_url import ADDRESS_OPTIONS, option_protocols
+from dcp_operator.api.store_path import PATH_PROBLEM, PATTERN
 
 _SPEC: Final = ("spec",)
 _STORAGE: Final = ("spec", "storage")
@@ -97,6 +99,7 @@ def storage_rules(*, latest: bool = False) -> tuple[Rule, ...]:
     return (
         *url_rules(_STORAGE, optional=True),
         *option_rules(_STORAGE, latest=latest),
+        *_in_store(),
     )
 
 
@@ -108,6 +111,15 @@ def option_rules(at: tuple[str, ...], *, latest: bool = False) -> tuple[Rule, ..
     )
 
 
+def _in_store() -> Iterator[Rule]:
+    """Yield the rules of a storage that names a store."""
+    named = "has(self.store) || has(self.path)"
+    for field in OF_STORE:
+        yield Rule(_STORAGE, f"!has(self.{field}) || !({named})", STANDS_IN_STORE, field)
+    yield Rule(_STORAGE, "!has(self.store) || has(self.path)", MISSING, "path")
+    yield Rule(_STORAGE, f"!has(self.path) || self.path.matches('{PATTERN}')", PATH_PROBLEM, "path")
+
+
 RULES: Final = (
     Rule(
         (),
@@ -116,6 +128,7 @@ RULES: Final = (
     ),
     *storage_rules(latest=True),
     Rule(_STORAGE, "!has(self.url) || !has(self.latestOf)", "has url and latestOf; write one of them"),
+    Rule(_STORAGE, "!has(self.latestOf) || !(has(self.store) || has(self.path))", STANDS_IN_STORE, "latestOf"),
     Rule(
         _SPEC,
         f"!has(self.storage.latestOf) || self.operation in {[each.value for each in Operation if each.traits.reads]}",
@@ -147,6 +160,9 @@ RULES: Final = (
     still(_STORAGE, "options", optional=True),
     still(_STORAGE, "credentialsSecretRef", optional=True),
     still(_STORAGE, "caSecretRef", optional=True),
+    still(_STORAGE, "serviceAccountName", optional=True),
+    still(_STORAGE, "store", optional=True),
+    still(_STORAGE, "path", optional=True),
     kept(_SPEC, "workload"),
     still(_WORKLOAD, "entrypoint"),
     still(_WORKLOAD, "allow", optional=True),

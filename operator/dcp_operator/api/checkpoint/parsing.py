@@ -11,6 +11,7 @@ from pydantic import AwareDatetime, ConfigDict, ValidationError
 
 from dcp_contract.message import Wire
 from dcp_operator.api.bounds import FREE_FORM, LEVELS, TOO_DEEP, TOO_LARGE, deeper, larger
+from dcp_operator.api.checkpoint.in_store import StoreUse, as_written, in_store_problems
 from dcp_operator.api.checkpoint.rules import rule_problems
 from dcp_operator.api.checkpoint.spec import Checkpoint, CheckpointSpec
 from dcp_operator.api.envelope import envelope_problems
@@ -126,7 +127,8 @@ def without_nulls(value: object, at: tuple[str, ...] = ()) -> object:
 
 def _parsed(body: Mapping[str, Any], site: Site | None, *, measured: bool = True) -> Checkpoint:
     """Return the Checkpoint; no site, no rules."""
-    found = list(envelope_problems(body, KIND, example="save-1000", limit=NAME_LIMIT, why="is a label too"))
+    whole = as_written(body)
+    found = list(envelope_problems(whole, KIND, example="save-1000", limit=NAME_LIMIT, why="is a label too"))
     metadata: _ObjectMeta | None = None
     spec: CheckpointSpec | None = None
     try:
@@ -158,13 +160,16 @@ def _parsed(body: Mapping[str, Any], site: Site | None, *, measured: bool = True
         spec=spec,
         queue_labels=queue_labels(metadata.labels or {}),
         reported=(metadata.labels or {}).get(REPORTED_LABEL, ""),
+        store=StoreUse.of(body),
     )
 
 
 def _place_problems(spec: CheckpointSpec) -> Iterator[str]:
     """Yield what is wrong with a spec that says nowhere, or twice, where: also one that was accepted once."""
     latest, url = spec.storage.latest_of is not None, bool(spec.storage.url)
-    if latest and url:
+    if spec.storage.is_in_store:
+        yield from in_store_problems("spec.storage", spec.storage)
+    elif latest and url:
         yield "spec.storage: has url and latestOf; write one of them"
     elif not latest and not url and spec.target is None:
         yield "spec.storage.url: is missing; write one such as s3://bucket/run/step-1000"

@@ -150,6 +150,23 @@ REASONS: Final[dict[Reason, Meaning]] = {
         "The series of spec.storage.latestOf has no committed checkpoint yet. The Checkpoint waits for the first one.",
         "Look at the series' status, or write a url in a new Checkpoint.",
     ),
+    Reason.STORE_NOT_FOUND: Meaning(
+        Phase.PENDING,
+        "There is no CheckpointStore of the name in spec.storage.store; or none is named, and the namespace has no "
+        "default one. The Checkpoint waits for it.",
+        "Apply the CheckpointStore, or write another name, or a url, in a new Checkpoint.",
+    ),
+    Reason.STORE_NOT_AVAILABLE: Meaning(
+        Phase.PENDING,
+        "The CheckpointStore of spec.storage.store is not Available, or not validated yet. The Checkpoint waits until "
+        "it is.",
+        "Look at the store with `kubectl describe checkpointstore`, and mend what its condition names.",
+    ),
+    Reason.STORE_READ_ONLY: Meaning(
+        Phase.FAILED,
+        "The CheckpointStore of spec.storage.store is ReadOnly, and the operation would change what stands there.",
+        "Write another store; or write accessMode: ReadWrite in this one, and change spec.runId to run again.",
+    ),
     Reason.NOT_ENABLED: Meaning(
         Phase.PENDING,
         "The options of the operator do not allow what the spec asks for. The operator looks again at its next start.",

@@ -27,7 +27,7 @@ def rule_problems(spec: CheckpointSpec, site: Site) -> Iterator[str]:
     if spec.target is not None:
         yield from target_problems(spec, spec.target, site)
         return
-    if spec.storage.latest_of is None or spec.storage.url:
+    if spec.storage.url or not (spec.storage.latest_of or spec.storage.is_in_store):
         yield from option_problems(spec.storage)
     yield from _workload_problems(spec)
     yield from _operation_problems(spec)

@@ -19,6 +19,7 @@ from dcp_contract.operations import OperationMembers
 from dcp_contract.sections import Device, Parallelism, Storage, Workers, Workload
 from dcp_contract.storage_options import engine_options
 from dcp_contract.task import Task
+from dcp_operator.api.checkpoint.in_store import InStore, StoreUse
 from dcp_operator.api.checkpoint.spec_digest import spec_digest
 from dcp_operator.api.checkpoint.storage_key import place
 from dcp_operator.api.checkpoint.target import Target
@@ -31,6 +32,7 @@ ResourceName = Annotated[
     str, Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")
 ]
 SeriesName = Annotated[str, Field(min_length=1, max_length=SERIES_NAME_LIMIT, pattern=rf"^{LABEL.pattern}$")]
+AccountName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 RunId = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
 
 
@@ -59,6 +61,11 @@ class StorageAccess(Storage):
         default=None,
         description="Secret whose ca.crt holds the authorities to trust; default that of credentialsSecretRef.",
     )
+    service_account_name: AccountName | None = Field(
+        default=None,
+        description="ServiceAccount of the worker pods: the identity that a cloud gives it is theirs. The one of a "
+        "podTemplate goes before.",
+    )
 
 
 class LatestOf(Wire):
@@ -67,7 +74,7 @@ class LatestOf(Wire):
     series: SeriesName = Field(description="Name of the CheckpointSeries, in the Checkpoint's own namespace.")
 
 
-class StorageSpec(StorageAccess):
+class StorageSpec(InStore, StorageAccess):
     """Where the checkpoint stands, and with which credentials."""
 
     url: Url = Field(
@@ -189,6 +196,8 @@ class Checkpoint:
     """The save that it tells of, from the label: a training made it by itself, and none is asked for."""
     cluster_id: str = ""
     """uid of the namespace kube-system; empty where it is not known."""
+    store: StoreUse | None = None
+    """What the store came to that its storage names; None where it names none."""
     unread: tuple[str, ...] = ()
     """What is wrong with fields that were left out of a spec that had begun: no further attempt is made of it."""
 

@@ -113,11 +113,39 @@ class ReadSource(Wire):
     url: Annotated[str, Field(max_length=1024)] = Field(description="Where it stands.")
     save_id: ShortText = Field(default="", description="Id of the committed save.")
     step: int | None = Field(default=None, description="The training step that it was saved at.")
+    service_account: ShortText = Field(default="", description="The ServiceAccount that it was saved with.")
     options: dict[str, Any] = Field(
         default_factory=dict, max_length=32, description="The storage options that it was saved with."
     )
     credentials_secret: ShortText = Field(default="", description="The Secret that it was saved with.")
     ca_secret: ShortText = Field(default="", description="The Secret of authorities that it was saved with.")
+
+
+class StorePlace(Wire):
+    """Where a store was, and how one got there, when the first attempt began."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: ShortText = Field(description="The CheckpointStore.")
+    url: Annotated[str, Field(max_length=1536)] = Field(description="Where the checkpoint stands.")
+    options: dict[str, Any] = Field(default_factory=dict, max_length=32, description="The store's options.")
+    credentials_secret: ShortText = Field(default="", description="The store's Secret of credentials.")
+    ca_secret: ShortText = Field(default="", description="The store's Secret of authorities.")
+    service_account: ShortText = Field(default="", description="The store's ServiceAccount.")
+
+    def is_at(self, other: "StorePlace") -> bool:
+        """Return whether two are one place, by whatever keys one gets there."""
+        return (self.url, self.options) == (other.url, other.options)
+
+    def to_storage(self) -> dict[str, Any]:
+        """Return the storage that it comes to, as the JSON of a spec."""
+        access = {
+            "options": self.options,
+            "credentialsSecretRef": self.credentials_secret and {"name": self.credentials_secret},
+            "caSecretRef": self.ca_secret and {"name": self.ca_secret},
+            "serviceAccountName": self.service_account,
+        }
+        return {"url": self.url} | {name: value for name, value in access.items() if value}
 
 
 class JobRef(Wire):
@@ -203,6 +231,11 @@ class Status(Wire):
     )
     source: ReadSource | None = Field(
         default=None, description="What storage.latestOf was looked up to be when the run began."
+    )
+    store: StorePlace | None = Field(
+        default=None,
+        description="What the store of storage.store was when the first attempt began. The place stays, whatever "
+        "becomes of the store.",
     )
     job_ref: JobRef | None = Field(default=None, description="The Job of the latest attempt.")
     target: TargetRef | None = Field(default=None, description="The training that is asked, where spec has a target.")

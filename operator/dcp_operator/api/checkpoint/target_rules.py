@@ -40,6 +40,9 @@ def _refused(spec: CheckpointSpec) -> dict[str, bool]:
         "workload": spec.workload is not None,
         "storage.credentialsSecretRef": storage.credentials_secret_ref is not None,
         "storage.caSecretRef": storage.ca_secret_ref is not None,
+        "storage.serviceAccountName": storage.service_account_name is not None,
+        "storage.store": storage.store is not None,
+        "storage.path": bool(storage.path),
         "storage.options": "options" in storage.model_fields_set,
         "workers": workers != WorkersSpec() or "pod_template" in workers.model_fields_set,
         "parallelism": spec.parallelism != Parallelism(),
@@ -54,6 +57,7 @@ def _without(at: tuple[str, ...], cel: str, field: str) -> Rule:
     return Rule(at, f"!has(self.target) || {cel}", f"{_OWN} {field.rpartition('.')[2]}", field)
 
 
+IN_STORE: Final = "has(self.storage.store) || has(self.storage.path)"
 _ONE_OF: Final = "has(self.selector) ? !has(self.kind) && !has(self.name) : has(self.kind) && has(self.name)"
 _PLAIN_WORKERS: Final = (
     "self.workers.numNodes == 1 && self.workers.numProcPerNode == 1 && self.workers.device == 'auto' && "
@@ -70,13 +74,16 @@ RULES: Final = (
     Rule(_TARGET, _ONE_OF, "names no training, or names it twice; write kind and name, or a selector"),
     Rule(
         _SPEC,
-        "has(self.target) || has(self.storage.url) || has(self.storage.latestOf)",
+        f"has(self.target) || has(self.storage.url) || has(self.storage.latestOf) || {IN_STORE}",
         "is missing; write one such as s3://bucket/run/step-1000",
         "storage.url",
     ),
     _without(_SPEC, "!has(self.storage.credentialsSecretRef)", "storage.credentialsSecretRef"),
     _without(_SPEC, "!has(self.storage.caSecretRef)", "storage.caSecretRef"),
     _without(_SPEC, "!has(self.storage.options)", "storage.options"),
+    _without(_SPEC, "!has(self.storage.serviceAccountName)", "storage.serviceAccountName"),
+    _without(_SPEC, "!has(self.storage.store)", "storage.store"),
+    _without(_SPEC, "!has(self.storage.path)", "storage.path"),
     _without(_SPEC, _PLAIN_WORKERS, "workers"),
     _without(_SPEC, _PLAIN_PARALLELISM, "parallelism"),
     _without(_SPEC, "self.deletionPolicy == 'Retain'", "deletionPolicy"),

@@ -131,9 +131,15 @@ RULES: Final = (
     ),
     Rule(
         _SPEC,
-        f"{_SAVES} || (has({_READ}) && (has({_READ}.url) || has({_READ}.latestOf)))",
+        f"{_SAVES} || (has({_READ}) && (has({_READ}.url) || has({_READ}.latestOf) || has({_READ}.path)))",
         "is missing; write what is read",
         "template.spec.storage",
+    ),
+    Rule(
+        (*_SPEC, "storage"),
+        "has(self.url) || has(self.store) || has(self.path)",
+        "is missing; write one such as s3://bucket/run, or store: {name} and path",
+        "url",
     ),
     _ours("labels"),
     _ours("annotations"),

@@ -14,6 +14,7 @@ from pydantic import AwareDatetime, ConfigDict, ValidationError
 
 from dcp_contract.message import Wire
 from dcp_operator.api.bounds import TOO_DEEP, TOO_LARGE, larger
+from dcp_operator.api.checkpoint.in_store import StoreUse, as_written, in_store_problems
 from dcp_operator.api.checkpoint.parsing import parse as parse_checkpoint
 from dcp_operator.api.checkpoint.parsing import without_nulls
 from dcp_operator.api.envelope import envelope_problems
@@ -60,7 +61,11 @@ def parse(body: Mapping[str, Any], *, site: Site = CLUSTER, measured: bool = Fal
     """
     found = list(
         envelope_problems(
-            body, SERIES_KIND, example="nightly", limit=SERIES_NAME_LIMIT, why="its runs' names begin with it"
+            as_written(body),
+            SERIES_KIND,
+            example="nightly",
+            limit=SERIES_NAME_LIMIT,
+            why="its runs' names begin with it",
         )
     )
     metadata, spec = _SeriesMeta(), None
@@ -85,7 +90,7 @@ def parse(body: Mapping[str, Any], *, site: Site = CLUSTER, measured: bool = Fal
     found += [*_template_problems(spec), *_prefix_problems(spec, site)]
     configured = not found
     if not found and isinstance(schedule, Schedule):
-        series = _series(metadata, spec, schedule, created)
+        series = _series(metadata, spec, schedule, created, StoreUse.of(body))
         try:
             parse_checkpoint(_a_run(series), site=site, measured=True)
         except SpecError as error:
@@ -115,7 +120,9 @@ def _schedule(spec: SeriesSpec, created: datetime) -> Schedule | ScheduleError:
         return error
 
 
-def _series(metadata: _SeriesMeta, spec: SeriesSpec, schedule: Schedule, created: datetime) -> Series:
+def _series(
+    metadata: _SeriesMeta, spec: SeriesSpec, schedule: Schedule, created: datetime, store: StoreUse | None
+) -> Series:
     run_spec = _json(spec.template.spec)
     storage = _json(spec.storage) if spec.storage is not None else {}
     if storage and spec.template.spec.target is None:
@@ -130,6 +137,7 @@ def _series(metadata: _SeriesMeta, spec: SeriesSpec, schedule: Schedule, created
         schedule=schedule,
         run_spec=run_spec,
         storage=storage,
+        store=store,
     )
 
 
@@ -178,8 +186,14 @@ def _disruption_problems(spec: SeriesSpec) -> Iterator[str]:
 
 
 def _prefix_problems(spec: SeriesSpec, site: Site) -> Iterator[str]:
-    """Yield what is wrong with a training's prefix: no run has it in its spec."""
-    if spec.storage is not None and spec.template.spec.target is not None:
+    """Yield what is wrong with where it saves. No run of a training has its prefix in its spec."""
+    if spec.storage is None:
+        return
+    if spec.storage.is_in_store:
+        yield from in_store_problems("spec.storage", spec.storage)
+    elif not spec.storage.url:
+        yield "spec.storage.url: is missing; write one such as s3://bucket/run, or store: {name} and path"
+    elif spec.template.spec.target is not None:
         yield from url_problems("spec.storage.url", spec.storage.url, site.protocols)
         yield from option_problems(spec.storage)
 

@@ -10,9 +10,11 @@ from pydantic import Field
 from dcp_contract.durations import parse_duration
 from dcp_contract.message import Wire
 from dcp_contract.retention import Retention
+from dcp_operator.api.checkpoint.in_store import InStore, StoreUse
 from dcp_operator.api.checkpoint.spec import CheckpointSpec, StorageAccess, StorageSpec
 from dcp_operator.api.naming import HOLD_LABEL, time_in_name
 from dcp_operator.api.series.schedule import Schedule
+from dcp_operator.api.store_path import LONGEST
 
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 _LABEL_VALUE: Final = 63
@@ -22,6 +24,8 @@ _DURATION: Final = r"^([0-9]{1,4}d)?([0-9]{1,5}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$"
 
 _HOLD: Final = r"^([0-9]{1,2}h)?([0-9]{1,4}m)?([0-9]{1,5}s)?$"
 """As CEL reads it, too: it knows no days."""
+LONGEST_PREFIX: Final = LONGEST - len("/20260131-080000")
+"""Of a series' path: each run adds its time."""
 LONGEST_HOLD: Final = timedelta(hours=24)
 
 
@@ -33,14 +37,20 @@ class ConcurrencyPolicy(StrEnum):
     REPLACE = "Replace"
 
 
-class SeriesStorage(StorageAccess):
+class SeriesStorage(InStore, StorageAccess):
     """Where a series saves."""
 
     url: str = Field(
-        min_length=1,
+        default="",
         max_length=1000,
         description="Prefix of the URLs of what the series saves: a run of 2026-01-31 08:00:00 UTC saves to "
         "<url>/20260131-080000.",
+    )
+    path: str = Field(
+        default="",
+        max_length=LONGEST_PREFIX,
+        description="Prefix below the url of the store, in place of url: a run of 2026-01-31 08:00:00 UTC saves to "
+        "<path>/20260131-080000.",
     )
 
 
@@ -173,11 +183,18 @@ class Series:
     """The spec of each run, as JSON; of a Save without the end of its URL."""
     storage: dict[str, Any] = field(default_factory=dict)
     """The series' own, as JSON; empty where it has none."""
+    store: StoreUse | None = None
+    """What the store came to that its storage names; None where it names none."""
 
     @property
     def saves(self) -> bool:
         """Whether each run saves to a URL that the series gives it; a training has its own."""
         return bool(self.storage) and self.spec.template.spec.target is None
+
+    @property
+    def waits_for_store(self) -> bool:
+        """Whether nobody knows yet where it saves."""
+        return self.store is not None and not self.store.found
 
     @property
     def adopts(self) -> bool:
@@ -189,6 +206,10 @@ class Series:
         if not self.saves:
             return self.run_spec
         storage = self.run_spec["storage"]
+        if self.store is not None:
+            # By the store: each run is refused, waits and is written down by what the store says when it begins.
+            place = {"store": {"name": self.store.name}} if self.store.name else {}
+            return self.run_spec | {"storage": place | {"path": url_of_run(self.store.path, scheduled)}}
         return self.run_spec | {"storage": storage | {"url": url_of_run(storage["url"], scheduled)}}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Final
 
 from pydantic import Field
 
@@ -16,7 +16,6 @@ _INTERVAL: Final = r"^([0-9]{1,3}h)?([0-9]{1,5}m)?([0-9]{1,6}s)?$"
 """As CEL reads it, too: it knows no days."""
 SHORTEST_INTERVAL: Final = timedelta(minutes=1)
 LONGEST_INTERVAL: Final = timedelta(hours=168)
-AccountName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 
 
 class AccessMode(StrEnum):
@@ -34,11 +33,6 @@ class StoreSpec(StorageAccess):
         max_length=900,
         description="Prefix of the URLs of what stands in the store, such as s3://bucket/team. A whole bucket is one "
         "as well.",
-    )
-    service_account_name: AccountName | None = Field(
-        default=None,
-        description="ServiceAccount of the worker pods, in the store's own namespace: the identity that a cloud gives "
-        "it is theirs. In place of credentialsSecretRef, or beside it for the image pull secrets alone.",
     )
     access_mode: AccessMode = Field(
         default=AccessMode.READ_WRITE,

@@ -18,9 +18,12 @@ from dcp_operator.controllers.checkpoint.checks.finished import leave_finished_a
 from dcp_operator.controllers.checkpoint.checks.latest_of import record_latest
 from dcp_operator.controllers.checkpoint.checks.previous_attempt import wait_for_previous_attempt
 from dcp_operator.controllers.checkpoint.checks.queued import report_queued
+from dcp_operator.controllers.checkpoint.checks.read_only_store import refuse_read_only
 from dcp_operator.controllers.checkpoint.checks.running import report_running
 from dcp_operator.controllers.checkpoint.checks.start import start_attempt
 from dcp_operator.controllers.checkpoint.checks.starting import report_starting
+from dcp_operator.controllers.checkpoint.checks.store import wait_for_store
+from dcp_operator.controllers.checkpoint.checks.store_place import record_place
 from dcp_operator.controllers.checkpoint.checks.suspended import wait_while_suspended
 from dcp_operator.controllers.checkpoint.checks.unreadable_spec import wait_while_spec_is_unreadable
 from dcp_operator.controllers.checkpoint.checks.url_in_use import wait_for_url
@@ -42,12 +45,15 @@ from dcp_operator.controllers.checkpoint.version_skew import keep_newer_fields, 
 CHECKS: Final[tuple[Callable[[Inputs], CheckResult | None], ...]] = (
     leave_finished_alone,
     wait_while_suspended,
+    refuse_read_only,
     wait_for_backoff,
     wait_for_previous_attempt,
+    wait_for_store,
     wait_for_url,
     wait_while_spec_differs,
     wait_while_spec_is_unreadable,
     record_latest,
+    record_place,
     start_attempt,
     report_queued,
     report_starting,

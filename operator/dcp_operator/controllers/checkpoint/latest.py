@@ -60,6 +60,7 @@ def _merged(storage: StorageSpec, source: ReadSource) -> StorageSpec:
             "options": source.options | storage.options,
             "credentials_secret_ref": credentials,
             "ca_secret_ref": storage.ca_secret_ref or _reference(source.ca_secret),
+            "service_account_name": storage.service_account_name or source.service_account or None,
         }
     )
 

@@ -19,7 +19,7 @@ _EVENT_LIMIT: Final = 1000
 _MESSAGE_LIMIT: Final = 1800
 _NEEDED: Final = (
     "phase", "reason", "conditions", "observedGeneration", "runId", "runGeneration", "freeFormDigest", "attempts",
-    "retries", "startTime", "completionTime", "jobRef", "source",
+    "retries", "startTime", "completionTime", "jobRef", "source", "store",
 )  # fmt: skip
 
 

@@ -24,9 +24,12 @@ def has_begun(status: Status, run_id: str, observed: Observed | None = None) -> 
 
 
 def new_run(written: Status, run_id: str) -> Status:
-    """Return the status that another run begins with: all that was made up to now is of an earlier run."""
+    """Return the status that another run begins with: all that was made up to now is of an earlier run.
+
+    The place in a store is the object's own: what an earlier run has saved there goes with the object.
+    """
     first = max(0, written.observed_generation + 1)
-    return Status(run_id=run_id[:63], run_generation=first, conditions=written.conditions)
+    return Status(run_id=run_id[:63], run_generation=first, conditions=written.conditions, store=written.store)
 
 
 def status_to_start_from(checkpoint: Checkpoint, written: Status) -> Status:

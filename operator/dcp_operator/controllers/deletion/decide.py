@@ -103,6 +103,8 @@ def _going_on(
 ) -> DeletionDecision:
     """Return the decision while there is time and something to remove."""
     deadline = _deadline(checkpoint, deleted)
+    if checkpoint.store is not None and checkpoint.store.read_only and (removal is None or removal.failed):
+        return _said(checkpoint, status, Reason.STORE_READ_ONLY.value, _read_only(checkpoint, deadline), now, deadline)
     if removal is None:
         message = f"What it saved at {checkpoint.spec.storage.url} is removed first."
         return _said(checkpoint, status, _REMOVING, message, now, deadline, StartRemoval(fields=fields))
@@ -132,6 +134,15 @@ def _again(
     return _said(checkpoint, status, reason, message, now, min(due, deadline) if now < due else deadline, *actions)
 
 
+def _read_only(checkpoint: Checkpoint, deadline: datetime) -> str:
+    store = checkpoint.store.name if checkpoint.store is not None else ""
+    return (
+        f"What it saved at {checkpoint.spec.storage.url} is not removed: store {store} is ReadOnly. Write accessMode: "
+        "ReadWrite there, or deletionPolicy: Retain here; else the Checkpoint goes at "
+        f"{deadline:%Y-%m-%d %H:%M:%SZ} and the data stay."
+    )
+
+
 def wait_for_removal(
     checkpoint: Checkpoint, status: Status, refusal: str, deleted: datetime, now: datetime
 ) -> DeletionDecision:
@@ -158,6 +169,8 @@ def _removed(checkpoint: Checkpoint, removal: DataRemoval) -> Event:
 def _kept(checkpoint: Checkpoint, removal: DataRemoval | None) -> Event:
     seconds = checkpoint.spec.timeouts.deletion_seconds
     why = f": {removal.message[:_QUOTED]}" if removal is not None and removal.message else "."
+    if removal is None and checkpoint.store is not None and checkpoint.store.read_only:
+        why = f": store {checkpoint.store.name} is ReadOnly."
     said = (
         f"The data at {checkpoint.spec.storage.url} stay: they were not removed within {human_duration(seconds)}{why}"
     )

@@ -64,7 +64,8 @@ def removes_for(series: Series, agent: ConnectedAgent) -> bool:
     """Return whether a series removes old checkpoints where an agent would: the agent's own `keep` is off then."""
     if series.spec.retention is None or not is_of_target(series, agent):
         return False
-    return _covers(str(series.storage.get("url", "")), agent)
+    # While nobody knows where the series removes, no agent is to remove what may be pinned.
+    return series.waits_for_store or _covers(str(series.storage.get("url", "")), agent)
 
 
 def means_to_remove(body: ReadBody, target: Target | None, agent: ConnectedAgent) -> bool:
@@ -99,6 +100,8 @@ def is_settled(
     """
     if not is_of_target(series, agent):
         return True
+    if series.waits_for_store:
+        return False
     report = _reported(agent, ended)
     if _why_refused(series, runs, report):
         return _is_said(status.refused_save, now)
@@ -114,6 +117,9 @@ def adopt(series: Series, runs: Runs, status: SeriesStatus, now: datetime) -> Ad
         status: What the series' status says.
         now: The time.
     """
+    if series.waits_for_store:
+        # An agent lists its saves until somebody has taken them.
+        return Adoption(refused=status.refused_save)
     there = {each.reports: each for each in runs.reports}
     young = [each.created for each in runs.reports if each.created is not None and is_young(each, now)]
     create: dict[str, CreateReport] = {}

@@ -147,11 +147,11 @@ def _why_it_stays(series: Series, run: SeriesRun, verdict: Verdict, now: datetim
         return "an eviction has just waited for it"
     if not series.saves and not below(series.spec.storage.url if series.spec.storage else "", run.url):
         return "it lies outside of spec.storage.url"
-    return ""
+    return f"store {series.store.name} is ReadOnly" if series.store is not None and series.store.read_only else ""
 
 
 def _removal(series: Series, run: SeriesRun) -> CreateRemoval:
-    own = bool(series.storage) and below(series.storage["url"], run.url)
+    own = bool(series.storage) and below(str(series.storage.get("url", "")), run.url)
     storage = {**(series.storage if own else run.storage), "url": run.url}
     name = removal_name(series.name, run.uid, run.save_id)
     return CreateRemoval(name=name, run=run.name, url=run.url, save_id=run.save_id, storage=storage)

@@ -150,6 +150,7 @@ class SeriesRun:
             options=dict(self.storage.get("options") or {}),
             credentials_secret=_name(self.storage.get("credentialsSecretRef")),
             ca_secret=_name(self.storage.get("caSecretRef")),
+            service_account=str(self.storage.get("serviceAccountName", "")),
         )
 
 

@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Final
 
+from dcp_operator.api.checkpoint.in_store import KEY as IN_STORE
 from dcp_operator.api.checkpoint.parsing import parse
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Status
@@ -34,7 +35,8 @@ OWNED_PODS: Final[OwnedResource[Pod]] = OwnedResource(
 
 def _parse(body: ReadBody, site: Site, begun: bool) -> Checkpoint:  # noqa: FBT001 - as Kind has it
     # The cache keeps no apiVersion and kind: the API server has vouched for them.
-    return parse({"metadata": body["metadata"], "spec": body.get("spec")}, site=site, begun=begun, measured=True)
+    known = {"metadata": body["metadata"], "spec": body.get("spec"), IN_STORE: body.get(IN_STORE)}
+    return parse(known, site=site, begun=begun, measured=True)
 
 
 def _has_begun(body: ReadBody, observed: Observed | None) -> bool:

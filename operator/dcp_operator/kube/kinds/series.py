@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from dcp_operator.api.checkpoint.in_store import KEY as IN_STORE
 from dcp_operator.api.json_types import Body, ReadBody
 from dcp_operator.api.series.parsing import parse
 from dcp_operator.api.series.spec import Series
@@ -16,7 +17,8 @@ from dcp_operator.objects.series_run import checkpoint_of_removal, checkpoint_of
 
 def _parse(body: ReadBody, site: Site, begun: bool) -> Series:  # noqa: FBT001 - as Kind has it
     del begun
-    return parse({"metadata": body["metadata"], "spec": body.get("spec")}, site=site, measured=True)
+    known = {"metadata": body["metadata"], "spec": body.get("spec"), IN_STORE: body.get(IN_STORE)}
+    return parse(known, site=site, measured=True)
 
 
 def _build(series: Series, action: SeriesAction) -> tuple[Body, ...]:

@@ -7,7 +7,7 @@ API server knows that event already.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Final
 
@@ -45,7 +45,7 @@ from dcp_operator.kube.client.api import (
 from dcp_operator.kube.client.ownership import Owner
 from dcp_operator.kube.loop.reconcile import SOONEST, ReconcileContext
 from dcp_operator.kube.view.data_removals import DataRemovals
-from dcp_operator.objects.data_removal import checkpoint_of_data_removal, removes
+from dcp_operator.objects.data_removal import checkpoint_of_data_removal, goes_by_other_keys, removes
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +105,8 @@ class Deletions:
             if isinstance(action, StartRemoval) and removal is not None:
                 refusal = f"Checkpoint {removal.name} has its name and removes something else; delete it."
                 decision = wait_for_removal(parsed, status, refusal, deleted, now)
+                if goes_by_other_keys(removal, parsed, body):
+                    decision = replace(decision, actions=(DropRemoval(name=removal.name, uid=removal.uid),))
             elif isinstance(action, StartRemoval):
                 try:
                     await self._create(parsed, body, action)

@@ -27,6 +27,7 @@ from dcp_operator.kube.view.data_removals import DataRemovals
 from dcp_operator.kube.view.holding_series import HoldingSeries
 from dcp_operator.kube.view.last_checkpoints import LastCheckpoints
 from dcp_operator.kube.view.live_claims import LiveClaims
+from dcp_operator.kube.view.named_stores import NamedStores
 from dcp_operator.kube.view.series_runs import SeriesRuns
 from dcp_operator.kube.view.stores import Stores
 from dcp_operator.kube.view.targeted_saves import TargetedSaves
@@ -71,13 +72,13 @@ class Assembly:
         hub = Hub(saves, adopting, add)
         removals = DataRemovals(add)
         commits, holding = LastCheckpoints(cache), HoldingSeries()
-        stores = Stores(add)
+        stores, named = Stores(add), NamedStores(cache)
         indexes = {
             CHECKPOINTS.kind: (PHASES, live_claims, saves, series_runs, removals, commits, stores),
             SERIES.kind: (series_runs, adopting, holding),
-            STORES.kind: (stores,),
+            STORES.kind: (stores, named),
         }
-        view = ClusterView(cache, indexes)
+        view = ClusterView(cache, indexes, named, add)
         recorder, progress = EventRecorder(cluster, busy), ProgressReader(cluster, add)
         context = ReconcileContext(cluster, view, recorder, busy, wake=add)
         builder = Builder(

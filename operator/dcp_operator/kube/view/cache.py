@@ -140,6 +140,30 @@ class Index(Protocol):
         """Forget an object that is gone."""
 
 
+class BodyLookup(Protocol):
+    """What objects name is looked up before anybody sees them: where the storage is that they name by a store."""
+
+    def resolve(self, key: ObjectKey, body: Body) -> Body:
+        """Return a body with what it names looked up, and remember that it names it."""
+
+    def changed(self, key: ObjectKey) -> Sequence[tuple[ObjectKey, Body]]:
+        """Return what comes to something else since an object is news or gone, each with its kept body as of now."""
+
+
+class _NoLookup:
+    """Looks nothing up."""
+
+    def resolve(self, key: ObjectKey, body: Body) -> Body:
+        """Return a body as it is."""
+        del key
+        return body
+
+    def changed(self, key: ObjectKey) -> Sequence[tuple[ObjectKey, Body]]:
+        """Return nothing."""
+        del key
+        return ()
+
+
 @dataclass(frozen=True)
 class ClusterView:
     """The cache and its indexes, fed together.
@@ -147,22 +171,38 @@ class ClusterView:
     Args:
         cache: What is here.
         indexes: By kind, what else is kept of its objects.
+        lookup: What looks up the stores that objects name.
+        wake: Has an object looked at.
     """
 
     cache: Cache = field(default_factory=Cache)
     indexes: Mapping[str, Sequence[Index]] = field(default_factory=dict)
+    lookup: BodyLookup = field(default_factory=_NoLookup)
+    wake: Callable[[ObjectKey], None] = field(default=lambda _: None)
 
     def ingest(self, resource: Resource, body: Body) -> ObjectKey | None:
         """Take in a body from wherever it came; return the object to look at again."""
+        if resource.kind in self.cache.kinds.served:
+            body = self.lookup.resolve(resource.key(body["metadata"]["namespace"], body["metadata"]["name"]), body)
         key = self.cache.put(resource, body)
         if key is not None and key.kind == resource.kind:
-            for index in self.indexes.get(key.kind, ()):
-                try:
-                    index.note(key, body)
-                except Exception:
-                    # One object must not keep the others from being listed, watched or compared.
-                    logger.exception("%s: what it claims can't be read", key)
+            self._index(key, body)
+            self._look_up_again(key)
         return key
+
+    def _look_up_again(self, changed: ObjectKey) -> None:
+        for key, body in self.lookup.changed(changed):
+            self.cache.served.replace(key, body)
+            self._index(key, body)
+            self.wake(key)
+
+    def _index(self, key: ObjectKey, body: Body) -> None:
+        for index in self.indexes.get(key.kind, ()):
+            try:
+                index.note(key, body)
+            except Exception:
+                # One object must not keep the others from being listed, watched or compared.
+                logger.exception("%s: what it claims can't be read", key)
 
     def forget(
         self, resource: Resource, namespace: str, name: str, uid: str, version: int | None = None
@@ -172,4 +212,5 @@ class ClusterView:
         if key is not None and key.kind == resource.kind:
             for index in self.indexes.get(key.kind, ()):
                 index.drop(key)
+            self._look_up_again(key)
         return key

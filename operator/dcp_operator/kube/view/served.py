@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from dcp_operator.api.bounds import TOO_DEEP, TOO_LARGE, WRITABLE, deeper, head, larger
+from dcp_operator.api.checkpoint.in_store import KEY as IN_STORE
 from dcp_operator.api.json_types import Body, ReadBody
 from dcp_operator.api.naming import GROUP, KUEUE
 from dcp_operator.api.problems import SpecError
@@ -84,13 +85,20 @@ class ServedObjects:
         version = int(metadata["resourceVersion"])
         if before is not None and version <= before.version:
             return False
-        entry = _kept(kind, body)
+        self._keep(kind, key, version, _kept(kind, body))
+        return True
+
+    def replace(self, key: ObjectKey, body: Body) -> None:
+        """Keep a kept body whose storage was resolved anew: its version is the one that is here."""
+        self._keep(self.kinds.served[key.kind], key, self._entries[key].version, body)
+
+    def _keep(self, kind: AnyKind, key: ObjectKey, version: int, entry: Body) -> None:
+        before, uid = self._entries.get(key), entry["metadata"]["uid"]
         if kind.is_finished(entry["status"]):
-            self._entries[key] = _packed(metadata["uid"], version, entry)
+            self._entries[key] = _packed(uid, version, entry)
         else:
             known = (before.parsed, before.accepted) if isinstance(before, _Live) else ()
-            self._entries[key] = _Live(metadata["uid"], version, entry, *known)
-        return True
+            self._entries[key] = _Live(uid, version, entry, *known)
 
     def remove(self, key: ObjectKey, uid: str) -> bool:
         """Forget an object; return whether it was here."""
@@ -191,7 +199,8 @@ def _source(body: ReadBody) -> Hashable:
     """Return what a parser reads of a body: it is parsed anew when this changes."""
     metadata = body["metadata"]
     labels = tuple((metadata.get("labels") or {}).items())
-    return metadata["uid"], metadata.get("generation"), metadata.get("deletionTimestamp"), labels
+    store = json.dumps([body[IN_STORE], body["spec"].get("storage")], sort_keys=True) if IN_STORE in body else ""
+    return metadata["uid"], metadata.get("generation"), metadata.get("deletionTimestamp"), labels, store
 
 
 def _kept(kind: AnyKind, body: Body) -> Body:
@@ -209,7 +218,7 @@ def _kept(kind: AnyKind, body: Body) -> Body:
         made["metadata"]["finalizers"] = finalizers
     spec, finding = body.get("spec") or {}, _finding(kind, body)
     made |= {"spec": head(spec) if finding else spec, "status": body.get("status") or {}, _FINDING: finding}
-    return made
+    return made | ({IN_STORE: body[IN_STORE]} if IN_STORE in body else {})
 
 
 def _unkept(body: ReadBody) -> SpecError | None:

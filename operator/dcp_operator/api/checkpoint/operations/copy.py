@@ -24,7 +24,7 @@ def _problems(spec: CheckpointSpec, site: Site) -> Iterator[str]:
         return
     source = spec.copy_.from_
     yield from url_problems("spec.copy.from.url", source.url, site.protocols)
-    if protocol(source.url) != protocol(spec.storage.url):
+    if spec.storage.url and protocol(source.url) != protocol(spec.storage.url):
         yield "spec.copy.from.url: is read with the options of spec.storage; write a URL of the same protocol"
     if source.url.rstrip("/") == spec.storage.url.rstrip("/"):
         yield "spec.copy.from.url: is spec.storage.url, where the copy goes; write another one"

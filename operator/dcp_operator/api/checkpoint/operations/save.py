@@ -19,7 +19,7 @@ def _problems(spec: CheckpointSpec, site: Site) -> Iterator[str]:
     if source is None:
         return
     yield from url_problems("spec.save.from.url", source.url, site.protocols)
-    if protocol(source.url) != protocol(spec.storage.url):
+    if spec.storage.url and protocol(source.url) != protocol(spec.storage.url):
         yield "spec.save.from.url: is read with the options of spec.storage; write a URL of the same protocol"
 
 
