@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
@@ -22,6 +22,8 @@ LAYERS: Final = 6
 VALUES: Final = 300
 SHARD: Final = VALUES * 4 * 2
 """Bytes of values in a file: two layers."""
+SHARDS: Final = 4
+"""Files of an export: three of layers, one of the seed."""
 
 
 def state(seed: int) -> dict[str, Any]:
@@ -55,9 +57,28 @@ def read(folder: Path) -> dict[str, torch.Tensor]:
 
 def held(folder: Path) -> int:
     """Return which seed's model the folder holds, having compared every value; 0 if there is none."""
-    if not (folder / INDEX).exists():
+    return _seed(read(folder)) if (folder / INDEX).exists() else 0
+
+
+def held_in(client: Any, bucket: str, prefix: str) -> int:
+    """Return the same of a bucket, read object by object; KeyError if one is gone."""
+
+    def got(name: str) -> bytes:
+        try:
+            body: bytes = client.get_object(Bucket=bucket, Key=f"{prefix}/{name}")["Body"].read()
+        except client.exceptions.NoSuchKey:
+            raise KeyError(name) from None
+        return body
+
+    try:
+        index = json.loads(got(INDEX))
+    except KeyError:
         return 0
-    found = read(folder)
+    files = {file: load(got(file)) for file in set(index["weight_map"].values())}
+    return _seed({name: files[file][name] for name, file in index["weight_map"].items()})
+
+
+def _seed(found: dict[str, torch.Tensor]) -> int:
     seed = int(found.pop("seed"))
     assert sorted(found) == [f"layers.{number}" for number in range(LAYERS)]
     assert all(torch.equal(value, torch.full((VALUES,), float(seed))) for value in found.values())

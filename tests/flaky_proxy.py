@@ -1,7 +1,9 @@
 """An HTTP proxy that answers 503, breaks off, stalls, flips a byte or gives other bytes where its rule says so."""
 
 import http.client
+import os
 import random
+import signal
 import socket
 import struct
 import threading
@@ -81,6 +83,32 @@ def before(server: S3Server) -> Iterator[FlakyProxy]:
         listener.shutdown()
         listener.server_close()
         thread.join(5)
+
+
+def killed_at(number: int, process: Any, flaky: FlakyProxy, killed: list[str]) -> bool:
+    """Run a process and kill it at its n-th request; return whether it came so far.
+
+    By turns the request does not get there, or its answer does not come back.
+    """
+    seen: list[str] = []
+    began = threading.Event()
+
+    def rule(method: str, path: str) -> Fault | None:
+        seen.append(f"{method} {path.rpartition('/')[2].partition('&')[0].partition('?X-Amz')[0]}")
+        if len(seen) != number + 1:
+            return None
+        began.wait(10)
+        os.kill(process.pid, signal.SIGKILL)
+        return "lose answer" if number % 2 else "reset"
+
+    flaky.rule = rule
+    process.start()
+    began.set()
+    process.join(60)
+    assert process.exitcode in {0, -signal.SIGKILL}
+    if process.exitcode:
+        killed.append(seen[number])
+    return bool(process.exitcode)
 
 
 class _Listener(ThreadingHTTPServer):

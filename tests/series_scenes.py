@@ -31,6 +31,14 @@ VERIFY: Final = {
     "spec.storage": None,
     "spec.template.spec": {"operation": "Verify", "storage": {"url": "s3://bucket/run/step-1"}},
 }
+EXPORT: Final = {
+    "spec.storage": None,
+    "spec.template.spec": {
+        "operation": "Export",
+        "storage": {"url": "s3://models/mine"},
+        "export": {"from": {"url": "s3://bucket/run/best"}, "ifExists": "Replace"},
+    },
+}
 TARGET: Final = {"spec.template.spec": {"operation": "Save", "target": {"kind": "Job", "name": "train"}}}
 
 Changes = Mapping[str, Any]
@@ -156,6 +164,11 @@ BAD: Final[dict[str, tuple[Changes, str, str]]] = {
         "spec.template.spec.storage.latestOf",
         "is for a Load or a Verify",
     ),
+    "the same Export again": (
+        {**EXPORT, "spec.template.spec.export.ifExists": None},
+        "spec.template.spec.export.ifExists",
+        "the second run of the series would find the model of the first; write Replace",
+    ),
     "a training and ranks": (
         {"spec.storage": None, **TARGET, "spec.template.spec.workers": {"numNodes": 2}},
         "spec.template.spec.workers",
@@ -231,6 +244,7 @@ GOOD: Final[dict[str, Changes]] = {
         "spec.storage": None,
         "spec.template.spec": {"operation": "Verify", "storage": {"latestOf": {"series": "other"}}},
     },
+    "an Export of what is replaced": EXPORT,
     "a queue": {"spec.template.metadata.labels": {"kueue.x-k8s.io/queue-name": "night"}},
     "a training that runs": {"spec.storage": None, **TARGET},
     "what a training saves by itself": {**TARGET, "spec.every": None, "spec.retention": {"last": 3}},

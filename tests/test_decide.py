@@ -134,6 +134,11 @@ def test_success_has_no_failure_of_an_earlier_attempt() -> None:
             {"spec.operation": "Copy", "spec.copy.from.url": "s3://b/x", "spec.workload": None, "spec.workers": {}},
         ),
         ("Validate", Reason.VALIDATED, {"spec.operation": "Validate", "spec.workload": None, "spec.workers": {}}),
+        (
+            "Export",
+            Reason.EXPORTED,
+            {"spec.operation": "Export", "spec.export.from.url": "s3://b/x", "spec.workload": None, "spec.workers": {}},
+        ),
     ],
 )
 def test_loads_and_verifies(operation: str, result: Reason, spec: dict[str, Any]) -> None:

@@ -2,12 +2,9 @@
 
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -57,7 +54,7 @@ def test_a_remover_may_be_killed_at_any_request(gateway: Gateway, tmp_path: Path
             shutil.copytree(gateway.folder / f"{tmp_path.name}/stands", gateway.folder / path)
             url, options = gateway.server.url(path), flaky.server.options
             remover = CONTEXT.Process(target=fault_situations.delete_in, args=(dict(os.environ), url, options))
-            if not _killed_at(number, remover, flaky, killed):
+            if not flaky_proxy.killed_at(number, remover, flaky, killed):
                 break
             stood = fault_situations.held(url, gateway.server.options)
             assert stood in {0, 3}, killed
@@ -68,29 +65,6 @@ def test_a_remover_may_be_killed_at_any_request(gateway: Gateway, tmp_path: Path
     assert gateway.files(path) == []
     assert "DELETE .metadata" in killed
     assert any("?delete" in request for request in killed), killed
-
-
-def _killed_at(number: int, process: Any, flaky: flaky_proxy.FlakyProxy, killed: list[str]) -> bool:
-    """Run a process and kill it at its n-th request; return whether it came so far."""
-    seen: list[str] = []
-    began = threading.Event()
-
-    def rule(method: str, path: str) -> flaky_proxy.Fault | None:
-        seen.append(f"{method} {path.rpartition('/')[2].partition('&')[0].partition('?X-Amz')[0]}")
-        if len(seen) != number + 1:
-            return None
-        began.wait(10)
-        os.kill(process.pid, signal.SIGKILL)
-        return "lose answer" if number % 2 else "reset"
-
-    flaky.rule = rule
-    process.start()
-    began.set()
-    process.join(60)
-    assert process.exitcode in {0, -signal.SIGKILL}
-    if process.exitcode:
-        killed.append(seen[number])
-    return bool(process.exitcode)
 
 
 @pytest.mark.parametrize("locked", [False, True], ids=["versions", "object lock"])

@@ -37,14 +37,15 @@ OWN = {
     "Delete": Reason.DELETED,
     "Copy": Reason.COPIED,
     "Validate": Reason.VALIDATED,
+    "Export": Reason.EXPORTED,
 }
 ONE_PROCESS = {"spec.workload": None, "spec.workers": {"numNodes": 1}}
 
 
 def doing(operation: str) -> Any:
-    copy = {"spec.copy.from.url": "s3://bucket/other"} if operation == "Copy" else {}
-    alone = ONE_PROCESS if operation in {"Verify", "Delete", "Copy", "Validate"} else {}
-    return checkpoint({"spec.operation": operation, **alone, **copy})
+    source = {f"spec.{operation.lower()}.from.url": "s3://bucket/other"} if operation in {"Copy", "Export"} else {}
+    alone = {} if operation in {"Save", "Load"} else ONE_PROCESS
+    return checkpoint({"spec.operation": operation, **alone, **source})
 
 
 @pytest.mark.parametrize("operation", OWN)
@@ -57,7 +58,7 @@ def test_a_result_is_of_the_operation_or_none(operation: str, result: Reason) ->
         assert phase(found) == ("Succeeded", result)
         return
     assert phase(found) == ("Failed", "EntrypointError")
-    assert f"reports {result}, which is no result of a {operation}" in message(found)
+    assert f"reports {result}, which is no result of {of.spec.operation.one}" in message(found)
     assert created(found) == []
 
 

@@ -29,7 +29,7 @@ def manifest(name: str, url: Path | str, entrypoint: str = "run_workloads:Tiny",
     }
     if body["spec"]["operation"] == "Save":
         body["spec"]["save"] = {"steps": steps}
-    if body["spec"]["operation"] in {"Verify", "Delete", "Copy", "Validate"}:
+    if body["spec"]["operation"] not in {"Save", "Load"}:
         del body["spec"]["workload"]
     return body
 

@@ -6,7 +6,7 @@ import struct
 from typing import Any, Final
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcp_contract.checkpoint_info import Origin
@@ -21,6 +21,7 @@ ENTRIES: Final = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(ENTRIES)
 def test_the_library_finds_each_tensor_where_we_put_it(given: list[tuple[str, str, list[int]]]) -> None:
     library: Any = importlib.import_module("safetensors")

@@ -84,7 +84,8 @@ def test_who_it_is() -> None:
         pytest.param({"spec.banana": 2}, "spec.banana: unknown field; write one of: copy, delete,", id="unknown"),
         pytest.param(
             {"spec.operation": "save"},
-            "spec.operation: is not one of its values; write 'Save', 'Load', 'Verify', 'Delete', 'Copy' or 'Validate'",
+            "spec.operation: is not one of its values; write 'Save', 'Load', 'Verify', 'Delete', 'Copy', 'Validate' or "
+            "'Export'",
             id="enum",
         ),
         pytest.param(

@@ -22,8 +22,9 @@ KINDS: dict[str, Body] = {
     "Verify": {"operation": "Verify", **ALONE},
     "Delete": {"operation": "Delete", **ALONE},
     "Copy": {"operation": "Copy", "copy": {"from": {"url": "s3://bucket/run/step-0"}}, **ALONE},
+    "Export": {"operation": "Export", "export": {"from": {"url": "s3://bucket/run/step-0"}}, **ALONE},
 }
-WRITES = ("Save", "Copy")
+WRITES = ("Save", "Copy", "Export")
 WAITS = {
     *((own, other) for own in WRITES for other in WRITES),
     *(("Delete", other) for other in KINDS),
@@ -39,10 +40,8 @@ def test_who_waits_for_whom(own: str, older: str) -> None:
     found = decided(of=of, rivals=(claimed("older", seconds=-1, **KINDS[older]),))
     assert phase(found) == (("Pending", "UrlInUse") if (own, older) in WAITS else ("Starting", None))
     if (own, older) in WAITS:
-        does = {"Save": "saving to", "Copy": "saving to", "Delete": "removing what stands at"}.get(
-            older, "reading from"
-        )
-        assert f"Checkpoint older is {does} the same URL ({URL})" in message(found)
+        does = dict.fromkeys(WRITES, "saving to") | {"Delete": "removing what stands at"}
+        assert f"Checkpoint older is {does.get(older, 'reading from')} the same URL ({URL})" in message(found)
         assert ("the store says whether the URL is free" in message(found)) is ({own, older} <= {*WRITES})
 
 
@@ -87,6 +86,8 @@ REMOVES_SOURCE: Body = KINDS["Delete"] | {"storage": {"url": SOURCE}}
         pytest.param(REMOVES_SOURCE, FROM, Reason.DELETED, id="such a Save for a Delete"),
         pytest.param(KINDS["Copy"], REMOVES_SOURCE, Reason.COPIED, id="a Delete for a Copy of what is there"),
         pytest.param(REMOVES_SOURCE, KINDS["Copy"], Reason.DELETED, id="such a Copy for a Delete"),
+        pytest.param(KINDS["Export"], REMOVES_SOURCE, Reason.EXPORTED, id="a Delete for an Export of what is there"),
+        pytest.param(REMOVES_SOURCE, KINDS["Export"], Reason.DELETED, id="such an Export for a Delete"),
     ],
 )
 def test_whoever_came_first_goes_first(older: Body, younger: Body, result: Reason) -> None:

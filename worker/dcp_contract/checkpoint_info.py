@@ -64,7 +64,9 @@ class CheckpointInfo(Wire):
     """What stands at the URL, as far as it is known. `bytes` counts data files; `createdTime` is UTC."""
 
     url: Text = Field(default="", description="Where the checkpoint stands.")
-    save_id: Text = Field(default="", description="Id of the committed save; its folder is data-<id>.")
+    save_id: Text = Field(
+        default="", description="Id of the committed save; its folder is data-<id>. After an Export the export's id."
+    )
     step: MaybeCount = Field(default=None, description="The training step that it was saved at.")
     bytes: MaybeCount = Field(default=None, description="Bytes of its data files.")
     files: MaybeCount = Field(default=None, description="How many data files it has.")

@@ -14,7 +14,7 @@ from typing import Annotated, Self, get_args
 
 from pydantic import Field
 
-from dcp_contract.message import SaveId, Url, Wire
+from dcp_contract.message import Glob, SaveId, Url, Wire
 from dcp_contract.reasons import Reason
 from dcp_contract.sections import LoadSelection, Source
 
@@ -43,6 +43,8 @@ class Operation(StrEnum):
     traits: OperationTraits
     module: str
     """Name of the modules that are its two halves, and of its member in a spec, if it has one."""
+    one: str
+    """Its word with the article: `a Save`, `an Export`."""
 
     SAVE = (
         "Save",
@@ -53,12 +55,14 @@ class Operation(StrEnum):
     DELETE = "Delete", OperationTraits(result=Reason.DELETED)
     COPY = "Copy", OperationTraits(result=Reason.COPIED)
     VALIDATE = "Validate", OperationTraits(result=Reason.VALIDATED)
+    EXPORT = "Export", OperationTraits(result=Reason.EXPORTED)
 
     def __new__(cls, word: str, traits: OperationTraits) -> Self:
         """Make a member whose value is its word alone."""
         member = str.__new__(cls, word)
         member._value_ = word
         member.traits, member.module = traits, word.lower()
+        member.one = f"{'an' if word[0] in 'AEIOU' else 'a'} {word}"
         return member
 
 
@@ -146,12 +150,96 @@ class ValidateFields(Wire):
     )
 
 
+class ExportFormat(StrEnum):
+    """The forms in which other programs read a model."""
+
+    SAFETENSORS = "safetensors"
+
+
+class ExportDtype(StrEnum):
+    """The floating-point types that safetensors have, in torch's words."""
+
+    FLOAT64 = "float64"
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    FLOAT8_E4M3FN = "float8_e4m3fn"
+    FLOAT8_E5M2 = "float8_e5m2"
+    FLOAT8_E4M3FNUZ = "float8_e4m3fnuz"
+    FLOAT8_E5M2FNUZ = "float8_e5m2fnuz"
+
+
+class KeyRule(Wire):
+    """New names for the entries that a glob matches whole."""
+
+    glob: Glob = Field(description="Glob over names of entries; a * stands for any text, dots too.")
+    name: Glob = Field(
+        description="The name in the export; each * takes, in their order, the text of one * of the glob."
+    )
+
+
+class ExportSource(Wire):
+    """A committed checkpoint that is exported."""
+
+    url: Url = Field(description="fsspec URL of a committed checkpoint, read with the storage options of this object.")
+
+
+class ExportFields(Wire):
+    """What an Export reads, what it makes of it, and what it does where a model stands already."""
+
+    from_: ExportSource = Field(alias="from", description="The checkpoint whose tensors are exported to storage.url.")
+    format: ExportFormat = Field(
+        default=ExportFormat.SAFETENSORS,
+        description="safetensors writes a folder that transformers reads: shards, and model.safetensors.index.json.",
+    )
+    dtype: ExportDtype | None = Field(
+        default=None,
+        description="The type that floating-point values get; a value that it can't hold fails the Export. Default: "
+        "that which they have.",
+    )
+    include: list[Glob] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Names of entries, with all below them, or globs, to export. Empty means all. Entries that are no "
+        "tensors are left out.",
+    )
+    keys: list[KeyRule] = Field(
+        default_factory=list,
+        max_length=256,
+        description="New names for the entries: the first glob that matches counts, and what none matches is left "
+        "out. Default: model.* to *, or all names as they are where nothing is below model.",
+    )
+    shard_bytes: int = Field(
+        default=5_000_000_000,
+        ge=1 << 20,
+        le=1 << 50,
+        description="Bytes of values in one file at most, unless one tensor is larger.",
+    )
+    config_files: list[Url] = Field(
+        default_factory=list,
+        max_length=32,
+        description="Small files that are copied beside the index, such as config.json: each a path in the pod, as of "
+        "a ConfigMap that podTemplate mounts, or a URL that is read with the storage options of this object.",
+    )
+    if_exists: IfExists = Field(
+        default=IfExists.FAIL,
+        description="What an Export does if a model stands at storage.url: Fail ends the Export as a Conflict; Replace "
+        "replaces the model atomically.",
+    )
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether a model is replaced."""
+        return self.if_exists is IfExists.REPLACE
+
+
 class OperationMembers(Wire):
     """The union of operations: `operation` says which one it is, and its own fields stand in the member of its name."""
 
     operation: Operation = Field(
         description="Save writes a checkpoint, Load reads it into a model, Verify checks its bytes, Delete removes it, "
-        "Copy copies another one to its URL, Validate tries out the store there."
+        "Copy copies another one to its URL, Validate tries out the store there, Export writes another checkpoint "
+        "there as other programs read it."
     )
     save: SaveFields | None = Field(
         default=None,
@@ -169,6 +257,9 @@ class OperationMembers(Wire):
         default=None,
         alias="copy",
         description="What a Copy copies, and if a checkpoint stands there already. For a Copy alone.",
+    )
+    export: ExportFields | None = Field(
+        default=None, description="What an Export reads, and what it makes of it. For an Export alone."
     )
 
     validate_: ValidateFields | None = Field(
@@ -197,14 +288,20 @@ class OperationMembers(Wire):
         return self.copy_
 
     @property
+    def of_export(self) -> ExportFields:
+        """An Export's own fields, which it must have."""
+        assert self.export is not None  # noqa: S101 - as of a Copy
+        return self.export
+
+    @property
     def overwrites(self) -> bool:
-        """Whether a committed checkpoint is replaced."""
-        return self.of_save.overwrites or (self.copy_ is not None and self.copy_.overwrites)
+        """Whether what stands at the URL is replaced."""
+        return any(each is not None and each.overwrites for each in (self.save, self.copy_, self.export))
 
     @property
     def source_url(self) -> str:
-        """Where it reads a checkpoint beside its own URL, to start from it or to copy it; empty where it reads none."""
-        sources = (self.save and self.save.from_, self.copy_ and self.copy_.from_)
+        """Where it reads a checkpoint beside its own URL, to start from it, to copy or to export it; else empty."""
+        sources = (self.save and self.save.from_, self.copy_ and self.copy_.from_, self.export and self.export.from_)
         return next((source.url for source in sources if source), "")
 
     @property

@@ -13,6 +13,7 @@ class Reason(StrEnum):
     DELETED = "Deleted"
     COPIED = "Copied"
     VALIDATED = "Validated"
+    EXPORTED = "Exported"
     OVERWRITE_CONFLICT = "OverwriteConflict"
     INVALID_SPEC = "InvalidSpec"
     ENTRYPOINT_ERROR = "EntrypointError"

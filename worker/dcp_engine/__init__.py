@@ -5,7 +5,7 @@
     dcp_engine.load(state, "s3://bucket/run/step-1000")
 
 Works in any training script and knows nothing of Kubernetes. `copy`, `find`, `inspect`, `list_checkpoints`,
-`latest`, `delete`, `probe`, both preflights and `errors` need no torch.
+`latest`, `delete`, `probe`, the preflights and `errors` need no torch.
 """
 
 from importlib import import_module
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dcp_engine.deletion import delete
     from dcp_engine.exporting import export
     from dcp_engine.importing import load_safetensors, load_torch
-    from dcp_engine.inspection import find, inspect, preflight_load, preflight_save
+    from dcp_engine.inspection import find, inspect, preflight_export, preflight_load, preflight_save
     from dcp_engine.listing import latest, list_checkpoints
     from dcp_engine.loading import load
     from dcp_engine.pending import AsyncSave
@@ -56,6 +56,7 @@ _HOMES = {
     "load_torch": "importing",
     "patched_dcp": "dcp_patch",
     "per_rank": "rank_values",
+    "preflight_export": "inspection",
     "preflight_load": "inspection",
     "preflight_save": "inspection",
     "probe": "probing",
@@ -87,6 +88,7 @@ __all__ = [
     "load_torch",
     "patched_dcp",
     "per_rank",
+    "preflight_export",
     "preflight_load",
     "preflight_save",
     "probe",

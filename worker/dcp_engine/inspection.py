@@ -6,7 +6,7 @@ from typing import Any
 
 from dcp_contract.checkpoint_info import CheckpointInfo, Origin
 from dcp_engine import pending
-from dcp_engine.commit import protocol, snapshot
+from dcp_engine.commit import export_index, protocol, snapshot
 from dcp_engine.commit.stock import sized
 from dcp_engine.errors import CheckpointCorrupted, EngineError, StorageDenied
 from dcp_engine.format import layout
@@ -106,6 +106,45 @@ def preflight_save(
         return info
     if found and not overwrite:
         raise protocol.conflict(store, found)
+    _try_out(store, overwrite=overwrite)
+    return None
+
+
+def preflight_export(
+    source: str | PathLike[str],
+    destination: str | PathLike[str],
+    *,
+    overwrite: bool = False,
+    source_options: Mapping[str, Any] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    origin: Origin | None = None,
+) -> CheckpointInfo | None:
+    """Find out, before torch is loaded, whether an export can work. Not collective: one process calls it.
+
+    Args:
+        source: URL or path of the checkpoint.
+        destination: URL or path of the folder where the export goes. The store takes a new file and gives it up again.
+        overwrite: the export may replace the model that stands there.
+        source_options: options of the source's store that are no secret, by their neutral names
+            (`dcp_contract.storage_options.STORAGE_OPTIONS`). Secrets come from the environment.
+        storage_options: those of the destination's store.
+        origin: who is about to export.
+
+    Returns:
+        The earlier export of the same `origin` if it stands there, since then there is nothing left to do; else None.
+
+    Raises:
+        EngineError: CheckpointNotFound, CheckpointExists, StorageDenied and so on.
+    """
+    try:
+        store = open_store(fspath(destination), storage_options)
+        there = export_index.found(store)
+        if there and origin and origin.made(there.index.origin):
+            return export_index.describe(store, there)
+        export_index.refuse(store, overwrite=overwrite)
+    except Exception as error:
+        raise _translated(error, destination) from error
+    preflight_load(source, storage_options=source_options)
     _try_out(store, overwrite=overwrite)
     return None
 

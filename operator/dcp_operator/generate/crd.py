@@ -215,6 +215,8 @@ def _say_whether_it_may_change(schema: Schema, sentence: str) -> None:
             _say_whether_it_may_change(each, sentence)
     else:
         schema["description"] = f"{schema['description']} {sentence}"
+    if schema.get("items", {}).get("properties"):
+        _say_whether_it_may_change(schema["items"], sentence)
 
 
 def _open(schema: Schema) -> Schema:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from dcp_contract.checkpoint_info import Conflict
+from dcp_contract.checkpoint_info import CheckpointInfo, Conflict
 from dcp_engine import failpoints
 from dcp_engine.errors import (
     CheckpointCorrupted,
@@ -95,6 +95,23 @@ def refuse(store: Store, *, overwrite: bool) -> Found | None:
             "another URL"
         )
     return there
+
+
+def describe(store: Store, there: Found) -> CheckpointInfo:
+    """Return what is known of the model at the URL by its index, and by the sizes of the files that it names."""
+    index = there.index
+    named = set(index.files.values())
+    step = index.source.get("step")
+    return CheckpointInfo(
+        url=store.url,
+        save_id=index.export_id,
+        step=step if isinstance(step, int) else None,
+        bytes=sum(entry.size for entry in store.list("") if entry.path in named),
+        files=len(named),
+        tensors=len(index.files),
+        created_time=index.created_time,
+        origin=index.origin,
+    )
 
 
 def publish(store: Store, index: ModelIndex, *, overwrite: bool, keep: timedelta) -> Found | None:

@@ -53,17 +53,16 @@ def kept(at: tuple[str, ...], field: str) -> Rule:
 
 def still_selection(at: tuple[str, ...]) -> tuple[Rule, ...]:
     """Return the rules that a selection of what is loaded stays as it is."""
-    immutable = f"is immutable; {ANOTHER}"
-    lists = (Rule(at, _same_list(field), immutable, field, FORBIDDEN) for field in ("include", "exclude"))
-    return (still(at, "strict"), *lists)
+    return (still(at, "strict"), still_list(at, "include"), still_list(at, "exclude"))
 
 
-def _same_list(field: str) -> str:
-    """Return CEL for the same list below the rule's place: one that is empty says the same as none."""
+def still_list(at: tuple[str, ...], field: str) -> Rule:
+    """Return the rule that a list stays as it is: one that is empty says the same as none."""
     new, old = f"self.{field}", f"oldSelf.{field}"
     # Not by orValue: the API server could not tell what the comparison may cost.
     empty = f"(!has({old}) || {old}.size() == 0)"
-    return f"(!has({new}) || {new}.size() == 0 ? {empty} : has({old}) && {new} == {old})"
+    same = f"(!has({new}) || {new}.size() == 0 ? {empty} : has({old}) && {new} == {old})"
+    return Rule(at, same, f"is immutable; {ANOTHER}", field, FORBIDDEN)
 
 
 def url_rules(at: tuple[str, ...], *, optional: bool = False) -> tuple[Rule, ...]:

@@ -65,23 +65,23 @@ def _of_traits(operation: Operation) -> Iterator[Rule]:
     """Yield the rules that follow from what the registry says of an operation."""
     traits, another = operation.traits, f"self.operation != '{operation}'"
     if traits.takes_target:
-        either = f"a {operation} has a workload or a target; write one of them"
+        either = f"{operation.one} has a workload or a target; write one of them"
         yield Rule(_SPEC, f"{another} || has(self.workload) != has(self.target)", either, "workload")
     elif traits.needs_workload:
-        missing = f"a {operation} needs a workload; write workload: {{entrypoint: my_pkg.train:Workload}}"
+        missing = f"{operation.one} needs a workload; write workload: {{entrypoint: my_pkg.train:Workload}}"
         yield Rule(_SPEC, f"{another} || has(self.workload)", missing, "workload")
     else:
         yield Rule(
             _SPEC,
             f"{another} || !has(self.workload)",
-            f"a {operation} builds no model; drop workload, or write operation: Load",
+            f"{operation.one} builds no model; drop workload, or write operation: Load",
             "workload",
         )
     if not traits.needs_ranks:
         yield Rule(
             _SPEC,
             f"{another} || {_WORLD} == 1",
-            f"a {operation} runs as one process; write numNodes: 1 and numProcPerNode: 1",
+            f"{operation.one} runs as one process; write numNodes: 1 and numProcPerNode: 1",
             "workers",
         )
     if operation.module in member_fields():
@@ -89,7 +89,7 @@ def _of_traits(operation: Operation) -> Iterator[Rule]:
         yield Rule(
             _SPEC,
             f"!has(self.{member}) || self.operation == '{operation}'",
-            f"is for a {operation}; drop it, or write operation: {operation}",
+            f"is for {operation.one}; drop it, or write operation: {operation}",
             member,
         )
 

@@ -29,10 +29,12 @@ REASONS: Final[dict[Reason, Meaning]] = {
     Reason.VALIDATED: Meaning(
         Phase.SUCCEEDED, "The store can hold checkpoints; status.checkpoint.store says what it does by itself."
     ),
+    Reason.EXPORTED: Meaning(Phase.SUCCEEDED, "The model is at the URL, whole, as other programs read it."),
     Reason.OVERWRITE_CONFLICT: Meaning(
         Phase.CONFLICT,
-        "The URL holds another committed checkpoint.",
-        "Write another spec.storage.url, or save.ifExists: Replace (copy.ifExists of a Copy), in a new Checkpoint.",
+        "The URL holds another committed checkpoint, or the model of another export.",
+        "Write another spec.storage.url, or save.ifExists: Replace (of a Copy copy.ifExists, of an Export "
+        "export.ifExists), in a new Checkpoint.",
     ),
     Reason.INVALID_SPEC: Meaning(
         Phase.FAILED,
@@ -136,8 +138,8 @@ REASONS: Final[dict[Reason, Meaning]] = {
     ),
     Reason.URL_IN_USE: Meaning(
         Phase.PENDING,
-        "Another Checkpoint of the namespace works on the URL. A Save or a Copy waits for a Save or a Copy, a Delete "
-        "for anything, and anything for a Delete. This one is tried when the other has ended.",
+        "Another Checkpoint of the namespace works on the URL. A Save, a Copy or an Export waits for one of these, a "
+        "Delete for anything, and anything for a Delete. This one is tried when the other has ended.",
         "Suspend or delete the other to have this one go first, or write another spec.storage.url in a new Checkpoint.",
     ),
     Reason.SERIES_NOT_FOUND: Meaning(

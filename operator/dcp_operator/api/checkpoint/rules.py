@@ -14,7 +14,7 @@ from dcp_operator.api.pod.template import TemplateView
 from dcp_operator.api.site import Site
 from dcp_operator.api.storage_url import option_problems, protocol, url_problems
 
-READERS: Final = " or ".join(f"a {each}" for each in Operation if each.traits.reads)
+READERS: Final = " or ".join(f"{each.one}" for each in Operation if each.traits.reads)
 _ARGS_LIMIT: Final = 65_536
 """The Task travels in one environment variable, of which the kernel takes 128 KiB."""
 
@@ -42,7 +42,7 @@ def _latest_problems(spec: CheckpointSpec, site: Site) -> Iterator[str]:
     if spec.storage.latest_of is None:
         return
     if not spec.operation.traits.reads:
-        yield f"spec.storage.latestOf: is for {READERS}, and this is a {spec.operation}; write url"
+        yield f"spec.storage.latestOf: is for {READERS}, and this is {spec.operation.one}; write url"
     if not site.has_trainings:
         yield "spec.storage.latestOf: names a series in a cluster; write url, or apply it there with kubectl"
 
@@ -53,10 +53,10 @@ def _workload_problems(spec: CheckpointSpec) -> Iterator[str]:
         if operation.traits.needs_workload:
             or_target = ", or a target" if operation.traits.takes_target else ""
             entrypoint = "{entrypoint: my_pkg.train:Workload}"
-            yield f"spec.workload: is missing; write workload: {entrypoint} for a {operation}{or_target}"
+            yield f"spec.workload: is missing; write workload: {entrypoint} for {operation.one}{or_target}"
         return
     if not operation.traits.needs_workload:
-        yield f"spec.workload: a {operation} builds no model; drop workload, or write operation: Load"
+        yield f"spec.workload: {operation.one} builds no model; drop workload, or write operation: Load"
     if len(json.dumps(workload.args)) > _ARGS_LIMIT:
         yield "spec.workload.args: is larger than 64 KiB; write the path of a file in the image or a ConfigMap"
 
@@ -67,12 +67,13 @@ def _operation_problems(spec: CheckpointSpec) -> Iterator[str]:
     for other in Operation:
         member = other.module
         if other is not operation and spec.members.get(member) is not None:
-            yield f"spec.{member}: is for a {other}, and this is a {operation}; drop it, or write operation: {other}"
+            mixed = f"is for {other.one}, and this is {operation.one}"
+            yield f"spec.{member}: {mixed}; drop it, or write operation: {other}"
     if not operation.traits.needs_ranks:
         if workers.world_size > 1:
-            yield f"spec.workers: a {operation} runs as one process; write numNodes: 1 and numProcPerNode: 1"
+            yield f"spec.workers: {operation.one} runs as one process; write numNodes: 1 and numProcPerNode: 1"
         if workers.device is Device.CUDA:
-            yield f"spec.workers.device: a {operation} needs no GPU; drop device"
+            yield f"spec.workers.device: {operation.one} needs no GPU; drop device"
 
 
 def _replica_problems(spec: CheckpointSpec) -> Iterator[str]:

@@ -23,7 +23,7 @@ _OWN: Final = "the training of spec.target has its own; drop"
 def target_problems(spec: CheckpointSpec, target: Target, site: Site) -> Iterator[str]:
     """Yield what is wrong with a target, and each field that says what the training says for itself."""
     if spec.operation not in _TAKERS:
-        yield f"spec.target: is for a {' or '.join(_TAKERS)}, and this is a {spec.operation}; drop it"
+        yield f"spec.target: is for a {' or '.join(_TAKERS)}, and this is {spec.operation.one}; drop it"
     if not site.has_trainings:
         yield "spec.target: names a training in a cluster; apply the Checkpoint there with kubectl"
     yield from target.problems()

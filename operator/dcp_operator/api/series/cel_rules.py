@@ -12,6 +12,7 @@ from dcp_contract.operations import Operation
 from dcp_operator.api.checkpoint.cel import Rule
 from dcp_operator.api.checkpoint.cel_rules import RULES as OF_CHECKPOINT
 from dcp_operator.api.checkpoint.cel_rules import storage_rules
+from dcp_operator.api.checkpoint.operations import rules_of
 from dcp_operator.api.checkpoint.rules import READERS
 from dcp_operator.api.naming import GROUP, SERIES_NAME_LIMIT
 
@@ -29,7 +30,8 @@ def _below_template() -> Iterator[Rule]:
 
     What the spec says of its storage is said above: of a template that may stand elsewhere, or nowhere.
     """
-    for rule in OF_CHECKPOINT:
+    repeated = (rule for operation in Operation for rule in rules_of(operation).repeated_cel)
+    for rule in (*OF_CHECKPOINT, *repeated):
         if rule.at and "oldSelf" not in rule.cel and "self.storage" not in rule.cel:
             yield replace(rule, at=(*_TEMPLATE, *rule.at))
 

@@ -15,6 +15,7 @@ from pydantic import AwareDatetime, ConfigDict, ValidationError
 from dcp_contract.message import Wire
 from dcp_operator.api.bounds import TOO_DEEP, TOO_LARGE, larger
 from dcp_operator.api.checkpoint.in_store import StoreUse, as_written, in_store_problems
+from dcp_operator.api.checkpoint.operations import rules_of
 from dcp_operator.api.checkpoint.parsing import parse as parse_checkpoint
 from dcp_operator.api.checkpoint.parsing import without_nulls
 from dcp_operator.api.envelope import envelope_problems
@@ -164,11 +165,12 @@ def _template_problems(spec: SeriesSpec) -> Iterator[str]:
         yield from _save_problems(spec)
     else:
         if own:
-            yield f"spec.storage: is where a series saves; a {operation} has it in spec.template.spec.storage"
+            yield f"spec.storage: is where a series saves; {operation.one} has it in spec.template.spec.storage"
         if spec.retention is not None:
-            yield f"spec.retention: a {operation} saves nothing; drop it"
+            yield f"spec.retention: {operation.one} saves nothing; drop it"
         if spec.template.spec.storage is None:
-            yield f"spec.template.spec.storage: is missing; write what a {operation} reads"
+            yield f"spec.template.spec.storage: is missing; write what {operation.one} reads, or where it writes"
+    yield from (f"spec.template.spec.{problem}" for problem in rules_of(operation).repeated(spec.template.spec))
     yield from _disruption_problems(spec)
     for field in ("labels", "annotations"):
         for name in sorted(getattr(spec.template.metadata, field)):

@@ -95,7 +95,7 @@ def _believed(attempt: Attempt, operation: Operation) -> Attempt:
     report = chief.report if chief is not None else None
     if chief is None or report is None or report.result in {None, operation.traits.result}:
         return attempt
-    message = f"The worker image reports {report.result}, which is no result of a {operation}; mend the image."
+    message = f"The worker image reports {report.result}, which is no result of {operation.one}; mend the image."
     failure = RankFailure(reason=Reason.ENTRYPOINT_ERROR, message=message)
     told = report.model_copy(update={"result": None, "failures": [failure, *report.failures]})
     pods = tuple(replace(pod, report=told) if pod is chief else pod for pod in attempt.pods)

@@ -46,7 +46,7 @@ def failed_message(failure: Failure, retries: Retries, unseen: Failure | None) -
 
 
 def _way_out(checkpoint: Checkpoint, conflict: Conflict) -> str:
-    origin, own = conflict.origin, checkpoint.origin
+    origin, own, member = conflict.origin, checkpoint.origin, checkpoint.spec.operation.module
     if checkpoint.spec.overwrites:
         return "It was committed while this one was being saved. To replace it, change spec.runId to run again."
     if origin is None or (origin.namespace, origin.name) != (own.namespace, own.name):
@@ -54,11 +54,11 @@ def _way_out(checkpoint: Checkpoint, conflict: Conflict) -> str:
     if origin.uid == own.uid:
         return (
             f"It is this Checkpoint's own, of run {origin.run_id!r}. To keep both, apply one with another URL; to "
-            "replace it, one with save.ifExists: Replace."
+            f"replace it, one with {member}.ifExists: Replace."
         )
     return (
         "It is the data of an earlier Checkpoint object of this same name: data outlives its object. If that save is "
-        "the one you want, there is nothing to do; to replace it, apply with save.ifExists: Replace."
+        f"the one you want, there is nothing to do; to replace it, apply with {member}.ifExists: Replace."
     )
 
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 from functools import cache
 from importlib import import_module
 
-from dcp_contract.operations import Operation
+from dcp_contract.operations import Operation, OperationMembers
 from dcp_operator.api.checkpoint.cel import Rule
 from dcp_operator.api.checkpoint.spec import CheckpointSpec
 from dcp_operator.api.site import Site
@@ -14,6 +14,11 @@ from dcp_operator.api.site import Site
 
 def _no_problems(spec: CheckpointSpec, site: Site) -> Iterable[str]:
     del spec, site
+    return ()
+
+
+def _nothing(spec: OperationMembers) -> Iterable[str]:
+    del spec
     return ()
 
 
@@ -39,6 +44,10 @@ class OperationRules:
 
     problems: Callable[[CheckpointSpec, Site], Iterable[str]] = _no_problems
     """Yields what is wrong with the operation's own fields, in lines `field: what is wrong; write ...`."""
+    repeated: Callable[[OperationMembers], Iterable[str]] = _nothing
+    """Yields what would have each run of a series but the first fail, in lines `field below the spec: ...`."""
+    repeated_cel: tuple[Rule, ...] = ()
+    """The same for the API server, on the spec of a series' template."""
     cel: tuple[Rule, ...] = ()
     """What the API server refuses of them, and holds still."""
     ends_with_commit: bool = False
