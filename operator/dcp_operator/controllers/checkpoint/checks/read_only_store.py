@@ -15,7 +15,7 @@ def refuse_read_only(inputs: Inputs) -> CheckResult | None:
     if rules_of(checkpoint.spec.operation).url_use is UrlUse.READS:
         return None
     reason = Reason.STORE_READ_ONLY
-    what = f"Store {checkpoint.store.name} is ReadOnly, and a {checkpoint.spec.operation} changes what stands there."
+    what = f"Store {checkpoint.store.name} is ReadOnly, and {checkpoint.spec.operation.one} changes what stands there."
     message = f"{what} {REASONS[reason].advice}"
     status = inputs.status.finished(Phase.FAILED, reason, inputs.stamp)
     return CheckResult(status=status.with_changes(failure=Failure(reason=reason, message=what)), message=message)
