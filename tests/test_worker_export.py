@@ -3,8 +3,12 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from safetensors import safe_open
@@ -16,7 +20,7 @@ from dcp_contract.reasons import Reason
 from dcp_contract.report import RankFailure
 from dcp_contract.task import Task
 from dcp_engine.format.safetensors import INDEX
-from worker_process import Pod, ran, ran_anew, started, task, until
+from worker_process import Pod, ran, ran_anew, started, started_anew, task, until
 
 pytestmark = pytest.mark.tier("pods")
 
@@ -185,6 +189,40 @@ def switches(pid: int) -> int:
     """Return how often a process has waited: one that waits, and gets a signal, wakes and waits again."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+
+
+LARGE: Final = """
+import sys, torch, dcp_engine
+state = {str(n): torch.full((64, 1 << 20), float(n), dtype=torch.bfloat16) for n in range(16)}
+dcp_engine.save({"model": state}, sys.argv[1], no_dist=True)
+"""
+
+
+@pytest.mark.tier("matrix")
+def test_a_pod_exports_two_gigabytes_in_less_than_600_mib() -> None:
+    """Of memory that can't be reclaimed, in all of its processes: the pages of torch's libraries come from files."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        folder = Path(name)
+        subprocess.run([sys.executable, "-W", "ignore", "-c", LARGE, folder / "run"], check=True, timeout=250)
+        peak = 0
+        with started_anew(export(folder / "run", folder / "hf", shardBytes=700 << 20), folder / "pod") as pod:
+            while pod.process.poll() is None:
+                peak = max(peak, sum(map(anonymous, pod.processes())))
+                time.sleep(0.05)
+            assert pod.report.result is Reason.EXPORTED
+        print(f"{peak >> 10} MiB")
+        assert 200 << 10 < peak < 600 << 10
+        assert sum(path.stat().st_size for path in (folder / "hf").glob("model-*")) > 2 << 30
+
+
+def anonymous(pid: int) -> int:
+    """Return the KiB of memory of a process that no file holds; what it shares counts by its part."""
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    told = rollup.partition("\nPss_Anon:")[2].split()
+    return int(told[0]) if told else 0
 
 
 def test_a_pod_exports_from_its_own_start(saved: Path, tmp_path: Path) -> None:
