@@ -89,6 +89,13 @@ def loses_answer(name: str, step: Callable[[], Any]) -> Any:
     return done
 
 
+def interrupts(name: str, step: Callable[[], Any]) -> Any:
+    """Carry out a step, after which Ctrl-C is pressed."""
+    del name
+    step()
+    raise KeyboardInterrupt
+
+
 def writes_nothing(name: str, step: Callable[[], Any]) -> Any:
     """Fail whatever writes."""
     if name in _WRITES:

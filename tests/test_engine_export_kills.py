@@ -88,6 +88,30 @@ def test_whatever_step_an_export_is_killed_at_the_model_is_the_old_or_the_new_on
     assert ends == {before, 2}
 
 
+@pytest.mark.adversary
+@pytest.mark.parametrize("before", [0, 1])
+def test_whatever_step_ctrl_c_comes_after_the_model_is_the_old_or_the_new_one(
+    tmp_path: Path, saved: dict[int, str], before: int
+) -> None:
+    """Nobody waits for an answer then: the index may stand already, and needs its shards."""
+    stands = tmp_path / "stands"
+    stands.mkdir()
+    if before:
+        situations.export(saved[1], str(stands))
+    with file_steps.counted(url := Path(shutil.copytree(stands, tmp_path / "counted"))) as steps:
+        situations.export(saved[2], str(url))
+    ends = set()
+    for number, step in enumerate(steps):
+        if not step.startswith(("link", "rename", "unlink", "fsync")):
+            continue
+        url = Path(shutil.copytree(stands, tmp_path / str(number)))
+        with file_steps.counted(url, number, file_steps.interrupts), pytest.raises(KeyboardInterrupt):
+            situations.export(saved[2], str(url))
+        ends.add(situations.held(url))
+        shutil.rmtree(url)
+    assert ends == {before, 2}
+
+
 LARGE: Final = """
 import sys, torch, dcp_engine
 from pathlib import Path

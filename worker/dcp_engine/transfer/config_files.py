@@ -1,5 +1,10 @@
-"""Small files that go along with an export: read by path or URL, and written beside the index before it."""
+"""Small files that go along with an export: read by path or URL, and written beside the index before it.
 
+Nobody can write them in one step with the index. So of two exports at once each looks again: whoever has written over a
+file puts it back if a model came to stand there meanwhile, and whoever has committed puts back what is its own.
+"""
+
+import logging
 from collections.abc import Mapping
 from os import fspath
 from pathlib import Path
@@ -13,7 +18,9 @@ from dcp_engine.format import layout, safetensors
 from dcp_engine.stores.opening import open_store
 from dcp_engine.stores.options import protocol_of
 from dcp_engine.stores.protocol import Store
+from dcp_engine.translate import translate
 
+LOG: Final = logging.getLogger("dcp_engine")
 _LARGEST: Final = 256 << 20
 """Bytes of one; a tokenizer has some tens of MiB."""
 
@@ -75,6 +82,33 @@ def write(store: Store, files: Mapping[str, bytes]) -> None:
             if export_index.found(store) is not None:
                 raise _other(store, name) from None
             store.replace(name, data, there.version)
+            if export_index.found(store) is not None:  # committed meanwhile, with the file that stood there
+                store.replace(name, there.data, store.read(name).version)
+                raise _other(store, name) from None
+
+
+def need(store: Store, files: Mapping[str, bytes]) -> None:
+    """Make sure, just before the commit, that the files are those of this export.
+
+    Raises:
+        CheckpointExists: Another export has written over one.
+    """
+    for name, data in files.items():
+        if store.read(name).data != data:
+            what = f"{name} of another export that is under way; export again, or to another URL"
+            raise CheckpointExists(store.url, Conflict(message=what))
+
+
+def keep(store: Store, files: Mapping[str, bytes]) -> None:
+    """Put back, after the commit, what another export has written over; a failure is a warning."""
+    for name, data in files.items():
+        try:
+            there = store.read(name)
+            if there.data != data:
+                store.replace(name, data, there.version)
+        except Exception as error:  # noqa: BLE001 - the model is committed
+            LOG.warning("%s: %s may be that of another export: %s", store.url, name, translate(error))
+
 
 
 def _other(store: Store, name: str) -> CheckpointExists:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import torch
@@ -115,15 +115,28 @@ class FolderExport:
             self._check_sizes()
             config_files.write(self.store, config)
             guard, keep = self._guard(), self.store.keep_replaced
-            replaced = export_index.publish(self.store, self._index(), overwrite=self.options.overwrite, keep=keep)
-        except BaseException as error:
-            if not (isinstance(error, EngineError) and error.commit_unknown):
-                export_index.remove(self.store, [self.export_id])
+            config_files.need(self.store, config)
+        except BaseException:
+            self._remove()
             raise
+        replaced = self._publish(keep)
         failpoints.reach("after commit")
+        config_files.keep(self.store, config)
         if replaced and replaced.index.export_id and not keep:
             export_index.remove(self.store, [replaced.index.export_id])
         return self._info().model_copy(update={"conflict_guard": guard})
+
+    def _publish(self, keep: timedelta) -> export_index.Found | None:
+        """Write the index; what fails for sure leaves no shard. After a Ctrl-C nobody knows: the shards stay."""
+        try:
+            return export_index.publish(self.store, self._index(), overwrite=self.options.overwrite, keep=keep)
+        except Exception as error:
+            if not (isinstance(error, EngineError) and error.commit_unknown):
+                self._remove()
+            raise
+
+    def _remove(self) -> None:
+        export_index.remove(self.store, [self.export_id])
 
     def _guard(self) -> str:
         """Return whether the store itself refuses a second export; tried out before the commit, not after it."""
