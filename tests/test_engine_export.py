@@ -159,6 +159,12 @@ def test_damage_is_named_and_nothing_is_exported(tmp_path: Path) -> None:
         ({"keys": {"model.w": "*"}}, InvalidOption, r"has more stars than 'model.w'"),
         ({"select": ["z"], "keys": {"*": "*"}}, InvalidOption, r"no type for z \(complex128\)"),
         ({"shard_bytes": 0}, InvalidOption, "shard_bytes: 0"),
+        (
+            {"keys": {"model.w": "__metadata__"}},
+            InvalidOption,
+            "no tensor named '__metadata__'; give 'model.w' another",
+        ),
+        ({"keys": {"model.w": "\udc80"}}, InvalidOption, r"no tensor named '\\udc80'"),
         ({"config_files": "config.json"}, InvalidOption, "write \\['config.json'\\]"),
         ({"config_files": ["/nowhere/config.json"]}, InvalidOption, "/nowhere/config.json is not there"),
         ({"config_files": ["a/model.safetensors"]}, InvalidOption, "has no name of a config file"),
@@ -287,6 +293,34 @@ def test_of_two_exports_at_once_one_wins(tmp_path: Path, saved: dict[int, str], 
     assert len(list((tmp_path / "hf").iterdir())) == 2, "the loser's files are gone"
 
 
+class _EndedError(Exception):
+    """One of two exports ends here."""
+
+
+@pytest.mark.adversary
+def test_what_an_index_names_is_not_removed_though_it_says_that_it_was_replaced(
+    tmp_path: Path, saved: dict[int, str], hooked: None
+) -> None:
+    """And a time to keep that no date is far enough for is no error."""
+    options = {"keep_replaced": timedelta(days=900_000_000).total_seconds()}
+    first = dcp_engine.export(saved[1], tmp_path).save_id
+    index = json.loads((tmp_path / INDEX).read_text())
+    index["metadata"]["dcpOperator"]["replaced"] = [first]
+    (tmp_path / INDEX).write_text(json.dumps(index))
+
+    def stop(point: str) -> None:
+        if point == "before commit":
+            raise _EndedError
+
+    failpoints.hook = stop
+    with pytest.raises(EngineError):
+        dcp_engine.export(saved[2], tmp_path, overwrite=True)
+    assert situations.held(tmp_path) == 1
+    failpoints.hook = None
+    dcp_engine.export(saved[2], tmp_path, overwrite=True, storage_options=options)
+    assert situations.held(tmp_path) == 2
+
+
 def configs_of(folder: Path, seeds: Collection[int]) -> dict[int, Path]:
     """Return a config.json for each seed."""
     found = {seed: folder / str(seed) / "config.json" for seed in seeds}
@@ -294,10 +328,6 @@ def configs_of(folder: Path, seeds: Collection[int]) -> dict[int, Path]:
         path.parent.mkdir()
         path.write_text(json.dumps({"seed": seed}))
     return found
-
-
-class _EndedError(Exception):
-    """One of two exports ends here."""
 
 
 @pytest.mark.adversary

@@ -78,6 +78,15 @@ def test_shards_keep_the_order_and_the_limit() -> None:
     assert safetensors.shards([], 20) == [[]]
 
 
+@pytest.mark.adversary
+@given(ENTRIES, st.integers(1, 2000))
+def test_no_header_is_longer_than_its_limit(given: list[tuple[str, str, list[int]]], limit: int) -> None:
+    """Readers refuse a file with a longer one: that of a million tensors of a few bytes each is."""
+    entries = [StoredTensor(name, dtype, tuple(shape)) for name, dtype, shape in given]
+    for shard in safetensors.shards(entries, 1 << 60, limit):
+        assert len(shard) == 1 or len(safetensors.header(shard, {"format": "pt"})) <= limit + 48
+
+
 def test_an_index_comes_back_as_it_was() -> None:
     origin = Origin(namespace="n", name="x", uid="u")
     index = ModelIndex(files={"a": "f"}, total_size=4, export_id="e" * 32, origin=origin, replaced=("r" * 32,))

@@ -128,7 +128,10 @@ def publish(store: Store, index: ModelIndex, *, overwrite: bool, keep: timedelta
 
     Raises:
         CheckpointExists: Another export was first, and `overwrite` is false.
+        InvalidOption: The index is larger than any that is read.
     """
+    if (length := len(index.encode())) > _LARGEST:
+        raise InvalidOption(f"its index would have {length} bytes, and none has more than {_LARGEST}; select less")
     there = found(store) if overwrite else None
     for _ in range(_TRIES):
         gone = _due(store, there, keep)
@@ -208,9 +211,11 @@ def _due(store: Store, there: Found | None, keep: timedelta) -> tuple[str, ...]:
     """Return the exports that the index at the URL replaced so long ago that their files may go."""
     if there is None or not there.index.replaced:
         return ()
-    if keep and there.modified is not None and store.now() < there.modified + keep:
+    if keep and there.modified is not None and store.now() - there.modified < keep:  # no date is made
         return ()
-    return there.index.replaced
+    # A hand-made index may say so of what it names: that is removed by nobody.
+    named = {safetensors.export_of(path) for path in there.index.files.values()}
+    return tuple(each for each in there.index.replaced if each not in named)
 
 
 def _succeeding(index: ModelIndex, there: Found | None, gone: Iterable[str]) -> ModelIndex:

@@ -24,6 +24,11 @@ LONGEST_HEADER: Final = 100_000_000
 """Bytes of a header that the library reads at most."""
 _LENGTH: Final = struct.Struct("<Q")
 _ALIGNMENT: Final = 8
+_METADATA: Final = "__metadata__"
+_FULL_HEADER: Final = LONGEST_HEADER // 2
+"""Bytes of a header after which the next file begins, however small its tensors are."""
+_FIELD_BYTES: Final = 100
+"""Most bytes of a tensor in a header beside its name and its shape: the type, two offsets, and what is between them."""
 _SHARD: Final = re.compile(r"model-([0-9a-f]{32})-\d{5,}-of-\d{5,}\.safetensors")
 _OURS: Final = "dcpOperator"
 CODES: Final[Mapping[str, str]] = {
@@ -57,6 +62,15 @@ class StoredTensor(NamedTuple):
         return prod(self.shape) * BYTES[self.dtype]
 
 
+def may_be_named(name: str) -> bool:
+    """Tell whether a tensor may have a name: one is taken in each header, and readers want Unicode."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return name != _METADATA
+
+
 def in_file_order(entries: Iterable[StoredTensor]) -> list[StoredTensor]:
     """Return entries as they follow one another in a file: wide types first, so that each value is aligned."""
     return sorted(entries, key=lambda entry: (-BYTES[entry.dtype], entry.name))
@@ -64,7 +78,7 @@ def in_file_order(entries: Iterable[StoredTensor]) -> list[StoredTensor]:
 
 def header(entries: Sequence[StoredTensor], metadata: Mapping[str, str]) -> bytes:
     """Return what stands before the tensors' bytes, which follow in the order of the entries."""
-    fields: dict[str, Any] = {"__metadata__": dict(metadata)}
+    fields: dict[str, Any] = {_METADATA: dict(metadata)}
     at = 0
     for entry in entries:
         end = at + entry.size
@@ -75,19 +89,22 @@ def header(entries: Sequence[StoredTensor], metadata: Mapping[str, str]) -> byte
     return _LENGTH.pack(len(text)) + text
 
 
-def shards(entries: Iterable[StoredTensor], limit: int) -> list[list[StoredTensor]]:
+def shards(entries: Iterable[StoredTensor], limit: int, header_limit: int = _FULL_HEADER) -> list[list[StoredTensor]]:
     """Spread entries over files of at most `limit` bytes of values, or of one entry that is larger; at least one file.
 
-    Entries stay in their order from file to file: layers that follow one another lie together.
+    Entries stay in their order from file to file: layers that follow one another lie together. No file gets a header
+    that readers refuse for its length.
     """
     found: list[list[StoredTensor]] = [[]]
-    size = 0
+    size = named = 0
     for entry in entries:
-        if found[-1] and size + entry.size > limit:
+        words = len(json.dumps((entry.name, entry.shape))) + _FIELD_BYTES
+        if found[-1] and (size + entry.size > limit or named + words > header_limit):
             found.append([])
-            size = 0
+            size = named = 0
         found[-1].append(entry)
         size += entry.size
+        named += words
     return [in_file_order(shard) for shard in found]
 
 
@@ -186,7 +203,7 @@ def parse_header(data: bytes, room: int) -> dict[str, tuple[StoredTensor, int]]:
     try:
         found: dict[str, tuple[StoredTensor, int]] = {}
         fields = json.loads(data)
-        fields.pop("__metadata__", None)
+        fields.pop(_METADATA, None)
         for name, each in fields.items():
             shape = tuple(each["shape"])
             start, end = each["data_offsets"]

@@ -110,7 +110,6 @@ def keep(store: Store, files: Mapping[str, bytes]) -> None:
             LOG.warning("%s: %s may be that of another export: %s", store.url, name, translate(error))
 
 
-
 def _other(store: Store, name: str) -> CheckpointExists:
     what = (
         f"a model whose {name} is another one, and both can't be replaced in one step (export to another URL, or "

@@ -56,6 +56,8 @@ def chosen(manifest: Manifest, options: ExportOptions) -> list[Chosen]:
     found = []
     unknown = []
     for name, new in KeyMapping(keys).renamed(names).items():
+        if not safetensors.may_be_named(new):
+            raise InvalidOption(f"keys: safetensors have no tensor named {new!a}; give {name!a} another name")
         there = manifest.tensors[name]
         dtype = cast(there.dtype or "", options.dtype)
         if dtype not in safetensors.CODES:
