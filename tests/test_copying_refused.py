@@ -12,6 +12,8 @@ import torch.distributed.checkpoint as dcp
 import dcp_engine
 from copy_places import PAIRS, copied, damage, data, pair_of
 from dcp_engine import failpoints
+from dcp_engine.call_options import CopyOptions
+from dcp_engine.commit import snapshot
 from dcp_engine.errors import (
     CheckpointCorrupted,
     CheckpointExists,
@@ -20,7 +22,9 @@ from dcp_engine.errors import (
     StorageUnavailable,
 )
 from dcp_engine.stores.opening import open_store
-from engine_places import Place
+from dcp_engine.transfer import block_digests
+from dcp_engine.transfer.file_copies import FileCopies
+from engine_places import SIZE, Place
 
 pytestmark = [
     pytest.mark.tier("ranks"),
@@ -116,6 +120,35 @@ def test_a_damaged_source_is_refused_by_file_and_block(pair: tuple[Place, Place]
     with pytest.raises(CheckpointCorrupted, match=r"__0_0\.distcp: the block at byte 65536 .* It holds w"):
         copied(source, destination)
     assert destination.files() == []
+
+
+@pytest.mark.adversary
+def test_a_damaged_copy_is_left_as_it_is_where_the_source_is_damaged_too(pair: tuple[Place, Place]) -> None:
+    """Such as where both are one place by two names that nobody can tell: it may be all that is left of the data."""
+    source, destination = pair
+    save_id = source.save(1)
+    copied(source, destination)
+    for place, at in ((source, 5), (destination, SIZE)):
+        damage(place, f"data-{save_id}/__0_0.distcp", at)
+    before = data(destination)
+    with pytest.raises(CheckpointCorrupted, match=r"__0_0\.distcp: the block at byte 0"):
+        copied(source, destination)
+    assert data(destination) == before
+
+
+@pytest.mark.adversary
+def test_what_another_copy_has_finished_since_the_look_is_not_written_anew(tmp_path: Path) -> None:
+    """That one may have committed it by now: a reader would find a part, and after a kill nothing."""
+    source, destination = Place(str(tmp_path / "source"), None), Place(str(tmp_path / "copy"), None)
+    source.save(1)
+    copied(source, destination)
+    stores = open_store(source.url), open_store(destination.url)
+    manifest = snapshot.read(stores[0]).manifest(source.url)
+    (file,) = manifest.files
+    before = Path(destination.url, file.path).stat().st_ino
+    copies = FileCopies(*stores, manifest, CopyOptions(), None)
+    copies.run([file], {file.path: 5}, block_digests.by_file(stores[0], manifest))
+    assert (Path(destination.url, file.path).stat().st_ino, copies.tally.kept) == (before, 1)
 
 
 DAMAGES: Final[dict[str, tuple[str, str]]] = {

@@ -99,7 +99,8 @@ class FileCopies:
         self._options = options
         self._server = server
         self._live = live
-        """The save is committed at the destination: what is good there is not written again."""
+        """The save is committed at the destination: what is good there is not written again. What is not is replaced by
+        what was compared before, never by what the store copies and tells of then."""
         self._stopped = threading.Event()
         self._pace = Pace(options.bandwidth)
         self._lock = threading.Lock()
@@ -160,16 +161,36 @@ class FileCopies:
             raise OtherFileFailed
         blocks = digests(file) if self._options.verify else None
         if there is not None:
+            if there != file.size:
+                there = self._size_now(file.path)  # another copy of this save may have finished it since
             if there == file.size and self._stands(file, blocks, meter):
                 meter.add(file.size)
                 return
-            if not isinstance(self._to, NotesDigests):  # which replace a file in one step
-                self._to.delete([file.path])
-        if self._server and file.size <= LARGEST and self._copied_by_store(self._server, file, blocks, meter):
+            self._make_way(file, blocks, meter)
+        server = self._server if file.size <= LARGEST and not self._live else None
+        if server and self._copied_by_store(server, file, blocks, meter):
             meter.add(file.size)
             return
         self._stream(file, blocks, share, meter)
         self._count("unchecked" if blocks is None else "passed")
+
+    def _size_now(self, path: str) -> int | None:
+        try:
+            return self._to.read(path, tail=1).size
+        except FileNotFoundError:
+            return None
+
+    def _make_way(self, file: DataFile, blocks: Words | None, meter: Meter) -> None:
+        """Remove a file that is not what it should be, where the store can't replace it in one step.
+
+        What is committed there goes only for what is whole: it may be all that is left.
+        """
+        if isinstance(self._to, NotesDigests):
+            return
+        if self._live:
+            for _ in self._from.pieces(file, blocks, ahead=1):
+                meter.add(0)
+        self._to.delete([file.path])
 
     def _stands(self, file: DataFile, blocks: Words | None, meter: Meter) -> bool:
         """Tell whether an earlier copy has left the file whole."""
