@@ -41,6 +41,11 @@ COPY: dict[str, Any] = {"spec.operation": "Copy", "spec.workload": None, "spec.w
             id="a copy of itself",
         ),
         pytest.param(
+            {**COPY, "spec.copy.from.url": "s3://bucket/run//./step-1", "spec.storage.url": "s3://bucket/run/step-1"},
+            "spec.copy.from.url: is spec.storage.url, where the copy goes; write another one",
+            id="a copy of itself by another spelling",
+        ),
+        pytest.param(
             {**COPY, "spec.copy.from.url": "s3://bucket/run::x"},
             "spec.copy.from.url: chained URLs",
             id="a copy from a chained URL",

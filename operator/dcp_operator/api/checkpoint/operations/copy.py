@@ -7,7 +7,7 @@ from dcp_operator.api.checkpoint.cel import Rule, kept, still, url_rules
 from dcp_operator.api.checkpoint.operations import OperationRules, UrlUse
 from dcp_operator.api.checkpoint.spec import CheckpointSpec, DeletionPolicy
 from dcp_operator.api.site import Site
-from dcp_operator.api.storage_url import protocol, url_problems
+from dcp_operator.api.storage_url import normal, protocol, url_problems
 
 _SPEC: Final = ("spec",)
 _COPY: Final = (*_SPEC, "copy")
@@ -26,7 +26,7 @@ def _problems(spec: CheckpointSpec, site: Site) -> Iterator[str]:
     yield from url_problems("spec.copy.from.url", source.url, site.protocols)
     if spec.storage.url and protocol(source.url) != protocol(spec.storage.url):
         yield "spec.copy.from.url: is read with the options of spec.storage; write a URL of the same protocol"
-    if source.url.rstrip("/") == spec.storage.url.rstrip("/"):
+    if normal(source.url) == normal(spec.storage.url):
         yield "spec.copy.from.url: is spec.storage.url, where the copy goes; write another one"
     if spec.deletion_policy is DeletionPolicy.DELETE:
         yield f"spec.deletionPolicy: {_RETAIN}"
