@@ -1,11 +1,13 @@
 """Deleted Checkpoints against an API server in memory: the finalizer, the Delete, an operator that may end anywhere."""
 
+from datetime import datetime
 from typing import Any
 
 import pytest
 
-from dcp_operator.api.naming import DATA_FINALIZER
+from dcp_operator.api.naming import DATA_FINALIZER, data_removal_name
 from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, ApiRequest, RefusedError
+from dcp_operator.kube.view.data_removals import AT_ONCE, DataRemovals
 from deletion_world import NAME, REMOVED, SAVE, SAVED, World, counted, played
 from fake_api import put_pod
 from scenes import URL, at, manifest, stamp
@@ -322,3 +324,54 @@ def test_a_removal_of_something_else_is_none_of_this(other: dict[str, Any]) -> N
         assert made["spec"]["delete"] == {"saveId": SAVE}
 
     played(scenario)
+
+
+@pytest.mark.adversary
+def test_of_hundreds_that_are_deleted_at_once_some_are_removed_at_a_time() -> None:
+    """Each removal is a Job. A place is free as soon as a Delete has ended, whether it removed anything or not."""
+
+    async def scenario() -> None:
+        world = World()
+        names = [f"save-{number}" for number in range(AT_ONCE + 3)]
+        for name in names:
+            world.put({"spec.deletionPolicy": "Delete", "spec.storage.url": f"s3://bucket/run/{name}"}, name)
+            await world.work(name=name)
+            world.change(name, status=SAVED)
+            world.delete(name)
+
+        async def begun(now: datetime) -> set[str]:
+            for name in names:
+                if world.body(name) is not None:
+                    await world.work(now, name=name)
+                    await world.work(now, name=name)
+            return {name for name in names if world.body(data_removal_name(name, f"uid-{name}")) is not None}
+
+        first = await begun(at(1))
+        assert len(first) == AT_ONCE
+        assert await begun(at(7)) == first
+        (waits, *_) = sorted(set(names) - first)
+        body = world.body(waits)
+        assert body is not None
+        (said,) = [each for each in body["status"]["conditions"] if each["type"] == "Deleting"]
+        assert "is removed after that of others" in said["message"]
+        removed, failed = sorted(first)[:2]
+        world.change(data_removal_name(removed, f"uid-{removed}"), status=REMOVED)
+        denied = {**REMOVED, "phase": "Failed", "reason": "StorageDenied", "completionTime": stamp(13)}
+        world.change(data_removal_name(failed, f"uid-{failed}"), status=denied)
+        assert len(await begun(at(13)) - first) == 2
+        assert world.body(removed) is None
+
+    played(scenario)
+
+
+def test_a_place_is_of_a_bucket_and_of_a_namespace() -> None:
+    """A store that is away holds up nobody else's."""
+    removals = DataRemovals()
+    for number in range(AT_ONCE):
+        assert removals.begin("team", f"s3://bucket/{number}", f"uid-{number}")
+    assert removals.begin("team", "s3://bucket/0", "uid-0"), "its own"
+    assert not removals.begin("team", "s3://bucket/x", "uid-x")
+    assert removals.begin("team", "s3://other/x", "uid-x")
+    assert removals.begin("elsewhere", "s3://bucket/x", "uid-y")
+    removals.end("team", "uid-3")
+    assert removals.begin("team", "s3://bucket/z", "uid-z")

@@ -23,6 +23,7 @@ DELETING: Final = "Deleting"
 _REMOVING: Final = "RemovingData"
 _SHORTEST_PAUSE: Final = timedelta(seconds=10)
 _LONGEST_PAUSE: Final = timedelta(seconds=300)
+_TURN: Final = timedelta(seconds=5)
 _QUOTED: Final = 512
 _EVENT_LIMIT: Final = 1000
 
@@ -151,6 +152,15 @@ def wait_for_removal(
     message = f"The Delete of what it saved can't be created: {sentence(refusal[:_QUOTED])} It is tried again."
     wake = min(deadline, now + min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, now - deleted)))
     return _said(checkpoint, status, Reason.FORBIDDEN.value, message, now, wake)
+
+
+def wait_for_others(checkpoint: Checkpoint, status: Status, deleted: datetime, now: datetime) -> DeletionDecision:
+    """Return the decision where as many Deletes are under way as may be at once: a look now and then."""
+    message = (
+        f"What it saved at {checkpoint.spec.storage.url} is removed after that of others, which were deleted before."
+    )
+    deadline = _deadline(checkpoint, deleted)
+    return _said(checkpoint, status, _REMOVING, message, now, min(deadline, now + _TURN))
 
 
 def _deadline(checkpoint: Checkpoint, deleted: datetime) -> datetime:

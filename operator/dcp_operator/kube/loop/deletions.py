@@ -27,6 +27,7 @@ from dcp_operator.controllers.deletion.decide import (
     LetGo,
     StartRemoval,
     decide_deletion,
+    wait_for_others,
     wait_for_removal,
 )
 from dcp_operator.controllers.deletion.saved import policy_of, takes_data_along, to_remove
@@ -109,7 +110,8 @@ class Deletions:
                     decision = replace(decision, actions=(DropRemoval(name=removal.name, uid=removal.uid),))
             elif isinstance(action, StartRemoval):
                 try:
-                    await self._create(parsed, body, action)
+                    if not await self._create(parsed, body, action):
+                        decision = wait_for_others(parsed, status, deleted, now)
                 except (NameTakenError, RefusedError) as error:
                     logger.warning("%s: the Delete of its data can't be created yet: %s", key, error)
                     decision = wait_for_removal(parsed, status, str(error), deleted, now)
@@ -135,11 +137,19 @@ class Deletions:
             return None
         return max(SOONEST, (decision.wake_at - self.context.now()).total_seconds())
 
-    async def _create(self, checkpoint: Checkpoint, body: Body, action: StartRemoval) -> None:
+    async def _create(self, checkpoint: Checkpoint, body: Body, action: StartRemoval) -> bool:
+        """Create a Delete; return False where as many are under way as may be."""
+        if not self.removals.begin(checkpoint.namespace, checkpoint.spec.storage.url, checkpoint.uid):
+            return False
         made = checkpoint_of_data_removal(checkpoint, body, action.fields)
         owner = Owner(CHECKPOINTS, checkpoint.name, checkpoint.uid)
-        # It begins once the watch tells of it, as of all that was created before: such as of a Load of the same data.
-        await self.context.cluster.create_served(CHECKPOINTS, made, owner)
+        try:
+            # It begins once the watch tells of it, as of all that was created before: as of a Load of the same data.
+            await self.context.cluster.create_served(CHECKPOINTS, made, owner)
+        except BaseException:
+            self.removals.end(checkpoint.namespace, checkpoint.uid)
+            raise
+        return True
 
     async def _let_go(self, key: ObjectKey, body: Body, action: LetGo) -> None:
         event = action.event
@@ -151,6 +161,7 @@ class Deletions:
             url = str(((body.get("spec") or {}).get("storage") or {}).get("url", ""))
             logger.warning("%s: its namespace is being deleted: the data at %s stay", key, url)
         await self._set(body, held=False)
+        self.removals.end(key.namespace, body["metadata"]["uid"])
         metrics.DELETIONS.labels(action.end.value).inc()
 
     async def _set(self, body: Body, *, held: bool) -> Body:
