@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import threading
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
