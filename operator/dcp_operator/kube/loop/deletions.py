@@ -110,11 +110,7 @@ class Deletions:
                     decision = replace(decision, actions=(DropRemoval(name=removal.name, uid=removal.uid),))
             elif isinstance(action, StartRemoval):
                 try:
-                    if not await self._create(parsed, body, action):
-                        decision = wait_for_others(parsed, status, deleted, now)
-                except (NameTakenError, RefusedError) as error:
-                    logger.warning("%s: the Delete of its data can't be created yet: %s", key, error)
-                    decision = wait_for_removal(parsed, status, str(error), deleted, now)
+                    decision = await self._waits(key, parsed, body, action) or decision
                 except GoneError as error:
                     if error.status != HTTPStatus.FORBIDDEN:
                         raise
@@ -136,6 +132,19 @@ class Deletions:
         if decision.wake_at is None:
             return None
         return max(SOONEST, (decision.wake_at - self.context.now()).total_seconds())
+
+    async def _waits(
+        self, key: ObjectKey, checkpoint: Checkpoint, body: Body, action: StartRemoval
+    ) -> DeletionDecision | None:
+        """Create the Delete; return the decision to wait where that can't be done yet."""
+        status, deleted = Status.read(body.get("status")), time_of(body["metadata"]["deletionTimestamp"])
+        try:
+            if await self._create(checkpoint, body, action):
+                return None
+        except (NameTakenError, RefusedError) as error:
+            logger.warning("%s: the Delete of its data can't be created yet: %s", key, error)
+            return wait_for_removal(checkpoint, status, str(error), deleted, self.context.now())
+        return wait_for_others(checkpoint, status, deleted, self.context.now())
 
     async def _create(self, checkpoint: Checkpoint, body: Body, action: StartRemoval) -> bool:
         """Create a Delete; return False where as many are under way as may be."""
