@@ -16,6 +16,7 @@ _RESOURCES: Final = {
     # As kubectl is asked for it -> the path of its API, its plural.
     "checkpoint": ("apis/dcp-operator.io/v1alpha1", "checkpoints"),
     "checkpointseries": ("apis/dcp-operator.io/v1alpha1", "checkpointseries"),
+    "checkpointstore": ("apis/dcp-operator.io/v1alpha1", "checkpointstores"),
     "configmap": ("api/v1", "configmaps"),
     "crd": ("apis/apiextensions.k8s.io/v1", "customresourcedefinitions"),
     "events": ("api/v1", "events"),

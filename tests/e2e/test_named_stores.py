@@ -1,12 +1,15 @@
-"""Checkpoints that name a store, before they are stored: the CRD's rules, and the policy of stores that are ReadOnly.
+"""Checkpoints that name a store: the CRD's rules, the policy of stores that are ReadOnly, and one in an operator.
 
-etcd and kube-apiserver are real; the operator isn't there at all.
+etcd and kube-apiserver are real, and so is the operator of the last test, as its own account. The test plays the
+workers by writing how a Checkpoint has ended.
 """
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,9 @@ import pytest
 from cluster.controlplane import ControlPlane, api_server
 from cluster.places import TREE
 from cluster.processes import CommandError, until
+from e2e.kube import Kube
+from e2e.kube import until as until_seen
+from e2e.operator_process import OperatorProcess, account_of_operator
 from e2e.test_admission import COLLECTION, Api
 from named_store_scenes import IN_STORE, REFUSED
 from scenes import manifest
@@ -108,3 +114,51 @@ def test_a_place_in_a_store_is_immutable(api: Api) -> None:
     code, answer = api("PUT", f"{COLLECTION}/still", stored)
     assert code != HTTPStatus.OK
     assert "spec.storage.path: Forbidden: is immutable" in answer["message"]
+
+
+def ends(kube: Kube, name: str, **status: Any) -> None:
+    """Have a Checkpoint end, once an attempt of it was made."""
+    until_seen(lambda: kube.get("checkpoint", name), lambda body: (body.get("status") or {}).get("attempts"), name, 120)
+    ended = {"phase": "Succeeded", "completionTime": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", **status}
+    kube("patch", "checkpoint", name, "--subresource=status", "--type=merge", "-p", json.dumps({"status": ended}))
+
+
+def validated(kube: Kube, store: str, generation: int) -> None:
+    """Have the validation of a store of that generation succeed."""
+    body = until_seen(
+        lambda: kube.get("checkpointstore", store),
+        lambda body: body["status"].get("validation") and body["status"].get("observedGeneration") == generation,
+        "a validation",
+        120,
+    )
+    ends(kube, body["status"]["validation"], reason="Validated", checkpoint={"store": {"createGuard": "Atomic"}})
+
+
+def test_a_save_waits_for_its_store_and_its_data_are_removed_where_it_saved(api: Api, tmp_path: Path) -> None:
+    admin = Kube(api.plane.kubeconfig(), "default")
+    account = account_of_operator(api.plane, admin, tmp_path)
+    admin("apply", "-f", str(TREE / "manifests/cluster-wide/rbac.yaml"))
+    body = in_store("late", {"spec.deletionPolicy": "Delete"})
+    body["metadata"]["name"] = "waits"
+    with OperatorProcess(account.kubeconfig, tmp_path / "operator.log") as operator:
+        operator.wait_in_service()
+        admin.apply(body)
+        admin.until_status("waits", lambda status: status.get("reason") == "StoreNotFound", 120)
+        admin.apply(store_manifest(name="late"))
+        admin.until_status("waits", lambda status: status.get("reason") == "StoreNotAvailable", 120)
+        validated(admin, "late", 1)
+        status = admin.until_status("waits", lambda status: status.get("attempts"), 120)
+        url = "s3://bucket/team/run/step-1000"
+        assert status["store"] == {"name": "late", "url": url}
+        ends(admin, "waits", reason="Saved", checkpoint={"url": url, "saveId": "a" * 32})
+        admin.apply(store_manifest({"url": "s3://elsewhere"}, name="late"))
+        admin("delete", "checkpoint", "waits", "--wait=false")
+        removes = until_seen(
+            lambda: [each for each in admin.every("checkpoint") if each["spec"]["operation"] == "Delete"],
+            bool,
+            "the Delete of what it saved",
+            120,
+        )
+        assert [each["spec"]["storage"] for each in removes] == [{"url": url}]
+        # What was written is what was written.
+        assert admin.get("checkpoint", "waits")["spec"]["storage"] == body["spec"]["storage"]
