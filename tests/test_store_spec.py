@@ -33,6 +33,16 @@ def test_what_is_wrong_is_said_in_a_line_with_its_field(changes: Changes, field:
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.adversary
+@pytest.mark.parametrize("host", ["169.254.169.254", "2852039166", "metadata.google.internal", "[fd00:ec2::254]"])
+def test_no_pod_is_sent_to_where_a_cloud_hands_out_the_identity_of_a_node(host: str) -> None:
+    """The CRD can't say so: the operator makes no validation of such a store, and its status says why."""
+    with pytest.raises(SpecError) as caught:
+        store({"options": {"endpointUrl": f"http://{host}/"}})
+    (problem,) = caught.value.problems
+    assert problem.startswith("spec.options.endpointUrl: link-local and metadata addresses are refused")
+
+
 @pytest.mark.parametrize("changes", GOOD.values(), ids=GOOD)
 def test_what_is_taken(changes: Changes) -> None:
     found = store(changes)

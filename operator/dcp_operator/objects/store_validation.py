@@ -14,10 +14,8 @@ from dcp_operator.api.naming import (
 )
 from dcp_operator.api.store.spec import CheckpointStore
 from dcp_operator.controllers.store.actions import StartValidation
-from dcp_operator.controllers.store.validation import VALIDATES
+from dcp_operator.controllers.store.validation import PROBED, VALIDATES
 
-PROBED: Final = ".dcp-probe"
-"""Below a store's prefix, where it is tried out: no checkpoint of anybody's stands there."""
 _RETRIES: Final = 1
 _START_SECONDS: Final = 300
 _ACTIVE_SECONDS: Final = 300

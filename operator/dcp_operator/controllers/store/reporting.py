@@ -10,7 +10,7 @@ from dcp_operator.api.checkpoint.text import sentence
 from dcp_operator.api.store.spec import CheckpointStore
 from dcp_operator.api.store.status import AVAILABLE, BEST_EFFORT, DEFAULT, Guards, StoreReason, StoreStatus
 from dcp_operator.controllers.decision import Event
-from dcp_operator.controllers.store.validation import Validation
+from dcp_operator.controllers.store.validation import PROBED, Validation
 
 Truth = Literal["True", "False", "Unknown"]
 _EVENT_LIMIT: Final = 1000
@@ -92,7 +92,8 @@ def validated(store: CheckpointStore, found: StoreStatus, news: Validation) -> S
     """
     if not news.succeeded:
         why = news.reason.value if news.reason is not None else news.phase.value
-        message = f"{sentence(news.message[:1200])} Checkpoint {news.name} and its pod's log tell more."
+        told = sentence(news.message[:1200].replace(f"/{PROBED}", ""))
+        message = f"{told} Checkpoint {news.name} and its pod's log tell more."
         return Stand(available="False", reason=why, message=message, stalled=True)
     said = ["It can hold checkpoints." if store.spec.writable else "Its checkpoints can be read."]
     guards = found.guards or Guards()

@@ -15,6 +15,8 @@ from dcp_operator.controllers.checkpoint.runs import run_id_of
 
 VALIDATES: Final = Operation.VALIDATE
 """The operation of a Checkpoint that validates a store."""
+PROBED: Final = ".dcp-probe"
+"""Below a store's prefix, where it is tried out: no checkpoint of anybody's stands there."""
 _OF_THE_STORE: Final = frozenset(
     {Reason.STORAGE_DENIED, Reason.STORAGE_UNAVAILABLE, Reason.STORAGE_FULL, Reason.INVALID_SPEC}
 )
