@@ -13,7 +13,7 @@ from dcp_operator.api.naming import GENERATION_ANNOTATION
 from dcp_operator.controllers.checkpoint.reporting import message_of
 from dcp_operator.controllers.checkpoint.runs import run_id_of
 
-VALIDATES: Final = Operation.VALIDATE
+VALIDATES: Final = next(each for each in Operation if each.traits.result is Reason.VALIDATED)
 """The operation of a Checkpoint that validates a store."""
 PROBED: Final = ".dcp-probe"
 """Below a store's prefix, where it is tried out: no checkpoint of anybody's stands there."""
