@@ -68,8 +68,9 @@ def begun(kube: Kube, store: str, besides: str = "") -> Body:
             if each["metadata"]["name"] != besides and (each.get("status") or {}).get("attempts")
         ]
 
-    (body,) = until(found, bool, f"a validation of {store}", 90)
-    return body
+    validating: Body
+    (validating,) = until(found, bool, f"a validation of {store}", 90)
+    return validating
 
 
 def ends(kube: Kube, body: Body, **status: Any) -> None:
@@ -88,7 +89,8 @@ def until_available(kube: Kube, store: str, wanted: tuple[str, str]) -> Body:
         found = condition(body.get("status") or {}, "Available")
         return bool(found) and (found["status"], found["reason"]) == wanted
 
-    return until(lambda: kube.get("checkpointstore", store), stands, f"{store} to be {wanted}", 60)
+    found: Body = until(lambda: kube.get("checkpointstore", store), stands, f"{store} to be {wanted}", 60)
+    return found
 
 
 def test_a_store_is_validated_and_again_when_its_spec_changes(admin: Kube, operator: OperatorProcess) -> None:
