@@ -153,8 +153,8 @@ GOOD = saved({"w": torch.arange(4.0)})
 @pytest.mark.parametrize(
     ("data", "error", "words"),
     [
-        (b"", CheckpointCorrupted, "it does not begin as one of torch 1.6"),
-        (pickle.dumps({"w": 1}), CheckpointCorrupted, "it does not begin as one of torch 1.6"),
+        (b"", CheckpointCorrupted, "torch 1.6 or later writes: it begins otherwise"),
+        (pickle.dumps({"w": 1}), CheckpointCorrupted, "torch 1.6 or later writes: it begins otherwise"),
         (GOOD[:-30], CheckpointCorrupted, "it does not end as torch ends it"),
         (rezipped(GOOD, {}, method=zipfile.ZIP_DEFLATED), CheckpointCorrupted, "is not simply stored"),
         (rezipped(GOOD, {"data.pkl": None}), CheckpointCorrupted, "it holds no data.pkl"),

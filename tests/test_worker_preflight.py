@@ -14,7 +14,7 @@ import pytest
 from dcp_contract.environment import CA_FILE_ENV, CREDENTIALS_ENV, NODE_RANK_ENV, TASK_ENV
 from dcp_contract.operations import Operation, SaveFields
 from dcp_contract.reasons import Reason
-from dcp_contract.sections import Source
+from dcp_contract.sections import SOURCE_FIELDS, Source
 from dcp_contract.storage_options import CREDENTIAL_KEYS
 from worker_process import Pod, ran, started, started_anew, task
 
@@ -105,16 +105,18 @@ def test_nothing_at_the_url(operation: Operation, tmp_path: Path) -> None:
     assert str(tmp_path / "nothing") in failure.message
 
 
-def test_nothing_at_the_url_to_start_from(tmp_path: Path) -> None:
+@pytest.mark.parametrize("field", SOURCE_FIELDS)
+def test_nothing_at_the_url_to_start_from(tmp_path: Path, field: str) -> None:
+    """Said before any rank starts, and before torch is loaded."""
     work = task(tmp_path / "url")
-    source = Source(url=f"file://{tmp_path}/nothing")
+    source = Source.model_validate({field: f"file://{tmp_path}/nothing"})
     with started(
         work.model_copy(update={"save": SaveFields.model_validate({"from": source})}), tmp_path / "pod"
     ) as pod:
         settled(pod)
     (failure,) = pod.report.failures
     assert failure.reason is Reason.CHECKPOINT_NOT_FOUND
-    assert source.url in failure.message
+    assert source.place in failure.message
 
 
 @pytest.mark.parametrize(

@@ -132,14 +132,23 @@ def stored_at(url: str, options: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.adversary
 @pytest.mark.parametrize(("url", "said"), BAD_URLS.values(), ids=BAD_URLS)
-@pytest.mark.parametrize("field", ["spec.storage.url", "spec.save.from.url"])
+@pytest.mark.parametrize("field", ["spec.storage.url", "spec.save.from.url", "spec.save.from.torch"])
 def test_urls_that_are_refused(api: Api, field: str, url: str, said: str) -> None:
-    if field == "spec.save.from.url" and "gone with the pod" in said:
+    if field != "spec.storage.url" and "gone with the pod" in said:
         pytest.skip("what is read may lie in the image")
     body = stored_at(url, {}) if field == "spec.storage.url" else of(None, **{field: url})
     message = api.tried(body)
     assert field in message or "denied request: spec.storage.url" in message
     assert said in message
+
+
+@pytest.mark.parametrize("given", [(), ("url", "torch"), ("safetensors", "torch")], ids=str)
+def test_a_save_starts_from_one_thing(api: Api, given: tuple[str, ...]) -> None:
+    source = dict.fromkeys(given, "s3://bucket/x")
+    message = api.tried(of(None, **{"spec.save.from": source}))
+    assert "spec.save.from: " in message
+    assert "write exactly one of url, safetensors, torch" in message
+    assert api.tried(of(None, **{"spec.save.from.safetensors": "s3://bucket/x"})) == ""
 
 
 @pytest.mark.adversary

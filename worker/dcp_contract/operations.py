@@ -301,7 +301,9 @@ class OperationMembers(Wire):
     @property
     def source_url(self) -> str:
         """Where it reads a checkpoint beside its own URL, to start from it, to copy or to export it; else empty."""
-        sources = (self.save and self.save.from_, self.copy_ and self.copy_.from_, self.export and self.export.from_)
+        if self.save and self.save.from_:
+            return self.save.from_.place
+        sources = (self.copy_ and self.copy_.from_, self.export and self.export.from_)
         return next((source.url for source in sources if source), "")
 
     @property

@@ -1,7 +1,7 @@
 """The sections of a Checkpoint's spec that the data plane needs; the operator's `spec` extends some of them."""
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from pydantic import (
     Field,
@@ -113,6 +113,33 @@ class LoadSelection(Wire):
 
 
 class Source(LoadSelection):
-    """A committed checkpoint to start from."""
+    """What to start from: one of a committed checkpoint, a folder of safetensors, a file of torch.save."""
 
-    url: Url = Field(description="fsspec URL of a committed checkpoint, read with the storage options of this object.")
+    url: Url | None = Field(
+        default=None,
+        description="fsspec URL of a committed checkpoint, read with the storage options of this object.",
+    )
+    safetensors: Url | None = Field(
+        default=None,
+        description="In place of url: fsspec URL of a folder of safetensors, as Hugging Face lays a model out. The "
+        "model's weights are loaded from it; the optimizer and extra state begin anew.",
+    )
+    torch: Url | None = Field(
+        default=None,
+        description="In place of url: fsspec URL of a file of torch.save, of a model's state dict or of a dict with "
+        "one at model. The model's weights are loaded from it; the optimizer and extra state begin anew.",
+    )
+
+    @property
+    def given(self) -> list[str]:
+        """The names of the fields that say where it stands; one of a source that can be."""
+        return [name for name in SOURCE_FIELDS if getattr(self, name) is not None]
+
+    @property
+    def place(self) -> str:
+        """The URL that is read."""
+        return self.url or self.safetensors or self.torch or ""
+
+
+SOURCE_FIELDS: Final = ("url", "safetensors", "torch")
+"""The fields of a Source of which one says where it stands."""

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from dcp_engine.deletion import delete
     from dcp_engine.exporting import export
     from dcp_engine.importing import load_safetensors, load_torch
-    from dcp_engine.inspection import find, inspect, preflight_export, preflight_load, preflight_save
+    from dcp_engine.inspection import (
+        find,
+        inspect,
+        preflight_export,
+        preflight_import,
+        preflight_load,
+        preflight_save,
+    )
     from dcp_engine.listing import latest, list_checkpoints
     from dcp_engine.loading import load
     from dcp_engine.pending import AsyncSave
@@ -57,6 +64,7 @@ _HOMES = {
     "patched_dcp": "dcp_patch",
     "per_rank": "rank_values",
     "preflight_export": "inspection",
+    "preflight_import": "inspection",
     "preflight_load": "inspection",
     "preflight_save": "inspection",
     "probe": "probing",
@@ -89,6 +97,7 @@ __all__ = [
     "patched_dcp",
     "per_rank",
     "preflight_export",
+    "preflight_import",
     "preflight_load",
     "preflight_save",
     "probe",

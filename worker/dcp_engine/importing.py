@@ -5,6 +5,7 @@ from os import PathLike, fspath
 from typing import Any
 
 import torch.distributed as dist
+from torch.distributed.checkpoint.planner import LoadPlanner
 from torch.distributed.checkpoint.stateful import Stateful
 
 from dcp_contract.checkpoint_info import CheckpointInfo
@@ -129,14 +130,45 @@ def load_torch(
     return call.run()
 
 
+def load_weights(
+    state_dict: dict[str, Any], url: str, planner: LoadPlanner, options: LoadOptions, *, file: bool, patience: float
+) -> None:
+    """Load a model's weights into `{"model": ...}`, whoever wrote them. Collective.
+
+    Args:
+        state_dict: the model's own, sharded.
+        url: a folder of safetensors, whose names are the model's own; or a file of `torch.save`, of a model's state
+            dict or of a dict with one at `model`.
+        planner: plans what each rank reads.
+        options: how it is loaded.
+        file: whether it is the file.
+        patience: seconds that a rank may lag behind the others.
+
+    Raises:
+        EngineError: as of `load_safetensors` and `load_torch`.
+    """
+    ranks = Ranks(None, patience=patience)
+    if not file:
+        folder = _SafetensorsLoad(state_dict, url, ranks, options, planner)
+        folder.keys = {"*": "model.*"}
+        folder.run()
+        return
+    place, name = layout.file_place(url)
+    call = _TorchFileLoad(state_dict, place, ranks, options, planner)
+    call.name, call.below = name, "model"
+    call.run()
+
+
 class _TorchFileLoad(LoadCall):
     """A load whose snapshot is what a file's pickle says."""
 
     keys: Mapping[str, str] | None = None
     name: str = ""
+    below: str = ""
+    """Where all of the file's tensors go, if it has no such key itself; then what is below that."""
 
     def _read_snapshot(self) -> snapshot.Snapshot:
-        return torch_file.read(self._opened(), self.name, self.keys, self.options.allow)
+        return torch_file.read(self._opened(), self.name, self.keys, self.options.allow, below=self.below)
 
     def _transfer_of(self, found: snapshot.Snapshot) -> LoadTransfer:
         assert isinstance(found, torch_file.TorchSnapshot)  # noqa: S101 - it read it

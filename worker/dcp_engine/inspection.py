@@ -6,7 +6,7 @@ from typing import Any
 
 from dcp_contract.checkpoint_info import CheckpointInfo, Origin
 from dcp_engine import pending
-from dcp_engine.commit import export_index, protocol, snapshot
+from dcp_engine.commit import export_index, protocol, safetensors_folder, snapshot, torch_container
 from dcp_engine.commit.stock import sized
 from dcp_engine.errors import CheckpointCorrupted, EngineError, StorageDenied
 from dcp_engine.format import layout
@@ -177,6 +177,28 @@ def preflight_load(
         raise snapshot.not_found(store)
     _intact(found)
     return info
+
+
+def preflight_import(url: str | PathLike[str], *, file: bool, storage_options: Mapping[str, Any] | None = None) -> None:
+    """Find out, before any rank starts, whether there is something to import. Not collective: one process calls it.
+
+    Args:
+        url: a folder of safetensors, or a file of `torch.save`: an fsspec URL or a path.
+        file: whether it is the file.
+        storage_options: options of the store that are no secret, by their neutral names
+            (`dcp_contract.storage_options.STORAGE_OPTIONS`). Secrets come from the environment.
+
+    Raises:
+        EngineError: CheckpointNotFound, CheckpointCorrupted, StorageDenied, StorageUnavailable and so on.
+    """
+    try:
+        if not file:
+            safetensors_folder.read(open_store(fspath(url), storage_options), None)
+            return
+        folder, name = layout.file_place(fspath(url))
+        torch_container.directory(open_store(folder, storage_options), name)
+    except Exception as error:
+        raise _translated(error, url) from error
 
 
 def _described(store: Store) -> tuple[protocol.Committed | None, CheckpointInfo | None]:

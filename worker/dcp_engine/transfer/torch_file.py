@@ -8,7 +8,6 @@ memory. So each rank reads the bytes of its own shards, straight from the storag
 import io
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import product
 from math import prod
@@ -18,10 +17,10 @@ from typing import Any, Final
 import torch
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlanner, ReadItem
 
-from dcp_engine.commit import snapshot
+from dcp_engine.commit import snapshot, torch_container
 from dcp_engine.commit.safetensors_folder import read_range
-from dcp_engine.errors import CheckpointCorrupted, CheckpointNotFound, InvalidOption
-from dcp_engine.format import sandbox, torch_zip_read
+from dcp_engine.errors import CheckpointCorrupted, InvalidOption
+from dcp_engine.format import sandbox
 from dcp_engine.format.key_mapping import KeyMapping
 from dcp_engine.format.manifest import Chunk, DataFile, Manifest, Tensor
 from dcp_engine.format.torch_zip_read import ListedMember
@@ -30,12 +29,9 @@ from dcp_engine.torch_internals import FakeTensorMode, flatten_state_dict, recor
 from dcp_engine.transfer import decode, ranges
 from dcp_engine.transfer.conversion import short
 from dcp_engine.transfer.load_transfer import LoadTransfer, reads_of
-from dcp_engine.translate import is_missing_file
 
 _LARGEST: Final = 64 << 20
 """Bytes of a pickle, or of a directory, that are read: a tensor takes some 300 of them."""
-_GAP: Final = 64 << 10
-"""Bytes between two local headers that cost less than a second request."""
 _TIMES: Final = 4
 _FREE: Final = 64 << 20
 """Bytes that tensors may have beyond _TIMES those of the file: they may share storages, or repeat their values."""
@@ -53,7 +49,9 @@ class TorchSnapshot(snapshot.Snapshot):
     """Tensors that do not lie in row-major order: their dimensions in the order in which they lie."""
 
 
-def read(store: Store, name: str, keys: Mapping[str, str] | None, allow: Sequence[type]) -> TorchSnapshot:
+def read(
+    store: Store, name: str, keys: Mapping[str, str] | None, allow: Sequence[type], *, below: str = ""
+) -> TorchSnapshot:
     """Return what a file holds, and where.
 
     Args:
@@ -61,21 +59,20 @@ def read(store: Store, name: str, keys: Mapping[str, str] | None, allow: Sequenc
         name: The file's.
         keys: Globs over the names in the file -> the entries' names; None: as they are, nested.
         allow: Classes, beyond the common ones, that objects in the file may be of.
+        below: In place of keys: take what is below this key, or where the file has none put all of it there.
 
     Raises:
         CheckpointNotFound: There is no such file.
         CheckpointCorrupted: It is none that torch writes, or can't be.
         InvalidOption: Its tensors can't be loaded as they are.
     """
+    end, directory = torch_container.directory(store, name)
     try:
-        end = store.read(name, tail=torch_zip_read.TAIL)
-    except FileNotFoundError as error:
-        if not is_missing_file(error):
-            raise
-        raise CheckpointNotFound(f"{store.url}/{name}", "there is no such file") from error
-    try:
-        places = _places(store, name, end.size, end.data)
+        places = torch_container.places(store, name, directory)
         state = _state(store, name, places, allow)
+        if below:
+            nested = isinstance(state.value, dict) and isinstance(state.value.get(below), dict)
+            keys = {f"{below}.*" if nested else "*": f"{below}.*"}
         return _described(state, name, end, keys)
     except ValueError as error:
         raise CheckpointCorrupted(name, f"is no file that torch.save writes: {error}") from error
@@ -107,32 +104,6 @@ class TorchFileTransfer(LoadTransfer):
         for item, _chunk in pickled:
             assert item.type == LoadItemType.BYTE_IO  # noqa: S101 - tensors lie in the storages
             decode.hand_over(item, self._found.objects[item.storage_index.fqn], planner)
-
-
-def _places(store: Store, name: str, length: int, tail: bytes) -> dict[str, tuple[ListedMember, int]]:
-    """Return the members by their names without the folder, each with the place of its first byte."""
-    if length < len(torch_zip_read.START) or read_range(store, name, 0, 4) != torch_zip_read.START:
-        raise ValueError("it does not begin as one of torch 1.6 or later does")
-    count, size, start = torch_zip_read.directory_in(memoryview(tail), length)
-    if size > _LARGEST:
-        raise ValueError("its directory is larger than any")
-    members = torch_zip_read.listed(memoryview(read_range(store, name, start, size)), count, start)
-    groups: list[list[ListedMember]] = []
-    for member in sorted(members, key=lambda each: each.offset):
-        if member.offset + torch_zip_read.HEADER > start:
-            raise ValueError(f"its member {member.name} does not lie in it")
-        if not groups or member.offset > groups[-1][0].offset + _GAP:
-            groups.append([])
-        groups[-1].append(member)
-
-    def headers(group: list[ListedMember]) -> list[tuple[ListedMember, int]]:
-        first = group[0].offset
-        data = memoryview(read_range(store, name, first, group[-1].offset + torch_zip_read.HEADER - first))
-        return [(each, torch_zip_read.start_of(data[each.offset - first :], each, start)) for each in group]
-
-    with ThreadPoolExecutor(store.readers, thread_name_prefix="dcp-read") as pool:
-        found = [place for group in pool.map(headers, groups) for place in group]
-    return {member.name.partition("/")[2]: (member, at) for member, at in found}
 
 
 @dataclass(frozen=True)

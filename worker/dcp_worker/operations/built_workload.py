@@ -13,7 +13,9 @@ from torch.distributed.checkpoint.stateful import Stateful
 
 import dcp_engine
 from dcp_contract.checkpoint_info import CheckpointInfo
-from dcp_contract.sections import LoadSelection, Strategy
+from dcp_contract.sections import LoadSelection, Source, Strategy
+from dcp_engine.call_options import LoadOptions
+from dcp_engine.importing import load_weights
 from dcp_worker.operations import load_planner
 from dcp_worker.rank_context import RankContext
 from dcp_worker.training import sharding, state_dict, workload
@@ -138,6 +140,27 @@ class BuiltWorkload:
         state_dict.load_state_dict(self.model, self.optimizer, values)
         self.extra.update({name: values[name] for name in asked})
         return info
+
+    def start_from(self, source: Source, field: str) -> int | None:
+        """Load what a Save starts from; collective. Return the step that it was saved at, if that is known.
+
+        Of what is no checkpoint the model's weights are loaded, and the training begins with step 0.
+
+        Args:
+            source: What it is, and which part of it is loaded.
+            field: Where it stands in the spec, for errors.
+        """
+        if source.url is not None:
+            return self.load(source.url, source, field).step
+        weights = state_dict.state_dict(self.model, None)
+        options = LoadOptions(
+            storage_options=self.rank.task.storage.options, allow=self.allowed, on_progress=self.rank.on_progress
+        )
+        planner = load_planner.SelectingLoadPlanner(source, field)
+        patience = self.rank.task.active_seconds
+        load_weights(weights, source.place, planner, options, file=source.torch is not None, patience=patience)
+        state_dict.load_state_dict(self.model, None, weights)
+        return 0
 
     def check_loaded(self) -> None:
         """Let the workload look at what was loaded, and wait until all ranks' workloads are content; collective."""

@@ -65,13 +65,17 @@ def still_list(at: tuple[str, ...], field: str) -> Rule:
     return Rule(at, same, f"is immutable; {ANOTHER}", field, FORBIDDEN)
 
 
-def url_rules(at: tuple[str, ...], *, optional: bool = False) -> tuple[Rule, ...]:
+def url_rules(at: tuple[str, ...], *, optional: bool = False, field: str = "url") -> tuple[Rule, ...]:
     """Return the rules of a checkpoint's URL; which protocols are served is the operator's to say.
 
     Args:
         at: Where the URL's section is.
         optional: Whether the URL may be left out.
+        field: The URL's name there.
     """
+    if field != "url":
+        plain = url_rules(at, optional=optional)
+        return tuple(replace(each, cel=each.cel.replace("self.url", f"self.{field}"), field=field) for each in plain)
     if optional:
         return tuple(replace(each, cel=f"!has(self.url) || ({each.cel})") for each in url_rules(at))
     local = "self.url.matches('^(file|memory)://')"

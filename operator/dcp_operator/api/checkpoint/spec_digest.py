@@ -37,7 +37,8 @@ def spec_digest(run_id: str, url: str, workload: Workload | None, save: SaveFiel
 def _source(source: Source) -> dict[str, Any]:
     lists = {"include": source.include, "exclude": source.exclude}
     chosen: dict[str, Any] = {name: globs for name, globs in lists.items() if globs}
-    return {"url": _url(source.url), **chosen, **({} if source.strict else {"strict": False})}
+    places = {field: _url(getattr(source, field)) for field in source.given}
+    return {**places, **chosen, **({} if source.strict else {"strict": False})}
 
 
 def _url(url: str) -> str:

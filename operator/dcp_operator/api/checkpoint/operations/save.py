@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Final
 
-from dcp_operator.api.checkpoint.cel import kept, still, still_selection, url_rules
+from dcp_contract.sections import SOURCE_FIELDS
+from dcp_operator.api.checkpoint.cel import Rule, kept, still, still_selection, url_rules
 from dcp_operator.api.checkpoint.operations import OperationRules, UrlUse
 from dcp_operator.api.checkpoint.spec import CheckpointSpec
 from dcp_operator.api.site import Site
@@ -12,26 +13,32 @@ from dcp_operator.api.storage_url import protocol, url_problems
 _SPEC: Final = ("spec",)
 _SAVE: Final = (*_SPEC, "save")
 _FROM: Final = (*_SAVE, "from")
+_ONE: Final = f"write exactly one of {', '.join(SOURCE_FIELDS)}"
 
 
 def _problems(spec: CheckpointSpec, site: Site) -> Iterator[str]:
     source = spec.of_save.from_
     if source is None:
         return
-    yield from url_problems("spec.save.from.url", source.url, site.protocols)
-    if spec.storage.url and protocol(source.url) != protocol(spec.storage.url):
-        yield "spec.save.from.url: is read with the options of spec.storage; write a URL of the same protocol"
+    if len(source.given) != 1:
+        yield f"spec.save.from: {_ONE}"
+        return
+    field = f"spec.save.from.{source.given[0]}"
+    yield from url_problems(field, source.place, site.protocols)
+    if spec.storage.url and protocol(source.place) != protocol(spec.storage.url):
+        yield f"{field}: is read with the options of spec.storage; write a URL of the same protocol"
 
 
 RULES: Final = OperationRules(
     problems=_problems,
     cel=(
-        *url_rules(_FROM),
+        Rule(_FROM, f"[{', '.join(f'has(self.{field})' for field in SOURCE_FIELDS)}].exists_one(one, one)", _ONE),
+        *(rule for field in SOURCE_FIELDS for rule in url_rules(_FROM, optional=True, field=field)),
         kept(_SPEC, "save"),
         still(_SAVE, "ifExists"),
         still(_SAVE, "steps"),
         kept(_SAVE, "from"),
-        still(_FROM, "url"),
+        *(still(_FROM, field, optional=True) for field in SOURCE_FIELDS),
         *still_selection(_FROM),
     ),
     ends_with_commit=True,
