@@ -139,6 +139,7 @@ def test_success_has_no_failure_of_an_earlier_attempt() -> None:
             Reason.EXPORTED,
             {"spec.operation": "Export", "spec.export.from.url": "s3://b/x", "spec.workload": None, "spec.workers": {}},
         ),
+        ("Clean", Reason.CLEANED, {"spec.operation": "Clean", "spec.workload": None, "spec.workers": {}}),
     ],
 )
 def test_loads_and_verifies(operation: str, result: Reason, spec: dict[str, Any]) -> None:

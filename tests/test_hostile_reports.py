@@ -38,6 +38,7 @@ OWN = {
     "Copy": Reason.COPIED,
     "Validate": Reason.VALIDATED,
     "Export": Reason.EXPORTED,
+    "Clean": Reason.CLEANED,
 }
 ONE_PROCESS = {"spec.workload": None, "spec.workers": {"numNodes": 1}}
 

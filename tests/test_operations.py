@@ -164,7 +164,7 @@ def test_a_noop_is_two_new_files_and_its_lines_of_the_registry(home: Path) -> No
 
 
 def test_the_operator_knows_the_noop(operator_says: dict[str, Any]) -> None:
-    assert operator_says["enum"] == ["Save", "Load", "Verify", "Delete", "Copy", "Validate", "Export", "Noop"]
+    assert operator_says["enum"] == ["Save", "Load", "Verify", "Delete", "Copy", "Validate", "Export", "Clean", "Noop"]
     assert "self.operation != 'Noop' || !has(self.workload)" in operator_says["cel"]
     assert "self.operation != 'Noop' || self.parallelism.replicate == 1" in operator_says["cel"]
     assert operator_says["problems"] == [

@@ -81,11 +81,11 @@ def test_who_it_is() -> None:
             "spec.save.from.include[0]: is too short; write at least 1 character(s)",
             id="an entry of a list",
         ),
-        pytest.param({"spec.banana": 2}, "spec.banana: unknown field; write one of: copy, delete,", id="unknown"),
+        pytest.param({"spec.banana": 2}, "spec.banana: unknown field; write one of: clean, copy, ", id="unknown"),
         pytest.param(
             {"spec.operation": "save"},
-            "spec.operation: is not one of its values; write 'Save', 'Load', 'Verify', 'Delete', 'Copy', 'Validate' or "
-            "'Export'",
+            "spec.operation: is not one of its values; write 'Save', 'Load', 'Verify', 'Delete', 'Copy', 'Validate', "
+            "'Export' or 'Clean'",
             id="enum",
         ),
         pytest.param(

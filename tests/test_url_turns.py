@@ -23,10 +23,12 @@ KINDS: dict[str, Body] = {
     "Delete": {"operation": "Delete", **ALONE},
     "Copy": {"operation": "Copy", "copy": {"from": {"url": "s3://bucket/run/step-0"}}, **ALONE},
     "Export": {"operation": "Export", "export": {"from": {"url": "s3://bucket/run/step-0"}}, **ALONE},
+    "Clean": {"operation": "Clean", **ALONE},
 }
 WRITES = ("Save", "Copy", "Export")
+CHANGES = (*WRITES, "Clean")
 WAITS = {
-    *((own, other) for own in WRITES for other in WRITES),
+    *((own, other) for own in CHANGES for other in CHANGES),
     *(("Delete", other) for other in KINDS),
     *((other, "Delete") for other in KINDS),
 }
@@ -40,7 +42,7 @@ def test_who_waits_for_whom(own: str, older: str) -> None:
     found = decided(of=of, rivals=(claimed("older", seconds=-1, **KINDS[older]),))
     assert phase(found) == (("Pending", "UrlInUse") if (own, older) in WAITS else ("Starting", None))
     if (own, older) in WAITS:
-        does = dict.fromkeys(WRITES, "saving to") | {"Delete": "removing what stands at"}
+        does = dict.fromkeys(WRITES, "saving to") | {"Delete": "removing what stands at", "Clean": "cleaning"}
         assert f"Checkpoint older is {does.get(older, 'reading from')} the same URL ({URL})" in message(found)
         assert ("the store says whether the URL is free" in message(found)) is ({own, older} <= {*WRITES})
 
@@ -144,3 +146,45 @@ def test_what_reads_the_latest_of_a_series_claims_it_once_that_is_known() -> Non
     of = checkpoint({f"spec.{key}": value for key, value in REMOVES_SOURCE.items()})
     assert of.place == claim.place
     assert phase(decided(of=of, rivals=(replace(claim, begun=True),))) == ("Pending", "UrlInUse")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "older", "seconds", "waits"),
+    [
+        pytest.param("s3://bucket/run", {}, -1, True, id="a Save that is older"),
+        pytest.param("s3://bucket/run", KINDS["Copy"], -1, True, id="a Copy that is older"),
+        pytest.param("s3://bucket/run", {}, 1, False, id="a Save that is younger"),
+        pytest.param("s3://bucket/run", KINDS["Verify"], -1, False, id="a Verify"),
+        pytest.param("s3://bucket/ru", {}, -1, False, id="a prefix of the name alone"),
+        pytest.param("s3://other/run", {}, -1, False, id="another bucket"),
+    ],
+)
+def test_a_clean_of_a_prefix_waits_for_what_wrote_there_before_it(
+    prefix: str,
+    older: Body,
+    seconds: int,
+    waits: bool,  # noqa: FBT001 - a row of the table
+) -> None:
+    """And nobody below waits for it: what a younger Save writes is too young to go."""
+    cleaning: Body = {**KINDS["Clean"], "clean": {"recursive": True}, "storage": {"url": prefix}}
+    of = checkpoint({f"spec.{key}": value for key, value in cleaning.items()})
+    rival = claimed("older", seconds=seconds, **older)
+    found = decided(of=of, rivals=(replace(rival, begun=True),))
+    assert phase(found) == (("Pending", "UrlInUse") if waits else ("Starting", None))
+    if waits:
+        assert f"Checkpoint older is saving to a URL below {prefix}." in message(found)
+    other = checkpoint({f"spec.{key}": value for key, value in older.items()})
+    assert phase(decided(of=other, rivals=(claimed("clean", seconds=-2, **cleaning),))) == ("Starting", None)
+
+
+def test_the_clean_of_a_prefix_is_told_of_all_that_write_in_its_namespace() -> None:
+    api = FakeApi()
+    api.add(CHECKPOINTS, save("first"))
+    cleaning: Body = {**KINDS["Clean"], "clean": {"recursive": True}, "storage": {"url": "s3://bucket/run"}}
+    api.add(CHECKPOINTS, save("second", seconds=1, **cleaning))
+    reconciler = reconciling(api)
+    for name in ("first", "second"):
+        asyncio.run(reconciler(keyed(name)))
+        seen(api, reconciler)
+    assert status(api, keyed("first"))["phase"] == "Starting"
+    assert status(api, keyed("second"))["reason"] == "UrlInUse"

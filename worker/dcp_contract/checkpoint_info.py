@@ -81,6 +81,10 @@ class CheckpointInfo(Wire):
         description="Atomic if the store itself refuses a second commit, or a Delete of another save; else BestEffort.",
     )
     verified: Text = Field(default="", description="After a Verify or a Copy: what was checked, in words.")
+    removed: Text = Field(
+        default="",
+        description="After a Clean: what was removed, or would be, in words; bytes and files are those of it.",
+    )
     entries: LoadSummary | None = Field(
         default=None, description="After a Load: how many entries were loaded, left out and converted."
     )

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from dcp_contract.message import Glob, SaveId, Url, Wire
 from dcp_contract.reasons import Reason
-from dcp_contract.sections import LoadSelection, Source
+from dcp_contract.sections import CleanFields, LoadSelection, Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,7 @@ class Operation(StrEnum):
     COPY = "Copy", OperationTraits(result=Reason.COPIED)
     VALIDATE = "Validate", OperationTraits(result=Reason.VALIDATED)
     EXPORT = "Export", OperationTraits(result=Reason.EXPORTED)
+    CLEAN = "Clean", OperationTraits(result=Reason.CLEANED)
 
     def __new__(cls, word: str, traits: OperationTraits) -> Self:
         """Make a member whose value is its word alone."""
@@ -239,7 +240,7 @@ class OperationMembers(Wire):
     operation: Operation = Field(
         description="Save writes a checkpoint, Load reads it into a model, Verify checks its bytes, Delete removes it, "
         "Copy copies another one to its URL, Validate tries out the store there, Export writes another checkpoint "
-        "there as other programs read it."
+        "there as other programs read it, Clean removes what belongs to no checkpoint."
     )
     save: SaveFields | None = Field(
         default=None,
@@ -265,6 +266,7 @@ class OperationMembers(Wire):
     validate_: ValidateFields | None = Field(
         default=None, alias="validate", description="What a Validate tries out. For a Validate alone."
     )
+    clean: CleanFields | None = Field(default=None, description="Which leftovers a Clean removes. For a Clean alone.")
 
     @property
     def members(self) -> dict[str, Wire | None]:
@@ -292,6 +294,16 @@ class OperationMembers(Wire):
         """An Export's own fields, which it must have."""
         assert self.export is not None  # noqa: S101 - as of a Copy
         return self.export
+
+    @property
+    def of_clean(self) -> CleanFields:
+        """A Clean's own fields; with their defaults where the member is left out."""
+        return self.clean or CleanFields()
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether it works on all that is below its URL."""
+        return self.of_clean.recursive
 
     @property
     def overwrites(self) -> bool:

@@ -14,6 +14,7 @@ class Reason(StrEnum):
     COPIED = "Copied"
     VALIDATED = "Validated"
     EXPORTED = "Exported"
+    CLEANED = "Cleaned"
     OVERWRITE_CONFLICT = "OverwriteConflict"
     INVALID_SPEC = "InvalidSpec"
     ENTRYPOINT_ERROR = "EntrypointError"

@@ -1,5 +1,6 @@
 """The sections of a Checkpoint's spec that the data plane needs; the operator's `spec` extends some of them."""
 
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Final
 
@@ -7,6 +8,7 @@ from pydantic import (
     Field,
 )
 
+from dcp_contract.durations import Duration
 from dcp_contract.message import ClassName, Glob, Url, Wire
 
 
@@ -143,3 +145,21 @@ class Source(LoadSelection):
 
 SOURCE_FIELDS: Final = ("url", "safetensors", "torch")
 """The fields of a Source of which one says where it stands."""
+
+
+class CleanFields(Wire):
+    """Which leftovers a Clean removes."""
+
+    min_age: Duration = Field(
+        default=timedelta(days=1),
+        json_schema_extra={"default": "1d"},
+        description="How old the newest file of a dead save, copy or export has to be, by the store's clock: at least "
+        "1h, and longer than one file of a save takes to be written. Replaced data go when their own time is over.",
+    )
+    dry_run: bool = Field(
+        default=False, description="Remove nothing and write nothing; say what would go, in status and in the log."
+    )
+    recursive: bool = Field(
+        default=False,
+        description="storage.url is a prefix: clean what lies there, and at every checkpoint's URL below it.",
+    )

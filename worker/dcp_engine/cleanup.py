@@ -1,33 +1,68 @@
-"""Removing what killed saves left behind. Never done by a save: only whoever calls it knows that nobody is saving.
+"""Removing what killed saves, copies and exports left behind. Never done by a save: only its caller knows the ages.
 
-An orphan is a `data-<save id>` folder that `.metadata` does not name, or a small file that a probe or a commit left
-behind. A folder goes once the newest file in it is old enough; a save that still writes is younger than that, and one
-that was robbed all the same notices before its commit. What was replaced, and is kept for those who read it, goes when
-its time is over, however old its files are. The same holds for the shards of exports. All of that is judged by the
-clock that dates the files, the store's: this host's may be hours off.
+`commit.leftovers` says what may go. What is told of is removed right after the look at it, one checkpoint's URL after
+the other: what comes in between is spared by a last look.
 """
 
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from os import PathLike, fspath
 from typing import Any, Final
 
+from dcp_contract.sizes import human_bytes
 from dcp_engine import pending
 from dcp_engine.call_options import check_age
-from dcp_engine.commit import export_index, replaced
-from dcp_engine.errors import InvalidOption
-from dcp_engine.format import layout, safetensors
-from dcp_engine.stores import options
+from dcp_engine.commit import leftovers, replaced
+from dcp_engine.commit.leftovers import Age, Leftover, LeftoverKind
+from dcp_engine.errors import CheckpointCorrupted
 from dcp_engine.stores.opening import open_store
-from dcp_engine.stores.protocol import Entry, Store
-from dcp_engine.translate import is_missing_file, translate
+from dcp_engine.stores.protocol import Entry, Store, TellsTime
+from dcp_engine.stores.uploads import Upload, Uploads
+from dcp_engine.translate import translate
 
+LOG: Final = logging.getLogger("dcp_engine")
 MINIMUM_AGE: Final = timedelta(days=1)
-_DRAFT: Final = re.compile(
-    rf"(\.metadata|probe|{re.escape(safetensors.INDEX)}|{replaced.PATH.pattern})\.[0-9a-f]{{32}}\.(tmp|link)"
-)
+_BEGINNINGS: Final = ("data-", "model-")
+"""Of the names of files that are uploaded in parts, below a checkpoint's URL."""
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What a clean-up removed, or would remove."""
+
+    leftovers: tuple[Leftover, ...]
+    dry_run: bool
+    passed_over: int = 0
+    """URLs below the prefix of which nobody can tell what is needed there."""
+
+    @property
+    def files(self) -> int:
+        """How many files and uploads."""
+        return sum(len(each.paths) for each in self.leftovers)
+
+    @property
+    def bytes(self) -> int:
+        """What they take up."""
+        return sum(each.bytes for each in self.leftovers)
+
+    def words(self) -> str:
+        """Say it in a sentence, whose length does not depend on how much it was."""
+        counts = Counter(each.kind for each in self.leftovers)
+        sizes: Counter[LeftoverKind] = Counter()
+        for each in self.leftovers:
+            sizes[each.kind] += each.bytes
+        parts = [
+            f"{counts[kind]} {kind}{'' if counts[kind] == 1 else 's'}"
+            f"{f' ({human_bytes(sizes[kind])})' if sizes[kind] else ''}"
+            for kind in LeftoverKind
+            if counts[kind]
+        ]
+        did = "Would remove" if self.dry_run else "Removed"
+        over = f"; passed over for damage: {self.passed_over}" if self.passed_over else ""
+        return f"{did} {', '.join(parts) or 'nothing'}{over}"
 
 
 def clean(
@@ -37,12 +72,14 @@ def clean(
     older_than: timedelta = MINIMUM_AGE,
     keep_replaced: timedelta | None = None,
     dry_run: bool = False,
+    recursive: bool = False,
 ) -> list[str]:
     """Remove orphans below a checkpoint's URL and abort its stale uploads. Not collective: one process calls it.
 
     Call it where nobody has been saving to the URL for `older_than`: a save that takes longer between two of its files
     loses them, and notices before its commit. A background save of this process ends first. The time is the store's: to
-    learn it, an empty object is written and removed, and a local folder's time of change becomes now.
+    learn it, an empty object is written and removed, and a local folder's time of change becomes now. A dry run takes
+    the time from an answer of the store, or this host's where none tells it.
 
     Uploads are found on S3 only. Azure forgets the parts of one after a week; a Google bucket needs a lifecycle rule.
 
@@ -52,7 +89,9 @@ def clean(
             (`dcp_contract.storage_options.STORAGE_OPTIONS`). Secrets come from the environment.
         older_than: the age, by the store's clock, from which a file that belongs to no checkpoint goes.
         keep_replaced: how long the data of replaced saves are kept; None: as long as the save said that replaced them.
-        dry_run: only say what would go.
+        dry_run: only say what would go; nothing is written.
+        recursive: clean every checkpoint's URL below this one, too. One with a damaged `.metadata` is passed over,
+            with a warning.
 
     Returns:
         The paths below the URL of what went, or would go; that of an empty folder ends with `/`.
@@ -61,108 +100,121 @@ def clean(
         CheckpointCorrupted: nobody can tell what the damaged `.metadata` needs; nothing was removed.
         InvalidOption: an age is none. EngineError: the URL can't be opened, or its store refuses.
     """
+    found = cleaned(
+        url,
+        storage_options=storage_options,
+        older_than=older_than,
+        keep_replaced=keep_replaced,
+        dry_run=dry_run,
+        recursive=recursive,
+    )
+    return sorted({path for each in found.leftovers for path in each.paths})
+
+
+def cleaned(
+    url: str | PathLike[str],
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    older_than: timedelta = MINIMUM_AGE,
+    keep_replaced: timedelta | None = None,
+    dry_run: bool = False,
+    recursive: bool = False,
+    on_item: Callable[[Leftover], None] | None = None,
+) -> Cleaned:
+    """Clean up as `clean` does, and say what went with its kinds and sizes; `on_item` is told of each as it goes."""
     try:
         check_age("older_than", older_than)
         check_age("keep_replaced", keep_replaced)
         pending.wait_before(url)
-        store = open_store(fspath(url), storage_options)
-        entries = list(store.list(""))
-        emptied = list(store.empty_folders())
-        # After the listing: a save that commits in between is spared.
-        metadata = _committed(store)
-        # Tombstones come after that: who replaced what stood there before had written one by then.
-        stones = replaced.tombstones(store, store.list(layout.REPLACED))
-        now = _now(store, [*entries, *emptied])
-        before = now - older_than
-        due = replaced.due(stones, _live(metadata), now, keep=keep_replaced)
-        kept = {stone.save_id for stone in stones} - due.keys()
-        paths = _orphans(entries, metadata, before, {layout.data_folder(save_id) for save_id in kept if save_id})
-        for save_id, group in due.items():
-            if not save_id or layout.data_folder(save_id).encode() not in metadata:
-                paths += replaced.doomed(save_id, group, entries)
-        paths += [folder.path for folder in emptied if _is_old(folder, before)]
-        exports = export_index.orphans(store, entries, now, older_than=older_than, keep=keep_replaced)
-        paths = list(dict.fromkeys([*paths, *exports]))
-        if not dry_run:
-            replaced.remove(store, paths)
-        uploads = _stale_uploads(store.url, storage_options or {}, before, dry_run=dry_run)
+        call = _Call(fspath(url), dict(storage_options or {}), older_than, keep_replaced, dry_run, on_item)
+        return call.below() if recursive else Cleaned(tuple(call.at("")), dry_run)
     except Exception as error:
         raise translate(error, url=fspath(url)) from error
-    return sorted([*paths, *uploads])
 
 
-def _committed(store: Store) -> bytes:
-    """Return `.metadata`, empty if there is none; CheckpointCorrupted if nobody can tell what it named."""
-    try:
-        metadata = store.read(layout.METADATA).data
-    except FileNotFoundError as error:
-        if is_missing_file(error):
-            return b""
-        raise
-    layout.parse_trailer(metadata)
-    return metadata
+@dataclass(frozen=True)
+class _Call:
+    """One clean-up."""
+
+    url: str
+    options: dict[str, Any]
+    older_than: timedelta
+    keep: timedelta | None
+    dry_run: bool
+    on_item: Callable[[Leftover], None] | None
+    _times: list[datetime] = field(default_factory=list)
+    """The store's time, once it is known: that of the begin, by which less is old than by any later one."""
+
+    def below(self) -> Cleaned:
+        """Clean each URL below the prefix; what is listed is held by its URL alone."""
+        store, uploads = open_store(self.url, self.options), self._uploads("")
+        named = (*(each.path for each in uploads.list(("",))), *(each.path for each in store.empty_folders()))
+        roots = {root for path in named if (root := leftovers.root_of(path)) is not None}
+        roots |= {root for each in store.list("") if (root := leftovers.root_of(each.path)) is not None}
+        gone: list[Leftover] = []
+        passed_over = 0
+        for root in sorted(roots):
+            try:
+                gone += self.at(root)
+            except CheckpointCorrupted as error:
+                passed_over += 1
+                LOG.warning("%s is passed over: %s", self._url(root), error)
+        return Cleaned(tuple(gone), self.dry_run, passed_over)
+
+    def at(self, root: str) -> list[Leftover]:
+        """Clean one checkpoint's URL; return what went, by its path below the URL that was asked for."""
+        store, uploads = open_store(self._url(root), self.options), self._uploads(root)
+        # Before the listing: a file that is whole by then is no upload any more, and is seen there.
+        under_way = uploads.list(_BEGINNINGS)
+        entries, emptied = list(store.list("")), list(store.empty_folders())
+        if not (under_way or entries or emptied):
+            return []
+        age = Age(self._now(store, [*entries, *emptied]), self.older_than, self.keep)
+        busy = {leftovers.busy_name(each.path) for each in under_way if not age.is_old(each.newest)} - {""}
+        found = leftovers.found(store, entries, age, busy, emptied)
+        stale = [each for each in under_way if (of := leftovers.busy_name(each.path)) and of not in busy]
+        return [_below(root, each) for each in self._removed(store, found, age, uploads, stale)]
+
+    def _removed(
+        self, store: Store, found: Iterable[Leftover], age: Age, uploads: Uploads, stale: Iterable[Upload]
+    ) -> Iterator[Leftover]:
+        for each in found:
+            if self.dry_run or leftovers.still_goes(store, each, age):
+                if not self.dry_run:
+                    replaced.remove(store, each.paths)
+                yield self._told(store, each)
+        for upload in stale:
+            if not self.dry_run:
+                uploads.abort([upload])
+            yield self._told(store, Leftover(LeftoverKind.UPLOAD, upload.path, (upload.path,), upload.bytes))
+
+    def _told(self, store: Store, leftover: Leftover) -> Leftover:
+        if self.on_item:
+            self.on_item(_below(store.url.rstrip("/"), leftover))
+        return leftover
+
+    def _now(self, store: Store, entries: Iterable[Entry]) -> datetime:
+        """Return the store's time; that of its newest file, which is no later, where nothing may be written."""
+        if not self._times:
+            try:
+                if self.dry_run and isinstance(store, TellsTime):
+                    self._times.append(store.told_time() or datetime.now(UTC))
+                else:
+                    self._times.append(store.now())
+            except Exception:  # noqa: BLE001 - the removal, if it comes to one, says what is wrong
+                return max((entry.modified for entry in entries if entry.modified), default=datetime.now(UTC))
+        return self._times[0]
+
+    def _url(self, root: str) -> str:
+        return f"{self.url.rstrip('/')}/{root}" if root else self.url
+
+    def _uploads(self, root: str) -> Uploads:
+        return Uploads(self._url(root), self.options)
 
 
-def _now(store: Store, entries: Iterable[Entry]) -> datetime:
-    """Return the store's time, or that of its newest file where nothing may be written: it is no later than that."""
-    try:
-        return store.now()
-    except Exception:  # noqa: BLE001 - the removal, if it comes to one, says what is wrong
-        return max((entry.modified for entry in entries if entry.modified), default=datetime.now(UTC))
-
-
-def _is_old(entry: Entry, before: datetime) -> bool:
-    """Tell whether a file is of that time or earlier; object stores know seconds only."""
-    return entry.modified is not None and entry.modified <= before
-
-
-def _live(metadata: bytes) -> replaced.Live | None:
-    if not metadata:
-        return None
-    trailer, _ = layout.parse_trailer(metadata)
-    return replaced.Live(trailer.save_id if trailer else "")
-
-
-def _orphans(entries: list[Entry], metadata: bytes, before: datetime, kept: set[str]) -> list[str]:
-    folders: dict[str, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        folder, _, rest = entry.path.partition("/")
-        if rest and layout.is_own_folder(folder):
-            folders[folder].append(entry)
-        elif _DRAFT.fullmatch(entry.path):
-            folders[entry.path].append(entry)
-    return [
-        entry.path
-        for folder, of_folder in folders.items()
-        if all(_is_old(entry, before) for entry in of_folder)
-        # Whatever `.metadata` says of a folder, it needs it.
-        and folder.encode() not in metadata
-        and folder not in kept
-        for entry in of_folder
-        # What no save writes stays: whoever put it there may still want it.
-        if layout.is_own_file(entry.path) or _DRAFT.fullmatch(entry.path)
-    ]
-
-
-def _stale_uploads(url: str, given: Mapping[str, Any], before: datetime, *, dry_run: bool) -> list[str]:
-    """Abort multipart uploads that a killed save began: their parts are stored and paid for, but in no listing."""
-    if options.protocol_of(url) != "s3":
-        return []
-    try:
-        import botocore.session  # noqa: PLC0415 - obstore can't list uploads
-    except ImportError as error:
-        raise InvalidOption.not_installed("the listing of stale uploads on S3", "fsspec") from error
-
-    bucket, path = options.place_of(url)
-    prefix = f"{path}/" if path else ""
-    client = botocore.session.get_session().create_client("s3", **options.for_botocore(given))
-    found = []
-    paginator = client.get_paginator("list_multipart_uploads")
-    pages = (page for of in ("data-", "model-") for page in paginator.paginate(Bucket=bucket, Prefix=f"{prefix}{of}"))
-    for upload in (upload for page in pages for upload in page.get("Uploads", [])):
-        name = upload["Key"].removeprefix(prefix)
-        if upload["Initiated"] <= before and (name.startswith("data-") or safetensors.export_of(name)):
-            found.append(name)
-            if not dry_run:
-                client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-    return found
+def _below(root: str, leftover: Leftover) -> Leftover:
+    """Return it by its paths below another URL."""
+    if not root:
+        return leftover
+    paths = tuple(f"{root}/{path}" for path in leftover.paths)
+    return Leftover(leftover.kind, f"{root}/{leftover.name}", paths, leftover.bytes, leftover.save_id)

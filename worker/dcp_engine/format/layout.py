@@ -74,6 +74,11 @@ def is_own_folder(name: str) -> bool:
     return _OWN_FOLDER.fullmatch(name) is not None
 
 
+def is_save_folder(name: str) -> bool:
+    """Tell whether a folder beside `.metadata` has the name of one that a save makes."""
+    return name.startswith("data-") and is_save_id(name.removeprefix("data-"))
+
+
 def is_emptied_folder(path: str) -> bool:
     """Tell whether a path, which ends with a `/`, is that of a folder beside `.metadata` that saves make and empty."""
     name = path.removesuffix("/")

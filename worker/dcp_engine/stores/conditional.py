@@ -4,14 +4,15 @@ import logging
 import re
 import uuid
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from obstore import exceptions
 
 from dcp_engine.errors import StaleVersion, StorageDenied, StorageFull, StorageUnavailable
+from dcp_engine.format import layout
 from dcp_engine.stores import guarded_obstore as obstore
-from dcp_engine.stores import signed_delete
+from dcp_engine.stores import http_range, signed_delete
 from dcp_engine.stores.http_range import Network
 from dcp_engine.stores.protocol import ATOMIC, BEST_EFFORT, Guarded
 from dcp_engine.stores.retry import retried
@@ -25,6 +26,7 @@ _NO_CONDITIONS: Final = re.compile(
 """How stores say that they do not know a condition."""
 _VERSIONED: Final[set[str]] = set()
 """Buckets of which this process has said that they keep versions."""
+_SIGNED_SECONDS: Final = 60
 _OTHER_DIGITS: Final = str.maketrans("0123456789", "1234567891")
 
 
@@ -73,6 +75,17 @@ class ConditionalRequests:
                 "NoncurrentVersionExpiration takes them",
                 self._bucket,
             )
+
+    def told_time(self) -> datetime | None:
+        """Return the date of the store's answer to a question that changes nothing; None where it gives none."""
+        if self._network is None:
+            return None
+        try:
+            url = str(obstore.sign(self._store, "HEAD", layout.METADATA, timedelta(seconds=_SIGNED_SECONDS)))
+            return http_range.date_of(url, self._network)
+        except Exception as error:  # noqa: BLE001 - it is asked for a guess of what would happen
+            LOG.warning("%s: the store's time is not known: %s", self._url, translate(error))
+            return None
 
     def tried_out(self, write: Guarded) -> dict[Guarded, str]:
         """Return the guard of such a change, tried out on a probe; for replacing that of creating, too."""

@@ -12,6 +12,8 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
@@ -133,6 +135,19 @@ def connected(scheme: str, netloc: str, network: Network) -> http.client.HTTPCon
     connection.connect()
     connection.sock.settimeout(network.read_seconds)
     return connection
+
+
+def date_of(url: str, network: Network) -> datetime | None:
+    """Send a HEAD for a signed URL; return the date of the answer, whatever that is."""
+    parts = urlsplit(url)
+    connection = connected(parts.scheme, parts.netloc, network)
+    try:
+        connection.request("HEAD", f"{parts.path}?{parts.query}")
+        date = connection.getresponse().getheader("Date")
+    finally:
+        connection.close()
+    found = parsedate_to_datetime(date) if date else None
+    return found.replace(tzinfo=UTC) if found and found.tzinfo is None else found
 
 
 def _close(connections: list[http.client.HTTPConnection]) -> None:

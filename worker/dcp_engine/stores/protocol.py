@@ -152,6 +152,14 @@ class WritesWhole(Protocol):
         """
 
 
+@runtime_checkable
+class TellsTime(Protocol):
+    """A store whose `now` writes something, and which can tell the time without that."""
+
+    def told_time(self) -> datetime | None:
+        """Return the time that an answer of the store names, in whole seconds; None where none does."""
+
+
 def copied(pieces: Iterable[Buffer], targets: Iterable[memoryview], path: str) -> Iterator[memoryview]:
     """Copy pieces of any size into targets of any size; what `fill` is where a library hands out its own memory."""
     source = iter(pieces)

@@ -30,6 +30,9 @@ REASONS: Final[dict[Reason, Meaning]] = {
         Phase.SUCCEEDED, "The store can hold checkpoints; status.checkpoint.store says what it does by itself."
     ),
     Reason.EXPORTED: Meaning(Phase.SUCCEEDED, "The model is at the URL, whole, as other programs read it."),
+    Reason.CLEANED: Meaning(
+        Phase.SUCCEEDED, "What belonged to no checkpoint is removed; or, with clean.dryRun, found and left there."
+    ),
     Reason.OVERWRITE_CONFLICT: Meaning(
         Phase.CONFLICT,
         "The URL holds another committed checkpoint, or the model of another export.",
@@ -138,8 +141,8 @@ REASONS: Final[dict[Reason, Meaning]] = {
     ),
     Reason.URL_IN_USE: Meaning(
         Phase.PENDING,
-        "Another Checkpoint of the namespace works on the URL. A Save, a Copy or an Export waits for one of these, a "
-        "Delete for anything, and anything for a Delete. This one is tried when the other has ended.",
+        "Another Checkpoint of the namespace works on the URL. A Save, a Copy, an Export or a Clean waits for one "
+        "of these, a Delete for anything, and anything for a Delete. This one is tried when the other has ended.",
         "Suspend or delete the other to have this one go first, or write another spec.storage.url in a new Checkpoint.",
     ),
     Reason.SERIES_NOT_FOUND: Meaning(

@@ -46,6 +46,16 @@ def place(storage: Storage, secret: str, template: ReadBody, uid: str) -> str:
     return json.dumps([_ALIASES.get(name, name), *found], default=str)
 
 
+def inside(outer: str, inner: str) -> bool:
+    """Tell whether the place of one key lies below that of another; in a bucket, whoever's credentials are used."""
+    first, second = json.loads(outer), json.loads(inner)
+    path = -1 if first[0] in {"file", "memory"} else -2
+    if len(first) != len(second):
+        return False
+    beside = [[part for at, part in enumerate(each) if at < len(each) + path] for each in (first, second)]
+    return bool(beside[0] == beside[1] and f"{second[path]}".startswith(f"{first[path]}/" if first[path] else ""))
+
+
 def _in_store(name: str, storage: Storage, worker: ReadBody) -> list[object]:
     env = {str(each.get("name")): each.get("value", each.get("valueFrom")) for each in _mappings(worker.get("env"))}
     bucket, _, path = storage.url.partition("://")[2].partition("/")

@@ -12,12 +12,17 @@ from dcp_operator.controllers.checkpoint.retry_rules import MOST_UNCOUNTED
 def success_message(reason: Reason, status: Status) -> str:
     """Return the message of a Checkpoint that has Succeeded."""
     info = status.checkpoint or CheckpointInfo()
+    if info.removed:
+        return f"{reason}. {sentence(info.removed)}{_took(status)}"
     step = f" step {info.step}" if info.step is not None else ""
     size = f": {status.size} in {counted(info.files, 'file')}" if status.size and info.files is not None else ""
     world = f", saved by {counted(info.world_size, 'rank')}" if info.world_size is not None else ""
-    took = f" It took {human_duration(status.duration_seconds)}." if status.duration_seconds else ""
     entries = f" Entries: {status.entries}." if status.entries else ""
-    return f"{reason}{step}{size}{world}.{took}{entries}"
+    return f"{reason}{step}{size}{world}.{_took(status)}{entries}"
+
+
+def _took(status: Status) -> str:
+    return f" It took {human_duration(status.duration_seconds)}." if status.duration_seconds else ""
 
 
 def conflict_message(checkpoint: Checkpoint, conflict: Conflict) -> str:

@@ -14,6 +14,7 @@ from dcp_contract.reasons import Reason
 from dcp_operator.api.checkpoint.operations import UrlUse, rules_of
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Phase, Status
+from dcp_operator.api.checkpoint.storage_key import inside
 from dcp_operator.api.storage_url import protocol, without_store
 from dcp_operator.controllers.checkpoint.latest import with_source
 
@@ -34,6 +35,8 @@ class UrlClaim:
     """`Checkpoint.source_place`: where a Save reads what it starts from, or a Copy what it copies."""
     urls: tuple[tuple[str, UrlUse], ...] = ()
     """What it reads or removes, as `urls_of` says."""
+    sweeps: bool = False
+    """It works below its place, too: there it waits for what writes and is older than it. Nobody below waits for it."""
     begun: bool = False
     """An attempt was started. What has begun goes before an older object that is run again."""
     ending: bool = False
@@ -63,6 +66,7 @@ class UrlClaim:
             use=rules_of(checkpoint.spec.operation).url_use,
             source=checkpoint.source_place,
             urls=urls_of(checkpoint),
+            sweeps=checkpoint.spec.sweeps,
             begun=current and status.attempts > 0,
             ending=checkpoint.spec.suspend or checkpoint.deleting or (current and _waits_for_its_spec(status)),
         )
@@ -76,7 +80,12 @@ class UrlClaim:
     def excluded_at(self, other: "UrlClaim") -> str | None:
         """Return a place at which the two take turns, or None."""
         shared = ((place, use, other.uses[place]) for place, use in self.uses.items() if place in other.uses)
-        return next((place for place, use, others in shared if use.excludes(others)), None)
+        below = other.place if self.sweeps and self._sweeps_over(other) else None
+        return next((place for place, use, others in shared if use.excludes(others)), below)
+
+    def _sweeps_over(self, other: "UrlClaim") -> bool:
+        """Tell whether another may have written below this place for as long as what is removed there is old."""
+        return other.use is UrlUse.WRITES and other.created <= self.created and inside(self.place, other.place)
 
     @property
     def order(self) -> tuple[bool, bool, datetime, str]:

@@ -81,11 +81,13 @@ class LiveClaims:
             self._set(replace(claim, begun=True))
 
     def rivals(self, key: ObjectKey, checkpoint: Checkpoint) -> tuple[UrlClaim, ...]:
-        """Return the claims of other Checkpoints on the Checkpoint's URL."""
+        """Return the claims of other Checkpoints on the Checkpoint's URL; all of its namespace, of one that sweeps."""
         others: dict[str, UrlClaim] = {}
         urls = (url for url, _ in urls_of(checkpoint))
         for place in filter(None, (checkpoint.place, checkpoint.source_place, *urls)):
             others |= self._by_place.get((key.namespace, place), {})
+        if checkpoint.spec.sweeps:
+            others |= {uid: each for uid, each in self._claims.items() if each.namespace == key.namespace}
         return tuple(each for uid, each in others.items() if uid != checkpoint.uid and self._holds(each))
 
     def drop(self, key: ObjectKey) -> None:

@@ -28,14 +28,15 @@ class UrlUse(StrEnum):
     READS = "reading from"
     WRITES = "saving to"
     REMOVES = "removing what stands at"
+    CLEANS = "cleaning"
 
     def excludes(self, other: "UrlUse") -> bool:
         """Return whether two such operations take turns.
 
         A commit replaces a checkpoint in one step, so nobody who reads it has to wait for a Save. A removal takes the
-        data away from whoever reads them.
+        data away from whoever reads them. A clean-up takes nothing that is committed.
         """
-        return UrlUse.REMOVES in {self, other} or self is other is UrlUse.WRITES
+        return UrlUse.REMOVES in {self, other} or UrlUse.READS not in {self, other}
 
 
 @dataclass(frozen=True, kw_only=True)

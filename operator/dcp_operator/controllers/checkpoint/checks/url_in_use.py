@@ -29,13 +29,14 @@ def wait_for_url(inputs: Inputs) -> CheckResult | None:
     place = own.excluded_at(rival)
     spec = inputs.checkpoint.spec
     url = spec.storage.url if place == own.place else spec.source_url or spec.storage.url
+    where = f"the same URL ({url})" if place in own.uses else f"a URL below {url}"
     use = rival.uses.get(place or "", rival.use)
     live = f"Checkpoint {rival.name} is {use}"
     what = f"pods of Checkpoint {rival.name} still run on" if rival.ending else live
     then = "; then the store says whether the URL is free" if own.use is use is UrlUse.WRITES else ""
     return CheckResult(
         status=inputs.status.with_changes(phase=Phase.PENDING, reason=Reason.URL_IN_USE, progress=None),
-        message=f"Attempt {inputs.attempt_number} waits: {what} the same URL ({url}). It starts when that has "
+        message=f"Attempt {inputs.attempt_number} waits: {what} {where}. It starts when that has "
         f"ended{then}. To have it go first, suspend or delete the other.",
         wake_at=inputs.now + (_ENDING_RECHECK if rival.ending else _LIVE_RECHECK),
     )
