@@ -77,6 +77,28 @@ def test_what_was_replaced_there_may_come_back(pair: tuple[Place, Place]) -> Non
     assert destination.load() == 1
 
 
+@pytest.mark.parametrize("point", ["before manifest", "before commit"])
+def test_what_comes_back_is_not_removed_on_the_way(pair: tuple[Place, Place], point: failpoints.Point) -> None:
+    """Its tombstone goes before anything is copied: a clean-up that finds the tombstone would take its data."""
+    source, destination = pair
+    source.save(1)
+    copied(source, destination)
+    destination.save(2, overwrite=True, keep_replaced=HOUR)
+    cleaned: list[str] = []
+
+    def hook(now: failpoints.Point) -> None:
+        if now == point:
+            failpoints.hook = None
+            options = destination.options
+            cleaned.extend(dcp_engine.clean(destination.url, storage_options=options, keep_replaced=timedelta(0)))
+
+    failpoints.hook = hook
+    copied(source, destination, overwrite=True)
+    assert failpoints.hook is None, "it was cleaned"
+    assert cleaned == []
+    assert destination.load() == 1
+
+
 def test_a_commit_by_another_save_meanwhile_is_a_conflict_and_leaves_nothing(pair: tuple[Place, Place]) -> None:
     source, destination = pair
     source.save(1)
