@@ -107,6 +107,11 @@ BAD: Final[dict[str, tuple[Changes, str, str]]] = {
         "spec",
         "has to say when; write one of schedule and every",
     ),
+    "what no run could adopt": (
+        {"spec.template.spec.save": {"ifExists": "Adopt"}},
+        "spec.template.spec.save.ifExists",
+        "no run of a series meets what another one has saved",
+    ),
     "at once without a schedule": (
         {**TARGET, "spec.every": None, "spec.immediate": True},
         "spec.immediate",

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dcp_contract.checkpoint_info import Provenance
-from dcp_contract.operations import Operation, SaveFields
+from dcp_contract.operations import Operation
 from dcp_contract.report import RankFailure
+from dcp_contract.save_fields import SaveFields
 from dcp_contract.sections import LoadSelection, Parallelism, Storage, Strategy, Workers, Workload
 from dcp_contract.task import Task
 from dcp_worker.rank.result import Outcome

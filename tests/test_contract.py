@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from dcp_contract.checkpoint_info import CheckpointInfo, Conflict, Origin, Provenance
 from dcp_contract.environment import REPORT_LIMIT
-from dcp_contract.operations import Operation, SaveFields
+from dcp_contract.operations import Operation
 from dcp_contract.progress import Progress
 from dcp_contract.reasons import Reason
 from dcp_contract.report import RankFailure, Report
+from dcp_contract.save_fields import SaveFields
 from dcp_contract.sections import Storage, Workload
 from dcp_contract.storage_options import CREDENTIAL_KEYS, SPEC_NAMES, SPEC_OPTIONS, STORAGE_OPTIONS, engine_options
 from dcp_contract.task import Task

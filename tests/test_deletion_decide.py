@@ -29,6 +29,7 @@ SAVE = "a" * 32
 BY_ID, BY_UID = DeleteFields(save_id=SAVE), DeleteFields(saved_by=UID)
 DELETE = {"spec.deletionPolicy": "Delete"}
 SAVED = {"phase": "Succeeded", "reason": "Saved", "attempts": 1, "checkpoint": {"url": URL, "saveId": SAVE}}
+ADOPTED = SAVED | {"reason": "AlreadySaved"}
 LIVE, DEAD = attempt(), attempt(finished=NOW)
 NEXT = attempt(run_id="2")
 STOCK = {**SAVED, "checkpoint": {"url": URL}}
@@ -46,6 +47,11 @@ TRAINING = {"spec.workload": None, "spec.workers": None, "spec.target": {"kind":
         pytest.param({}, SAVED, [LIVE], BY_ID, id="whose pods have yet to end"),
         pytest.param({}, SAVED, [DEAD, NEXT], BY_UID, id="while a run that no status tells of may replace it"),
         pytest.param({}, CONFLICT, [NEXT], BY_UID, id="likewise after a conflict"),
+        pytest.param({}, ADOPTED, [], None, id="adopted"),
+        pytest.param({}, ADOPTED, [NEXT], BY_UID, id="adopted, and what a run under way may save"),
+        pytest.param(
+            {}, ADOPTED | {"phase": "Running"}, [LIVE], BY_UID, id="about to adopt: of its own there is nothing"
+        ),
         pytest.param({}, STOCK, [], BY_UID, id="a status without an id"),
         pytest.param({}, {}, [], None, id="never begun"),
         pytest.param({}, {}, [DEAD], BY_UID, id="an attempt of which no status tells"),

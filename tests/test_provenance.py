@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from dcp_contract.checkpoint_info import CheckpointInfo, Origin, Provenance
-from dcp_contract.operations import Operation, SaveFields
+from dcp_contract.operations import Operation
 from dcp_contract.report import Report
+from dcp_contract.save_fields import SaveFields
 from dcp_contract.sections import Workload
 from dcp_contract.task import Task
 from dcp_engine.format import provenance

@@ -164,8 +164,8 @@ def test_who_it_is() -> None:
             id="no save id",
         ),
         pytest.param(
-            {"spec.save.ifExists": "Adopt"},
-            "spec.save.ifExists: is not one of its values; write 'Fail' or 'Replace'",
+            {"spec.save.ifExists": "Merge"},
+            "spec.save.ifExists: is not one of its values; write 'Fail', 'Replace' or 'Adopt'",
             id="if exists",
         ),
         pytest.param(

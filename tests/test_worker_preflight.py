@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from dcp_contract.environment import CA_FILE_ENV, CREDENTIALS_ENV, NODE_RANK_ENV, TASK_ENV
-from dcp_contract.operations import Operation, SaveFields
+from dcp_contract.operations import Operation
 from dcp_contract.reasons import Reason
+from dcp_contract.save_fields import SaveFields
 from dcp_contract.sections import SOURCE_FIELDS, Source
 from dcp_contract.storage_options import CREDENTIAL_KEYS
 from worker_process import Pod, ran, started, started_anew, task

@@ -16,8 +16,9 @@ from typing import Any
 import forked_pods
 from dcp_contract.checkpoint_info import Provenance
 from dcp_contract.environment import MASTER_PORT_ENV, NODE_RANK_ENV, PROGRESS_SECONDS_ENV, TASK_ENV, TERMINATION_LOG_ENV
-from dcp_contract.operations import IfExists, Operation, SaveFields
+from dcp_contract.operations import Operation
 from dcp_contract.report import Report
+from dcp_contract.save_fields import IfSaved, SaveFields
 from dcp_contract.sections import Storage, Workers, Workload
 from dcp_contract.task import Task
 from free_ports import free_port
@@ -62,7 +63,7 @@ def task(
     return Task(
         operation=operation,
         origin=Provenance(namespace="team", name="one", uid=uid),
-        save=SaveFields(if_exists=IfExists.REPLACE if overwrite else IfExists.FAIL, steps=steps),
+        save=SaveFields(if_exists=IfSaved.REPLACE if overwrite else IfSaved.FAIL, steps=steps),
         storage=Storage(url=where, options=options or {}),
         workload=Workload(entrypoint=entrypoint, args=args or {}),
         workers=Workers.model_validate({"numNodes": nodes, "numProcPerNode": ranks, "device": "cpu"}),

@@ -10,13 +10,14 @@ An operation that has fields of its own has a member in `OperationMembers`, by t
 from dataclasses import dataclass
 from enum import StrEnum
 from types import NoneType
-from typing import Annotated, Self, get_args
+from typing import Self, get_args
 
 from pydantic import Field
 
 from dcp_contract.message import Glob, SaveId, Url, Wire
 from dcp_contract.reasons import Reason
-from dcp_contract.sections import CleanFields, LoadSelection, Source
+from dcp_contract.save_fields import ObjectUid, SaveFields
+from dcp_contract.sections import CleanFields, LoadSelection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class OperationTraits:
 
     result: Reason
     """The reason of a Checkpoint that has succeeded, and what node 0 reports then."""
+    found: Reason | None = None
+    """The same where it found done what it was to do, by somebody else; None where it looks for no such thing."""
     needs_workload: bool = False
     """It builds a model, so that its spec has a workload, and its ranks need what trains one."""
     needs_ranks: bool = False
@@ -35,6 +38,11 @@ class OperationTraits:
     """It reads the checkpoint at its URL and changes nothing there: so it may read the latest of a series."""
     writes: bool = False
     """It commits a checkpoint at its URL. An attempt of it that is lost may have committed all the same."""
+
+    @property
+    def results(self) -> tuple[Reason, ...]:
+        """Every reason of a Checkpoint that has succeeded."""
+        return (self.result,) if self.found is None else (self.result, self.found)
 
 
 class Operation(StrEnum):
@@ -48,7 +56,14 @@ class Operation(StrEnum):
 
     SAVE = (
         "Save",
-        OperationTraits(result=Reason.SAVED, needs_workload=True, needs_ranks=True, takes_target=True, writes=True),
+        OperationTraits(
+            result=Reason.SAVED,
+            found=Reason.ALREADY_SAVED,
+            needs_workload=True,
+            needs_ranks=True,
+            takes_target=True,
+            writes=True,
+        ),
     )
     LOAD = "Load", OperationTraits(result=Reason.LOADED, needs_workload=True, needs_ranks=True, reads=True)
     VERIFY = "Verify", OperationTraits(result=Reason.VERIFIED, reads=True)
@@ -67,33 +82,11 @@ class Operation(StrEnum):
         return member
 
 
-ObjectUid = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")]
-
-
 class IfExists(StrEnum):
-    """What a Save does where a committed checkpoint stands."""
+    """What is done where a committed checkpoint stands."""
 
     FAIL = "Fail"
     REPLACE = "Replace"
-
-
-class SaveFields(Wire):
-    """What a Save does before it commits, and where a checkpoint stands already."""
-
-    if_exists: IfExists = Field(
-        default=IfExists.FAIL,
-        description="What a Save does if a committed checkpoint stands at the URL: Fail ends the Save as a Conflict; "
-        "Replace replaces the checkpoint atomically.",
-    )
-    steps: int = Field(
-        default=0, ge=0, le=1_000_000, description="Optimisation steps to run before the checkpoint is saved."
-    )
-    from_: Source | None = Field(default=None, alias="from", description="Load this checkpoint before the steps.")
-
-    @property
-    def overwrites(self) -> bool:
-        """Whether a committed checkpoint is replaced."""
-        return self.if_exists is IfExists.REPLACE
 
 
 class VerifyFields(Wire):

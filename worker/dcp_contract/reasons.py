@@ -8,6 +8,7 @@ class Reason(StrEnum):
     """Why a Checkpoint stands where it stands: stable words, the vocabulary of conditions and of failures."""
 
     SAVED = "Saved"
+    ALREADY_SAVED = "AlreadySaved"
     LOADED = "Loaded"
     VERIFIED = "Verified"
     DELETED = "Deleted"

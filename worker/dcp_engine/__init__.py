@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         preflight_load,
         preflight_save,
     )
-    from dcp_engine.listing import latest, list_checkpoints
+    from dcp_engine.listing import latest, list_checkpoints, whole
     from dcp_engine.loading import load
     from dcp_engine.pending import AsyncSave
     from dcp_engine.probing import probe
@@ -72,6 +72,7 @@ _HOMES = {
     "save": "saving",
     "verify": "verification",
     "warm": "warm_up",
+    "whole": "listing",
 }
 
 __all__ = [
@@ -105,6 +106,7 @@ __all__ = [
     "save",
     "verify",
     "warm",
+    "whole",
 ]
 
 

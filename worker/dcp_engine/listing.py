@@ -82,6 +82,29 @@ def latest(prefix: str | PathLike[str], *, storage_options: Mapping[str, Any] | 
     return None
 
 
+def whole(url: str | PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> CheckpointInfo:
+    """Return what is committed at the URL, if it is whole, as `latest` has it. Not collective: one process calls it.
+
+    Args:
+        url: where the checkpoint stands: an fsspec URL or a path.
+        storage_options: options of the store that are no secret, by their neutral names
+            (`dcp_contract.storage_options.STORAGE_OPTIONS`). Secrets come from the environment.
+
+    Returns:
+        Its summary.
+
+    Raises:
+        CheckpointNotFound: nothing is committed at the URL.
+        CheckpointCorrupted: its manifest is not as it was written, or a data file is missing or has another size.
+        EngineError: the URL can't be opened, or its store can't be asked.
+    """
+    try:
+        pending.wait_before(url)
+        return _whole(open_store(fspath(url), storage_options))
+    except Exception as error:
+        raise translate(error) from error
+
+
 def _committed(store: Store, name: str) -> CheckpointInfo | None:
     url = f"{store.url.rstrip('/')}/{name}"
     try:

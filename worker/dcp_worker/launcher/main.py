@@ -38,7 +38,7 @@ from dcp_contract.task import Task
 from dcp_worker.launcher import pod_report
 from dcp_worker.launcher.rank_processes import RankProcesses
 from dcp_worker.launcher.supervisor import TICK_SECONDS, Orders, PodContext, StopAsked, Supervisor, TooLate
-from dcp_worker.operations import half_of
+from dcp_worker.operations import Settled, half_of
 from dcp_worker.rank.result import Warnings
 from dcp_worker.training.failures import conflict_in_spec_words, in_spec_words
 
@@ -118,14 +118,17 @@ class Launcher:
             return Report(failures=[_failure(Reason.STORAGE_UNAVAILABLE, str(error), PREFLIGHT)])
         except Exception as error:  # noqa: BLE001 - whatever it is, it belongs into the Report
             return self._rejected(error)
-        if known is not None or self.task.probe:
-            return Report(result=self.task.operation.traits.result if known else None, checkpoint=known)
-        return None
+        if known is not None:
+            return Report(result=known.result, checkpoint=known.checkpoint)
+        return Report() if self.task.probe else None
 
-    def _preflight(self) -> CheckpointInfo | None:
-        """Return this very run's earlier commit, if there is one; raise if the operation can't work."""
+    def _preflight(self) -> Settled | None:
+        """Return what settles the Task, if there is such; raise if the operation can't work."""
         _need_credentials(self.task.storage.url, self.pod.environment)
-        return self._own_commit() if self.task.probe else half_of(self.task.operation).preflight(self.task)
+        if not self.task.probe:
+            return half_of(self.task.operation).preflight(self.task)
+        own = self._own_commit()
+        return Settled(self.task.operation.traits.result, own) if own is not None else None
 
     def _own_commit(self) -> CheckpointInfo | None:
         """Return what is committed at the URL, if it is this very run's."""
@@ -151,7 +154,17 @@ class Launcher:
             message = f"{type(error).__name__}: {error}"
             report = Report(node=self.pod.node, failures=[_failure(Reason.RANK_FAILED, message, "starting the ranks")])
         self.stuck |= supervisor.stuck
+        if self.pod.node == 0 and report.conflict is not None:
+            return self._met(report)
         return self._settled(report) if self.pod.node == 0 and pod_report.may_be_committed(report) else report
+
+    def _met(self, report: Report) -> Report:
+        """Ask the store again where the ranks met what was committed since: it may be what settles the Task."""
+        again = self._looked()
+        if again is None or (again.result is None and again.conflict is None):
+            return report
+        update = {name: getattr(again, name) for name in ("result", "checkpoint", "conflict", "failures")}
+        return report.model_copy(update=update)
 
     def _settled(self, report: Report) -> Report:
         """Look into the store for a commit that the ranks did not live to report."""

@@ -1,23 +1,48 @@
 """A Save: the workload is built, perhaps loaded and stepped, and its state is committed at the URL."""
 
+from contextlib import suppress
 from typing import Any
 
 import dcp_engine
 from dcp_contract.checkpoint_info import CheckpointInfo
+from dcp_contract.reasons import Reason
 from dcp_contract.sections import Source
 from dcp_contract.task import Task
-from dcp_worker.operations import SAVING
+from dcp_engine.errors import CheckpointCorrupted
+from dcp_worker.operations import SAVING, Settled
+from dcp_worker.operations.adoption import NotAdopted, differences
 from dcp_worker.rank_context import RankContext
 
 
-def preflight(task: Task) -> CheckpointInfo | None:
-    """Return this very run's earlier commit, if there is one; raise if the save can't work."""
+def preflight(task: Task) -> Settled | None:
+    """Return this very run's earlier commit, or what it adopts, if there is one; raise if the save can't work."""
     storage, fields = task.storage, task.of_save
+    if fields.adopts and (adopted := _adopted(task)):
+        return Settled(Reason.ALREADY_SAVED, adopted)
     if fields.from_ is not None:
         preflight_source(fields.from_, storage.options)
-    return dcp_engine.preflight_save(
+    own = dcp_engine.preflight_save(
         storage.url, overwrite=fields.overwrites, storage_options=storage.options, origin=task.origin
     )
+    return Settled(Reason.SAVED, own) if own is not None else None
+
+
+def _adopted(task: Task) -> CheckpointInfo | None:
+    """Return the checkpoint at the URL if this Save takes it over; None where nothing stands, or its own commit.
+
+    Raises:
+        NotAdopted: it is none that this Save may take over.
+        CheckpointCorrupted: it is, and files of it are missing.
+    """
+    url, options = task.storage.url, task.storage.options
+    found: CheckpointInfo | None = None
+    with suppress(CheckpointCorrupted):  # its origin is not known: then it is in the way, as for every Save
+        found = dcp_engine.find(url, storage_options=options)
+    if found is None or task.origin.made(found.origin):
+        return None
+    if different := [*differences(task, found)]:
+        raise NotAdopted(found, different)
+    return dcp_engine.whole(url, storage_options=options)
 
 
 def preflight_source(source: Source, options: dict[str, Any]) -> None:

@@ -20,6 +20,11 @@ class Meaning:
 
 REASONS: Final[dict[Reason, Meaning]] = {
     Reason.SAVED: Meaning(Phase.SUCCEEDED, "The checkpoint is committed."),
+    Reason.ALREADY_SAVED: Meaning(
+        Phase.SUCCEEDED,
+        "An earlier Checkpoint of the same namespace, name and spec had saved it, and save.ifExists is Adopt. Its data "
+        "stay when this Checkpoint is deleted.",
+    ),
     Reason.LOADED: Meaning(Phase.SUCCEEDED, "Every rank loaded the checkpoint."),
     Reason.VERIFIED: Meaning(Phase.SUCCEEDED, "Every byte of the checkpoint was read and is as it was saved."),
     Reason.DELETED: Meaning(Phase.SUCCEEDED, "The checkpoint is removed, with its data; or it was gone already."),

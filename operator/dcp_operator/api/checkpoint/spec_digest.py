@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Any, Final
 
-from dcp_contract.operations import SaveFields
+from dcp_contract.save_fields import SaveFields
 from dcp_contract.sections import Source, Workload
 
 FIELDS: Final = "runId, storage.url, workload.entrypoint, workload.args, save.steps and save.from"

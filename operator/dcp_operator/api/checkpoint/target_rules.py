@@ -18,6 +18,7 @@ _TARGET: Final = ("spec", "target")
 _TAKERS: Final = tuple(each for each in Operation if each.traits.takes_target)
 _OWN: Final = "the training of spec.target has its own; drop"
 """Why a field is refused beside a target."""
+_NO_ADOPTION: Final = "a training saves what it has now, and Adopt is for a Save with a workload; write Fail or Replace"
 
 
 def target_problems(spec: CheckpointSpec, target: Target, site: Site) -> Iterator[str]:
@@ -27,6 +28,8 @@ def target_problems(spec: CheckpointSpec, target: Target, site: Site) -> Iterato
     if not site.has_trainings:
         yield "spec.target: names a training in a cluster; apply the Checkpoint there with kubectl"
     yield from target.problems()
+    if spec.of_save.adopts:
+        yield f"spec.save.ifExists: {_NO_ADOPTION}"
     for field, is_set in _refused(spec).items():
         if is_set:
             yield f"spec.{field}: {_OWN} {field.rpartition('.')[2]}"
@@ -89,6 +92,12 @@ RULES: Final = (
     _without(_SPEC, "self.deletionPolicy == 'Retain'", "deletionPolicy"),
     _without(_SPEC, "!has(self.save) || self.save.steps == 0", "save.steps"),
     _without(_SPEC, "!has(self.save) || !has(self.save.from)", "save.from"),
+    Rule(
+        _SPEC,
+        "!has(self.target) || !has(self.save) || self.save.ifExists != 'Adopt'",
+        _NO_ADOPTION,
+        "save.ifExists",
+    ),
     still(_SPEC, "target", optional=True),
 )
 """For the CRD."""

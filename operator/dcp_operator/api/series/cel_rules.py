@@ -21,6 +21,7 @@ _TEMPLATE: Final = ("spec", "template")
 _METADATA: Final = (*_TEMPLATE, "metadata")
 _SAVES: Final = f"self.template.spec.operation in {[each.value for each in Operation if each.traits.writes]}"
 
+NO_ADOPTION: Final = "no run of a series meets what another one has saved: each has a URL of its own; write Fail"
 _ADOPTS: Final = "has(self.template.spec.target) && has(self.storage)"
 _READ: Final = "self.template.spec.storage"
 
@@ -142,6 +143,12 @@ RULES: Final = (
         "has(self.url) || has(self.store) || has(self.path)",
         "is missing; write one such as s3://bucket/run, or store: {name} and path",
         "url",
+    ),
+    Rule(
+        _SPEC,
+        "!has(self.template.spec.save) || self.template.spec.save.ifExists != 'Adopt'",
+        NO_ADOPTION,
+        "template.spec.save.ifExists",
     ),
     _ours("labels"),
     _ours("annotations"),

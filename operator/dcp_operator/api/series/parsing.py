@@ -28,6 +28,7 @@ from dcp_operator.api.naming import (
     run_name,
 )
 from dcp_operator.api.problems import SpecError, problems
+from dcp_operator.api.series.cel_rules import NO_ADOPTION
 from dcp_operator.api.series.schedule import Schedule, ScheduleError
 from dcp_operator.api.series.spec import LONGEST_HOLD, Series, SeriesSpec
 from dcp_operator.api.site import CLUSTER, Site
@@ -206,5 +207,7 @@ def _save_problems(spec: SeriesSpec) -> Iterator[str]:
         yield "spec.storage: is missing; write where the training saves, and how the retention gets there"
     if not own and not target:
         yield "spec.storage: is missing; write storage: {url: s3://bucket/run}, below which each run saves"
+    if spec.template.spec.of_save.adopts:
+        yield f"spec.template.spec.save.ifExists: {NO_ADOPTION}"
     if spec.template.spec.storage is not None:
         yield "spec.template.spec.storage: a Save of a series goes below spec.storage; move it there"

@@ -93,7 +93,7 @@ def _believed(attempt: Attempt, operation: Operation) -> Attempt:
     """Return the attempt without a result of another operation: the image of node 0 may report anything."""
     chief = attempt.chief
     report = chief.report if chief is not None else None
-    if chief is None or report is None or report.result in {None, operation.traits.result}:
+    if chief is None or report is None or report.result in {None, *operation.traits.results}:
         return attempt
     message = f"The worker image reports {report.result}, which is no result of {operation.one}; mend the image."
     failure = RankFailure(reason=Reason.ENTRYPOINT_ERROR, message=message)

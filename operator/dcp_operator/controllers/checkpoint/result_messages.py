@@ -18,11 +18,17 @@ def success_message(reason: Reason, status: Status) -> str:
     size = f": {status.size} in {counted(info.files, 'file')}" if status.size and info.files is not None else ""
     world = f", saved by {counted(info.world_size, 'rank')}" if info.world_size is not None else ""
     entries = f" Entries: {status.entries}." if status.entries else ""
-    return f"{reason}{step}{size}{world}.{_took(status)}{entries}"
+    adopted = f" {_whose(info)}" if reason is Reason.ALREADY_SAVED else ""
+    return f"{reason}{step}{size}{world}.{_took(status)}{entries}{adopted}"
 
 
 def _took(status: Status) -> str:
     return f" It took {human_duration(status.duration_seconds)}." if status.duration_seconds else ""
+
+
+def _whose(info: CheckpointInfo) -> str:
+    when = f" at {info.created_time:%Y-%m-%d %H:%M:%SZ}" if info.created_time is not None else ""
+    return f"It was saved by {info.origin or 'an earlier Checkpoint'}{when}, and stays when this Checkpoint is deleted."
 
 
 def conflict_message(checkpoint: Checkpoint, conflict: Conflict) -> str:
@@ -54,6 +60,8 @@ def _way_out(checkpoint: Checkpoint, conflict: Conflict) -> str:
     origin, own, member = conflict.origin, checkpoint.origin, checkpoint.spec.operation.module
     if checkpoint.spec.overwrites:
         return "It was committed while this one was being saved. To replace it, change spec.runId to run again."
+    if checkpoint.spec.of_save.adopts:
+        return "To save anew, write another spec.storage.url, or save.ifExists: Replace, in a new Checkpoint."
     if origin is None or (origin.namespace, origin.name) != (own.namespace, own.name):
         return REASONS[Reason.OVERWRITE_CONFLICT].advice
     if origin.uid == own.uid:
@@ -61,9 +69,10 @@ def _way_out(checkpoint: Checkpoint, conflict: Conflict) -> str:
             f"It is this Checkpoint's own, of run {origin.run_id!r}. To keep both, apply one with another URL; to "
             f"replace it, one with {member}.ifExists: Replace."
         )
+    adopt = ", or apply with save.ifExists: Adopt" if checkpoint.spec.operation.traits.found is not None else ""
     return (
         "It is the data of an earlier Checkpoint object of this same name: data outlives its object. If that save is "
-        f"the one you want, there is nothing to do; to replace it, apply with {member}.ifExists: Replace."
+        f"the one you want, there is nothing to do{adopt}; to replace it, apply with {member}.ifExists: Replace."
     )
 
 

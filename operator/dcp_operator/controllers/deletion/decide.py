@@ -17,6 +17,7 @@ from dcp_operator.api.checkpoint.status import Condition, Status
 from dcp_operator.api.checkpoint.text import human_duration, sentence
 from dcp_operator.controllers.decision import Decision, Event
 from dcp_operator.controllers.deletion.removal import DataRemoval
+from dcp_operator.controllers.deletion.saved import has_adopted
 
 DELETING: Final = "Deleting"
 """The condition that says how the removal stands."""
@@ -86,7 +87,7 @@ def decide_deletion(
         now: The time.
     """
     if fields is None:
-        return _over(status, removal, End.NOTHING)
+        return _over(status, removal, End.NOTHING, _adopted(checkpoint) if has_adopted(status) else None)
     if removal is not None and removal.done:
         return _over(status, None, End.REMOVED, _removed(checkpoint, removal))
     if now >= _deadline(checkpoint, deleted):
@@ -165,6 +166,12 @@ def wait_for_others(checkpoint: Checkpoint, status: Status, deleted: datetime, n
 
 def _deadline(checkpoint: Checkpoint, deleted: datetime) -> datetime:
     return deleted + timedelta(seconds=checkpoint.spec.timeouts.deletion_seconds)
+
+
+def _adopted(checkpoint: Checkpoint) -> Event:
+    url = checkpoint.spec.storage.url
+    said = f"The checkpoint at {url} was adopted, and not saved by this Checkpoint: its data stay."
+    return Event(type="Normal", reason="DataKept", message=said)
 
 
 def _removed(checkpoint: Checkpoint, removal: DataRemoval) -> Event:

@@ -3,6 +3,7 @@
 from typing import Final
 
 from dcp_contract.operations import DeleteFields
+from dcp_contract.reasons import Reason
 from dcp_operator.api.checkpoint.spec import Checkpoint, CheckpointSpec, DeletionPolicy
 from dcp_operator.api.checkpoint.status import Phase, Status
 from dcp_operator.api.json_types import ReadBody
@@ -16,6 +17,11 @@ def takes_data_along(spec: CheckpointSpec) -> bool:
     """Return whether what a Checkpoint saves is to be removed when it is deleted."""
     saves = spec.operation.traits.writes and spec.target is None
     return spec.deletion_policy is DeletionPolicy.DELETE and saves
+
+
+def has_adopted(status: Status) -> bool:
+    """Return whether what it found was saved by an earlier object: who has not saved it removes none of it."""
+    return status.phase is Phase.SUCCEEDED and status.reason is Reason.ALREADY_SAVED
 
 
 def policy_of(body: ReadBody | None) -> DeletionPolicy:
@@ -34,6 +40,8 @@ def to_remove(checkpoint: Checkpoint, status: Status, observed: Observed) -> Del
     if not takes_data_along(checkpoint.spec):
         return None
     runs = any(each.active and each.run_id != status.run_id for each in observed.attempts)
+    if has_adopted(status) and not runs:
+        return None
     saved = status.checkpoint.save_id if status.checkpoint is not None and status.phase is Phase.SUCCEEDED else ""
     if SAVE_ID.fullmatch(saved) and not runs:
         return DeleteFields(save_id=saved)

@@ -99,7 +99,7 @@ def _judged(series: Series, runs: Runs, now: datetime) -> _Judged:
         return found
     # Of two runs that saved to one URL the later one tells what stands there.
     begun = [each for each in runs.removals if each.condemns not in waiting]
-    standing = {each.saved[0]: each for each in reversed(runs.standing_but_for(begun))}
+    standing = {each.saved[0]: each for each in reversed(runs.standing_but_for(begun)) if not each.adopted}
     room = MOST_REMOVALS - sum(not each.finished for each in runs.removals)
     for verdict in reversed(judge((_retained(each, runs) for each in standing.values()), rules, now)):
         run = standing[normal(verdict.checkpoint.url)]

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Self
 
 from dcp_contract.operations import Operation
+from dcp_contract.reasons import Reason
 from dcp_operator.api.bodies import time_of
 from dcp_operator.api.checkpoint.operations import UrlUse, rules_of
 from dcp_operator.api.checkpoint.status import Phase, ReadSource, Status
@@ -122,6 +123,11 @@ class SeriesRun:
     def committed(self) -> bool:
         """Whether it has saved a checkpoint."""
         return self.succeeded and self.operation in _WRITING
+
+    @property
+    def adopted(self) -> bool:
+        """Whether it found its checkpoint saved by an earlier object: a retention has no say about that."""
+        return self.reason == Reason.ALREADY_SAVED
 
     @property
     def committed_at(self) -> datetime:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from dcp_contract.checkpoint_info import Origin
+from dcp_contract.operations import IfExists
 from dcp_contract.training import SaveRequest, request_id
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Status, TargetRef
@@ -116,6 +117,6 @@ def request_of(checkpoint: Checkpoint, run_generation: int) -> SaveRequest:
     return SaveRequest(
         id=request_id(checkpoint.origin, run_generation),
         url=checkpoint.spec.storage.url or None,
-        if_exists=checkpoint.spec.of_save.if_exists,
+        if_exists=IfExists.REPLACE if checkpoint.spec.of_save.overwrites else IfExists.FAIL,
         origin=checkpoint.origin,
     )

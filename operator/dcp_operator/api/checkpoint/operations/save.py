@@ -14,9 +14,22 @@ _SPEC: Final = ("spec",)
 _SAVE: Final = (*_SPEC, "save")
 _FROM: Final = (*_SAVE, "from")
 _ONE: Final = f"write exactly one of {', '.join(SOURCE_FIELDS)}"
+_ADOPTS: Final = "is for ifExists: Adopt; write that, or drop it"
+
+
+def _adoption_problems(spec: CheckpointSpec, site: Site) -> Iterator[str]:
+    save = spec.of_save
+    if save.adopt_from is not None and not save.adopts:
+        yield f"spec.save.adoptFrom: {_ADOPTS}"
+    if save.adopts and save.adopt_from is None and not site.knows_cluster:
+        yield (
+            "spec.save.ifExists: Adopt compares the id of the cluster, which is not known here; write save.adoptFrom, "
+            "or have the operator run with --cluster-id"
+        )
 
 
 def _problems(spec: CheckpointSpec, site: Site) -> Iterator[str]:
+    yield from _adoption_problems(spec, site)
     source = spec.of_save.from_
     if source is None:
         return
@@ -35,7 +48,9 @@ RULES: Final = OperationRules(
         Rule(_FROM, f"[{', '.join(f'has(self.{field})' for field in SOURCE_FIELDS)}].exists_one(one, one)", _ONE),
         *(rule for field in SOURCE_FIELDS for rule in url_rules(_FROM, optional=True, field=field)),
         kept(_SPEC, "save"),
+        Rule(_SAVE, "!has(self.adoptFrom) || self.ifExists == 'Adopt'", _ADOPTS, "adoptFrom"),
         still(_SAVE, "ifExists"),
+        still(_SAVE, "adoptFrom", optional=True),
         still(_SAVE, "steps"),
         kept(_SAVE, "from"),
         *(still(_FROM, field, optional=True) for field in SOURCE_FIELDS),
