@@ -125,10 +125,8 @@ class Launcher:
     def _preflight(self) -> Settled | None:
         """Return what settles the Task, if there is such; raise if the operation can't work."""
         _need_credentials(self.task.storage.url, self.pod.environment)
-        if not self.task.probe:
-            return half_of(self.task.operation).preflight(self.task)
-        own = self._own_commit()
-        return Settled(self.task.operation.traits.result, own) if own is not None else None
+        found = self._own_commit() if self.task.probe else half_of(self.task.operation).preflight(self.task)
+        return Settled(self.task.operation.traits.result, found) if isinstance(found, CheckpointInfo) else found
 
     def _own_commit(self) -> CheckpointInfo | None:
         """Return what is committed at the URL, if it is this very run's."""

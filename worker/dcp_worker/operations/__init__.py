@@ -28,13 +28,14 @@ class Settled:
 class WorkerHalf(Protocol):
     """What a module of an operation defines."""
 
-    def preflight(self, task: Task) -> Settled | None:
+    def preflight(self, task: Task) -> CheckpointInfo | Settled | None:
         """Ask the store, before any rank starts, whether the operation can work; node 0's launcher calls it.
 
         It calls it once more where the ranks met another checkpoint that was committed since.
 
         Returns:
-            What settles the Task, so that no rank starts: such as this very run's earlier commit. Else None.
+            What settles the Task, so that no rank starts: this very run's earlier commit, say; with its result, where
+            that is not the operation's own. Else None.
 
         Raises:
             EngineError: The operation can't work.
