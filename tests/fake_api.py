@@ -34,6 +34,7 @@ from dcp_operator.kube.view.data_removals import DataRemovals
 from dcp_operator.kube.view.live_claims import LiveClaims
 from dcp_operator.kube.view.named_stores import NamedStores
 from dcp_operator.kube.view.series_runs import SeriesRuns
+from dcp_operator.kube.view.stores import Stores
 from dcp_operator.kube.view.targeted_saves import TargetedSaves
 from dcp_operator.objects.job import Builder
 from scenes import NOW, stamp
@@ -186,9 +187,10 @@ def checkpoints(
     runs, removals = SeriesRuns(woken.append), DataRemovals(woken.append)
     adopting = AdoptingSeries(cache, runs)
     of_checkpoints = (PHASES, live_claims, saves, runs, removals)
-    stores = NamedStores(cache)
-    indexes = {CHECKPOINTS.kind: of_checkpoints, SERIES.kind: (runs, adopting), STORES.kind: (stores,)}
-    view = ClusterView(cache, indexes, stores, woken.append)
+    stores = Stores(woken.append)
+    named = NamedStores(cache, stores)
+    indexes = {CHECKPOINTS.kind: of_checkpoints, SERIES.kind: (runs, adopting), STORES.kind: (stores, named)}
+    view = ClusterView(cache, indexes, named, woken.append)
     return CheckpointReconciler(
         ReconcileContext(cluster, view, EventRecorder(cluster, lambda: True), busy, now),
         live_claims=live_claims,

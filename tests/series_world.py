@@ -16,6 +16,7 @@ from dcp_operator.kube.loop.series import SeriesReconciler
 from dcp_operator.kube.view.cache import Cache, ClusterView, Index
 from dcp_operator.kube.view.named_stores import NamedStores
 from dcp_operator.kube.view.series_runs import SeriesRuns
+from dcp_operator.kube.view.stores import Stores
 from fake_api import FakeApi, seen
 from scenes import NOW, manifest
 from series_scenes import series_manifest
@@ -81,13 +82,14 @@ class World:
         """Start an operator that has seen all that there is."""
         self.api.lives()
         runs, cache = SeriesRuns(self.woken.append), Cache()
-        stores = NamedStores(cache)
+        stores = Stores()
+        named = NamedStores(cache, stores)
         indexes: dict[str, tuple[Index, ...]] = {
             CHECKPOINTS.kind: (runs,),
             SERIES.kind: (runs,),
-            STORES.kind: (stores,),
+            STORES.kind: (stores, named),
         }
-        view = ClusterView(cache, indexes, stores, self.woken.append)
+        view = ClusterView(cache, indexes, named, self.woken.append)
         recorder = EventRecorder(self.api, lambda: True)
         context = ReconcileContext(self.api, view, recorder, now=lambda: self.now, wake=self.woken.append)
         self.recorder = recorder

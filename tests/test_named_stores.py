@@ -64,6 +64,23 @@ def test_it_waits_for_its_store_and_is_woken_by_it() -> None:
     played(scenario)
 
 
+def test_a_default_store_that_cannot_be_read_is_waited_for_and_no_other_one_is_taken() -> None:
+    async def scenario() -> None:
+        world = World({**RETAIN, "spec.storage": {"path": "run/step-1000"}})
+        put_store(world.api, "a-broken", default=True, url="nowhere")
+        put_store(world.api, "b-whole", default=True)
+        await world.through()
+        assert state(world) == ("Pending", "StoreNotAvailable")
+        assert "store a-broken can't be used: spec.url: " in said(world)
+        put_store(world.api, "a-broken", default=False, url="nowhere")
+        await world.through()
+        assert state(world) == ("Starting", "")
+        (task,) = tasks(world)
+        assert f'"url":"{URL}"' in task
+
+    played(scenario)
+
+
 @pytest.mark.parametrize("requests", range(5))
 def test_the_place_is_written_down_before_the_first_attempt_and_stays(requests: int) -> None:
     """An operator ends anywhere, and the store is another place as soon as the next one looks."""

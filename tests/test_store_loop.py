@@ -191,3 +191,23 @@ def test_a_checkpoint_that_is_no_validate_or_no_stores_own_is_neither_read_nor_d
         assert {"save", "stranger"} <= {each["metadata"]["name"] for each in world.validations()}
 
     asyncio.run(scenario())
+
+
+@pytest.mark.adversary
+@pytest.mark.parametrize("status", [{}, {"phase": "Succeeded", "reason": "Validated", "completionTime": stamp(0)}])
+def test_a_validate_of_another_namespace_neither_speaks_for_a_store_nor_holds_it_up(status: Body) -> None:
+    """There anybody may name the uid of the store as the controller of what he makes."""
+
+    async def scenario() -> None:
+        world = World()
+        world.apply("one")
+        uid = world.api.objects[STORES.path("team", "one")]["metadata"]["uid"]
+        owner = {"apiVersion": "dcp-operator.io/v1alpha1", "kind": "CheckpointStore", "name": "one", "controller": True}
+        metadata = {"name": "forged", "namespace": "next", "ownerReferences": [owner | {"uid": uid}]}
+        world.api.add(CHECKPOINTS, {"metadata": metadata, "spec": {"operation": "Validate"}, "status": status})
+        await world.work()
+        assert world.condition("Available") == ("Unknown", "Validating")
+        made = [each for each in world.validations() if each["metadata"]["namespace"] == "team"]
+        assert len(made) == 1, "its own validation has begun"
+
+    asyncio.run(scenario())

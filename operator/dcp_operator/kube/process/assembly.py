@@ -72,7 +72,8 @@ class Assembly:
         hub = Hub(saves, adopting, add)
         removals = DataRemovals(add)
         commits, holding = LastCheckpoints(cache), HoldingSeries()
-        stores, named = Stores(add), NamedStores(cache)
+        stores = Stores(add)
+        named = NamedStores(cache, stores)
         indexes = {
             CHECKPOINTS.kind: (PHASES, live_claims, saves, series_runs, removals, commits, stores),
             SERIES.kind: (series_runs, adopting, holding),

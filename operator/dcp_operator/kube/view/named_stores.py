@@ -13,10 +13,11 @@ from dcp_operator.api.checkpoint.in_store import KEY
 from dcp_operator.api.json_types import Body, ReadBody
 from dcp_operator.api.problems import SpecError
 from dcp_operator.api.store.resolving import StoreState, resolved
-from dcp_operator.api.store.spec import CheckpointStore, default_of
+from dcp_operator.api.store.spec import CheckpointStore
 from dcp_operator.api.store.status import AVAILABLE, StoreStatus
 from dcp_operator.kube.client.api import CHECKPOINTS, SERIES, STORES, ObjectKey
 from dcp_operator.kube.view.cache import Cache
+from dcp_operator.kube.view.stores import Stores
 
 _NAMING: Final = {CHECKPOINTS.kind, SERIES.kind}
 
@@ -27,9 +28,11 @@ class NamedStores:
 
     Args:
         cache: Where stores are parsed, and where the objects are.
+        stores: Which one is the default one; it hears of a store before this index does.
     """
 
     cache: Cache
+    stores: Stores
     _stores: dict[ObjectKey, StoreState] = field(default_factory=dict)
     _naming: dict[str, set[ObjectKey]] = field(default_factory=lambda: defaultdict(set))
     """By namespace, the objects that are looked up again when a store changes."""
@@ -51,9 +54,8 @@ class NamedStores:
     def of(self, namespace: str, name: str) -> StoreState | None:
         """Return a store by its name, or the namespace's default one where that is empty; None if there is none."""
         if not name:
-            here = (each.store for key, each in self._stores.items() if key.namespace == namespace)
-            chosen = default_of(each for each in here if isinstance(each, CheckpointStore))
-            name = chosen.name if chosen is not None else ""
+            chosen = self.stores.default(namespace)
+            return self._stores.get(chosen) if chosen is not None else None
         return self._stores.get(STORES.key(namespace, name))
 
     def resolve(self, key: ObjectKey, body: Body) -> Body:

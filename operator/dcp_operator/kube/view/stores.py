@@ -20,8 +20,8 @@ class Stores:
 
     wake: Callable[[ObjectKey], None] = field(default=lambda _: None)
     _owners: dict[ObjectKey, Owner] = field(default_factory=dict, init=False)
-    _validations: dict[str, dict[ObjectKey, Validation]] = field(default_factory=dict, init=False)
-    """By the uid of the store."""
+    _validations: dict[tuple[str, str], dict[ObjectKey, Validation]] = field(default_factory=dict, init=False)
+    """By namespace and uid of the store: in another namespace anybody may name that uid."""
     _defaults: dict[str, dict[ObjectKey, str]] = field(default_factory=lambda: defaultdict(dict), init=False)
     """By namespace, the stores that ask to be the default one, with the time of their creation."""
 
@@ -35,7 +35,7 @@ class Stores:
         owner = Owner(STORES, str(reference.get("name", "")), str(reference.get("uid", "")))
         if not controlled(body, owner) or (body.get("spec") or {}).get("operation") != VALIDATES.value:
             return
-        found, known = Validation.of(body), self._validations.setdefault(owner.uid, {})
+        found, known = Validation.of(body), self._validations.setdefault((key.namespace, owner.uid), {})
         self._owners[key] = owner
         if known.get(key) != found:
             known[key] = found
@@ -49,22 +49,22 @@ class Stores:
         owner = self._owners.pop(key, None)
         if owner is None:
             return
-        known = self._validations[owner.uid]
+        known = self._validations[key.namespace, owner.uid]
         del known[key]
         if not known:
-            del self._validations[owner.uid]
+            del self._validations[key.namespace, owner.uid]
         self.wake(STORES.key(key.namespace, owner.name))
 
     def of(self, namespace: str, uid: str) -> StoreObserved:
         """Return what is known of a store beside its object."""
-        found = self._validations.get(uid, {}).values()
+        found = self._validations.get((namespace, uid), {}).values()
         order = sorted(found, key=lambda each: (each.ended is None, each.ended.timestamp() if each.ended else 0.0))
         default = self.default(namespace)
         return StoreObserved(validations=tuple(order), default=default.name if default is not None else "")
 
     def uid_of(self, key: ObjectKey, uid: str) -> str:
         """Return the uid of a Checkpoint that validates the store of that uid; empty if it is none."""
-        found = self._validations.get(uid, {}).get(key)
+        found = self._validations.get((key.namespace, uid), {}).get(key)
         return found.uid if found is not None else ""
 
     def default(self, namespace: str) -> ObjectKey | None:
