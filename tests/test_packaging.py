@@ -70,11 +70,10 @@ def test_the_engine_works_without_the_command_line_and_fsspec() -> None:
 
 def test_what_lists_uploads_says_what_to_install() -> None:
     program = """
-from dcp_engine.cleanup import _stale_uploads
 from dcp_engine.errors import InvalidOption
-from datetime import datetime, UTC
+from dcp_engine.stores.uploads import Uploads
 try:
-    _stale_uploads("s3://bucket/run", {{}}, datetime.now(UTC), dry_run=True)
+    Uploads("s3://bucket/run", {{}})
 except InvalidOption as error:
     print(error.message)
 """

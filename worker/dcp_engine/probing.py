@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from dcp_contract.checkpoint_info import StoreFacts
 from dcp_engine.errors import EngineError, StorageDenied, StorageUnavailable
 from dcp_engine.format import layout
-from dcp_engine.stores import options
+from dcp_engine.stores import botocore_s3, options
 from dcp_engine.stores.opening import open_store
 from dcp_engine.stores.protocol import Store
 from dcp_engine.translate import is_missing_bucket, is_missing_file, translate
@@ -170,10 +170,8 @@ def _told(url: str, given: Mapping[str, Any]) -> tuple[str, str]:
     if options.protocol_of(url) != "s3":
         return "", ""
     try:
-        import botocore.session  # noqa: PLC0415 - obstore can't ask for it
-
         bucket, _ = options.place_of(url)
-        client = botocore.session.get_session().create_client("s3", **options.for_botocore(given))
+        client = botocore_s3.client(given)  # obstore can't ask for it
     except Exception as error:  # noqa: BLE001 - nothing depends on it
         LOG.info("%s: nothing is asked of its versioning: %s", url, error)
         return "", ""

@@ -146,7 +146,8 @@ def found(
 def still_goes(store: Store, leftover: Leftover, age: Age) -> bool:
     """Look once more, right before the removal: a copy may have taken the folder up, and may have committed it."""
     if leftover.kind is LeftoverKind.ORPHAN:
-        if not all(age.is_old(entry.modified) for entry in store.list(leftover.name)):
+        there = list(store.list(leftover.name))  # to its end: a walk that is left in the middle closes folders late
+        if not all(age.is_old(entry.modified) for entry in there):
             return False
     elif leftover.kind is not LeftoverKind.REPLACED or not leftover.save_id:
         return True

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final, Self
 
-from dcp_engine.stores import options
+from dcp_engine.stores import botocore_s3, options
 from dcp_engine.stores.protocol import Store
 
 LOG: Final = logging.getLogger("dcp_engine")
@@ -44,10 +44,9 @@ class ServerCopy:
         if options.protocol_of(destination.url) != "s3" or _bucket(source) != _bucket(destination):
             return None
         try:
-            import botocore.session  # noqa: PLC0415 - an extra of the engine
+            client = botocore_s3.client(given)
         except ImportError:
             return None
-        client = botocore.session.get_session().create_client("s3", **options.for_botocore(given))
         return cls(client, source.url, destination.url, given)
 
     def copy(self, path: str) -> tuple[bool, int | None]:

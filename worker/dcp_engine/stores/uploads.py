@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from dcp_engine.errors import InvalidOption
-from dcp_engine.stores import options
+from dcp_engine.stores import botocore_s3, options
 
 _NOT_THERE: Final = frozenset({"NoSuchUpload", "404"})
 
@@ -34,14 +34,12 @@ class Uploads:
         self._client: Any = None
         if options.protocol_of(url) != "s3":
             return
-        try:
-            import botocore.session  # noqa: PLC0415 - obstore can't list uploads
-        except ImportError as error:
-            raise InvalidOption.not_installed("the listing of stale uploads on S3", "fsspec") from error
-
         self._bucket, path = options.place_of(url)
         self._prefix = f"{path}/" if path else ""
-        self._client = botocore.session.get_session().create_client("s3", **options.for_botocore(given))
+        try:
+            self._client = botocore_s3.client(given)  # obstore can't list uploads
+        except ImportError as error:
+            raise InvalidOption.not_installed("the listing of stale uploads on S3", "fsspec") from error
 
     def list(self, beginnings: Sequence[str]) -> list[Upload]:
         """Return the uploads of files whose paths below the URL begin so."""
