@@ -123,3 +123,24 @@ def test_a_load_of_a_series_may_name_a_store_too() -> None:
 def test_the_longest_prefix_leaves_room_for_each_run() -> None:
     found = of_store({"spec.storage": {"path": "9" * 496}})
     assert len(found.spec_of_run(hours(1))["storage"]["path"]) == 512
+
+
+def test_a_store_that_changes_takes_no_run_from_its_series() -> None:
+    """What is looked up again comes from the cache, which keeps little of an object."""
+
+    async def scenario() -> None:
+        world = World(IN_STORE)
+        put_store(world.api)
+        world.hear()
+        await world.work(hours(1))
+        world.hear()
+        assert world.names == [FIRST]
+        put_store(world.api, generation=2, credentialsSecretRef={"name": "renewed"})
+        world.hear()
+        (run,) = world.reconciler.runs.of("team", world.series["metadata"]["uid"]).active
+        assert (run.name, run.url) == (FIRST, f"{PREFIX}/nightly/20261124-090000")
+        await world.work(hours(2))
+        # The run of the first hour has not ended, and the policy is Forbid.
+        assert world.names == [FIRST]
+
+    asyncio.run(scenario())

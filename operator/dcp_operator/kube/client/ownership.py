@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from dcp_operator.api.bodies import shared
 from dcp_operator.api.json_types import ReadBody
-from dcp_operator.api.naming import ATTEMPT_LABEL, JOB_LABEL, RUN_LABEL, job_name
+from dcp_operator.api.naming import ATTEMPT_LABEL, GROUP, JOB_LABEL, RUN_LABEL, job_name
 from dcp_operator.kube.client.api import Resource
 
 
@@ -95,6 +95,13 @@ def controller(body: ReadBody) -> Mapping[str, Any]:
     """Return the owner reference of the object's controller; an empty mapping where it has none."""
     owners = body["metadata"].get("ownerReferences") or ()
     return next((owner for owner in owners if owner.get("controller") is True), {})
+
+
+def kept_owners(body: ReadBody) -> dict[str, Any]:
+    """Return of an object's metadata what says that an object of ours is its controller; nothing where none is."""
+    owner = controller(body)
+    ours = _group(str(owner.get("apiVersion", ""))) == GROUP
+    return {"ownerReferences": [owner]} if ours else {}
 
 
 def _is(claimed: Claimed, resource: Resource) -> bool:

@@ -17,6 +17,7 @@ from dcp_operator.api.naming import GROUP, KUEUE
 from dcp_operator.api.problems import SpecError
 from dcp_operator.api.site import Site
 from dcp_operator.kube.client.api import ObjectKey
+from dcp_operator.kube.client.ownership import kept_owners
 from dcp_operator.kube.kinds.kind import AnyKind, Kinds
 from dcp_operator.kube.view.owned import OwnedObjects
 
@@ -206,8 +207,8 @@ def _source(body: ReadBody) -> Hashable:
 def _kept(kind: AnyKind, body: Body) -> Body:
     """Return what is kept of a body. Its spec is judged by its bounds here, once per change, and nowhere else.
 
-    Left out are labels, annotations and finalizers of other people, owners, managed fields, and a spec that goes beyond
-    its bounds.
+    Left out are labels, annotations, finalizers and owners of other people, managed fields, and a spec that goes beyond
+    its bounds. The controller stays: by it an index tells whose run it is, also of a kept body that is looked up again.
     """
     metadata = body["metadata"]
     made: Body = {"metadata": {key: metadata[key] for key in _METADATA if key in metadata}}
@@ -216,6 +217,7 @@ def _kept(kind: AnyKind, body: Body) -> Body:
             made["metadata"][name] = {key: value for key, value in said.items() if key.startswith(_READ)}
     if finalizers := [each for each in metadata.get("finalizers") or () if each.startswith(_READ)]:
         made["metadata"]["finalizers"] = finalizers
+    made["metadata"] |= kept_owners(body)
     spec, finding = body.get("spec") or {}, _finding(kind, body)
     made |= {"spec": head(spec) if finding else spec, "status": body.get("status") or {}, _FINDING: finding}
     return made | ({IN_STORE: body[IN_STORE]} if IN_STORE in body else {})
