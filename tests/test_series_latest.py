@@ -16,6 +16,8 @@ from dcp_operator.kube.client.api import CHECKPOINTS, JOBS, SERIES, UnavailableE
 from dcp_operator.kube.loop.checkpoint import CheckpointReconciler
 from dcp_operator.kube.loop.queue import RetryLaterError
 from fake_api import FakeApi, checkpoints, seen, status
+from named_store_scenes import PREFIX as STORE_PREFIX
+from named_store_scenes import put_store
 from report_scenes import ADOPTS, own, report
 from scenes import NOW, manifest, stamp
 from series_scenes import PREFIX, SERIES_UID, decided, hours, run, series, series_manifest
@@ -249,3 +251,30 @@ def test_the_latest_is_what_was_committed_last_whenever_it_is_heard_of(
         there.append(SeriesRun.of(body | {"status": status}, "nightly"))
     for runs in (there, there[::-1]):
         assert decided(*runs, of=series(ADOPTS)).status["latest"]["step"] == latest
+
+
+def test_what_was_saved_in_a_store_is_read_by_the_keys_that_the_store_has_now() -> None:
+    """A Secret was renewed under another name after the run had ended: of that nobody looks the store up again."""
+
+    async def scenario() -> None:
+        api = FakeApi()
+        api.add(SERIES, series_manifest())
+        put_store(api, credentialsSecretRef={"name": "keys"})
+        url = saved(api, 1)
+        at = CHECKPOINTS.path("team", run(1).name)
+        path = url.removeprefix("s3://bucket/")
+        place = {"name": "bucket", "url": f"{STORE_PREFIX}/{path}", "credentialsSecret": "keys"}
+        body = api.objects[at]
+        storage = {"store": {"name": "bucket"}, "path": path}
+        info = body["status"]["checkpoint"] | {"url": place["url"]}
+        in_store = {"spec": body["spec"] | {"storage": storage}}
+        api.add(CHECKPOINTS, body | in_store | {"status": body["status"] | {"store": place, "checkpoint": info}})
+        reconciler = checkpoints(api, now=lambda: NOW)
+        seen(api, reconciler)
+        put_store(api, generation=2, credentialsSecretRef={"name": "renewed"})
+        api.add(CHECKPOINTS, manifest(LOAD))
+        await work(api, reconciler)
+        source = status(api, KEY)["source"]
+        assert (source["url"], source["series"], source["credentialsSecret"]) == (place["url"], "nightly", "renewed")
+
+    asyncio.run(scenario())

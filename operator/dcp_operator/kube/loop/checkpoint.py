@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Final
 
 from dcp_contract.reasons import Reason
+from dcp_operator.api.checkpoint.in_store import KEY as IN_STORE
 from dcp_operator.api.checkpoint.spec import Checkpoint
 from dcp_operator.api.checkpoint.status import Phase, Status
 from dcp_operator.api.json_types import Body
@@ -32,10 +33,11 @@ from dcp_operator.controllers.checkpoint.refused_creation import wait_for_creati
 from dcp_operator.controllers.checkpoint.reporting import minimal, status_refused
 from dcp_operator.controllers.checkpoint.runs import has_begun
 from dcp_operator.controllers.deletion.decide import DeletionDecision
+from dcp_operator.controllers.series.runs import SeriesRun
 from dcp_operator.controllers.target.decide import decide_target
 from dcp_operator.kube.channel.targets import TargetReader
 from dcp_operator.kube.client import metrics
-from dcp_operator.kube.client.api import NameTakenError, ObjectKey, RefusedError
+from dcp_operator.kube.client.api import CHECKPOINTS, NameTakenError, ObjectKey, RefusedError
 from dcp_operator.kube.kinds.checkpoint import CHECKPOINT, refused
 from dcp_operator.kube.kinds.kind import Kind
 from dcp_operator.kube.loop.deletions import Deletions
@@ -117,7 +119,16 @@ class CheckpointReconciler(Reconciler[Checkpoint, Observed, Action]):
 
     def _latest(self, key: ObjectKey, checkpoint: Checkpoint) -> LatestCheckpoint:
         wanted = checkpoint.spec.storage.latest_of
-        return NO_SERIES if wanted is None else self.series.latest(key.namespace, wanted.series)
+        if wanted is None:
+            return NO_SERIES
+        latest = self.series.latest(key.namespace, wanted.series)
+        run = CHECKPOINTS.key(key.namespace, latest.source.name) if latest.source is not None else None
+        body = self.cache.served.body(run) if run is not None else None
+        if run is None or body is None or IN_STORE not in body:
+            return latest
+        # Of what is finished nobody looks the store up again, and its keys may have another name by now.
+        saved = SeriesRun.of(self.view.lookup.resolve(run, body), wanted.series)
+        return replace(latest, source=saved.source.model_copy(update={"series": wanted.series}))
 
     async def create(
         self, key: ObjectKey, body: Body, parsed: Checkpoint | SpecError, decision: CheckpointDecision
