@@ -211,3 +211,48 @@ def test_a_validate_of_another_namespace_neither_speaks_for_a_store_nor_holds_it
         assert len(made) == 1, "its own validation has begun"
 
     asyncio.run(scenario())
+
+
+@pytest.mark.adversary
+@pytest.mark.parametrize("generation", [0, 1, 9])
+@pytest.mark.parametrize("status", [{}, {"phase": "Failed", "reason": "StorageDenied"}])
+def test_a_validate_of_something_else_neither_speaks_for_a_store_nor_holds_it_up(generation: int, status: Body) -> None:
+    """Whoever may make Checkpoints in the namespace may name the store as the controller of his own Validate."""
+
+    async def scenario() -> None:
+        world = World()
+        world.apply("one")
+        await world.work()
+        world.succeed()
+        await world.work()
+        assert world.condition("Available") == ("True", "Unguarded")
+        uid = world.api.objects[STORES.path("team", "one")]["metadata"]["uid"]
+        owner = {"apiVersion": "dcp-operator.io/v1alpha1", "kind": "CheckpointStore", "name": "one", "controller": True}
+        metadata = {"name": "forged", "namespace": "team", "ownerReferences": [owner | {"uid": uid}]}
+        metadata["annotations"] = {"dcp-operator.io/generation": str(generation)}
+        ended = {"completionTime": stamp(60), "failure": {"reason": "StorageDenied", "message": "no"}} if status else {}
+        spec = {"operation": "Validate", "storage": {"url": "s3://nowhere/.dcp-probe"}}
+        world.api.add(CHECKPOINTS, {"metadata": metadata, "spec": spec, "status": status | ended})
+        await world.work()
+        assert world.condition("Available") == ("True", "Unguarded")
+        world.now += timedelta(hours=1)
+        await world.work()
+        assert [each for each in world.validations() if each["metadata"]["name"] != "forged"], "it begins all the same"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.adversary
+def test_a_validate_of_something_else_by_the_name_of_the_next_one_is_told_of() -> None:
+    async def scenario() -> None:
+        world = World()
+        world.apply("one")
+        await world.work()
+        (made,) = world.validations()
+        forged = made | {"spec": made["spec"] | {"storage": {"url": "s3://nowhere/.dcp-probe"}}}
+        world.api.add(CHECKPOINTS, forged)
+        world.start()
+        assert await world.work() == 30
+        assert world.condition("Available") == ("Unknown", "ValidationRefused")
+
+    asyncio.run(scenario())

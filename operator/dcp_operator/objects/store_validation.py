@@ -14,7 +14,7 @@ from dcp_operator.api.naming import (
 )
 from dcp_operator.api.store.spec import CheckpointStore
 from dcp_operator.controllers.store.actions import StartValidation
-from dcp_operator.controllers.store.validation import PROBED, VALIDATES
+from dcp_operator.controllers.store.validation import PROBED, VALIDATES, Validation, asked_of
 
 _RETRIES: Final = 1
 _START_SECONDS: Final = 300
@@ -50,3 +50,19 @@ def checkpoint_of_validation(store: CheckpointStore, action: StartValidation) ->
         "ownerReferences": [owner],
     }
     return {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}
+
+
+def validates(found: Validation, store: CheckpointStore, validated: int) -> bool:
+    """Return whether a Checkpoint that a store controls is one that would be made of it: anybody may have made it.
+
+    One of an earlier spec can't be compared any more. It is waited for until something is known of the present one.
+
+    Args:
+        found: The Checkpoint.
+        store: The store.
+        validated: Generation of the spec that the last validation was about.
+    """
+    if found.generation != store.generation:
+        return found.generation < store.generation != validated
+    made = checkpoint_of_validation(store, StartValidation(name=found.name))
+    return asked_of(made["spec"]) == found.asked

@@ -147,7 +147,7 @@ def _next_name(store: CheckpointStore, base: StoreStatus) -> str:
 
 def _drops(observed: StoreObserved, kept: str) -> Iterator[DropValidation]:
     """Yield the deletions of what has ended, but for the latest one if that failed and nothing follows it yet."""
-    for each in observed.validations:
+    for each in (*observed.validations, *observed.others):
         if each.ended is not None and each.name != kept and not each.deleting:
             yield DropValidation(name=each.name, why="its result is in the status of the store")
 

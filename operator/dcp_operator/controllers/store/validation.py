@@ -1,8 +1,9 @@
 """The Checkpoint that validates a store, and all that is known of a store beside its object: small frozen values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from dcp_contract.checkpoint_info import StoreFacts
 from dcp_contract.operations import Operation
@@ -38,6 +39,8 @@ class Validation:
     """When its result was known; None while it is not finished."""
     facts: StoreFacts | None = None
     deleting: bool = False
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    """What it does, as `asked_of` says: anybody may have made it."""
 
     @classmethod
     def of(cls, body: ReadBody) -> Self:
@@ -57,6 +60,7 @@ class Validation:
             ended=status.completion_time if over else None,
             facts=status.checkpoint.store if status.checkpoint is not None else None,
             deleting=bool(metadata.get("deletionTimestamp")),
+            asked=asked_of(spec),
         )
 
     @property
@@ -70,12 +74,24 @@ class Validation:
         return self.succeeded or self.reason in _OF_THE_STORE
 
 
+def asked_of(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what tells two Validates apart: what is tried out, how, and by which pod."""
+    workers = spec.get("workers") or {}
+    return {
+        "storage": spec.get("storage"),
+        "readOnly": bool((spec.get(VALIDATES.module) or {}).get("readOnly")),
+        "pod": [workers.get(each) or None for each in ("image", "podTemplate")],
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class StoreObserved:
     """What a decision about a store looks at beside its object."""
 
     validations: tuple[Validation, ...] = field(default=())
     """All that exist, in the order of their end, those that have not ended last."""
+    others: tuple[Validation, ...] = field(default=())
+    """What the store controls and would not have made so: they tell nothing of it."""
     default: str = ""
     """Name of the namespace's default store; empty where none is."""
 
