@@ -225,3 +225,17 @@ def test_the_checkpoint_that_validates_is_one_that_is_taken(changes: Changes) ->
     assert account == of.spec.service_account_name
     body["metadata"]["uid"] = "v-1"
     assert Validation.of(body).generation == 7
+
+
+@pytest.mark.adversary
+def test_a_clock_that_was_wrong_for_a_moment_puts_off_no_validation() -> None:
+    year = timedelta(days=365)
+    told = decided(replace(DONE, ended=NOW + year), after=year.total_seconds()).status
+    assert StoreStatus.read(told).last_validation_time == NOW + year
+    for generation in (1, 2):
+        assert len(starts(decided(status=told, generation=generation))) == 1
+    # The one that ended then goes, and another one is made.
+    found = decided(replace(DONE, ended=NOW + year), status=told)
+    assert (len(starts(found)), drops(found)) == (1, [DONE.name])
+    # Clocks of two nodes differ a little.
+    assert starts(decided(status=told, after=(year - timedelta(minutes=5)).total_seconds())) == []

@@ -27,6 +27,8 @@ SHORTEST_PAUSE: Final = timedelta(seconds=10)
 AFTER_FAILURE: Final = timedelta(minutes=5)
 """The same after a validation that failed, if the interval is longer: who mends a Secret changes no spec."""
 _FIRST_AGAIN: Final = timedelta(seconds=30)
+CLOCKS_DIFFER: Final = timedelta(minutes=10)
+"""What is further in the future was written by a clock that was wrong: nothing may wait for that time to come."""
 
 StoreDecision = Decision[StoreAction]
 
@@ -40,7 +42,7 @@ def decide(store: CheckpointStore, observed: StoreObserved, status: Mapping[str,
         status: The status as it stands in the cluster.
         now: The time, with a time zone.
     """
-    written = StoreStatus.read(status)
+    written, observed = _by_right_clocks(StoreStatus.read(status), observed, now)
     latest, under_way = observed.latest, observed.under_way
     news = latest if latest is not None and _is_news(latest, written) else None
     base = _with_result(written, news)
@@ -107,6 +109,16 @@ def wait_for_creation(
         events=tuple(events_of_change(written, final)),
         wake_at=now + _FIRST_AGAIN,
     )
+
+
+def _by_right_clocks(written: StoreStatus, observed: StoreObserved, now: datetime) -> tuple[StoreStatus, StoreObserved]:
+    """Return what is known but for times that have yet to come, and for the validations that ended then."""
+    last = written.last_validation_time
+    if last is not None and last > now + CLOCKS_DIFFER:
+        written = written.with_changes(last_validation_time=None)
+    ahead = tuple(each for each in observed.validations if each.ended and each.ended > now + CLOCKS_DIFFER)
+    right = tuple(each for each in observed.validations if each not in ahead)
+    return written, replace(observed, validations=right, others=(*observed.others, *ahead))
 
 
 def _is_news(latest: Validation, written: StoreStatus) -> bool:
