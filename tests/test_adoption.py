@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+import dcp_engine
 from dcp_contract.checkpoint_info import CheckpointInfo, Origin, Provenance
 from dcp_contract.operations import Operation
 from dcp_contract.reasons import Reason
@@ -11,9 +12,11 @@ from dcp_contract.report import Report
 from dcp_contract.save_fields import IfSaved, SaveFields
 from dcp_contract.sections import Storage
 from dcp_contract.task import Task
+from dcp_engine.errors import StorageUnavailable
 from dcp_operator.api.checkpoint.parsing import parse
 from dcp_operator.api.problems import SpecError
 from dcp_operator.api.site import CLUSTER, LOCAL, Site
+from dcp_worker.operations import Settled, save
 from dcp_worker.operations.adoption import NotAdopted, differences
 from scenes import UID, URL, after_first_attempt, ended, manifest, message, phase
 
@@ -150,3 +153,34 @@ def test_it_is_the_default_nowhere() -> None:
     assert SaveFields().if_exists is IfSaved.FAIL
     assert parse(manifest()).origin.uid == UID
     assert not parse(manifest()).spec.of_save.adopts
+
+
+def adopting() -> Task:
+    return Task(
+        operation=Operation.SAVE, origin=OURS, storage=Storage(url=URL), save=SaveFields(if_exists=IfSaved.ADOPT)
+    )
+
+
+def test_what_replaces_it_between_the_two_looks_is_judged_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = CheckpointInfo(url=URL, save_id="a", origin=THEIRS)
+    second = CheckpointInfo(url=URL, save_id="b", origin=THEIRS.model_copy(update={"name": "two"}))
+    looks = [first, second]
+    monkeypatch.setattr(dcp_engine, "find", lambda *_, **__: looks.pop(0))
+    monkeypatch.setattr(dcp_engine, "whole", lambda *_, **__: second)
+    with pytest.raises(NotAdopted, match="its name is another"):
+        save.preflight(adopting())
+
+
+def test_a_manifest_that_cannot_be_read_is_no_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A conflict is for good, and a store that is away for a moment is not."""
+    bare, known = CheckpointInfo(url=URL, save_id="a"), CheckpointInfo(url=URL, save_id="a", origin=THEIRS)
+    monkeypatch.setattr(dcp_engine, "find", lambda *_, **__: bare)
+    monkeypatch.setattr(dcp_engine, "whole", lambda *_, **__: known)
+    assert save.preflight(adopting()) == Settled(Reason.ALREADY_SAVED, known)
+
+    def away(*_: Any, **__: Any) -> CheckpointInfo:
+        raise StorageUnavailable("it does not answer")
+
+    monkeypatch.setattr(dcp_engine, "whole", away)
+    with pytest.raises(StorageUnavailable):
+        save.preflight(adopting())

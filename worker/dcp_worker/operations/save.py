@@ -38,11 +38,16 @@ def _adopted(task: Task) -> CheckpointInfo | None:
     found: CheckpointInfo | None = None
     with suppress(CheckpointCorrupted):  # its origin is not known: then it is in the way, as for every Save
         found = dcp_engine.find(url, storage_options=options)
+        if found is not None and found.save_id and found.origin is None:
+            # That look hides why a manifest can't be read. A store that is away is no stranger: this one raises.
+            found = dcp_engine.whole(url, storage_options=options)
     if found is None or task.origin.made(found.origin):
         return None
     if different := [*differences(task, found)]:
         raise NotAdopted(found, different)
-    return dcp_engine.whole(url, storage_options=options)
+    adopted = dcp_engine.whole(url, storage_options=options)
+    # Another save may have replaced it between the two looks: that one is judged by itself.
+    return adopted if adopted.save_id == found.save_id else _adopted(task)
 
 
 def preflight_source(source: Source, options: dict[str, Any]) -> None:
