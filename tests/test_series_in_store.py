@@ -11,7 +11,7 @@ from dcp_operator.api.series.parsing import parse
 from dcp_operator.api.series.spec import Series
 from dcp_operator.api.series.status import SeriesStatus
 from dcp_operator.api.store.resolving import StoreState, resolved
-from dcp_operator.controllers.series.adoption import Adoption, adopt, heard, is_settled, removes_for
+from dcp_operator.controllers.series.adoption import Adoption, adopt, heard, is_settled, means_to_remove, removes_for
 from dcp_operator.controllers.series.runs import Runs
 from dcp_operator.kube.client.api import CHECKPOINTS
 from named_store_scenes import PREFIX, put_store
@@ -96,6 +96,15 @@ def test_what_a_training_saves_waits_while_nobody_knows_where_that_is() -> None:
     assert adopt(found, runs, SeriesStatus(), NOW) == Adoption()
     assert removes_for(found, speaks)
     assert not is_settled(found, runs, SeriesStatus(), speaks, ended, NOW)
+
+
+def test_no_agent_removes_what_may_be_pinned_while_spec_and_store_are_both_amiss() -> None:
+    body = series_manifest({**ADOPTS, "spec.retention": {"last": 1}, **IN_STORE, "spec.every": "nonsense"})
+    found, target = resolved(body, NoStores()), of_store({**ADOPTS, **IN_STORE}).spec.template.spec.target
+    with pytest.raises(SpecError):
+        parse(found)
+    assert means_to_remove(found, target, agent())
+    assert not means_to_remove(found, target, agent(labels={"app": "another"}))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Final
 
 from dcp_contract.prefixes import as_url
 from dcp_contract.training import EndedSave
+from dcp_operator.api.checkpoint.in_store import StoreUse
 from dcp_operator.api.checkpoint.target import Target
 from dcp_operator.api.json_types import ReadBody
 from dcp_operator.api.naming import report_name
@@ -74,11 +75,14 @@ def means_to_remove(body: ReadBody, target: Target | None, agent: ConnectedAgent
     A spec that this operator can't work on now, such as one with a protocol that is not enabled, is no reason for the
     agent to remove what is pinned.
     """
-    spec = body.get("spec") or {}
+    spec, store = body.get("spec") or {}, StoreUse.of(body)
     url = (spec.get("storage") or {}).get("url")
-    if not spec.get("retention") or not isinstance(url, str) or target is None:
+    if not spec.get("retention") or target is None:
         return False
-    return target.selects(agent.labels) and _covers(url, agent)
+    if store is not None and not store.found:
+        # Nobody knows where it removes.
+        return target.selects(agent.labels)
+    return isinstance(url, str) and target.selects(agent.labels) and _covers(url, agent)
 
 
 def _covers(prefix: str, agent: ConnectedAgent) -> bool:
