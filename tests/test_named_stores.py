@@ -135,6 +135,11 @@ async def fail_attempt(world: World) -> None:
         ({}, ("Failed", "StoreReadOnly")),
         ({"spec.operation": "Load"}, ("Starting", "")),
         ({"spec.operation": "Verify", "spec.workload": None}, ("Starting", "")),
+        ({"spec.operation": "Validate", "spec.workload": None}, ("Failed", "StoreReadOnly")),
+        (
+            {"spec.operation": "Validate", "spec.workload": None, "spec.validate": {"readOnly": True}},
+            ("Starting", ""),
+        ),
         ({"spec.operation": "Delete", "spec.workload": None}, ("Failed", "StoreReadOnly")),
         (
             {"spec.operation": "Copy", "spec.workload": None, "spec.copy": {"from": {"url": "s3://from/here"}}},

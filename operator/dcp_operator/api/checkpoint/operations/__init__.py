@@ -17,6 +17,11 @@ def _no_problems(spec: CheckpointSpec, site: Site) -> Iterable[str]:
     return ()
 
 
+def _never(spec: OperationMembers) -> bool:
+    del spec
+    return False
+
+
 def _nothing(spec: OperationMembers) -> Iterable[str]:
     del spec
     return ()
@@ -55,6 +60,8 @@ class OperationRules:
     """What node 0 reports as done ends the attempt, whatever its pods do then. Else every pod has to be over."""
     url_use: UrlUse = UrlUse.READS
     """Which other live objects of a namespace that work on the same URL it takes turns with."""
+    tries_writing: Callable[[OperationMembers], bool] = _never
+    """Whether it writes at its URL though it changes no checkpoint: a store that is ReadOnly takes none of that."""
 
 
 @cache

@@ -7,4 +7,7 @@ from dcp_operator.api.checkpoint.operations import OperationRules
 
 _SPEC: Final = ("spec",)
 
-RULES: Final = OperationRules(cel=(kept(_SPEC, "validate"), still((*_SPEC, "validate"), "readOnly")))
+RULES: Final = OperationRules(
+    cel=(kept(_SPEC, "validate"), still((*_SPEC, "validate"), "readOnly")),
+    tries_writing=lambda spec: not spec.of_validate.read_only,
+)

@@ -12,7 +12,8 @@ def refuse_read_only(inputs: Inputs) -> CheckResult | None:
     checkpoint = inputs.checkpoint
     if inputs.current_attempt is not None or checkpoint.store is None or not checkpoint.store.read_only:
         return None
-    if rules_of(checkpoint.spec.operation).url_use is UrlUse.READS:
+    rules = rules_of(checkpoint.spec.operation)
+    if rules.url_use is UrlUse.READS and not rules.tries_writing(checkpoint.spec):
         return None
     reason = Reason.STORE_READ_ONLY
     what = f"Store {checkpoint.store.name} is ReadOnly, and {checkpoint.spec.operation.one} changes what stands there."
