@@ -7,10 +7,13 @@ import pytest
 
 from dcp_operator.api.naming import data_removal_name
 from dcp_operator.kube.client.api import CHECKPOINTS, JOBS
+from dcp_operator.kube.view.cache import Cache, ClusterView
+from dcp_operator.kube.view.named_stores import NamedStores
+from dcp_operator.kube.view.stores import Stores
 from deletion_world import KEY, REMOVED, SAVE, World, played
 from fake_api import seen
 from named_store_scenes import IN_STORE, PREFIX, available, drop_store, put_store
-from scenes import at, stamp
+from scenes import at, manifest, stamp
 from series_world import OperatorEndedError
 
 URL = f"{PREFIX}/run/step-1000"
@@ -292,3 +295,15 @@ def test_two_that_come_to_one_place_take_turns() -> None:
         assert "direct" in said(world)
 
     played(scenario)
+
+
+def test_what_is_gone_is_not_looked_up_again_for_ever() -> None:
+    """In a namespace whose stores never change nothing else would forget the thousands that come and go."""
+    named = NamedStores(Cache(), Stores())
+    view = ClusterView(named.cache, lookup=named)
+    for each in range(3):
+        body = manifest({"metadata.name": f"save-{each}", "metadata.uid": f"uid-{each}", "spec.storage": IN_STORE})
+        metadata = body["metadata"] | {"resourceVersion": str(each + 1), "deletionTimestamp": stamp(0)}
+        view.ingest(CHECKPOINTS, body | {"metadata": metadata})
+        view.forget(CHECKPOINTS, "team", f"save-{each}", f"uid-{each}")
+    assert sum(map(len, named._naming.values())) == 0

@@ -72,6 +72,9 @@ class NamedStores:
 
     def changed(self, key: ObjectKey) -> Sequence[tuple[ObjectKey, Body]]:
         """Return the objects that come to something else since a store is news or gone, each with its new body."""
+        if not self.cache.served.uid(key):
+            # It is gone. In a namespace whose stores never change nobody else would forget it.
+            self._naming.get(key.namespace, set()).discard(key)
         if key not in self._news:
             return ()
         self._news.discard(key)
