@@ -227,7 +227,8 @@ def test_a_deletion_waits_for_a_store_that_is_read_only_until_its_deadline() -> 
         put_store(world.api)
         await world.through()
         saved(world)
-        put_store(world.api, generation=2, accessMode="ReadOnly")
+        # How the store is asked makes no other place of it.
+        put_store(world.api, generation=2, accessMode="ReadOnly", options={"readTimeout": 60})
         world.delete()
         await world.through()
         body = world.body()

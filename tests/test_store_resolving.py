@@ -61,6 +61,10 @@ def known(name: str = "bucket", *, under: str | None = None, available: bool = T
             HERE | {"credentialsSecretRef": {"name": "old-keys"}}, "bucket", True, id="other options by now",
         ),
         pytest.param(
+            in_store({"status.store": WRITTEN}), known(options={"region": "eu", "readTimeout": 60}),
+            HERE, "bucket", True, id="asked in another way by now",
+        ),
+        pytest.param(
             in_store({"status.store": WRITTEN}), KnownStores(),
             HERE | {"credentialsSecretRef": {"name": "old-keys"}}, "bucket", True, id="gone by now",
         ),

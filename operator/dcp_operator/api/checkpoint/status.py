@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -121,6 +121,22 @@ class ReadSource(Wire):
     ca_secret: ShortText = Field(default="", description="The Secret of authorities that it was saved with.")
 
 
+_HOW: Final = frozenset(
+    {
+        "caBundle",
+        "connectTimeout",
+        "keepReplaced",
+        "maxAttempts",
+        "readTimeout",
+        "requesterPays",
+        "serverSideEncryption",
+        "sseKmsKeyId",
+        "uploadChecksum",
+    }
+)
+"""Options that say how a store is asked, and never which one."""
+
+
 class StorePlace(Wire):
     """Where a store was, and how one got there, when the first attempt began."""
 
@@ -134,8 +150,11 @@ class StorePlace(Wire):
     service_account: ShortText = Field(default="", description="The store's ServiceAccount.")
 
     def is_at(self, other: "StorePlace") -> bool:
-        """Return whether two are one place, by whatever keys one gets there."""
-        return (self.url, self.options) == (other.url, other.options)
+        """Return whether two are one place, by whatever keys one gets there, and however it is asked."""
+        ours, theirs = (
+            {name: value for name, value in each.options.items() if name not in _HOW} for each in (self, other)
+        )
+        return (self.url, ours) == (other.url, theirs)
 
     def to_storage(self) -> dict[str, Any]:
         """Return the storage that it comes to, as the JSON of a spec."""

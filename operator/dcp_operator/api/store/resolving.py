@@ -59,6 +59,9 @@ def resolved(body: Body, stores: StoresByName) -> Body:
         # The store is gone, or is another place by now: neither its keys nor its condition are of this place.
         use = StoreUse(given=given, name=pinned.name, path=path, settled=True, found=True)
         return _with(body, use, pinned)
+    if pinned is not None and now is not None:
+        # By the keys of today, and with the options that an attempt may have begun with.
+        now = now.model_copy(update={"options": pinned.options})
     use = _use(given, name, path, state)
     return _with(body, use.model_copy(update={"settled": pinned is not None}), now)
 
