@@ -263,6 +263,25 @@ def test_a_deletion_goes_on_once_the_store_may_be_written() -> None:
     played(scenario)
 
 
+@pytest.mark.parametrize(("phase", "stays"), [("Pending", False), ("Running", True)])
+def test_a_removal_that_has_not_begun_is_withdrawn_once_the_store_is_read_only(phase: str, *, stays: bool) -> None:
+    """It may wait for whoever reads what it is to remove."""
+
+    async def scenario() -> None:
+        world = World({"spec.storage": IN_STORE})
+        put_store(world.api)
+        await world.through()
+        saved(world)
+        world.delete()
+        await world.through()
+        world.change(world.removal, status={"phase": phase})
+        put_store(world.api, generation=2, accessMode="ReadOnly")
+        await world.through()
+        assert (world.removal in world.api.names(CHECKPOINTS)) is stays
+
+    played(scenario)
+
+
 def test_a_removal_under_way_is_made_anew_by_renewed_keys() -> None:
     async def scenario() -> None:
         world = World({"spec.storage": IN_STORE})

@@ -105,8 +105,12 @@ def _going_on(
 ) -> DeletionDecision:
     """Return the decision while there is time and something to remove."""
     deadline = _deadline(checkpoint, deleted)
-    if checkpoint.store is not None and checkpoint.store.read_only and (removal is None or removal.failed):
-        return _said(checkpoint, status, Reason.STORE_READ_ONLY.value, _read_only(checkpoint, deadline), now, deadline)
+    if checkpoint.store is not None and checkpoint.store.read_only and (removal is None or not removal.runs):
+        # A Delete that has yet to begin names the URL, so nothing but this keeps it from the store.
+        waits = removal is not None and not (removal.failed or removal.deleting)
+        drop = [DropRemoval(name=removal.name, uid=removal.uid)] if removal is not None and waits else []
+        message = _read_only(checkpoint, deadline)
+        return _said(checkpoint, status, Reason.STORE_READ_ONLY.value, message, now, deadline, *drop)
     if removal is None:
         message = f"What it saved at {checkpoint.spec.storage.url} is removed first."
         return _said(checkpoint, status, _REMOVING, message, now, deadline, StartRemoval(fields=fields))

@@ -56,6 +56,11 @@ class DataRemoval:
         return self.ended is not None and (self.phase is Phase.SUCCEEDED or self.reason is Reason.SAVE_MISMATCH)
 
     @property
+    def runs(self) -> bool:
+        """Whether an attempt of it is under way, or is about to be."""
+        return self.ended is None and self.phase is not Phase.PENDING
+
+    @property
     def failed(self) -> bool:
         """Whether it has ended and removed nothing."""
         return self.ended is not None and not self.done
