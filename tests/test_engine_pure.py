@@ -33,7 +33,7 @@ from dcp_contract.reasons import Reason
 from dcp_engine import errors
 from dcp_engine.commit import snapshot
 from dcp_engine.errors import CheckpointCorrupted
-from dcp_engine.format import digest, layout, metadata, torch_zip_write
+from dcp_engine.format import digest, layout, metadata, torch_zip_read, torch_zip_write
 from dcp_engine.format.manifest import UNKNOWN, Chunk, DataFile, Manifest, Tensor
 from dcp_engine.stores import object_store, options
 from dcp_engine.stores.object_store import ObjectStore
@@ -72,6 +72,20 @@ def test_the_frame_of_a_tensor_beyond_4_gib_is_zip64() -> None:
         members = _central_directory(framed, 5 << 30)
     assert members["archive/data/0"] == (5 << 30, len(framed.head))
     assert members["archive/version"][1] > 5 << 30
+
+
+@pytest.mark.parametrize("count", [65_530, 65_534, 65_535, 65_536, 70_000])
+def test_any_number_of_members_can_be_counted(count: int) -> None:
+    """As the entries of a large mixture of experts with its optimizer; our own reader agrees with others."""
+    data = bytearray()
+    members: list[torch_zip_write.ZipMember] = []
+    for number in range(count):
+        torch_zip_write.append(data, members, f"data/{number}", b"", base=0)
+    data += torch_zip_write.directory(members, len(data))
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert len(archive.namelist()) == count
+    found, _, _ = torch_zip_read.directory_in(memoryview(data)[-torch_zip_read.TAIL :], len(data))
+    assert found == count
 
 
 def _central_directory(framed: torch_zip_write.Frame, payload: int) -> dict[str, tuple[int, int]]:

@@ -21,6 +21,8 @@ from dcp_engine import torch_internals
 
 _ALIGNMENT: Final = 64
 _LIMIT: Final = 0xFFFFFFFF
+_MOST_COUNTED: Final = 0xFFFF
+"""Members from which the end that is not zip64's can't count them."""
 _UTF8: Final = 0x800
 _STREAMED: Final = 0x8
 _LOCAL: Final = struct.Struct("<4s5H3I2H")
@@ -160,7 +162,7 @@ def local_header(member: ZipMember) -> bytes:
 
 
 def directory(members: list[ZipMember], start: int) -> bytes:
-    """Return the central directory and its end records; the zip64 ones where an offset or size needs them."""
+    """Return the central directory and its end records; the zip64 ones where a number needs them."""
     out = bytearray()
     for member in members:
         extra = struct.pack("<2H3Q", 1, 24, member.size, member.size, member.offset) if member.wide else b""
@@ -170,11 +172,12 @@ def directory(members: list[ZipMember], start: int) -> bytes:
         out += _CENTRAL.pack(b"PK\x01\x02", 0, 0, member.flags, 0, 0, 0, *lengths, 0, 0, 0, 0, offset)
         out += member.name + extra
     length, count = len(out), len(members)
-    if start >= _LIMIT or any(member.wide for member in members):
+    if start >= _LIMIT or count >= _MOST_COUNTED or any(member.wide for member in members):
         end = start + length
         out += _END64.pack(b"PK\x06\x06", _END64.size - 12, 45, 45, 0, 0, count, count, length, start)
         out += _LOCATOR.pack(b"PK\x06\x07", 0, end, 1)
-    out += _END.pack(b"PK\x05\x06", 0, 0, count, count, length, min(start, _LIMIT), 0)
+    counted = min(count, _MOST_COUNTED)
+    out += _END.pack(b"PK\x05\x06", 0, 0, counted, counted, length, min(start, _LIMIT), 0)
     return bytes(out)
 
 
