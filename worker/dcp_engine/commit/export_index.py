@@ -191,7 +191,7 @@ def orphans(
     if not of:
         return []
     there = found(store)
-    named = {safetensors.export_of(path) for path in there.index.files.values()} if there else set()
+    named = _named(there)
     replaced = there.index.replaced if there else ()
     is_due = (
         there is None
@@ -207,6 +207,15 @@ def orphans(
     return [entry.path for export_id in of if export_id not in named and goes(export_id) for entry in of[export_id]]
 
 
+def names(store: Store, export_id: str) -> bool:
+    """Tell whether the index at the URL names files of an export now."""
+    return export_id in _named(found(store))
+
+
+def _named(there: Found | None) -> set[str]:
+    return {safetensors.export_of(path) for path in there.index.files.values()} if there else set()
+
+
 def _due(store: Store, there: Found | None, keep: timedelta) -> tuple[str, ...]:
     """Return the exports that the index at the URL replaced so long ago that their files may go."""
     if there is None or not there.index.replaced:
@@ -214,7 +223,7 @@ def _due(store: Store, there: Found | None, keep: timedelta) -> tuple[str, ...]:
     if keep and there.modified is not None and store.now() - there.modified < keep:  # no date is made
         return ()
     # A hand-made index may say so of what it names: that is removed by nobody.
-    named = {safetensors.export_of(path) for path in there.index.files.values()}
+    named = _named(there)
     return tuple(each for each in there.index.replaced if each not in named)
 
 

@@ -144,7 +144,12 @@ def found(
 
 
 def still_goes(store: Store, leftover: Leftover, age: Age) -> bool:
-    """Look once more, right before the removal: a copy may have taken the folder up, and may have committed it."""
+    """Look once more, right before the removal: a copy may have taken the folder up, and may have committed it.
+
+    An export that stood still for long, on a host that slept, may have gone on, and have committed.
+    """
+    if leftover.kind is LeftoverKind.EXPORT:
+        return not export_index.names(store, leftover.name)
     if leftover.kind is LeftoverKind.ORPHAN:
         there = list(store.list(leftover.name))  # to its end: a walk that is left in the middle closes folders late
         if not all(age.is_old(entry.modified) for entry in there):
