@@ -42,3 +42,26 @@ def test_an_export_that_goes_on_under_a_clean_up_keeps_its_files(
     assert [each.paths for each in cleaned(tmp_path).leftovers] == [(goes.name,)]
     assert stays.exists()
     assert not goes.exists()
+
+
+@pytest.mark.adversary
+def test_a_name_that_no_url_has_holds_up_nobody_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    goes = old(tmp_path / f"run/step-1/data-{IDS[1]}/__0_0.distcp")
+    stays = old(tmp_path / f"run/a::b/data-{IDS[2]}/__0_0.distcp")
+    found = cleaned(tmp_path, recursive=True)
+    assert [each.paths for each in found.leftovers] == [(str(goes.relative_to(tmp_path)),)]
+    assert found.passed_over == 1
+    assert "a::b is passed over" in caplog.text
+    assert stays.exists()
+
+
+@pytest.mark.adversary
+@pytest.mark.parametrize("size", ["Infinity", "-Infinity", "1e999", "NaN"])
+def test_an_index_that_is_none_holds_up_nobody_else(tmp_path: Path, size: str) -> None:
+    goes = old(tmp_path / "one" / safetensors.shard_name(IDS[1], 1, 1))
+    stays = old(tmp_path / "other" / safetensors.shard_name(IDS[2], 1, 1))
+    stays.with_name(safetensors.INDEX).write_text(f'{{"metadata": {{"total_size": {size}}}, "weight_map": {{}}}}')
+    found = cleaned(tmp_path, recursive=True)
+    assert [each.paths for each in found.leftovers] == [(str(goes.relative_to(tmp_path)),)]
+    assert found.passed_over == 1
+    assert stays.exists()

@@ -17,7 +17,7 @@ from dcp_engine import pending
 from dcp_engine.call_options import check_age
 from dcp_engine.commit import leftovers, replaced
 from dcp_engine.commit.leftovers import Age, Leftover, LeftoverKind
-from dcp_engine.errors import CheckpointCorrupted
+from dcp_engine.errors import CheckpointCorrupted, InvalidOption
 from dcp_engine.stores.opening import open_store
 from dcp_engine.stores.protocol import Entry, Store, TellsTime
 from dcp_engine.stores.uploads import Upload, Uploads
@@ -36,7 +36,7 @@ class Cleaned:
     leftovers: tuple[Leftover, ...]
     dry_run: bool
     passed_over: int = 0
-    """URLs below the prefix of which nobody can tell what is needed there."""
+    """URLs below the prefix of which nobody can tell what is needed there, or which no URL can name."""
 
     @property
     def files(self) -> int:
@@ -156,7 +156,8 @@ class _Call:
         for root in sorted(roots):
             try:
                 gone += self.at(root)
-            except CheckpointCorrupted as error:
+            # Of the latter kind are names that no URL has, as `a::b`: whoever may write there chooses them.
+            except (CheckpointCorrupted, InvalidOption) as error:
                 passed_over += 1
                 LOG.warning("%s is passed over: %s", self._url(root), error)
         return Cleaned(tuple(gone), self.dry_run, passed_over)

@@ -172,7 +172,7 @@ class ModelIndex:
                 created_time=datetime.fromisoformat(created) if created else None,
                 replaced=tuple(map(str, ours.get("replaced", ()))),
             )
-        except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        except (LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise ValueError(f"not an index of safetensors: {error!r}") from error
 
 
