@@ -146,6 +146,20 @@ def saved(state: object) -> bytes:
     return stream.getvalue()
 
 
+def shared(levels: int) -> dict[str, Any]:
+    """Return a dict that holds two of what is one level below it, at each level."""
+    state: dict[str, Any] = {"w": torch.ones(4)}
+    for _ in range(levels):
+        state = {"a": state, "b": state}
+    return state
+
+
+def in_pieces(tensors: int) -> dict[str, torch.Tensor]:
+    """Return tensors over one small storage, of which each value lies apart from the next."""
+    base = torch.zeros(200_000, dtype=torch.uint8)
+    return {str(number): base[::2] for number in range(tensors)}
+
+
 GOOD = saved({"w": torch.arange(4.0)})
 
 
@@ -165,6 +179,8 @@ GOOD = saved({"w": torch.arange(4.0)})
         (rezipped(GOOD, {"data.pkl": b"cos\nsystem\n(S'true'\ntR."}), InvalidOption, r"os\.system"),
         (saved({"w": Opaque()}), InvalidOption, r"Opaque; if you trust it, pass the classes in allow"),
         (saved({"w": torch.ones(1).expand(1 << 28)}), CheckpointCorrupted, "far more values than it has bytes"),
+        (saved(shared(60)), CheckpointCorrupted, "its entries are far more than it has bytes"),
+        (saved(in_pieces(12)), InvalidOption, "lies in too many pieces"),
         (saved([torch.ones(2)]), InvalidOption, "holds a list; a dict of tensors can be loaded"),
         (saved({"v": torch.ones(4)}), StateMismatch, "does not hold w"),
     ],

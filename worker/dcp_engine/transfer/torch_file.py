@@ -23,6 +23,7 @@ from dcp_engine.errors import CheckpointCorrupted, InvalidOption
 from dcp_engine.format import sandbox
 from dcp_engine.format.key_mapping import KeyMapping
 from dcp_engine.format.manifest import Chunk, DataFile, Manifest, Tensor
+from dcp_engine.format.nested import need_bounded
 from dcp_engine.format.torch_zip_read import ListedMember
 from dcp_engine.stores.protocol import Blob, Store
 from dcp_engine.torch_internals import FakeTensorMode, flatten_state_dict, record_offset, tree_leaves
@@ -35,8 +36,12 @@ _LARGEST: Final = 64 << 20
 _TIMES: Final = 4
 _FREE: Final = 64 << 20
 """Bytes that tensors may have beyond _TIMES those of the file: they may share storages, or repeat their values."""
+_FREE_NAMES: Final = 4 << 20
+"""What a state may say beyond _TIMES the bytes of its pickle, counted as `nested` does."""
 _MOST_CHUNKS: Final = 100_000
 """Pieces without a gap that a tensor may have: of one that is cut out of a larger one, or strided."""
+_MOST_TOGETHER: Final = 1_000_000
+"""Those that all tensors of a file may have, the first of each left out: many may be strided over one storage."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,7 @@ def _state(store: Store, name: str, places: Mapping[str, tuple[ListedMember, int
             value = decode.decode("its pickle", name, stream, allow)
     except decode.ClassesRefused as error:
         raise InvalidOption(f"{name} {error}; if you trust it, pass the classes in allow") from error
+    need_bounded(value, _FREE_NAMES + _TIMES * len(pickled))
     return _State(value, {note: storages[member][1] for note, member in noted.items()})
 
 
@@ -168,7 +174,8 @@ def _described(state: _State, name: str, end: Blob, keys: Mapping[str, str] | No
     tensors: dict[str, Tensor] = {}
     objects: dict[str, Any] = {}
     orders: dict[str, tuple[int, ...]] = {}
-    total = 0
+    total, left = 0, _MOST_TOGETHER
+    most = _FREE + _TIMES * end.size
     for old, new in names.items():
         value = flat[old]
         path = paths[old] if keys is None and paths[old] != (old,) else ()
@@ -179,12 +186,13 @@ def _described(state: _State, name: str, end: Blob, keys: Mapping[str, str] | No
             tensors[new] = Tensor(None, (), (Chunk((), (), 0, 0, 0, None),), path)
             continue
         total += value.numel() * value.itemsize
-        lying = _lying(old, value, state.starts)
+        if total > most:
+            raise ValueError(f"its tensors would have more than {most} bytes, and it has {end.size}")
+        lying = _lying(old, value, state.starts, min(_MOST_CHUNKS, left + 1))
+        left -= max(0, len(lying.chunks) - 1)
         if lying.order is not None:
             orders[new] = lying.order
         tensors[new] = Tensor(short(value.dtype), tuple(value.shape), lying.chunks, path)
-    if total > _FREE + _TIMES * end.size:
-        raise ValueError(f"its tensors would have {total} bytes, and it has {end.size}")
     manifest = Manifest(files=(DataFile(name, 0),), tensors=tensors)
     return TorchSnapshot(None, manifest.encode(), end.version, objects, orders)
 
@@ -197,7 +205,7 @@ class _Lying:
     order: tuple[int, ...] | None
 
 
-def _lying(name: str, tensor: torch.Tensor, starts: Mapping[int, int]) -> _Lying:
+def _lying(name: str, tensor: torch.Tensor, starts: Mapping[int, int], most: int) -> _Lying:
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
         raise InvalidOption(f"{name} is no plain tensor, and can't be read from a torch file: save a plain one")
     shape, strides = tuple(tensor.shape), tensor.stride()
@@ -209,7 +217,7 @@ def _lying(name: str, tensor: torch.Tensor, starts: Mapping[int, int]) -> _Lying
         at = first + sum(map(mul, offsets, strides)) * tensor.itemsize
         length = prod(sizes) * tensor.itemsize
         chunks.append(Chunk(offsets, sizes, 0, at, length, 0))
-        if len(chunks) > _MOST_CHUNKS:
+        if len(chunks) > most:
             raise InvalidOption(f"{name} lies in too many pieces: save it with .contiguous()")
     return _Lying(tuple(chunks), None if order == tuple(range(len(shape))) else order)
 
