@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dcp_engine.format.nested import need_bounded
+from dcp_engine.format.nested import Nest, need_bounded
 
 MOST = 1 << 20
 
@@ -74,3 +74,38 @@ def test_what_is_held_once_and_stands_everywhere_is_refused(state: dict[str, Any
 )
 def test_what_trainings_keep_is_within_the_limit(state: Any) -> None:
     need_bounded(state, MOST)
+
+
+def test_entries_come_to_stand_where_they_stood() -> None:
+    nest = Nest(4)
+    for path, value in (
+        (("a",), 1),
+        (("b", 2, "c"), 2),
+        (("b", 0), 3),
+        (("b", 2, "d", 1), 4),
+    ):
+        nest.put(path, value)
+    assert nest.state == {"a": 1, "b": [3, None, {"c": 2, "d": [None, 4]}]}
+
+
+PATHS: dict[str, tuple[list[tuple[str | int, ...]], str]] = {
+    "a list without end": ([("a", 1 << 60)], "far longer than what is in them"),
+    "many long lists": ([(str(number), 500_000) for number in range(5)], "far longer than what is in them"),
+    "before the first": ([("a", -1)], "no such place"),
+    "in a value": ([("a",), ("a", "b")], "no such place"),
+    "a name in a list": ([("a", 0), ("a", "b")], "no such place"),
+    "none": ([()], "no path"),
+}
+
+
+@pytest.mark.adversary
+@pytest.mark.parametrize(("paths", "words"), PATHS.values(), ids=PATHS)
+def test_a_path_that_no_state_has_is_refused(paths: list[tuple[str | int, ...]], words: str) -> None:
+    nest = Nest(len(paths))
+
+    def put_all() -> None:
+        for path in paths:
+            nest.put(path, 1)
+
+    with pytest.raises(ValueError, match=words):
+        put_all()

@@ -10,11 +10,13 @@ from torch.distributed.checkpoint.metadata import Metadata
 
 from dcp_engine import loading
 from dcp_engine.call_options import ProgressCallback
-from dcp_engine.errors import StateMismatch, some
+from dcp_engine.errors import CheckpointCorrupted, StateMismatch, some
+from dcp_engine.format import layout
 from dcp_engine.format.key_mapping import chooses
+from dcp_engine.format.nested import Nest
 from dcp_engine.ranks import PATIENCE_SECONDS
 from dcp_engine.stores.protocol import MEMORY_LIMIT
-from dcp_engine.torch_internals import OBJ_PATH, EmptyStateDictLoadPlanner, set_element
+from dcp_engine.torch_internals import OBJ_PATH, EmptyStateDictLoadPlanner
 
 
 def read(
@@ -73,10 +75,17 @@ def read(
         on_progress=on_progress,
         no_dist=no_dist,
     )
-    nested: dict[str, Any] = {}
-    for name, value in found.items():
-        set_element(nested, chosen.paths.get(name, (name,)), value)
-    return nested
+    return _nested(found, chosen)
+
+
+def _nested(found: Mapping[str, Any], chosen: "_Chosen") -> dict[str, Any]:
+    nest = Nest(chosen.entries)
+    try:
+        for name, value in found.items():
+            nest.put(chosen.paths.get(name, (name,)), value)
+    except ValueError as error:
+        raise CheckpointCorrupted(layout.METADATA, str(error)) from error
+    return nest.state
 
 
 class _Chosen(EmptyStateDictLoadPlanner):
@@ -86,6 +95,8 @@ class _Chosen(EmptyStateDictLoadPlanner):
         super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)  # type: ignore[no-untyped-call]
         self.paths: dict[str, OBJ_PATH] = {}
         """Where each entry stood when it was saved."""
+        self.entries = 0
+        """How many the checkpoint holds."""
         self._globs = (keys,) if isinstance(keys, str) else tuple(keys)
 
     def set_up_planner(
@@ -103,6 +114,7 @@ class _Chosen(EmptyStateDictLoadPlanner):
                 f"keys: nothing in the checkpoint is chosen by {some(idle)}; its parts are {some(parts)}"
             )
         self.paths = metadata.planner_data or {}
+        self.entries = len(names)
         super().set_up_planner(state_dict, dataclasses.replace(metadata, planner_data=None), is_coordinator)
 
     def _should_include_key(self, key: str, metadata: Metadata) -> bool:

@@ -10,14 +10,15 @@ from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, ReadIte
 from dcp_contract.checkpoint_info import CheckpointInfo, Conflict
 from dcp_engine import failpoints
 from dcp_engine.call_options import ExportOptions
-from dcp_engine.errors import CheckpointExists, InvalidOption
+from dcp_engine.errors import CheckpointCorrupted, CheckpointExists, InvalidOption
 from dcp_engine.format import key_mapping
 from dcp_engine.format.digest import Bytes
 from dcp_engine.format.key_mapping import KeyMapping
+from dcp_engine.format.nested import Nest
 from dcp_engine.format.torch_archive import TorchArchive
 from dcp_engine.format.torch_zip_write import PickledTensor
 from dcp_engine.stores.protocol import Buffer, Store, WritesWhole
-from dcp_engine.torch_internals import OBJ_PATH, set_element
+from dcp_engine.torch_internals import OBJ_PATH
 from dcp_engine.transfer.exported_folder import LARGEST_BATCH, cast
 from dcp_engine.transfer.file_plan import PlannedFile
 from dcp_engine.transfer.load_transfer import LoadTransfer
@@ -72,10 +73,13 @@ class FileExport:
     def run(self) -> CheckpointInfo:
         """Write the file; what fails before it is whole leaves none."""
         values: dict[str, Any] = {**self.tensors, **self._objects()}
-        state: dict[str, Any] = {}
-        for entry, path in self.paths.items():
-            set_element(state, path, values[entry])
-        archive = TorchArchive(state, list(self.tensors.values()))
+        nest = Nest(len(self.transfer.manifest.tensors))
+        try:
+            for entry, path in self.paths.items():
+                nest.put(path, values[entry])
+        except ValueError as error:
+            raise CheckpointCorrupted(self.transfer.manifest.source, str(error)) from error
+        archive = TorchArchive(nest.state, list(self.tensors.values()))
         limit = self.options.memory_limit
         part_size, parallel = PlannedFile(self.name, (), archive.size, limit // 2).parts()
         assert isinstance(self.store, WritesWhole)  # noqa: S101 - `refuse` saw to it
