@@ -1,6 +1,7 @@
 """What a clean-up spares and passes over; needs no torch, and no server."""
 
 import os
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from dcp_engine.cleanup import cleaned
 from dcp_engine.commit import leftovers
 from dcp_engine.format import safetensors
 from dcp_engine.format.safetensors import ModelIndex
+from dcp_engine.stores.protocol import Entry, Store
 
 NONE = timedelta(0)
 IDS = [f"{number:032x}" for number in range(4)]
@@ -65,3 +67,32 @@ def test_an_index_that_is_none_holds_up_nobody_else(tmp_path: Path, size: str) -
     assert [each.paths for each in found.leftovers] == [(str(goes.relative_to(tmp_path)),)]
     assert found.passed_over == 1
     assert stays.exists()
+
+
+def test_what_lies_below_a_prefix_is_not_held_at_each_url_above_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A probe that was killed at the prefix makes that an URL to clean, above millions of files."""
+    ours = [
+        f"data-probe-{IDS[1]}/probe",
+        f"data-{IDS[1]}/__0_0.distcp",
+        f"data-{IDS[1]}/mine.txt",
+        f"replaced/{IDS[1]}.{IDS[2]}",
+        f".metadata.{IDS[1]}.tmp",
+        f"replaced/{IDS[1]}.{IDS[2]}.{IDS[3]}.tmp",
+        "__0_0.distcp",
+        safetensors.shard_name(IDS[1], 1, 1),
+    ]
+    (tmp_path / ".metadata").write_bytes(b".")
+    for name in (*ours, "train.log", f"run/data-{IDS[2]}/__0_0.distcp", "run/data/part-0.parquet"):
+        old(tmp_path / name)
+    held: dict[str, list[str]] = {}
+    look = leftovers.found
+
+    def looked(store: Store, entries: Sequence[Entry], *args: object) -> object:
+        held[Path(store.url).name] = sorted(each.path for each in entries)
+        return look(store, entries, *args)  # type: ignore[arg-type] # as they came
+
+    monkeypatch.setattr(leftovers, "found", looked)
+    cleaned(tmp_path, recursive=True)
+    assert held == {tmp_path.name: sorted([*ours, ".metadata"]), "run": [f"data-{IDS[2]}/__0_0.distcp"]}

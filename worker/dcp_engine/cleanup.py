@@ -167,7 +167,8 @@ class _Call:
         store, uploads = open_store(self._url(root), self.options), self._uploads(root)
         # Before the listing: a file that is whole by then is no upload any more, and is seen there.
         under_way = uploads.list(_BEGINNINGS)
-        entries, emptied = list(store.list("")), list(store.empty_folders())
+        entries = [each for each in store.list("") if leftovers.may_matter(each.path)]
+        emptied = list(store.empty_folders())
         if not (under_way or entries or emptied):
             return []
         age = Age(self._now(store, [*entries, *emptied]), self.older_than, self.keep)

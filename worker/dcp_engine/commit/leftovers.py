@@ -143,6 +143,15 @@ def found(
     return leftovers
 
 
+def may_matter(path: str) -> bool:
+    """Tell whether a file below a checkpoint's URL may be one that `found` looks at: below a prefix most are not."""
+    folder, _, rest = path.partition("/")
+    if rest:
+        return layout.is_own_folder(folder) or folder == layout.REPLACED
+    beside = path in _BESIDE or layout.is_stock_file(path) or bool(safetensors.export_of(path))
+    return beside or _DRAFT.fullmatch(path) is not None
+
+
 def still_goes(store: Store, leftover: Leftover, age: Age) -> bool:
     """Look once more, right before the removal: a copy may have taken the folder up, and may have committed it.
 
