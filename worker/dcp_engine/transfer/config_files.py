@@ -23,6 +23,8 @@ from dcp_engine.translate import translate
 LOG: Final = logging.getLogger("dcp_engine")
 _LARGEST: Final = 256 << 20
 """Bytes of one; a tokenizer has some tens of MiB."""
+_OTHER_WEIGHTS: Final = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+"""Of a model in another form, to which the config files beside it belong, too."""
 
 
 def read(options: ExportOptions, source: str, destination: str) -> dict[str, bytes]:
@@ -55,7 +57,7 @@ def refuse_others(store: Store, files: Mapping[str, bytes]) -> None:
     Raises:
         CheckpointExists: One does.
     """
-    if not files or export_index.found(store) is None:
+    if not files or not _model_stands(store):
         return
     for name, data in files.items():
         try:
@@ -79,7 +81,7 @@ def write(store: Store, files: Mapping[str, bytes]) -> None:
             there = store.read(name)
             if there.data == data:
                 continue
-            if export_index.found(store) is not None:
+            if _model_stands(store):
                 raise _other(store, name) from None
             store.replace(name, data, there.version)
             if export_index.found(store) is not None:  # committed meanwhile, with the file that stood there
@@ -108,6 +110,19 @@ def keep(store: Store, files: Mapping[str, bytes]) -> None:
                 store.replace(name, data, there.version)
         except Exception as error:  # noqa: BLE001 - the model is committed
             LOG.warning("%s: %s may be that of another export: %s", store.url, name, translate(error))
+
+
+def _model_stands(store: Store) -> bool:
+    """Tell whether a model stands there, whoever wrote it, and in whatever form."""
+    return export_index.found(store) is not None or any(_is_there(store, name) for name in _OTHER_WEIGHTS)
+
+
+def _is_there(store: Store, name: str) -> bool:
+    try:
+        store.read(name, tail=1)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _other(store: Store, name: str) -> CheckpointExists:
