@@ -31,6 +31,15 @@ EXPORT: dict[str, Any] = {**ALONE, "spec.export.from.url": SOURCE}
             id="an export among the source's files",
         ),
         pytest.param(
+            {
+                **ALONE,
+                "spec.export.from.url": "s3://bucket/run//./step-1",
+                "spec.storage.url": "s3://bucket/run/step-1",
+            },
+            "spec.export.from.url: is spec.storage.url, where the export goes; write another one",
+            id="the same by another spelling",
+        ),
+        pytest.param(
             {**EXPORT, "spec.deletionPolicy": "Delete"},
             "spec.deletionPolicy: an export is no checkpoint",
             id="an export that goes with its object",

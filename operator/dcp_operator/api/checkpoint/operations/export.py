@@ -9,7 +9,7 @@ from dcp_operator.api.checkpoint.cel import Rule, kept, still, still_list, url_r
 from dcp_operator.api.checkpoint.operations import OperationRules, UrlUse
 from dcp_operator.api.checkpoint.spec import CheckpointSpec, DeletionPolicy
 from dcp_operator.api.site import Site
-from dcp_operator.api.storage_url import protocol, url_problems
+from dcp_operator.api.storage_url import normal, protocol, url_problems
 
 _SPEC: Final = ("spec",)
 _EXPORT: Final = (*_SPEC, "export")
@@ -29,7 +29,7 @@ def _problems(spec: CheckpointSpec, site: Site) -> Iterator[str]:
     yield from url_problems("spec.export.from.url", source, site.protocols)
     if spec.storage.url and protocol(source) != protocol(spec.storage.url):
         yield "spec.export.from.url: is read with the options of spec.storage; write a URL of the same protocol"
-    if source.rstrip("/") == spec.storage.url.rstrip("/"):
+    if normal(source) == normal(spec.storage.url):
         yield "spec.export.from.url: is spec.storage.url, where the export goes; write another one"
     yield from _key_problems(fields)
     yield from _config_problems(fields, spec.storage.url, site)
