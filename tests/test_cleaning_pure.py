@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,8 +13,9 @@ from dcp_engine.commit import leftovers
 from dcp_engine.format import safetensors
 from dcp_engine.format.safetensors import ModelIndex
 from dcp_engine.stores.protocol import Entry, Store
+from dcp_engine.stores.uploads import Uploads
 
-NONE = timedelta(0)
+OLD = datetime.fromtimestamp(0, UTC)
 IDS = [f"{number:032x}" for number in range(4)]
 
 
@@ -96,3 +98,39 @@ def test_what_lies_below_a_prefix_is_not_held_at_each_url_above_it(
     monkeypatch.setattr(leftovers, "found", looked)
     cleaned(tmp_path, recursive=True)
     assert held == {tmp_path.name: sorted([*ours, ".metadata"]), "run": [f"data-{IDS[2]}/__0_0.distcp"]}
+
+
+class Server:
+    """Stands for S3 with uploads that have no end; counts the questions for their parts."""
+
+    def __init__(self, keys: list[str]) -> None:
+        self.keys = keys
+        self.asked: list[str] = []
+
+    def get_paginator(self, name: str) -> "Server":
+        assert name == "list_multipart_uploads"
+        return self
+
+    def paginate(self, **of: str) -> list[dict[str, Any]]:
+        begun = [{"Key": key, "UploadId": "1", "Initiated": OLD} for key in self.keys if key.startswith(of["Prefix"])]
+        return [{"Uploads": begun}, {}]
+
+    def list_parts(self, **of: Any) -> dict[str, Any]:
+        self.asked.append(of["Key"])
+        return {"Parts": [{"Size": 4, "LastModified": OLD}]}
+
+
+def test_of_uploads_by_strangers_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be thousands of them, and each question takes a request."""
+    ours = f"run/step-1/data-{IDS[1]}/__0_0.distcp"
+    server = Server([ours, "run/step-1/data-2024/part-0.parquet", "run/backup.tar", "run/step-1/model-x.bin"])
+    uploads = Uploads("memory://", {})
+    monkeypatch.setattr(uploads, "_client", server)
+    monkeypatch.setattr(uploads, "_bucket", "bucket", raising=False)
+    monkeypatch.setattr(uploads, "_prefix", "run/step-1/", raising=False)
+    found = uploads.list(["data-", "model-"], leftovers.busy_name)
+    assert [(each.path, each.bytes) for each in found] == [(ours.removeprefix("run/step-1/"), 4)]
+    assert server.asked == [ours]
+    monkeypatch.setattr(uploads, "_prefix", "run/")
+    assert [*uploads.paths()] == [each.removeprefix("run/") for each in server.keys]
+    assert server.asked == [ours]

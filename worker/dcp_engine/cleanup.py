@@ -148,7 +148,7 @@ class _Call:
     def below(self) -> Cleaned:
         """Clean each URL below the prefix; what is listed is held by its URL alone."""
         store, uploads = open_store(self.url, self.options), self._uploads("")
-        named = (*(each.path for each in uploads.list(("",))), *(each.path for each in store.empty_folders()))
+        named = (*uploads.paths(), *(each.path for each in store.empty_folders()))
         roots = {root for path in named if (root := leftovers.root_of(path)) is not None}
         roots |= {root for each in store.list("") if (root := leftovers.root_of(each.path)) is not None}
         gone: list[Leftover] = []
@@ -166,15 +166,15 @@ class _Call:
         """Clean one checkpoint's URL; return what went, by its path below the URL that was asked for."""
         store, uploads = open_store(self._url(root), self.options), self._uploads(root)
         # Before the listing: a file that is whole by then is no upload any more, and is seen there.
-        under_way = uploads.list(_BEGINNINGS)
+        under_way = uploads.list(_BEGINNINGS, leftovers.busy_name)
         entries = [each for each in store.list("") if leftovers.may_matter(each.path)]
         emptied = list(store.empty_folders())
         if not (under_way or entries or emptied):
             return []
         age = Age(self._now(store, [*entries, *emptied]), self.older_than, self.keep)
-        busy = {leftovers.busy_name(each.path) for each in under_way if not age.is_old(each.newest)} - {""}
+        busy = {leftovers.busy_name(each.path) for each in under_way if not age.is_old(each.newest)}
         found = leftovers.found(store, entries, age, busy, emptied)
-        stale = [each for each in under_way if (of := leftovers.busy_name(each.path)) and of not in busy]
+        stale = [each for each in under_way if leftovers.busy_name(each.path) not in busy]
         return [_below(root, each) for each in self._removed(store, found, age, uploads, stale)]
 
     def _removed(

@@ -4,7 +4,7 @@ S3 alone has them where they can be found. Azure forgets the parts of one after 
 lifecycle rule.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -41,24 +41,32 @@ class Uploads:
         except ImportError as error:
             raise InvalidOption.not_installed("the listing of stale uploads on S3", "fsspec") from error
 
-    def list(self, beginnings: Sequence[str]) -> list[Upload]:
-        """Return the uploads of files whose paths below the URL begin so."""
-        if self._client is None:
-            return []
-        paginator = self._client.get_paginator("list_multipart_uploads")
-        pages = (
-            page for of in beginnings for page in paginator.paginate(Bucket=self._bucket, Prefix=self._prefix + of)
-        )
-        given = (self._upload(each) for page in pages for each in page.get("Uploads", []))
+    def list(self, beginnings: Sequence[str], wanted: Callable[[str], object]) -> list[Upload]:
+        """Return the uploads of files whose paths below the URL begin so and are wanted, each with what it has."""
+        given = (self._upload(path, said) for path, said in self._begun(beginnings) if wanted(path))
         return [each for each in given if each is not None]
+
+    def paths(self) -> Iterator[str]:
+        """Give the paths below the URL of all files that are uploaded, whoever does."""
+        return (path for path, _ in self._begun(("",)))
+
+    def _begun(self, beginnings: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Give the path of each upload, and what the listing says of it; a request more would tell of its parts."""
+        if self._client is None:
+            return
+        paginator = self._client.get_paginator("list_multipart_uploads")
+        for beginning in beginnings:
+            for page in paginator.paginate(Bucket=self._bucket, Prefix=self._prefix + beginning):
+                for said in page.get("Uploads", []):
+                    yield said["Key"].removeprefix(self._prefix), said
 
     def abort(self, uploads: Iterable[Upload]) -> None:
         """Give up uploads, with their parts; one that has ended meanwhile is no error."""
         for each in uploads:
             self._asked("abort_multipart_upload", each.path, each.id)
 
-    def _upload(self, said: Mapping[str, Any]) -> Upload | None:
-        path, size, newest, after = said["Key"].removeprefix(self._prefix), 0, said["Initiated"], 0
+    def _upload(self, path: str, said: Mapping[str, Any]) -> Upload | None:
+        size, newest, after = 0, said["Initiated"], 0
         while True:
             page = self._asked("list_parts", path, said["UploadId"], PartNumberMarker=after)
             if page is None:
