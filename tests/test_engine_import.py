@@ -16,6 +16,7 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 import dcp_engine
 import export_situations as situations
 import s3_server
+from dcp_engine.commit import safetensors_folder
 from dcp_engine.errors import CheckpointCorrupted, CheckpointNotFound, StateMismatch
 from dcp_engine.format.safetensors import INDEX, SINGLE
 from rank_group import run_ranks, values
@@ -69,6 +70,28 @@ def test_shards_are_filled_from_a_store(tmp_path: Path, s3: s3_server.S3Server) 
     url = s3.url(tmp_path.name)
     dcp_engine.export(tmp_path / "run", url, shard_bytes=1, storage_options=s3.options)
     assert values(run_ranks(4, load_on_a_mesh, url, s3.options)) == [[True] * 3] * 4
+
+
+@pytest.mark.adversary
+def test_a_file_that_is_written_anew_under_a_load_is_read_as_it_is_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its header was read. What lies where the tensor lay is another one, and the index is the same."""
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"w": "a.safetensors"}}))
+    save_file({"w": torch.ones(4)}, tmp_path / "a.safetensors")
+    look, looked = safetensors_folder.read, []
+
+    def overtaken(*args: Any) -> Any:
+        looked.append(look(*args))
+        if len(looked) == 1:
+            save_file({"a": torch.zeros(4), "w": torch.full((4,), 2.0)}, tmp_path / "a.safetensors")
+        return looked[-1]
+
+    monkeypatch.setattr(safetensors_folder, "read", overtaken)
+    state = {"w": torch.zeros(4)}
+    dcp_engine.load_safetensors(state, tmp_path, no_dist=True)
+    assert state["w"].tolist() == [2.0] * 4
+    assert len(looked) == 2
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:

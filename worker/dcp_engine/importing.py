@@ -184,4 +184,6 @@ class _SafetensorsLoad(LoadCall):
         return safetensors_folder.read(self._opened(), self.keys)
 
     def _transfer_of(self, found: snapshot.Snapshot) -> LoadTransfer:
-        return LoadTransfer(self._opened(), self.options, found, safetensors_folder.anchor(found))
+        assert isinstance(found, safetensors_folder.FolderSnapshot)  # noqa: S101 - it read it
+        anchor = safetensors_folder.anchor(found)
+        return LoadTransfer(self._opened(), self.options, found, anchor, seen=found.versions)

@@ -5,6 +5,7 @@ Headers and index are a stranger's: they are read in bounds, and what they say i
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from dcp_engine.commit import export_index, snapshot
@@ -20,7 +21,15 @@ from dcp_engine.translate import is_missing_file
 _LENGTH_BYTES: Final = 8
 
 
-def read(store: Store, keys: Mapping[str, str] | None) -> snapshot.Snapshot:
+@dataclass(frozen=True)
+class FolderSnapshot(snapshot.Snapshot):
+    """One folder, as rank 0 read its headers for all ranks."""
+
+    versions: Mapping[str, Any] = field(default_factory=dict)
+    """Of each file, before its header was read: other programs write a file anew under the name that it had."""
+
+
+def read(store: Store, keys: Mapping[str, str] | None) -> FolderSnapshot:
     """Return the model at the URL: the one file if there is one, else what the index names, as transformers look.
 
     Args:
@@ -39,14 +48,15 @@ def read(store: Store, keys: Mapping[str, str] | None) -> snapshot.Snapshot:
             raise
         version, wanted = _of_index(store)
     with ThreadPoolExecutor(store.readers, thread_name_prefix="dcp-read") as pool:
-        held = dict(zip(wanted, pool.map(lambda path: _tensors(store, path), wanted), strict=True))
+        found = dict(zip(wanted, pool.map(lambda path: _tensors(store, path), wanted), strict=True))
+    held = {path: tensors for path, (tensors, _) in found.items()}
     places = _places(held, wanted)
     names = KeyMapping(keys or {"*": "*"}).renamed(places) if places else {}
     manifest = Manifest(
         files=tuple(DataFile(path, 0) for path in held),
         tensors={new: places[name] for name, new in names.items()},
     )
-    return snapshot.Snapshot(None, manifest.encode(), version)
+    return FolderSnapshot(None, manifest.encode(), version, {path: seen for path, (_, seen) in found.items()})
 
 
 def anchor(found: snapshot.Snapshot) -> str:
@@ -83,10 +93,11 @@ def _places(
     return found
 
 
-def _tensors(store: Store, path: str) -> dict[str, tuple[StoredTensor, int]]:
-    """Return the tensors in a file, each with the place of its first byte."""
+def _tensors(store: Store, path: str) -> tuple[dict[str, tuple[StoredTensor, int]], Any]:
+    """Return the tensors in a file, each with the place of its first byte, and the version that the file had."""
     try:
-        size = store.read(path, tail=1).size
+        end = store.read(path, tail=1)
+        size = end.size
         length = safetensors.header_length(read_range(store, path, 0, min(size, _LENGTH_BYTES)))
         start = _LENGTH_BYTES + length
         if start > size:
@@ -96,7 +107,7 @@ def _tensors(store: Store, path: str) -> dict[str, tuple[StoredTensor, int]]:
         raise CheckpointCorrupted(path, f"is missing, and {INDEX} names it") from error
     except ValueError as error:
         raise CheckpointCorrupted(path, str(error)) from error
-    return {name: (tensor, start + at) for name, (tensor, at) in header.items()}
+    return {name: (tensor, start + at) for name, (tensor, at) in header.items()}, end.version
 
 
 def read_range(store: Store, path: str, start: int, length: int) -> bytes:

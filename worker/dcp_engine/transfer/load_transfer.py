@@ -5,7 +5,7 @@
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -37,7 +37,13 @@ class LoadTransfer:
     """One load of one rank, from one save at one URL; of one that stock DCP saved, too."""
 
     def __init__(
-        self, store: Store, options: LoadOptions, found: snapshot.Snapshot, name: str = layout.METADATA
+        self,
+        store: Store,
+        options: LoadOptions,
+        found: snapshot.Snapshot,
+        name: str = layout.METADATA,
+        *,
+        seen: Mapping[str, Any] | None = None,
     ) -> None:
         self.store = store
         self.options = options
@@ -46,6 +52,8 @@ class LoadTransfer:
         self._digest = found.digest
         self._versions: dict[str, Any] = {} if found.trailer else {name: found.version}
         """Of the files of a stock checkpoint that are read, before they are."""
+        self._seen = seen or {}
+        """Of files of which rank 0 has looked into some before: what it saw has to be what is read."""
         self._digests = Digests({})
         """Those of the files that were read so far."""
 
@@ -123,7 +131,7 @@ class LoadTransfer:
             return files
         ends = ends_of(self.store, [file.path for file in files if file.path in paths])
         for path, end in ends.items():
-            self._versions.setdefault(path, end.version)  # of several reads the first one's
+            self._versions.setdefault(path, self._seen.get(path, end.version))  # of several reads the first one's
         return [dataclasses.replace(file, size=ends[file.path].size) if file.path in ends else file for file in files]
 
     def _need_unchanged(self) -> None:
