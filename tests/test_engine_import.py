@@ -1,6 +1,7 @@
 """`load_safetensors`: what Hugging Face's library wrote, into shards; and what such files may not claim."""
 
 import json
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ import s3_server
 from dcp_engine.commit import safetensors_folder
 from dcp_engine.errors import CheckpointCorrupted, CheckpointNotFound, StateMismatch
 from dcp_engine.format.safetensors import INDEX, SINGLE
+from dcp_engine.stores.opening import open_store
 from rank_group import run_ranks, values
 
 pytestmark = [pytest.mark.tier("ranks"), pytest.mark.filterwarnings("ignore:torch.distributed is disabled")]
@@ -79,7 +81,8 @@ def test_a_file_that_is_written_anew_under_a_load_is_read_as_it_is_then(
     """After its header was read. What lies where the tensor lay is another one, and the index is the same."""
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"w": "a.safetensors"}}))
     save_file({"w": torch.ones(4)}, tmp_path / "a.safetensors")
-    look, looked = safetensors_folder.read, []
+    look = safetensors_folder.read
+    looked: list[Any] = []
 
     def overtaken(*args: Any) -> Any:
         looked.append(look(*args))
@@ -92,6 +95,18 @@ def test_a_file_that_is_written_anew_under_a_load_is_read_as_it_is_then(
     dcp_engine.load_safetensors(state, tmp_path, no_dist=True)
     assert state["w"].tolist() == [2.0] * 4
     assert len(looked) == 2
+
+
+def test_a_rank_may_have_a_copy_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a file in an image, of which each node has one: rank 0 sees other inodes."""
+    (tmp_path / "one").mkdir()
+    save_file({"w": torch.ones(4)}, tmp_path / "one" / SINGLE)
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    look = safetensors_folder.read
+    monkeypatch.setattr(safetensors_folder, "read", lambda _, keys: look(open_store(str(tmp_path / "other")), keys))
+    state = {"w": torch.zeros(4)}
+    dcp_engine.load_safetensors(state, tmp_path / "one", no_dist=True)
+    assert state["w"].tolist() == [1.0] * 4
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:

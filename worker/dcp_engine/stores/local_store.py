@@ -23,7 +23,7 @@ from dcp_engine.format import layout
 from dcp_engine.format.layout import FILE_LIMIT, METADATA
 from dcp_engine.stores import folders, locks
 from dcp_engine.stores.options import place_of
-from dcp_engine.stores.protocol import ATOMIC, BEST_EFFORT, Blob, Buffer, Entry, Guarded
+from dcp_engine.stores.protocol import ATOMIC, BEST_EFFORT, Blob, Buffer, Entry, FileVersion, Guarded
 from dcp_engine.stores.retry import TRIES
 
 _FLUSH_BYTES: Final = 8 << 20
@@ -245,7 +245,7 @@ class _Draft:
             return False
         return True
 
-    def version_of_target(self) -> tuple[int, int, int] | None:
+    def version_of_target(self) -> FileVersion | None:
         """Return the version of what has the name now."""
         return self._version_of(self.target)
 
@@ -275,7 +275,7 @@ class _Draft:
         except OSError:
             return False
 
-    def _version_of(self, name: str) -> tuple[int, int, int] | None:
+    def _version_of(self, name: str) -> FileVersion | None:
         try:
             return _version(os.stat(name, dir_fd=self.folder, follow_symlinks=False))
         except FileNotFoundError:
@@ -291,8 +291,8 @@ def _path_of(url: str) -> Path:
     return Path("/", path)
 
 
-def _version(stat: os.stat_result) -> tuple[int, int, int]:
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+def _version(stat: os.stat_result) -> FileVersion:
+    return FileVersion(stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 def _write_all(descriptor: int, chunks: Iterable[Buffer]) -> None:

@@ -7,7 +7,7 @@ protocol; every other error is the library's own, for `dcp_engine.translate`.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -25,6 +25,20 @@ Guarded: TypeAlias = Literal["create", "replace", "remove"]
 def weaker(*guards: str) -> str:
     """Return the weakest of several guards: one BestEffort makes all of a commit BestEffort."""
     return BEST_EFFORT if BEST_EFFORT in guards else ATOMIC
+
+
+class FileVersion(NamedTuple):
+    """What tells one version of a file from another, on the host that sees it."""
+
+    number: int
+    """Its inode, which is one mount's: FUSE counts files as they are looked up, and an image is copied to each node."""
+    size: int
+    modified_ns: int
+
+
+def of_any_host(version: Any) -> Any:  # noqa: ANN401 - see Store
+    """Return what all hosts see alike of a version."""
+    return version[1:] if isinstance(version, FileVersion) else version
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from dcp_engine.format import layout
 from dcp_engine.format import metadata as dcp_metadata
 from dcp_engine.format.digest import BLOCK
 from dcp_engine.format.manifest import UNKNOWN, Chunk, DataFile, Manifest, need_apart
-from dcp_engine.stores.protocol import Store
+from dcp_engine.stores.protocol import Store, of_any_host
 from dcp_engine.transfer import decode, destinations, devices, ranges
 from dcp_engine.transfer.block_digests import Digests, ends_of
 from dcp_engine.transfer.fetch import Fetcher
@@ -52,6 +52,7 @@ class LoadTransfer:
         self._digest = found.digest
         self._versions: dict[str, Any] = {} if found.trailer else {name: found.version}
         """Of the files of a stock checkpoint that are read, before they are."""
+        self._anchor = name
         self._seen = seen or {}
         """Of files of which rank 0 has looked into some before: what it saw has to be what is read."""
         self._digests = Digests({})
@@ -137,8 +138,14 @@ class LoadTransfer:
     def _need_unchanged(self) -> None:
         """Make sure that stock replaced no file under this load: it writes each again under the name that it had."""
         now = ends_of(self.store, list(self._versions))
-        if any(now[path].version != version for path, version in self._versions.items()):
+        if not all(self._is_as_noted(path, now[path].version) for path in self._versions):
             raise CheckpointReplaced(self.store.url, "")
+
+    def _is_as_noted(self, path: str, version: Any) -> bool:  # noqa: ANN401 - see Store
+        """Tell whether a file is the version that was noted: here, or by rank 0 on a host that may be another."""
+        noted = self._versions[path]
+        told = path == self._anchor or path in self._seen
+        return bool(version == noted or (told and of_any_host(version) == of_any_host(noted)))
 
     def _requests(self, reads: Sequence[ranges.ByteRange]) -> list[ranges.RangeRequest]:
         if not self.manifest.save_id:
@@ -165,7 +172,9 @@ class LoadTransfer:
         save_id = self.manifest.save_id
         now = protocol.committed(self.store)
         stock = self._versions.get(layout.METADATA)  # which names no save
-        if now is None or now.save_id != save_id or (stock is not None and now.version != stock):
+        if now is None or now.save_id != save_id:
+            return CheckpointReplaced(self.store.url, save_id)
+        if stock is not None and not self._is_as_noted(layout.METADATA, now.version):
             return CheckpointReplaced(self.store.url, save_id)
         return CheckpointCorrupted(path, "a data file is missing")
 
