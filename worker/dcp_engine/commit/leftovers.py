@@ -160,8 +160,7 @@ def still_goes(store: Store, leftover: Leftover, age: Age) -> bool:
     if leftover.kind is LeftoverKind.EXPORT:
         return not export_index.names(store, leftover.name)
     if leftover.kind is LeftoverKind.ORPHAN:
-        there = list(store.list(leftover.name))  # to its end: a walk that is left in the middle closes folders late
-        if not all(age.is_old(entry.modified) for entry in there):
+        if not all(age.is_old(entry.modified) for entry in store.list(leftover.name)):
             return False
     elif leftover.kind is not LeftoverKind.REPLACED or not leftover.save_id:
         return True

@@ -115,18 +115,18 @@ def walk(root: Path, folder: str = "") -> Iterator[File]:
     A folder that is not there, or goes away meanwhile, is empty. One that can't be read is an error, unless no save
     made it and it may not be read, as `lost+found`.
     """
-    inner = []
-    try:
-        with opened(root, folder) as descriptor, os.scandir(descriptor) as entries:
-            for entry in entries:
-                path = f"{folder}/{entry.name}" if folder else entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    inner.append(path)
-                elif entry.is_file(follow_symlinks=False):
-                    with suppress(FileNotFoundError):
-                        yield File(path, os.stat(entry.name, dir_fd=descriptor, follow_symlinks=False))
-    except FileNotFoundError:
-        return
+    inner: list[str] = []
+    files: list[File] = []
+    with suppress(FileNotFoundError), opened(root, folder) as descriptor, os.scandir(descriptor) as entries:
+        for entry in entries:
+            path = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                inner.append(path)
+            elif entry.is_file(follow_symlinks=False):
+                with suppress(FileNotFoundError):
+                    files.append(File(path, os.stat(entry.name, dir_fd=descriptor, follow_symlinks=False)))
+    # No folder is open where somebody may stop to read on: its end, and an error of it, would come at any time.
+    yield from files
     for path in inner:
         if path.count("/") >= _DEEPEST:
             continue
@@ -146,9 +146,12 @@ def empty(root: Path) -> Iterator[tuple[str, os.stat_result]]:
     for name in names:
         if not layout.is_emptied_folder(f"{name}/"):
             continue
+        found = None
         with suppress(FileNotFoundError), opened(root, name) as descriptor, os.scandir(descriptor) as entries:
             if next(entries, None) is None:
-                yield name, os.fstat(descriptor)
+                found = os.fstat(descriptor)
+        if found is not None:
+            yield name, found
 
 
 def remove(root: Path, folder: str, names: Iterable[str]) -> None:
