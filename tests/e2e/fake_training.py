@@ -1,7 +1,7 @@
 """A training without torch: what rank 0's agent says to the operator, over the channel, from inside a pod.
 
 It runs in the worker image, which has the messages (`dcp_contract`) and nothing of the tests. It saves nothing: it says
-that it did, SAVE_SECONDS after it was asked. Each line that it prints is JSON.
+that it did, SAVE_SECONDS after it was asked, and not before the file SAVED_WHEN is there. Each line that it prints is JSON.
 """
 
 import contextlib
@@ -29,6 +29,7 @@ from dcp_contract.training import (
 FOLDER = Path(os.environ.get("DCP_CHANNEL", CHANNEL_FOLDER))
 PREFIX = "s3://bucket/run"
 SAVE_SECONDS = float(os.environ.get("SAVE_SECONDS", "0"))
+SAVED_WHEN = os.environ.get("SAVED_WHEN", "")
 
 
 class Channel:
@@ -101,7 +102,8 @@ def main() -> None:
         if orders is None:
             time.sleep(0.5)
             continue
-        done = [each for each in taken if time.monotonic() >= since[each] + SAVE_SECONDS]
+        may_end = not SAVED_WHEN or Path(SAVED_WHEN).exists()
+        done = [each for each in taken if may_end and time.monotonic() >= since[each] + SAVE_SECONDS]
         ended |= {each: saved(taken.pop(each), step) for each in done}
         new = {each.id: each for each in orders.requests if each.id not in known}
         taken |= new

@@ -33,6 +33,8 @@ pytestmark = [pytest.mark.tier("e2e"), pytest.mark.timeout(300)]
 PROGRAM: Final = Path(__file__).parent / "fake_training.py"
 MANIFEST: Final = TREE / "manifests/cluster-wide/webhook.yaml"
 HOLD: Final = {"dcp-operator.io/hold-evictions": "true"}
+SAVED: Final = "saved"
+"""File by which the training of a test hears that its save may end."""
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +112,8 @@ def run_pods(kube: Kube, *names: str, node: str = "node-1") -> None:
 
 
 @contextmanager
-def training(kube: Kube, folder: Path, pod: str, seconds: float) -> Iterator[None]:
-    """Have the agent of a pod be connected, which takes so long to save."""
+def training(kube: Kube, folder: Path, pod: str, seconds: float = 0, *, told: bool = False) -> Iterator[None]:
+    """Have the agent of a pod be connected, which takes so long to save, or until `SAVED` stands in its folder."""
     uid = kube.get("pod", pod)["metadata"]["uid"]
     bound = {"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": uid}
     wanted: Body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest"}
@@ -127,6 +129,8 @@ def training(kube: Kube, folder: Path, pod: str, seconds: float) -> Iterator[Non
     ).items():
         (folder / name).write_text(text)
     environment = os.environ | {CHANNEL_FOLDER_ENV: str(folder), "SAVE_SECONDS": str(seconds)}
+    if told:
+        environment |= {"SAVED_WHEN": str(folder / SAVED)}
     log = folder / "log"
     with log.open("wb") as out:
         process = subprocess.Popen([*DIE_WITH_PARENT, sys.executable, str(PROGRAM)], env=environment, stdout=out)
@@ -189,7 +193,7 @@ def test_a_drain_takes_as_long_as_the_save(kube: Kube, tmp_path: Path) -> None:
 def test_the_eviction_api_is_refused_until_the_commit(kube: Kube, tmp_path: Path) -> None:
     kube.apply(series())
     run_pods(kube, "train-0", "train-1", "train-2")
-    with training(kube, tmp_path / "channel", "train-0", seconds=4):
+    with training(kube, tmp_path / "channel", "train-0", told=True):
         first = evict(kube, "train-1")
         assert "saves Job train first" in first
         assert "(TooManyRequests)" in first or "429" in first
@@ -201,6 +205,7 @@ def test_the_eviction_api_is_refused_until_the_commit(kube: Kube, tmp_path: Path
         assert name in evict(kube, "train-2")
         assert name in evict(kube, "train-1")
         assert names(kube) == ["train-0", "train-1", "train-2"]
+        (tmp_path / "channel" / SAVED).touch()
         kube.until_phase(name, "Succeeded", seconds=30)
         assert [evict(kube, each) for each in ("train-1", "train-2", "train-0")] == ["", "", ""]
     assert names(kube) == []

@@ -46,5 +46,5 @@ def test_kueue(kube: Kube, facts: Facts) -> None:
 def test_the_examples_are_one_kustomization(kube: Kube) -> None:
     shown = kube.within("")("kustomize", str(EXAMPLES))
     kinds = [each["kind"] for each in yaml.safe_load_all(shown)]
-    assert kinds.count("Checkpoint") == 9
+    assert kinds.count("Checkpoint") == 10
     assert kinds.count("Secret") == 1

@@ -140,6 +140,7 @@ def test_a_save_waits_for_its_store_and_its_data_are_removed_where_it_saved(api:
     admin("apply", "-f", str(TREE / "manifests/cluster-wide/rbac.yaml"))
     body = in_store("late", {"spec.deletionPolicy": "Delete"})
     body["metadata"]["name"] = "waits"
+    body["spec"]["storage"] = {**body["spec"]["storage"], "path": "run/late"}
     with OperatorProcess(account.kubeconfig, tmp_path / "operator.log") as operator:
         operator.wait_in_service()
         admin.apply(body)
@@ -148,7 +149,7 @@ def test_a_save_waits_for_its_store_and_its_data_are_removed_where_it_saved(api:
         admin.until_status("waits", lambda status: status.get("reason") == "StoreNotAvailable", 120)
         validated(admin, "late", 1)
         status = admin.until_status("waits", lambda status: status.get("attempts"), 120)
-        url = "s3://bucket/team/run/step-1000"
+        url = "s3://bucket/team/run/late"
         assert status["store"] == {"name": "late", "url": url}
         ends(admin, "waits", reason="Saved", checkpoint={"url": url, "saveId": "a" * 32})
         admin.apply(store_manifest({"url": "s3://elsewhere"}, name="late"))
