@@ -228,7 +228,7 @@ def test_a_validate_of_something_else_neither_speaks_for_a_store_nor_holds_it_up
         assert world.condition("Available") == ("True", "Unguarded")
         uid = world.api.objects[STORES.path("team", "one")]["metadata"]["uid"]
         owner = {"apiVersion": "dcp-operator.io/v1alpha1", "kind": "CheckpointStore", "name": "one", "controller": True}
-        metadata = {"name": "forged", "namespace": "team", "ownerReferences": [owner | {"uid": uid}]}
+        metadata: Body = {"name": "forged", "namespace": "team", "ownerReferences": [owner | {"uid": uid}]}
         metadata["annotations"] = {"dcp-operator.io/generation": str(generation)}
         ended = {"completionTime": stamp(60), "failure": {"reason": "StorageDenied", "message": "no"}} if status else {}
         spec = {"operation": "Validate", "storage": {"url": "s3://nowhere/.dcp-probe"}}
