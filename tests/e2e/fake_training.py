@@ -1,7 +1,8 @@
 """A training without torch: what rank 0's agent says to the operator, over the channel, from inside a pod.
 
 It runs in the worker image, which has the messages (`dcp_contract`) and nothing of the tests. It saves nothing: it says
-that it did, SAVE_SECONDS after it was asked, and not before the file SAVED_WHEN is there. Each line that it prints is JSON.
+that it did, SAVE_SECONDS after it was asked, and not before the file SAVED_WHEN is there. Each line that it prints is
+JSON.
 """
 
 import contextlib
