@@ -3,7 +3,22 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic import AwareDatetime, ConfigDict
+
+from dcp_contract.message import Wire
 from dcp_operator.api.naming import API_VERSION, LABEL
+
+
+class ObjectMeta(Wire):
+    """What is read of the metadata of a series or a store."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: Any = None
+    namespace: str | None = None
+    uid: str | None = None
+    generation: int | None = None
+    creation_timestamp: AwareDatetime | None = None
 
 
 def envelope_problems(body: Mapping[str, Any], kind: str, *, example: str, limit: int, why: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from pydantic import AwareDatetime, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from dcp_contract.message import Wire
 from dcp_operator.api.bounds import TOO_DEEP, TOO_LARGE, larger
@@ -18,7 +18,7 @@ from dcp_operator.api.checkpoint.in_store import StoreUse, as_written, in_store_
 from dcp_operator.api.checkpoint.operations import rules_of
 from dcp_operator.api.checkpoint.parsing import parse as parse_checkpoint
 from dcp_operator.api.checkpoint.parsing import without_nulls
-from dcp_operator.api.envelope import envelope_problems
+from dcp_operator.api.envelope import ObjectMeta, envelope_problems
 from dcp_operator.api.naming import (
     API_VERSION,
     GROUP,
@@ -36,18 +36,6 @@ from dcp_operator.api.storage_url import option_problems, url_problems
 
 _TOO_DEEP: Final = f"spec: {TOO_DEEP}"
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
-
-
-class _SeriesMeta(Wire):
-    """What is read of a series' metadata."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    name: Any = None
-    namespace: str | None = None
-    uid: str | None = None
-    generation: int | None = None
-    creation_timestamp: AwareDatetime | None = None
 
 
 def parse(body: Mapping[str, Any], *, site: Site = CLUSTER, measured: bool = False) -> Series:
@@ -70,13 +58,13 @@ def parse(body: Mapping[str, Any], *, site: Site = CLUSTER, measured: bool = Fal
             why="its runs' names begin with it",
         )
     )
-    metadata, spec = _SeriesMeta(), None
+    metadata, spec = ObjectMeta(), None
     try:
-        metadata = _SeriesMeta.model_validate(body.get("metadata") or {})
+        metadata = ObjectMeta.model_validate(body.get("metadata") or {})
         spec = _validated(body.get("spec"))
     except ValidationError as error:
         of_spec = error.title == SeriesSpec.__name__
-        found += problems(error, SeriesSpec if of_spec else _SeriesMeta, "spec" if of_spec else "metadata")
+        found += problems(error, SeriesSpec if of_spec else ObjectMeta, "spec" if of_spec else "metadata")
     except RecursionError:
         found.append(_TOO_DEEP)
     except (TypeError, ValueError):
@@ -123,7 +111,7 @@ def _schedule(spec: SeriesSpec, created: datetime) -> Schedule | ScheduleError:
 
 
 def _series(
-    metadata: _SeriesMeta, spec: SeriesSpec, schedule: Schedule, created: datetime, store: StoreUse | None
+    metadata: ObjectMeta, spec: SeriesSpec, schedule: Schedule, created: datetime, store: StoreUse | None
 ) -> Series:
     run_spec = _json(spec.template.spec)
     storage = _json(spec.storage) if spec.storage is not None else {}

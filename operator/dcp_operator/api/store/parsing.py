@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from pydantic import AwareDatetime, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from dcp_contract.message import Wire
 from dcp_operator.api.bounds import TOO_DEEP, TOO_LARGE, larger
 from dcp_operator.api.checkpoint.parsing import without_nulls
-from dcp_operator.api.envelope import envelope_problems
+from dcp_operator.api.envelope import ObjectMeta, envelope_problems
 from dcp_operator.api.naming import NAME_LIMIT, STORE_KIND
 from dcp_operator.api.problems import SpecError, problems
 from dcp_operator.api.site import CLUSTER, Site
@@ -23,18 +22,6 @@ WITHOUT_VOLUME: Final = (
     "is a path in a pod, and a store brings no volume; write s3://bucket/prefix, or the path in spec.storage.url of "
     "each Checkpoint"
 )
-
-
-class _StoreMeta(Wire):
-    """What is read of a store's metadata."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    name: Any = None
-    namespace: str | None = None
-    uid: str | None = None
-    generation: int | None = None
-    creation_timestamp: AwareDatetime | None = None
 
 
 def parse(body: Mapping[str, Any], *, site: Site = CLUSTER, measured: bool = False) -> CheckpointStore:
@@ -53,13 +40,13 @@ def parse(body: Mapping[str, Any], *, site: Site = CLUSTER, measured: bool = Fal
             body, STORE_KIND, example="team-bucket", limit=NAME_LIMIT, why="the names of its validations begin with it"
         )
     )
-    metadata, spec = _StoreMeta(), None
+    metadata, spec = ObjectMeta(), None
     try:
-        metadata = _StoreMeta.model_validate(body.get("metadata") or {})
+        metadata = ObjectMeta.model_validate(body.get("metadata") or {})
         spec = _validated(body.get("spec"))
     except ValidationError as error:
         of_spec = error.title == StoreSpec.__name__
-        found += problems(error, StoreSpec if of_spec else _StoreMeta, "spec" if of_spec else "metadata")
+        found += problems(error, StoreSpec if of_spec else ObjectMeta, "spec" if of_spec else "metadata")
     except RecursionError:
         found.append(f"spec: {TOO_DEEP}")
     except (TypeError, ValueError):
