@@ -173,7 +173,7 @@ clean: ## Remove what was made here
 E2E := tests/e2e tests/test_e2e_cluster.py
 BESIDE_EACH_OTHER := --numprocesses 4 --dist loadscope
 
-e2e: cluster ## The operator on the cluster that `make cluster` brings up, with kubectl as a user types it (21 min on 2 cores)
+e2e: cluster ## The operator on the cluster that `make cluster` brings up, with kubectl as a user types it (24 min on 2 cores)
 	@status=0; $(call TIER,e2e) "e2e and not alone" $(BESIDE_EACH_OTHER) $(E2E) || status=$$?; \
 	$(call TIER,e2e-alone) "e2e and alone" $(E2E) || status=$$?; exit $$status
 
